@@ -1,0 +1,45 @@
+"""Errors for the user, seeds and devices: what every stage needs once."""
+
+import random
+
+import numpy as np
+import torch
+
+
+class InputError(Exception):
+    """A mistake in what the user gave (a file, a name, a value): told in one line, exit status 2.
+
+    The message names the file or value at fault and says what to do about it.
+    """
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng(*key: int) -> np.random.Generator:
+    """A generator that depends on the integers `key` alone, e.g. (seed, epoch, sample).
+
+    Draws made through it do not depend on the number of workers, on the order in which they
+    run, or on what was drawn before, which is what makes a resumed run repeat an uninterrupted one.
+    """
+    return np.random.default_rng(np.random.SeedSequence([k % 2**63 for k in key]))
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device that `--device` names: "0" or "cuda:0" a GPU, "cpu"; None the first GPU if there is one.
+
+    Raises InputError when the name is not a device or the GPU is not there.
+    """
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: not a device; use a GPU's number, cuda:N or cpu") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs torch can use")
+    return device
