@@ -1,0 +1,123 @@
+"""Command lines of the stage scripts: flags with one dash or two, one-line errors, exit statuses."""
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from utils.misc import InputError
+
+USER_ERROR = 2
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGINT, SIGTERM) and has saved its state; the text says how to go on."""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults are shown where they say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose long flags are also taken with one dash (`-epochs 20`).
+
+    `flag` adds to a named group, which is made on first use, so that `--help` reads in sections.
+    """
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self._sections: dict[str, argparse._ArgumentGroup] = {}
+
+    def flag(self, section: str, name: str, **options) -> None:
+        """Add `--name` (and `-name`) to the help's `section`; options are those of `add_argument`."""
+        if section not in self._sections:
+            self._sections[section] = self.add_argument_group(section)
+        if options.get("action") == "store_true" and name.startswith("no_"):
+            options.setdefault("dest", name)
+        self._sections[section].add_argument(f"--{name}", f"-{name}", **options)
+
+    def error(self, message: str) -> None:
+        """One line and exit status 2, as for every mistake of the user."""
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(USER_ERROR)
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1, for `type=`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for `type=`."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def cosine(text: str) -> float:
+    """A number from -1 to 1, for `type=`."""
+    value = float(text)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between -1 and 1")
+    return value
+
+
+def thresholds(texts: list[str]) -> list[float]:
+    """Threshold values and inclusive ranges in steps of 0.05: ["0.2", "0.5:0.95"] -> [0.2, 0.5, ..., 0.95].
+
+    A range may give its own step, "0.1:0.5:0.1". Raises InputError for anything else.
+    """
+    values: list[float] = []
+    for text in texts:
+        try:
+            low, high, step = ([float(part) for part in text.split(":")] + [None, None])[:3]
+        except ValueError:
+            raise InputError(f"--tiou_th {text}: not a number or a range such as 0.5:0.95") from None
+        high, step = (low if high is None else high), step or 0.05
+        if not (0 < low <= high <= 1 and step > 0):
+            raise InputError(f"--tiou_th {text}: thresholds lie above 0 and up to 1, ranges go upwards")
+        values += [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-9) + 1)]
+    return list(dict.fromkeys(values))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; the user's mistakes and stops become one line on stderr and an exit status.
+
+    2 a mistake of the user, 130 or 143 interrupted; bugs keep their traceback.
+    """
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator.*")
+    program = os.path.basename(sys.argv[0])  # noqa: PTH119 (argv[0] may be "-c")
+    try:
+        main()
+    except InputError as error:
+        status, line = USER_ERROR, f"error: {error}"
+    except Stopped as stop:
+        status, line = 143, str(stop)
+    except KeyboardInterrupt:
+        status, line = 130, "interrupted"
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        status, line = USER_ERROR, f"error: {where}{error.strerror}"
+    except torch.cuda.OutOfMemoryError:
+        status, line = USER_ERROR, "error: the GPU's memory is full; try a smaller --batch_size or --amp"
+    else:
+        return
+    print(f"{program}: {line}", file=sys.stderr)
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise SystemExit(status)
