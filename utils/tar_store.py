@@ -148,8 +148,8 @@ class TarStore:
     """Random access to a tar written by `write_tar`: its `names`, `json(name)` and `arrays(name)`.
 
     Checksums are compared on the way: of every json when the tar is opened, of a video's arrays when they
-    are first asked for. Raises InputError, naming the file, when it is missing, damaged, or holds members that such a tar
-    never has (links, devices, folders, absolute names).
+    are first asked for. Raises InputError, naming the file, when it is missing, damaged, or holds members
+    that such a tar never has (links, devices, folders, absolute names).
     """
 
     def __init__(self, path: str | Path, what: str = "tar") -> None:

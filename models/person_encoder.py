@@ -1,0 +1,75 @@
+"""The person encoder f_p of the query matching module and the loss that trains it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PersonEncoder(nn.Module):
+    """f_p: one decoder query -> one person feature; queries of one person come close in cosine similarity.
+
+    Three linear layers with ReLU and dropout between them. With `skip` the weights start from N(0, 0.01)
+    and the input is added to the output, so that training starts from DETR's own queries.
+
+    Args: `in_d`, `out_d` widths of query and feature (equal when `skip`); `hidden_d` of the layers between;
+    `dropout` probability.
+    Shapes: (..., in_d) -> (..., out_d), float.
+    """
+
+    def __init__(
+        self,
+        in_d: int = 256,
+        out_d: int = 256,
+        skip: bool = False,
+        hidden_d: int | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if skip and in_d != out_d:
+            raise ValueError(f"a skip connection needs in_d == out_d, not {in_d} and {out_d}")
+        hidden_d = hidden_d or out_d
+        self.skip = skip
+        self.layers = nn.Sequential(
+            nn.Linear(in_d, hidden_d),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_d, hidden_d),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_d, out_d),
+        )
+        if skip:
+            for layer in self.layers:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.01)
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        features = self.layers(queries)
+        return queries + features if self.skip else features
+
+
+class NPairLoss(nn.Module):
+    """Multi-positive N-pair loss over cosine similarities (Sohn 2016, with several positives an anchor).
+
+    For an anchor i with positives P(i) (other embeddings of the same person) and all others A(i):
+    -log(sum of exp(cos(i, p) / tau) over P(i) / sum of exp(cos(i, a) / tau) over A(i)); the loss is the
+    mean over the anchors that have a positive, and 0 (with a gradient of 0) when none has.
+    """
+
+    def __init__(self, tau: float = 1.0) -> None:
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, embs: Tensor, labels: Tensor) -> Tensor:
+        """`embs` float (M, d), `labels` int (M,) person identities; returns a scalar float32."""
+        unit = F.normalize(embs.float(), dim=1)
+        similarity = unit @ unit.T / self.tau
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        positive = (labels[:, None] == labels[None, :]) & ~itself
+        anchors = positive.any(1)
+        lowest = torch.finfo(similarity.dtype).min
+        all_others = similarity.masked_fill(itself, lowest).logsumexp(1)
+        positives = similarity.masked_fill(~positive, lowest).logsumexp(1)
+        losses = torch.where(anchors, all_others - positives, 0.0)
+        return losses.sum() / anchors.sum().clamp(min=1)
