@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.box_ops import Tube
+from utils.box_ops import Tube, paired_iou
 
 
 @dataclass
@@ -55,15 +55,6 @@ def greedy_links(similarity: np.ndarray, threshold: float) -> list[tuple[int, in
     return pairs
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of every pair of xyxy boxes, (n, 4) and (m, 4) -> (n, m); 0 where both are empty."""
-    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    inter = np.clip(overlap, 0, None).prod(2)
-    area_a, area_b = (np.clip(x[:, 2:] - x[:, :2], 0, None).prod(1) for x in (a, b))
-    union = area_a[:, None] + area_b[None, :] - inter
-    return inter / np.maximum(union, 1e-12)
-
-
 class ActionTubes:
     """The person tubes of one video, built by calling `update` for its frames in order.
 
@@ -109,7 +100,7 @@ class ActionTubes:
             cues = cues / np.maximum(np.linalg.norm(cues, axis=1, keepdims=True), 1e-12)
         tube_of = [-1] * n
         if self._live:
-            similarity = _iou(self._cues, cues) if self.link_cue == "iou" else self._cues @ cues.T
+            similarity = paired_iou(self._cues[:, None], cues[None]) if self.link_cue == "iou" else self._cues @ cues.T
             for tube, query in greedy_links(similarity, self.sim_th):
                 tube_of[query] = tube
                 self._cues[tube] = cues[query]

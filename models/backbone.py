@@ -1,0 +1,92 @@
+"""ResNet backbones with the state-dict names of the official DETR release."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}  # after the fourth stage
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and affine parameters: (B, C, H, W) -> the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            self.register_buffer(name, torch.full((channels,), float(value)))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The scale and shift, (C,) each, that the layer amounts to."""
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.affine()
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+
+def _dilate(stage: nn.Module) -> None:
+    """Undo a stage's stride of 2 and dilate its later 3x3 convolutions, so that it sees as far as before (DC5)."""
+    first = True
+    for block in stage:
+        for conv in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
+            conv.stride = (1, 1)
+            if conv.kernel_size == (3, 3) and not (first and conv is _strided_conv(block)):
+                conv.dilation = conv.padding = (2, 2)
+        first = False
+
+
+def _strided_conv(block: nn.Module) -> nn.Conv2d:
+    """The 3x3 convolution that carries a residual block's stride."""
+    return block.conv2 if isinstance(block, resnet.Bottleneck) else block.conv1
+
+
+class Backbone(nn.Module):
+    """A ResNet up to its `stages`-th stage: images (B, 3, H, W) -> features (B, `num_channels`, h, w).
+
+    `norm="frozen"` keeps batch statistics and the first stage as loaded (for pretrained weights),
+    `norm="bn"` trains everything (from nothing). `dilation` replaces the last stage's stride by dilation.
+    Names: `body.conv1`, `body.bn1`, `body.layer1`, ...
+    """
+
+    def __init__(self, name: str, dilation: bool, norm: str, stages: int) -> None:
+        super().__init__()
+        norm_layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
+        full = getattr(resnet, name)(weights=None, norm_layer=norm_layer)
+        layers = [f"layer{i}" for i in range(1, stages + 1)]
+        if dilation:
+            _dilate(getattr(full, layers[-1]))
+        self.body = nn.Sequential()
+        for part in ("conv1", "bn1", "relu", "maxpool", *layers):
+            self.body.add_module(part, getattr(full, part))
+        self.num_channels = CHANNELS[name] // 2 ** (4 - stages)
+        if norm == "frozen":
+            for part in (self.body.conv1, self.body.layer1):
+                part.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+
+@torch.no_grad()
+def fuse_batchnorm(module: nn.Module) -> nn.Module:
+    """Fold every frozen (or evaluated) batch normalisation into the convolution before it, in place.
+
+    For inference alone: the state dict's names change. Returns the module.
+    """
+    for parent in list(module.modules()):
+        names = dict(parent.named_children())
+        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("0", "1")]
+        for conv_name, norm_name in pairs:
+            conv, norm = names.get(conv_name), names.get(norm_name)
+            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d)):
+                continue
+            if isinstance(norm, nn.BatchNorm2d):
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                shift = norm.bias - norm.running_mean * scale
+            else:
+                scale, shift = norm.affine()
+            conv.weight.mul_(scale[:, None, None, None])
+            conv.bias = nn.Parameter(shift.clone() if conv.bias is None else conv.bias * scale + shift)
+            setattr(parent, norm_name, nn.Identity())
+    return module

@@ -1,0 +1,244 @@
+"""DETR (Carion 2020): the detector, its loss and its output in pixels."""
+
+import argparse
+import itertools
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.backbone import CHANNELS, Backbone
+from models.matcher import HungarianMatcher
+from models.position_encoding import SinePositionEncoding
+from models.transformer import Transformer
+from utils.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
+from utils.distributed import rank_mean
+from utils.misc import InputError
+
+PERSON = 1  # the class of people, as in COCO
+
+DETR_CONFIG = {
+    "backbone": "resnet50",
+    "dilation": False,
+    "position_embedding": "sine",
+    "hidden_dim": 256,
+    "nheads": 8,
+    "enc_layers": 6,
+    "dec_layers": 6,
+    "dim_feedforward": 2048,
+    "dropout": 0.1,
+    "num_queries": 100,
+    "num_classes": 91,
+    "pre_norm": False,
+    "aux_loss": True,
+    "set_cost_class": 1.0,
+    "set_cost_bbox": 5.0,
+    "set_cost_giou": 2.0,
+    "ce_loss_coef": 1.0,
+    "bbox_loss_coef": 5.0,
+    "giou_loss_coef": 2.0,
+    "eos_coef": 0.1,
+    "norm": "frozen",
+    "stages": 4,
+    "image_size": 512,
+}
+"""The official release's arguments and defaults; ours are `norm` (frozen | bn), `stages` (the ResNet is cut
+after so many) and `image_size` (the longer side in pixels that the detector is meant for)."""
+
+_CHOICES = {"backbone": tuple(CHANNELS), "position_embedding": ("sine",), "norm": ("frozen", "bn")}
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 RGB (..., 3, H, W) -> float32, with ImageNet's mean and deviation, on the same device."""
+    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device)[:, None, None] * 255
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=images.device)[:, None, None] * 255
+    return (images.float() - mean) / deviation
+
+
+class _MLP(nn.Module):
+    def __init__(self, d: int, out_d: int, n_layers: int) -> None:
+        super().__init__()
+        widths = [d] * n_layers + [out_d]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Pictures (3, H, W) of different sizes -> (B, 3, H', W') padded right and below, and bool (B, H', W')
+    True on padding (None when all have one size)."""
+    if len({image.shape for image in images}) == 1:
+        return torch.stack(images), None
+    height, width = (max(image.shape[i] for image in images) for i in (1, 2))
+    batch = images[0].new_zeros(len(images), 3, height, width)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
+    for i, image in enumerate(images):
+        batch[i, :, : image.shape[1], : image.shape[2]] = image
+        mask[i, : image.shape[1], : image.shape[2]] = False
+    return batch, mask
+
+
+class DETR(nn.Module):
+    """Images -> N object queries, each with a class distribution and a box."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        d = config["hidden_dim"]
+        backbone = Backbone(config["backbone"], config["dilation"], config["norm"], config["stages"])
+        self.backbone = nn.Sequential(backbone)  # the official names begin with backbone.0
+        self.input_proj = nn.Conv2d(backbone.num_channels, d, 1)
+        self.position = SinePositionEncoding(d)
+        self.transformer = Transformer(
+            d,
+            config["nheads"],
+            config["enc_layers"],
+            config["dec_layers"],
+            config["dim_feedforward"],
+            config["dropout"],
+            config["pre_norm"],
+        )
+        self.query_embed = nn.Embedding(config["num_queries"], d)
+        self.class_embed = nn.Linear(d, config["num_classes"] + 1)
+        self.bbox_embed = _MLP(d, 4, 3)
+        self.aux_loss = config["aux_loss"]
+
+    def forward(self, images: Tensor | list[Tensor], mask: Tensor | None = None) -> dict:
+        """`images`: float (B, 3, H, W), normalised (`normalize`), with `mask` bool (B, H, W) True on padding
+        or None; or a list of (3, H, W), padded here.
+
+        Returns `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh over the unpadded picture,
+        `queries` (B, N, d) of the last decoder layer, `features` (B, c, h, w) of the backbone and, in
+        training, `aux_outputs`, a list of logits and boxes of the earlier layers.
+        """
+        if not isinstance(images, Tensor):
+            images, mask = pad_images(list(images))
+        features = self.backbone(images)
+        if mask is not None:
+            mask = F.interpolate(mask[:, None].float(), size=features.shape[-2:])[:, 0] > 0.5
+        pos = self.position(mask, tuple(features.shape[-2:]), features.device)
+        states, _ = self.transformer(self.input_proj(features), mask, self.query_embed.weight, pos)
+        logits, boxes = self.class_embed(states), self.bbox_embed(states).float().sigmoid()
+        out = {
+            "pred_logits": logits[-1],
+            "pred_boxes": boxes[-1],
+            "queries": states[-1],
+            "features": features,
+        }
+        if self.training and self.aux_loss:
+            earlier = zip(logits[:-1], boxes[:-1], strict=True)
+            out["aux_outputs"] = [{"pred_logits": a, "pred_boxes": b} for a, b in earlier]
+        return out
+
+
+class SetCriterion(nn.Module):
+    """DETR's loss: Hungarian matching, then cross-entropy over all queries and L1 + GIoU over the matched.
+
+    Calling it gives a dict of scalars: `loss_ce`, `loss_bbox`, `loss_giou` (with a suffix `_i` for earlier
+    decoder layers), weighted by `weight_dict`, and `class_error` (%) and `cardinality_error` to look at.
+    Normalisers are averaged over the processes, so that ranks together give the joined batch's gradient.
+    """
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        self.num_classes = config["num_classes"]
+        self.matcher = HungarianMatcher(config["set_cost_class"], config["set_cost_bbox"], config["set_cost_giou"])
+        weights = {
+            "loss_ce": config["ce_loss_coef"],
+            "loss_bbox": config["bbox_loss_coef"],
+            "loss_giou": config["giou_loss_coef"],
+        }
+        self.weight_dict = dict(weights)
+        if config["aux_loss"]:
+            for i in range(config["dec_layers"] - 1):
+                self.weight_dict |= {f"{name}_{i}": weight for name, weight in weights.items()}
+        class_weight = torch.ones(self.num_classes + 1)
+        class_weight[-1] = config["eos_coef"]
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, outputs: dict, targets: list[dict]) -> dict[str, Tensor]:
+        """`targets`: one dict a picture, `labels` int64 (n,) and `boxes` (n, 4) cxcywh normalised; n may be 0."""
+        n_boxes = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=outputs["pred_logits"].device)
+        n_boxes = rank_mean(n_boxes).clamp(min=1)
+        losses = self._layer(outputs, targets, n_boxes, last=True)
+        for i, earlier in enumerate(outputs.get("aux_outputs", [])):
+            layer = self._layer(earlier, targets, n_boxes, last=False)
+            losses |= {f"{name}_{i}": value for name, value in layer.items()}
+        return losses
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the losses, the scalar that is minimised."""
+        return sum(losses[name] * weight for name, weight in self.weight_dict.items() if name in losses)
+
+    def _layer(self, outputs: dict, targets: list[dict], n_boxes: Tensor, last: bool) -> dict[str, Tensor]:
+        logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
+        matches = self.matcher(outputs, targets)
+        picture = torch.cat([torch.full_like(pred, i) for i, (pred, _) in enumerate(matches)])
+        query = torch.cat([pred for pred, _ in matches])
+        labels = torch.cat([t["labels"][m] for t, (_, m) in zip(targets, matches, strict=True)])
+        wanted = torch.cat([t["boxes"][m] for t, (_, m) in zip(targets, matches, strict=True)])
+        picture, query = picture.to(logits.device), query.to(logits.device)
+
+        classes = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
+        classes[picture, query] = labels
+        weights = self.class_weight[classes]
+        ce = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
+        found = boxes[picture, query]
+        giou = _paired_giou(found, wanted.float())
+        losses = {
+            "loss_ce": (ce * weights).sum() / rank_mean(weights.sum()),
+            "loss_bbox": (found - wanted).abs().sum() / n_boxes,
+            "loss_giou": (1 - giou).sum() / n_boxes,
+        }
+        if last:
+            with torch.no_grad():
+                right = logits[picture, query].argmax(-1) == labels
+                losses["class_error"] = 100 - 100 * right.float().sum() / max(len(labels), 1)
+                counted = (logits.argmax(-1) != self.num_classes).sum(1).float()
+                there = torch.tensor([float(len(t["labels"])) for t in targets], device=logits.device)
+                losses["cardinality_error"] = (counted - there).abs().mean()
+        return losses
+
+
+def _paired_giou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of the boxes of one row each, cxcywh (n, 4) -> (n,)."""
+    return generalized_box_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b)).diagonal()
+
+
+class PostProcess(nn.Module):
+    """Outputs -> a dict a picture of `scores` (N,), `labels` (N,) without "no object", `boxes` (N, 4) xyxy pixels."""
+
+    @torch.no_grad()
+    def forward(self, outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
+        """`sizes` (B, 2): height and width in pixels of each original picture."""
+        scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
+        height, width = sizes.unbind(1)
+        scale = torch.stack([width, height, width, height], 1)[:, None]
+        boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"]) * scale
+        rows = zip(scores, labels, boxes, strict=True)
+        return [{"scores": s, "labels": c, "boxes": b} for s, c, b in rows]
+
+
+def full_config(config: Mapping | argparse.Namespace) -> dict:
+    """`config` over the defaults; InputError for a name or a choice that does not exist."""
+    given = dict(config) if isinstance(config, Mapping) else vars(config)
+    if unknown := sorted(given.keys() - DETR_CONFIG.keys()):
+        raise InputError(f"detector setting {unknown[0]!r} does not exist; there are {', '.join(DETR_CONFIG)}")
+    whole = {**DETR_CONFIG, **given}
+    for name, choices in _CHOICES.items():
+        if whole[name] not in choices:
+            raise InputError(f"detector setting {name}={whole[name]!r}: choose from {', '.join(choices)}")
+    if not 1 <= whole["stages"] <= 4:
+        raise InputError(f"detector setting stages={whole['stages']}: a ResNet has 1 to 4 stages")
+    if whole["hidden_dim"] % whole["nheads"] or whole["hidden_dim"] % 4:
+        raise InputError("detector setting hidden_dim must be a multiple of nheads and of 4")
+    return whole
+
+
+def build_model(config: Mapping | argparse.Namespace) -> tuple[DETR, SetCriterion, PostProcess]:
+    """Detector, loss and post-processing of a configuration (names and defaults: `DETR_CONFIG`)."""
+    whole = full_config(config)
+    return DETR(whole), SetCriterion(whole), PostProcess()

@@ -1,0 +1,59 @@
+"""Bipartite matching between predictions and targets (DETR, section 3.1)."""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from utils.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
+
+
+def matching_cost(
+    prob: Tensor,
+    boxes: Tensor,
+    target_labels: Tensor,
+    target_boxes: Tensor,
+    class_weight: float = 1.0,
+    bbox_weight: float = 5.0,
+    giou_weight: float = 2.0,
+) -> Tensor:
+    """The cost of every (prediction, target) pair: -prob of the class, L1 between boxes, -GIoU, weighted.
+
+    `prob` (N, C), `boxes` (N, 4), `target_labels` int64 (n,), `target_boxes` (n, 4), boxes cxcywh
+    normalised -> (N, n) float32.
+    """
+    boxes, target_boxes = boxes.float(), target_boxes.float()
+    giou = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
+    l1 = torch.cdist(boxes, target_boxes, p=1)
+    return bbox_weight * l1 - class_weight * prob.float()[:, target_labels] - giou_weight * giou
+
+
+def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (prediction, target) of the cheapest one-to-one assignment, by rising prediction.
+
+    Pairs whose cost is not finite are taken last; the loss then reports what is wrong with them.
+    """
+    return linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9))
+
+
+class HungarianMatcher(nn.Module):
+    """Matches a batch: a list of (prediction indices, target indices), int64 on the CPU, one pair a picture.
+
+    `outputs`: `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4); `targets`: B dicts of `labels` (n,), `boxes` (n, 4).
+    """
+
+    def __init__(self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0) -> None:
+        super().__init__()
+        self.weights = (cost_class, cost_bbox, cost_giou)
+
+    @torch.no_grad()
+    def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
+        prob = outputs["pred_logits"].float().softmax(-1)
+        costs = [
+            matching_cost(p, b, t["labels"], t["boxes"], *self.weights)
+            for p, b, t in zip(prob, outputs["pred_boxes"], targets, strict=True)
+        ]
+        sizes = [cost.shape[1] for cost in costs]
+        joined = torch.cat(costs, 1).cpu().numpy()  # one transfer for the whole batch
+        parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
+        return [tuple(torch.as_tensor(index, dtype=torch.int64) for index in assign(part)) for part in parts]

@@ -1,0 +1,39 @@
+"""The sine position embedding of DETR."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class SinePositionEncoding(nn.Module):
+    """Sines and cosines of a pixel's row and column, scaled to the unpadded picture (DETR, appendix A.4).
+
+    `d` channels: the first half from the row, the second from the column. Computed in float32.
+    """
+
+    def __init__(self, d: int, temperature: float = 10000.0) -> None:
+        super().__init__()
+        self.d, self.temperature = d, temperature
+        self._unpadded: dict[tuple, Tensor] = {}
+
+    def forward(self, mask: Tensor | None, size: tuple[int, int], device: torch.device) -> Tensor:
+        """`mask` bool (B, h, w) True on padding -> (B, d, h, w); None (nothing padded) -> (1, d, h, w), kept."""
+        if mask is not None:
+            return self._encode(~mask)
+        key = (size, device)
+        if key not in self._unpadded:
+            self._unpadded[key] = self._encode(torch.ones(1, *size, dtype=torch.bool, device=device))
+        return self._unpadded[key]
+
+    def _encode(self, inside: Tensor) -> Tensor:
+        half = self.d // 2
+        wave = torch.arange(half, dtype=torch.float32, device=inside.device)
+        wave = self.temperature ** (2 * (wave // 2) / half)
+        parts = []
+        for dim in (1, 2):
+            place = inside.cumsum(dim, dtype=torch.float32)
+            place = place / (place.narrow(dim, place.shape[dim] - 1, 1) + 1e-6) * (2 * math.pi)
+            angle = place[..., None] / wave
+            parts.append(torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2))
+        return torch.cat(parts, -1).permute(0, 3, 1, 2)

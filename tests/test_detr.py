@@ -1,0 +1,139 @@
+"""The detector against the answers of the official implementation, and its properties."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from models.backbone import fuse_batchnorm
+from models.detr import PERSON, build_model, normalize
+from models.transformer import Transformer
+from tests.fill import fill_state_dict
+from utils.misc import InputError
+
+MODELS = {
+    "detr-r50": {"backbone": "resnet50"},
+    "detr-r50-dc5": {"backbone": "resnet50", "dilation": True},
+    "detr-r101": {"backbone": "resnet101"},
+    "detr-r101-dc5": {"backbone": "resnet101", "dilation": True},
+}
+SMALL = {
+    "backbone": "resnet18",
+    "stages": 3,
+    "norm": "bn",
+    "hidden_dim": 32,
+    "nheads": 4,
+    "enc_layers": 1,
+    "dec_layers": 2,
+    "dim_feedforward": 64,
+    "num_queries": 5,
+    "num_classes": 2,
+    "pre_norm": True,
+}
+
+
+def oracle_images() -> list[torch.Tensor]:
+    draw = np.random.RandomState(0)
+    shapes = ((3, 192, 256), (3, 160, 224))
+    return [torch.from_numpy(draw.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_are_the_official_ones(fixtures, name):
+    wanted = json.loads((fixtures / "detr_state_dict_keys.json").read_text())[name]
+    with torch.device("meta"):
+        detr, _, _ = build_model(MODELS[name])
+    assert {k: list(v.shape) for k, v in detr.state_dict().items()} == wanted
+
+
+@pytest.mark.parametrize("name", ["detr-r50-dc5", "detr-r101"])
+def test_answers_are_the_official_ones(fixtures, name):
+    wanted = np.load(fixtures / "detr_outputs.npz")
+    detr, _, _ = build_model(MODELS[name])
+    fill_state_dict(detr).eval()
+    with torch.inference_mode():
+        answers = detr(oracle_images())
+    for part in ("pred_logits", "pred_boxes", "queries"):
+        np.testing.assert_allclose(answers[part].numpy(), wanted[f"{name}/{part}"], atol=1e-4, err_msg=part)
+
+
+def test_transformer_alone(fixtures):
+    held = {k: torch.from_numpy(v) for k, v in np.load(fixtures / "detr_parts.npz").items()}
+    transformer = fill_state_dict(Transformer(256, 8, 6, 6, 2048, 0.0, False))
+    args = (held["src"], held["mask"], held["query_embed"], held["pos"])
+    with torch.no_grad():
+        every, memory = transformer.train()(*args)
+        last, _ = transformer.eval()(*args)
+    seen = ~held["mask"][:, None].expand_as(memory)
+    # These sharp weights amplify rounding: in float64 we are 2e-4 from the stored float32 answers too.
+    for found, wanted in (
+        (memory[seen], held["memory"][seen]),
+        (every[0], held["hs_first"]),
+        (last[-1], held["hs_last"]),
+    ):
+        torch.testing.assert_close(found, wanted, atol=4e-4, rtol=0)
+        assert (found - wanted).square().mean().sqrt() < 1e-4
+
+
+def test_matching_loss_and_postprocessing(fixtures):
+    held = {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(fixtures / "detr_parts.npz").items()}
+    _, criterion, postprocess = build_model({"set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2})
+    outputs = {"pred_logits": held["logits"], "pred_boxes": held["boxes"]}
+    boxes = [held["target_boxes_0"], held["target_boxes_1"]]
+    targets = [{"labels": torch.full((len(b),), PERSON), "boxes": b} for b in boxes]
+    for i, (pred, target) in enumerate(criterion.matcher(outputs, targets)):
+        assert pred.tolist() == held[f"match_pred_{i}"].tolist()
+        assert target.tolist() == held[f"match_tgt_{i}"].tolist()
+    losses = criterion(outputs, targets)
+    for name in ("loss_ce", "class_error", "loss_bbox", "loss_giou", "cardinality_error"):
+        assert losses[name].item() == pytest.approx(held[name].item(), abs=1e-4), name
+    pixels = postprocess(outputs, torch.tensor([[240, 320], [360, 480]]))
+    for part in ("scores", "labels", "boxes"):
+        found = torch.stack([picture[part] for picture in pixels])
+        torch.testing.assert_close(found, held[f"post_{part}"], atol=1e-3, rtol=0, check_dtype=False)
+
+
+def test_folded_normalisation_changes_nothing():
+    detr = fill_state_dict(build_model({**SMALL, "norm": "frozen"})[0]).eval()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = detr(images)
+        after = fuse_batchnorm(detr)(images)
+    assert not any("bn" in name for name in detr.state_dict())
+    torch.testing.assert_close(before["queries"], after["queries"], atol=1e-4, rtol=1e-4)
+
+
+def test_dilation_doubles_the_resolution_of_any_backbone():
+    images = torch.zeros(1, 3, 64, 64)
+    for backbone in ("resnet18", "resnet50"):
+        sizes = [build_model({"backbone": backbone, "dilation": d})[0].backbone(images).shape[-1] for d in (0, 1)]
+        assert sizes == [2, 4]
+
+
+def test_training_gives_earlier_layers_and_a_gradient_everywhere():
+    detr, criterion, _ = build_model(SMALL)
+    images = normalize(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
+    targets = [
+        {"labels": torch.tensor([PERSON]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])},
+        {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)},
+    ]
+    losses = criterion(detr.train()(images), targets)
+    assert {"loss_ce", "loss_bbox_0", "loss_giou_0"} <= losses.keys()
+    criterion.total(losses).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detr.parameters())
+
+
+@pytest.mark.parametrize("box", [[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, -0.1, 0.2], [9.0, 9.0, 0.1, 0.1]])
+def test_degenerate_boxes_never_trip_the_loss(box):
+    _, criterion, _ = build_model(SMALL)
+    outputs = {"pred_logits": torch.zeros(1, 5, 3), "pred_boxes": torch.tensor(box).expand(1, 5, 4)}
+    targets = [{"labels": torch.tensor([PERSON]), "boxes": torch.tensor([box])}]
+    assert criterion.total(criterion(outputs, targets)).isfinite()
+
+
+def test_settings_that_do_not_exist_are_named():
+    with pytest.raises(InputError, match="hidden_dims"):
+        build_model({"hidden_dims": 3})
+    with pytest.raises(InputError, match="resnet19.*resnet18"):
+        build_model({"backbone": "resnet19"})

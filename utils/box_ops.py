@@ -1,0 +1,133 @@
+"""Boxes and tubes: conversions, IoU in the plane and in space-time, and the motion categories."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOTION_STRIDES = (4, 8, 16, 24, 36)  # frames
+MOTION_BOUNDS = {"large": 0.49, "medium": 0.66}  # mean IoU below it
+
+
+@dataclass(frozen=True)
+class Tube:
+    """One person (or one action of a person) through time.
+
+    `frames` int64 (T,) strictly increasing, gaps allowed; `boxes` float32 (T, 4) xyxy in pixels of the
+    original frame; `label` the action's index or -1; `score`; `person_id` the identity or -1. Arrays are
+    converted; ValueError when their shapes do not fit or frames do not increase.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    label: int = -1
+    score: float = 1.0
+    person_id: int = -1
+
+    def __post_init__(self) -> None:
+        frames = np.asarray(self.frames, np.int64)
+        boxes = np.asarray(self.boxes, np.float32)
+        if frames.ndim != 1 or boxes.shape != (len(frames), 4):
+            raise ValueError(f"a tube needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
+        if (np.diff(frames) <= 0).any():
+            raise ValueError("a tube's frames must be strictly increasing")
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "boxes", boxes)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
+
+
+def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) left, top, right, bottom -> centre x, centre y, width, height."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def box_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and area of the union of every pair of xyxy boxes, (n, 4) and (m, 4) -> two (n, m) tensors.
+
+    Reversed boxes count as empty; the IoU with a union of 0 is 0.
+    """
+    overlap = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])
+    inter = overlap.clamp(min=0).prod(-1)
+    union = _area(a)[:, None] + _area(b)[None, :] - inter
+    return torch.where(union > 0, inter / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0), union
+
+
+def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi 2019) of every pair of xyxy boxes, (n, 4) and (m, 4) -> (n, m) in [-1, 1].
+
+    Finite for degenerate boxes: the share of the hull that neither covers is 0 where the hull is empty.
+    """
+    iou, union = box_iou(a, b)
+    hull = torch.maximum(a[:, None, 2:], b[None, :, 2:]) - torch.minimum(a[:, None, :2], b[None, :, :2])
+    area = hull.clamp(min=0).prod(-1)
+    uncovered = (area - union) / area.clamp(min=torch.finfo(area.dtype).tiny)
+    return iou - torch.where(area > 0, uncovered, 0.0)
+
+
+def paired_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
+    """IoU of xyxy boxes that broadcast, (..., 4) and (..., 4) -> (...), float64.
+
+    `pixel` is 1 for inclusive pixel coordinates (a box from 3 to 3 is one pixel wide) and 0 for
+    continuous ones. Reversed boxes count as empty; the IoU with a union of 0 is 0.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + pixel
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + pixel
+    inter = np.maximum(width, 0) * np.maximum(height, 0)
+    area_a, area_b = (
+        np.maximum(x[..., 2] - x[..., 0] + pixel, 0) * np.maximum(x[..., 3] - x[..., 1] + pixel, 0) for x in (a, b)
+    )
+    union = area_a + area_b - inter
+    return np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
+
+
+def tube_iou(a: Tube, b: Tube, label_centric: bool = False, frame_iou_set: tuple[bool, float] = (False, 0.5)) -> float:
+    """Spatio-temporal (3D) IoU: sum of per-frame IoU over the frames both have / union of their frames.
+
+    With `label_centric` only `b`'s frames count (annotations cover labelled frames alone). With
+    `frame_iou_set=(True, x)` a frame's IoU above x counts as 1, which leaves the temporal overlap and
+    tells bad links from bad boxes. 0 for empty tubes.
+    """
+    _, in_a, in_b = np.intersect1d(a.frames, b.frames, assume_unique=True, return_indices=True)
+    ious = paired_iou(a.boxes[in_a], b.boxes[in_b])
+    if frame_iou_set[0]:
+        ious = np.where(ious > frame_iou_set[1], 1.0, ious)
+    frames = len(b) if label_centric else len(a) + len(b) - len(in_a)
+    return float(ious.sum() / frames) if frames else 0.0
+
+
+def motion_category(tube: Tube) -> str:
+    """How far a person moves between frames: "small", "medium" or "large".
+
+    For each stride of 4, 8, 16, 24 and 36 frames the tube's boxes are sampled every `stride` frames from
+    its first one, and the IoU of consecutive samples exactly one stride apart is averaged (the IoU of its
+    first and last box where there is no such pair). The mean over the strides below 0.49 is large, below
+    0.66 medium.
+    """
+    means = []
+    for stride in MOTION_STRIDES:
+        sampled = np.arange(tube.frames[0], tube.frames[-1] + 1, stride)
+        at = np.searchsorted(tube.frames, sampled)
+        there = tube.frames[at] == sampled
+        both = there[:-1] & there[1:]
+        boxes = tube.boxes[at]
+        if both.any():
+            means.append(paired_iou(boxes[:-1][both], boxes[1:][both]).mean())
+        else:
+            means.append(float(paired_iou(tube.boxes[0], tube.boxes[-1])))
+    overlap = np.mean(means)
+    return next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small")

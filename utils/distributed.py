@@ -1,0 +1,84 @@
+"""The little that stages need of torch.distributed; every function also works in a single process."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.misc import pick_device
+
+
+def rank() -> int:
+    """This process's number among those of the run."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def process_group(device: str | None) -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started (if it did) and yield this process's device.
+
+    With several processes each takes the GPU of its local rank, or the CPU under `--device cpu` or where
+    there is none.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield pick_device(device)
+        return
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    chosen = pick_device(os.environ["LOCAL_RANK"] if on_gpu else "cpu")
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield chosen
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def rank_mean(value: Tensor) -> Tensor:
+    """The mean of `value` over the processes, without gradient.
+
+    DistributedDataParallel averages gradients, so a loss that is summed here and divided by the mean
+    normaliser gives the gradient of the joined batch.
+    """
+    value = value.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(value)
+        value /= world_size()
+    return value
+
+
+def gather_rows(rows: Tensor) -> list[Tensor]:
+    """`rows` (n_r, ...) of every process, in rank order, without gradient; n_r may differ."""
+    if world_size() == 1:
+        return [rows.detach()]
+    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    longest = int(max(size.item() for size in sizes))
+    padded = rows.detach().new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    held = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(held, padded)
+    return [part[: int(size.item())] for part, size in zip(held, sizes, strict=True)]
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` holds in at least one process."""
+    if world_size() == 1:
+        return flag
+    held = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(held, dist.ReduceOp.MAX)
+    return bool(held.item())
