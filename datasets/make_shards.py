@@ -1,0 +1,245 @@
+"""Videos and annotations -> shards, written once and read in training.
+
+    python -m datasets.make_shards --dataset ucf101-24 --subset train
+
+A shard is a WebDataset tar. A sample is one video: `json` (name, size, fps, n_frames, tubes in pixels of the
+original frame, the JPEGs' byte offsets and checksums) and `frames` (the JPEGs end to end), so that a clip reads
+and decodes its own frames only. `index.json` beside the shards lists them.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from datasets.annotations import Video, read_annotations
+from datasets.dataset import VideoFrames
+from datasets.project import Project, load_project
+from datasets.transforms import resize
+from utils.box_ops import Tube
+from utils.cli import Parser, positive_int, run
+from utils.files import lock, read_json, remove_parts, write_json
+from utils.misc import InputError
+from utils.tar_store import TarStore, safe_key, write_tar
+
+TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
+
+
+def fit_to_video(tubes: list[Tube], n_frames: int, where: str) -> tuple[list[Tube], int]:
+    """Tubes without the boxes after the video's end, and how many were dropped.
+
+    Up to `TAIL` frames after the end are a decoder's difference; InputError naming the frame beyond that.
+    """
+    last = max((int(tube.frames[-1]) for tube in tubes), default=-1)
+    if last >= n_frames + TAIL:
+        raise InputError(f"{where}: a box is annotated at frame {last}, but the video has {n_frames} frames")
+    fitted = [
+        Tube(t.frames[t.frames < n_frames], t.boxes[t.frames < n_frames], t.label, t.score, t.person_id) for t in tubes
+    ]
+    dropped = sum(map(len, tubes)) - sum(map(len, fitted))
+    return [tube for tube in fitted if len(tube)], dropped
+
+
+def _made_from(video: Video, settings: dict) -> dict:
+    """What a sample depends on: when it is the same, the sample need not be made again."""
+    text = json.dumps([(t.frames.tolist(), t.boxes.tolist(), t.label, t.person_id) for t in video.tubes])
+    return {**settings, "annotation": zlib.crc32(text.encode())}
+
+
+def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) -> tuple[dict, int]:
+    """Write a video's JPEGs end to end to `frames_file`; give the sample's json and the number of boxes dropped.
+
+    Raises InputError, naming video and frame, when the video cannot be read or its annotation does not fit it.
+    """
+    frames = VideoFrames(path)
+    if video.width and frames.size != (video.width, video.height):
+        raise InputError(
+            f"{path}: {frames.size[0]} x {frames.size[1]} pixels, but annotated as {video.width} x {video.height}"
+        )
+    offsets, checksums, stored = [0], [], frames.size
+    with frames_file.open("wb") as out:
+        for frame in frames:
+            if 0 < settings["image_size"] < max(frames.size):
+                frame = resize(frame, settings["image_size"])
+            stored = (frame.shape[1], frame.shape[0])
+            bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+            ok, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, settings["quality"]])
+            if not ok:
+                raise InputError(f"{path}: frame {len(checksums)} cannot be stored as JPEG")
+            offsets.append(offsets[-1] + out.write(jpeg))
+            checksums.append(zlib.crc32(jpeg))
+    tubes, dropped = fit_to_video(video.tubes, len(checksums), str(path))
+    meta = {
+        "name": video.name,
+        "width": frames.size[0],
+        "height": frames.size[1],
+        "stored": stored,
+        "fps": frames.fps,
+        "n_frames": len(checksums),
+        "tubes": [
+            {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(), "boxes": t.boxes.tolist()}
+            for t in tubes
+        ],
+        "offsets": offsets,
+        "crc32s": checksums,
+        "made_from": _made_from(video, settings),
+    }
+    return meta, dropped
+
+
+def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> tuple[str, Path, dict | None, int, str]:
+    """A worker's task: (name, file of JPEGs, json or None, boxes dropped, what is wrong with the video)."""
+    video, path = job
+    cv2.setNumThreads(0)
+    frames_file = work / safe_key(video.name)[-120:]
+    frames_file = frames_file.with_name(f"{zlib.crc32(video.name.encode()):08x}-{frames_file.name}")
+    try:
+        return video.name, frames_file, *encode_video(video, path, frames_file, settings), ""
+    except InputError as error:
+        frames_file.unlink(missing_ok=True)
+        return video.name, frames_file, None, 0, str(error)
+
+
+def _is_made(path: Path, videos: list[Video], settings: dict) -> bool:
+    """Whether a shard holds just these videos, made from the same annotation with the same settings."""
+    try:
+        store = TarStore(path, "shard")
+        return store.names == [v.name for v in videos] and all(
+            store.json(v.name)["made_from"] == _made_from(v, settings) for v in videos
+        )
+    except InputError:
+        return False
+
+
+def make_shards(
+    project: Project,
+    subset: str,
+    folder: Path,
+    image_size: int = 0,
+    quality: int = 95,
+    per_shard: int = 64,
+    workers: int = 1,
+    skip_bad: bool = False,
+) -> dict[str, str]:
+    """Write `folder/shard-000000.tar`, ... and `folder/index.json`; give the videos left out and why.
+
+    Shards that are already there and fit are kept, so a run that was stopped goes on. Raises InputError at the
+    first video that cannot be used; with `skip_bad` it is left out instead.
+    """
+    settings = {"image_size": image_size, "quality": quality}
+    bad: dict[str, str] = {}
+    videos = list(read_annotations(project, project.split(subset), bad if skip_bad else None).values())
+    groups = [videos[i : i + per_shard] for i in range(0, len(videos), per_shard)]
+    files = [f"shard-{i:06d}.tar" for i in range(len(groups))]
+    work = folder / ".work"
+    with lock(folder, "make_shards"):
+        remove_parts(folder)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        todo = [i for i, group in enumerate(groups) if not _is_made(folder / files[i], group, settings)]
+        jobs = [(video, project.frames_path(video.name)) for i in todo for video in groups[i]]
+        index = {
+            "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
+            "shards": files, "skipped": bad,
+        }  # fmt: skip
+        dropped = 0
+        if todo:
+            (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+        try:
+            results = pool.map(partial(_encode, work=work, settings=settings), jobs, chunksize=1)
+            bar = tqdm(total=len(videos), initial=len(videos) - len(jobs), desc=f"shards of {subset}", unit="video")
+            for i in todo:
+                done = []
+                for _ in groups[i]:
+                    done.append(next(results))
+                    bar.update()
+                for name, _, meta, n, fault in done:
+                    dropped += n
+                    if meta is None:
+                        bad[name] = fault
+                        if not skip_bad:
+                            raise InputError(f"{fault}; repair it, or leave such videos out with --skip_bad")
+                samples = [(name, {"json": meta, "frames": path}) for name, path, meta, _, _ in done if meta]
+                write_tar(folder / files[i], samples)
+                for _, path, _, _, _ in done:
+                    path.unlink(missing_ok=True)
+            bar.close()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            shutil.rmtree(work, ignore_errors=True)
+        if all(video.name in bad for video in videos):
+            raise InputError(f"{folder}: no video of subset {subset!r} can be used; {next(iter(bad.values()), '')}")
+        write_json(folder / "index.json", index)
+        for extra in set(folder.glob("shard-*.tar")) - {folder / name for name in files}:
+            extra.unlink()
+    if dropped:
+        print(f"warning: {dropped} boxes after their video's last decoded frame were left out", file=sys.stderr)
+    return bad
+
+
+def read_shards(folder: str | Path) -> Iterator[tuple[TarStore, dict]]:
+    """(shard, sample json) of every video, in order; InputError when the folder holds no whole set of shards."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no shards here; write them with python -m datasets.make_shards")
+    index = read_json(folder / "index.json", "index of shards")
+    if not (isinstance(index, dict) and isinstance(index.get("shards"), list)):
+        raise InputError(f"{folder / 'index.json'}: not an index of shards; make the shards again")
+    for name in index["shards"]:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{folder / 'index.json'}: shard {str(name)[:40]!r} is not a file's name")
+        store = TarStore(folder / name, "shard")
+        for video in store.names:
+            yield store, store.json(video)
+
+
+def shards_folder(shards_path: str | Path | None, project: Project, subset: str, data_root: str | Path) -> Path:
+    """Where a subset's shards lie: `<shards_path>/<subset>`, by default under `<data_root>/<dataset>/shards`."""
+    return Path(shards_path or Path(data_root) / project.name / "shards") / subset
+
+
+def _quality(text: str) -> int:
+    value = positive_int(text)
+    if value > 100:
+        raise ValueError(text)
+    return value
+
+
+def main() -> None:
+    """The command line."""
+    parser = Parser("Write a subset's videos and annotations as WebDataset shards.")
+    parser.flag("data", "dataset", required=True, help="built-in data set, or path of a project file")
+    parser.flag("data", "subset", required=True, help="subset of the project file, such as train or val")
+    parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
+    parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
+    parser.flag("output", "shards_path", help="folder to write <subset>/ in (default: <data_root>/<dataset>/shards)")
+    parser.flag("output", "image_size", type=int, default=0, help="shrink longer sides above this; 0: as they are")
+    parser.flag("output", "quality", type=_quality, default=95, help="JPEG quality, 1 to 100")
+    parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
+    cores = len(os.sched_getaffinity(0))
+    parser.flag("output", "workers", type=positive_int, default=cores, help="processes")
+    args = parser.parse_args()
+    if args.image_size < 0:
+        raise InputError(f"--image_size {args.image_size}: a number of pixels, or 0")
+    project = load_project(args.dataset, args.data_root)
+    folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
+    bad = make_shards(
+        project, args.subset, folder, args.image_size, args.quality, args.per_shard, args.workers, args.skip_bad
+    )
+    for line in bad.values():
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{folder}: shards written" + (f", {len(bad)} videos left out" if bad else ""))
+
+
+if __name__ == "__main__":
+    run(main)

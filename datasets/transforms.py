@@ -1,0 +1,69 @@
+"""What happens to frames and boxes on their way to the detector: resizing, colour jitter, flips."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+JITTER = (0.2, 0.2, 0.2, 0.1)  # brightness, contrast, saturation, hue
+GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G, B (BT.601)
+_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) with the longer side `size` and the shorter one in proportion, rounded, at least 1."""
+    scale = size / max(height, width)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def resize(frame: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (H, W, 3) with its longer side `size`: area average when shrinking, bilinear when growing."""
+    height, width = resized_shape(*frame.shape[:2], size)
+    if (height, width) == frame.shape[:2]:
+        return frame
+    shrinks = size < max(frame.shape[:2])
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """xyxy pixels (..., 4) -> cxcywh divided by the picture's size: unchanged by resizing and by padding."""
+    corners = boxes.astype(np.float64) / (width, height, width, height)
+    low, high = corners[..., :2], corners[..., 2:]
+    return np.concatenate([(low + high) / 2, high - low], -1).astype(np.float32)
+
+
+def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """xyxy boxes (..., 4) cut at the picture's border."""
+    return np.clip(boxes, 0, (width, height, width, height)).astype(boxes.dtype)
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """xyxy boxes (..., 4) of the picture mirrored left to right."""
+    return np.stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], -1)
+
+
+def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[float, ...] = JITTER) -> np.ndarray:
+    """A random colour change as one affine map of RGB, (3, 4) float64: brightness, contrast about `mean_grey`,
+    saturation, hue, each drawn as torchvision's ColorJitter draws it.
+
+    Brightness, contrast and saturation are linear in RGB. The hue turns about the grey axis in YIQ, which
+    keeps the luma, instead of in HSV: so the four cost one multiplication a pixel.
+    """
+    brightness, contrast, saturation = (rng.uniform(max(1 - s, 0), 1 + s) for s in strength[:3])
+    angle = 2 * np.pi * rng.uniform(-strength[3], strength[3])
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    hue = np.linalg.solve(_YIQ, turn @ _YIQ)
+    colour = saturation * np.eye(3) + (1 - saturation) * GREY  # a row is one output channel
+    matrix = hue @ colour * (brightness * contrast)
+    offset = (hue @ colour).sum(1) * (1 - contrast) * brightness * mean_grey
+    return np.column_stack([matrix, offset])
+
+
+def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) through the maps (N, 3, 4) of `jitter_matrix`, rounded and saturated."""
+    if images.device.type == "cpu":
+        frames = images.permute(0, 2, 3, 1).contiguous().numpy()
+        changed = [cv2.transform(frame, matrix) for frame, matrix in zip(frames, colour.numpy(), strict=True)]
+        return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
+    flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], images.flatten(2).float())
+    return flat.round_().clamp_(0, 255).to(torch.uint8).reshape(images.shape)
