@@ -1,5 +1,6 @@
 """Boxes and tubes: conversions, IoU in the plane and in space-time, and the motion categories."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,23 +112,37 @@ def tube_iou(a: Tube, b: Tube, label_centric: bool = False, frame_iou_set: tuple
 
 
 def motion_category(tube: Tube) -> str:
-    """How far a person moves between frames: "small", "medium" or "large".
+    """How far a person moves between frames: "small", "medium" or "large"; see `motion_categories`."""
+    return motion_categories([tube])[0]
 
-    For each stride of 4, 8, 16, 24 and 36 frames the tube's boxes are sampled every `stride` frames from
+
+def motion_categories(tubes: Sequence[Tube]) -> list[str]:
+    """The motion category of each tube, "small", "medium" or "large".
+
+    For each stride of 4, 8, 16, 24 and 36 frames a tube's boxes are sampled every `stride` frames from
     its first one, and the IoU of consecutive samples exactly one stride apart is averaged (the IoU of its
     first and last box where there is no such pair). The mean over the strides below 0.49 is large, below
-    0.66 medium.
+    0.66 medium. ValueError when a tube is empty.
     """
+    if not tubes:
+        return []
+    lengths = np.array([len(tube) for tube in tubes])
+    if not lengths.all():
+        raise ValueError("an empty tube has no motion category")
+    frames = np.concatenate([tube.frames for tube in tubes])
+    boxes = np.concatenate([tube.boxes for tube in tubes])
+    end = lengths.cumsum()
+    owner = np.repeat(np.arange(len(tubes)), lengths)
+    age = frames - frames[end - lengths][owner]
+    first_to_last = paired_iou(boxes[end - lengths], boxes[end - 1])
     means = []
     for stride in MOTION_STRIDES:
-        sampled = np.arange(tube.frames[0], tube.frames[-1] + 1, stride)
-        at = np.searchsorted(tube.frames, sampled)
-        there = tube.frames[at] == sampled
-        both = there[:-1] & there[1:]
-        boxes = tube.boxes[at]
-        if both.any():
-            means.append(paired_iou(boxes[:-1][both], boxes[1:][both]).mean())
-        else:
-            means.append(float(paired_iou(tube.boxes[0], tube.boxes[-1])))
-    overlap = np.mean(means)
-    return next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small")
+        sampled = np.flatnonzero(age % stride == 0)
+        a, b = sampled[:-1], sampled[1:]
+        apart = (owner[a] == owner[b]) & (age[b] - age[a] == stride)
+        a, b = a[apart], b[apart]
+        pairs = np.bincount(owner[a], minlength=len(tubes))
+        total = np.bincount(owner[a], paired_iou(boxes[a], boxes[b]), minlength=len(tubes))
+        means.append(np.where(pairs > 0, total / np.maximum(pairs, 1), first_to_last))
+    overlaps = np.mean(means, axis=0)
+    return [next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small") for overlap in overlaps]
