@@ -8,6 +8,7 @@ from torch import Tensor
 JITTER = (0.2, 0.2, 0.2, 0.1)  # brightness, contrast, saturation, hue
 GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G, B (BT.601)
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_FROM_YIQ = np.linalg.inv(_YIQ)
 
 
 def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
@@ -37,11 +38,6 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.clip(boxes, 0, (width, height, width, height)).astype(boxes.dtype)
 
 
-def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """xyxy boxes (..., 4) of the picture mirrored left to right."""
-    return np.stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], -1)
-
-
 def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[float, ...] = JITTER) -> np.ndarray:
     """A random colour change as one affine map of RGB, (3, 4) float64: brightness, contrast about `mean_grey`,
     saturation, hue, each drawn as torchvision's ColorJitter draws it.
@@ -52,7 +48,7 @@ def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[fl
     brightness, contrast, saturation = (rng.uniform(max(1 - s, 0), 1 + s) for s in strength[:3])
     angle = 2 * np.pi * rng.uniform(-strength[3], strength[3])
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    hue = np.linalg.solve(_YIQ, turn @ _YIQ)
+    hue = _FROM_YIQ @ turn @ _YIQ
     colour = saturation * np.eye(3) + (1 - saturation) * GREY  # a row is one output channel
     matrix = hue @ colour * (brightness * contrast)
     offset = (hue @ colour).sum(1) * (1 - contrast) * brightness * mean_grey
@@ -60,10 +56,11 @@ def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[fl
 
 
 def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) through the maps (N, 3, 4) of `jitter_matrix`, rounded and saturated."""
+    """uint8 (N, 3, H, W) through the maps (N, 3, 4) of `jitter_matrix`, rounded and saturated; on the CPU in place."""
     if images.device.type == "cpu":
-        frames = images.permute(0, 2, 3, 1).contiguous().numpy()
-        changed = [cv2.transform(frame, matrix) for frame, matrix in zip(frames, colour.numpy(), strict=True)]
-        return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
+        frames = images.permute(0, 2, 3, 1).contiguous()
+        for frame, matrix in zip(frames.numpy(), colour.numpy(), strict=True):
+            cv2.transform(frame, matrix, dst=frame)
+        return frames.permute(0, 3, 1, 2)
     flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], images.flatten(2).float())
     return flat.round_().clamp_(0, 255).to(torch.uint8).reshape(images.shape)

@@ -1,0 +1,119 @@
+"""Clips a second from shards, against bare `cv2.imdecode` of the same JPEGs in as many processes."""
+
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from datasets.annotations import Video
+from datasets.make_shards import encode_video
+from datasets.use_shards import ClipDataset, epoch_batches, make_loader
+from utils.box_ops import Tube
+from utils.files import write_json
+from utils.tar_store import write_tar
+
+CLIP, RATE, BATCH, ROUNDS = 8, 4, 8, 3
+SIZE = (320, 240)  # width, height: UCF101's
+
+
+def _write_video(path: Path, n_frames: int, seed: int) -> None:
+    """A video whose JPEGs are about as large as those of real ones: drifting smooth texture with some noise."""
+    rng = np.random.default_rng(seed)
+    width, height = SIZE
+    coarse = rng.integers(0, 256, (height // 8, width // 4, 3), np.uint8)
+    wide = cv2.resize(coarse, (2 * width, height), interpolation=cv2.INTER_CUBIC)
+    noise = rng.integers(0, 24, (height, width, 3), np.uint8)
+    path.mkdir(parents=True)
+    for i in range(n_frames):
+        frame = cv2.add(wide[:, i % width : i % width + width], noise)
+        cv2.imwrite(str(path / f"{i:06d}.png"), frame)
+
+
+def _shards(folder: Path, lengths: list[int]) -> Path:
+    """Shards of drawn videos of these lengths."""
+    out, samples = folder / "shards", []
+    for i, length in enumerate(lengths):
+        name = f"video{i}"
+        _write_video(folder / name, length, i)
+        boxes = np.tile(np.float32([40, 30, 120, 200]), (length, 1))
+        video = Video(name, *SIZE, length, [Tube(np.arange(length), boxes, 0, person_id=0)])
+        settings = {"image_size": 0, "quality": 95}
+        meta, _ = encode_video(video, folder / name, folder / f"{name}.frames", settings)
+        samples.append((name, {"json": meta, "frames": folder / f"{name}.frames"}))
+    write_tar(out / "shard-000000.tar", samples)
+    write_json(out / "index.json", {"shards": ["shard-000000.tar"]})
+    return out
+
+
+def _decode_all(jpegs: list[bytes], rounds: int, queue: multiprocessing.Queue) -> None:
+    cv2.setNumThreads(0)
+    arrays = [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs]
+    start = time.perf_counter()
+    for _ in range(rounds):
+        for array in arrays:
+            cv2.imdecode(array, cv2.IMREAD_COLOR)
+    queue.put(time.perf_counter() - start)
+
+
+def _imdecode_rate(dataset: ClipDataset, workers: int) -> float:
+    """Clips a second of `workers` processes that decode JPEGs held in memory and do nothing else."""
+    jpegs = []
+    for video in dataset.videos:
+        data = video.path.read_bytes()
+        jpegs += [data[a:b] for a, b in zip(video.offsets[:-1], video.offsets[1:], strict=True)][:200]
+    queue = multiprocessing.Queue()
+    processes = [multiprocessing.Process(target=_decode_all, args=(jpegs, 3, queue)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    seconds = max(queue.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return workers * 3 * len(jpegs) / seconds / CLIP
+
+
+def _loader_rate(dataset: ClipDataset, workers: int) -> float:
+    """Clips a second out of `make_loader` after its workers have started."""
+    batches = epoch_batches(dataset, 0, BATCH)
+    seen, start = 0, 0.0
+    for i, batch in enumerate(make_loader(dataset, batches, workers)):
+        if i == 4 * workers:  # the workers' first batches were prepared while nobody waited
+            seen, start = 0, time.perf_counter()
+        seen += len(batch["names"])
+    return (seen - BATCH) / (time.perf_counter() - start)
+
+
+def _one(lengths: list[int]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = ClipDataset(_shards(Path(folder), lengths), CLIP, RATE, clips_per_video=200)
+        cv2.setNumThreads(0)
+        start = time.perf_counter()
+        for i in range(200):
+            dataset.pack([(0, i)])
+        return 200 / (time.perf_counter() - start)
+
+
+def measure(workers: int = 1) -> list[tuple[str, float, float, str]]:
+    """Rows (what, figure, yardstick, unit); the ratio is figure / yardstick."""
+    torch.set_num_threads(1)  # threads that wait for work would take the workers' cores
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = ClipDataset(_shards(Path(folder), [120] * 8), CLIP, RATE, clips_per_video=60)
+        rates = [(_loader_rate(dataset, workers), _imdecode_rate(dataset, workers)) for _ in range(ROUNDS)]
+    loader, bare = np.median(rates, 0)
+    return [
+        (f"clips of {CLIP} frames, {workers} process: loader / imdecode", float(loader), float(bare), "clips/s"),
+        ("clips of a 2,000-frame video / of a 100-frame video", _one([2000]), _one([100]), "clips/s"),
+    ]
+
+
+def main() -> None:
+    """Print the rows."""
+    for what, figure, yardstick, unit in measure():
+        print(f"{what}: {figure:.0f} / {yardstick:.0f} {unit} = {figure / yardstick:.2f}")
+
+
+if __name__ == "__main__":
+    main()
