@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOTION_CATEGORIES = ("small", "medium", "large")
 MOTION_STRIDES = (4, 8, 16, 24, 36)  # frames
 MOTION_BOUNDS = {"large": 0.49, "medium": 0.66}  # mean IoU below it
 
@@ -79,21 +80,20 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
     return iou - torch.where(area > 0, uncovered, 0.0)
 
 
-def paired_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
+def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """IoU of xyxy boxes that broadcast, (..., 4) and (..., 4) -> (...), float64.
 
-    `pixel` is 1 for inclusive pixel coordinates (a box from 3 to 3 is one pixel wide) and 0 for
-    continuous ones. Reversed boxes count as empty; the IoU with a union of 0 is 0.
+    Reversed boxes count as empty; the IoU with a union of 0 is 0.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + pixel
-    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + pixel
-    inter = np.maximum(width, 0) * np.maximum(height, 0)
-    area_a, area_b = (
-        np.maximum(x[..., 2] - x[..., 0] + pixel, 0) * np.maximum(x[..., 3] - x[..., 1] + pixel, 0) for x in (a, b)
-    )
+    ax0, ay0, ax1, ay1 = (a[..., i] for i in range(4))
+    bx0, by0, bx1, by1 = (b[..., i] for i in range(4))
+    inter = np.maximum(np.minimum(ax1, bx1) - np.maximum(ax0, bx0), 0)
+    inter = inter * np.maximum(np.minimum(ay1, by1) - np.maximum(ay0, by0), 0)
+    area_a = np.maximum(ax1 - ax0, 0) * np.maximum(ay1 - ay0, 0)
+    area_b = np.maximum(bx1 - bx0, 0) * np.maximum(by1 - by0, 0)
     union = area_a + area_b - inter
-    return np.divide(inter, union, out=np.zeros_like(union), where=union > 0)
+    return inter / np.where(union > 0, union, 1)
 
 
 def tube_iou(a: Tube, b: Tube, label_centric: bool = False, frame_iou_set: tuple[bool, float] = (False, 0.5)) -> float:

@@ -1,0 +1,152 @@
+"""Tracking metrics against TrackEval: its recorded answers always, itself where it is installed."""
+
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from utils.box_ops import Tube, paired_iou
+from utils.tracking import tracking_metrics
+
+SEEDS = range(8)
+
+
+def make_case(seed: int) -> tuple[dict[str, list[Tube]], dict[str, list[Tube]]]:
+    """People that cross, and tracks of them that break, swap, jitter, double and miss; several videos."""
+    rs = np.random.RandomState(seed)
+    pred, gt = {}, {}
+    for v in range(rs.randint(2, 5)):
+        name = f"v{v}"
+        gt[name], pred[name] = [], []
+        for _ in range(rs.randint(0 if v else 1, 6)):
+            start, length = rs.randint(0, 30), rs.randint(1, 50)
+            frames = np.arange(start, start + length)
+            if rs.rand() < 0.3:
+                frames = frames[(rs.rand(length) < 0.8) | (np.arange(length) == 0)]
+            corner = rs.uniform(0, 60, 2) + np.outer(np.arange(len(frames)), rs.uniform(-2, 2, 2))
+            boxes = np.concatenate([corner, corner + rs.uniform(30, 60, 2)], 1)
+            gt[name].append(Tube(frames, boxes))
+            for _ in range(rs.randint(0, 3)):
+                noisy = boxes + rs.normal(0, rs.choice([1, 4, 9]), boxes.shape)
+                cut = rs.randint(0, len(frames) + 1)
+                for part in (slice(0, cut), slice(cut, None)):
+                    if len(frames[part]):
+                        pred[name].append(Tube(frames[part], noisy[part]))
+        for k in range(len(pred[name]) - 1):  # swap the ends of tracks that are there together
+            a, b = pred[name][k], pred[name][k + 1]
+            if rs.rand() < 0.4 and len(a) > 2 and len(b) > 2:
+                middle = int(np.median(np.append(a.frames, b.frames)))
+                parts = [(t.frames < middle, t) for t in (a, b)]
+                for n, ((early, one), (other, two)) in enumerate((parts, parts[::-1])):
+                    frames = np.append(one.frames[early], two.frames[~other])
+                    boxes = np.append(one.boxes[early], two.boxes[~other], 0)
+                    pred[name][k + n] = Tube(frames, boxes)
+    pred["only predicted"] = [Tube(np.arange(5), np.tile([0, 0, 9, 9], (5, 1)))]
+    gt["only annotated"] = [Tube(np.arange(5), np.tile([0, 0, 9, 9], (5, 1)))]
+    return pred, gt
+
+
+def trackeval_metrics(pred: dict[str, list[Tube]], gt: dict[str, list[Tube]], label_centric: bool) -> dict[str, float]:
+    metrics = pytest.importorskip("trackeval.metrics", reason="TrackEval is not installed (pip install trackeval)")
+    quiet = {"PRINT_CONFIG": False}
+    of = {"HOTA": metrics.HOTA(), "CLEAR": metrics.CLEAR(quiet), "Identity": metrics.Identity(quiet)}
+    answers = {name: {} for name in of}
+    for video in {*pred, *gt}:
+        at = defaultdict(lambda: ([], []))
+        for side, tubes in enumerate((gt.get(video, []), pred.get(video, []))):
+            for identity, tube in enumerate(t for t in tubes if len(t)):
+                for frame, box in zip(tube.frames.tolist(), tube.boxes, strict=True):
+                    at[frame][side].append((identity, box))
+        moments = [at[frame] for frame in sorted(at) if at[frame][0] or not label_centric]
+        ids = [[np.array([k for k, _ in m[side]], int) for m in moments] for side in (0, 1)]
+        renumber = [
+            {k: n for n, k in enumerate(sorted({k for one in ids[side] for k in one.tolist()}))} for side in (0, 1)
+        ]
+        ids = [[np.array([renumber[s][k] for k in one.tolist()], int) for one in ids[s]] for s in (0, 1)]
+        boxes = [[np.array([box for _, box in m[side]]).reshape(-1, 4) for m in moments] for side in (0, 1)]
+        data = {
+            "num_timesteps": len(moments),
+            "gt_ids": ids[0],
+            "tracker_ids": ids[1],
+            "num_gt_ids": len(renumber[0]),
+            "num_tracker_ids": len(renumber[1]),
+            "num_gt_dets": sum(map(len, ids[0])),
+            "num_tracker_dets": sum(map(len, ids[1])),
+            "similarity_scores": [paired_iou(a[:, None], b[None]) for a, b in zip(*boxes, strict=True)],
+        }
+        for name, metric in of.items():
+            answers[name][video] = metric.eval_sequence(data)
+    total = {name: metric.combine_sequences(answers[name]) for name, metric in of.items()}
+    hota = {name: float(np.mean(total["HOTA"][name])) for name in ("HOTA", "DetA", "AssA")}
+    return {"IDF1": float(total["Identity"]["IDF1"]), "IDSW": int(total["CLEAR"]["IDSW"]), **hota}
+
+
+@pytest.mark.parametrize("label_centric", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_recorded_answers_of_trackeval(seed, label_centric, fixtures):
+    recorded = json.loads((fixtures / "tracking.json").read_text())[f"{seed} {label_centric}"]
+    assert tracking_metrics(*make_case(seed), label_centric) == pytest.approx(recorded, abs=1e-6)
+
+
+@pytest.mark.parametrize("label_centric", [True, False])
+def test_equals_trackeval_on_further_cases(label_centric):
+    for seed in range(100, 120):
+        case = make_case(seed)
+        assert tracking_metrics(*case, label_centric) == pytest.approx(
+            trackeval_metrics(*case, label_centric), abs=1e-6
+        )
+
+
+def test_cases_are_worth_the_comparison(fixtures):
+    recorded = json.loads((fixtures / "tracking.json").read_text()).values()
+    assert sum(one["IDSW"] for one in recorded) > 50
+    assert all(0.1 < one["HOTA"] < 0.95 for one in recorded)
+
+
+def test_perfect_tracks():
+    _, gt = make_case(0)
+    assert tracking_metrics(gt, gt) == pytest.approx({"IDF1": 1, "IDSW": 0, "HOTA": 1, "DetA": 1, "AssA": 1})
+
+
+def test_order_of_tubes_does_not_matter():
+    pred, gt = make_case(1)
+    turned = {name: tubes[::-1] for name, tubes in reversed(pred.items())}
+    assert tracking_metrics(turned, gt) == pytest.approx(tracking_metrics(pred, gt))
+
+
+def test_one_switch():
+    boxes = np.tile([0.0, 0, 10, 10], (10, 1))
+    pred = [Tube(np.arange(4), boxes[:4]), Tube(np.arange(4, 10), boxes[4:])]
+    got = tracking_metrics({"v": pred}, {"v": [Tube(np.arange(10), boxes)]})
+    assert got["IDSW"] == 1
+    assert got["IDF1"] == pytest.approx(12 / 20)
+    assert got["DetA"] == pytest.approx(1)
+    assert got["AssA"] == pytest.approx((4 * 0.4 + 6 * 0.6) / 10)
+
+
+def test_tubes_of_one_person_are_one_track():
+    boxes = np.tile([0.0, 0, 10, 10], (10, 1))
+    gt = [Tube(np.arange(6), boxes[:6], person_id=3), Tube(np.arange(4, 10), boxes[4:], person_id=3)]
+    perfect = {"IDF1": 1, "IDSW": 0, "HOTA": 1, "DetA": 1, "AssA": 1}
+    assert tracking_metrics({"v": [Tube(np.arange(10), boxes)]}, {"v": gt}) == pytest.approx(perfect)
+
+
+def test_frames_without_annotation_count_only_when_asked():
+    boxes = np.tile([0.0, 0, 10, 10], (10, 1))
+    pred, gt = {"v": [Tube(np.arange(10), boxes)]}, {"v": [Tube(np.arange(5), boxes[:5])]}
+    assert tracking_metrics(pred, gt)["DetA"] == 1
+    assert tracking_metrics(pred, gt, label_centric=False)["DetA"] == 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_to_compare():
+    tube = Tube([0], [[0, 0, 1, 1]])
+    for pred in ({}, {"v": []}, {"v": [tube]}):
+        for gt in ({}, {"v": []}):
+            got = tracking_metrics(pred, gt)
+            assert got.pop("IDSW") == 0
+            assert np.isnan(list(got.values())).all()
+    zero = {"IDF1": 0, "IDSW": 0, "HOTA": 0, "DetA": 0, "AssA": 0}
+    assert tracking_metrics({}, {"v": [tube]}) == zero
+    assert tracking_metrics({"w": [tube]}, {"v": [tube]}, False) == zero

@@ -1,0 +1,273 @@
+"""Tubes of many videos as flat arrays, and the 3D IoU of every pair that shares frames."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from utils.box_ops import Tube, paired_iou
+from utils.misc import InputError
+
+CHUNK_BOXES = 8192  # compared at a time: what a core's cache holds
+CHUNK_PAIRS = 1 << 20  # considered at a time: bounds the memory where every tube meets every other
+
+
+@dataclass(frozen=True)
+class TubeArrays:
+    """n tubes with R boxes in all. Rows of one tube follow each other, at `offset[i]:offset[i + 1]`.
+
+    `tubes` the n tubes; `video` int64 (n,) index into the names they were packed with; `label` int64 (n,),
+    `score` float64 (n,); `offset` int64 (n + 1,); `frames` int64 (R,); `boxes` float64 (4, R) xyxy.
+    """
+
+    tubes: list[Tube]
+    video: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    offset: np.ndarray
+    frames: np.ndarray
+    boxes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tubes)
+
+    @cached_property
+    def length(self) -> np.ndarray:
+        """int64 (n,) number of boxes."""
+        return np.diff(self.offset)
+
+    @cached_property
+    def start(self) -> np.ndarray:
+        """int64 (n,) first frame."""
+        return self.frames[self.offset[:-1]]
+
+    @cached_property
+    def end(self) -> np.ndarray:
+        """int64 (n,) last frame."""
+        return self.frames[self.offset[1:] - 1]
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """int64 (R,) the tube of each row."""
+        return np.repeat(np.arange(len(self)), self.length)
+
+    @cached_property
+    def gapless(self) -> np.ndarray:
+        """bool (n,)."""
+        return self.end - self.start + 1 == self.length
+
+    @cached_property
+    def _row_of_frame(self) -> np.ndarray:
+        """For each frame of each tube's span, the first row that is not before it; spans end to end."""
+        steps = np.diff(self.frames, prepend=0)
+        steps[self.offset[:-1]] = 1
+        return np.repeat(np.arange(len(self.frames)), steps)
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return self.owner * self._key_step + self.frames - self.frames.min()
+
+    @cached_property
+    def _key_step(self) -> int:
+        return int(np.ptp(self.frames)) + 2
+
+    def row(self, tube: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """The first row of each tube that is not before `frame`, which lies in its span or one past it; int64 (k,)."""
+        since = frame - self.start[tube]
+        row = self.offset[tube] + since
+        gaps = np.flatnonzero(~self.gapless[tube])
+        if not len(gaps):
+            return row
+        tube, since, frame = tube[gaps], since[gaps], frame[gaps]
+        spans = self.end - self.start + 1
+        if spans.sum() <= 16 * len(self.frames):
+            past = since == spans[tube]
+            place = (spans.cumsum() - spans)[tube] + since
+            row[gaps] = np.where(past, self.offset[tube + 1], self._row_of_frame[place - past])
+        else:  # frames too thin for a table
+            row[gaps] = np.searchsorted(self._keys, tube * self._key_step + frame - self.frames.min())
+        return row
+
+
+def pack(tubes: Mapping[str, Sequence[Tube]], names: Sequence[str], inclusive: bool = False) -> TubeArrays:
+    """The tubes of the videos `names`, in their order, as arrays. Empty tubes are left out.
+
+    With `inclusive` the right and lower edges are the last pixels of a box, which is then one pixel wider
+    and higher than their difference (the boxes are stored with the edges moved outwards).
+    Raises InputError, naming the video, where a score or a box is not a finite number.
+    """
+    items: list[Tube] = []
+    video: list[int] = []
+    for i, name in enumerate(names):
+        found = [tube for tube in tubes.get(name, ()) if len(tube.frames)]
+        items += found
+        video += [i] * len(found)
+    n = len(items)
+    packed = TubeArrays(
+        items,
+        np.array(video, np.int64),
+        np.fromiter((tube.label for tube in items), np.int64, n),
+        np.fromiter((tube.score for tube in items), np.float64, n),
+        np.concatenate([[0], np.fromiter((len(tube.frames) for tube in items), np.int64, n).cumsum()]),
+        np.concatenate([tube.frames for tube in items] or [np.zeros(0, np.int64)]),
+        np.ascontiguousarray(np.concatenate([tube.boxes for tube in items] or [np.zeros((0, 4))]).T, np.float64),
+    )
+    if inclusive:
+        packed.boxes[2:] += 1
+    if not np.isfinite(packed.score).all():
+        bad = int(np.argmin(np.isfinite(packed.score)))
+        raise InputError(f"video {names[video[bad]]!r}: a tube's score is {packed.score[bad]}; scores must be finite")
+    finite = np.isfinite(packed.boxes).all(0)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise InputError(
+            f"video {names[video[packed.owner[row]]]!r}: the box in frame {packed.frames[row]} is not finite; "
+            "leave such boxes out"
+        )
+    return packed
+
+
+def spread(begin: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """begin[0], begin[0] + 1, ... (counts[0] of them), begin[1], ...: int64 (counts.sum(),)."""
+    return np.arange(counts.sum()) + np.repeat(begin - (counts.cumsum() - counts), counts)
+
+
+def _chunks(counts: np.ndarray, limit: int) -> Iterator[slice]:
+    """Consecutive items whose counts add up to about `limit`."""
+    edges = np.flatnonzero(np.diff((counts.cumsum() - counts) // limit, prepend=-1)).tolist()
+    return (slice(*edge) for edge in itertools.pairwise([*edges, len(counts)]))
+
+
+def join(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All (i, j) with a[i] == b[j], int64 (n,) and (m,): in chunks, two int64 (k,) each, by rising i then j."""
+    order = np.argsort(b, kind="stable")
+    begin = np.searchsorted(b[order], a)
+    counts = np.searchsorted(b[order], a, "right") - begin
+    met = np.flatnonzero(counts)
+    begin, counts = begin[met], counts[met]
+    for chunk in _chunks(counts, CHUNK_PAIRS):
+        yield np.repeat(met[chunk], counts[chunk]), order[spread(begin[chunk], counts[chunk])]
+
+
+def overlaps(
+    a: TubeArrays,
+    b: TubeArrays,
+    same_label: bool,
+    min_iou: float,
+    label_centric: bool = False,
+    frame_iou: float | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of a video whose 3D IoU is at least `min_iou` > 0: indices into a and b int64 (k,), IoU float64 (k,).
+
+    The IoU is `utils.box_ops.tube_iou`'s, with `frame_iou` the IoU above which a frame counts as 1. With
+    `same_label` only pairs of one label. By rising a then b.
+    """
+    found = []
+    for i, j in join(*(_group(x, same_label, max(_top_label(a), _top_label(b))) for x in (a, b))):
+        shared = np.minimum(a.end[i], b.end[j]) - np.maximum(a.start[i], b.start[j]) + 1
+        most = np.minimum(shared, np.minimum(a.length[i], b.length[j]))  # frames both can have
+        union = b.length[j] if label_centric else a.length[i] + b.length[j] - most
+        keep = most / union >= min_iou
+        i, j = i[keep], j[keep]
+        iou = _pair_iou(a, b, i, j, label_centric, frame_iou)
+        keep = iou >= min_iou
+        found.append((i[keep], j[keep], iou[keep]))
+    return _concatenate(found)
+
+
+def box_overlaps(
+    a: TubeArrays, b: TubeArrays, same_label: bool, min_iou: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of boxes of one frame with an IoU of at least `min_iou`: rows of a and b int64 (k,), IoU float64."""
+    top = max(_top_label(a), _top_label(b))
+    first = min(a.frames.min(initial=0), b.frames.min(initial=0))
+    span = max(a.frames.max(initial=0), b.frames.max(initial=0)) - first + 1
+    found = []
+    for i, j in join(*(_group(x, same_label, top)[x.owner] * span + x.frames - first for x in (a, b))):
+        iou = paired_iou(a.boxes.take(i, 1).T, b.boxes.take(j, 1).T)
+        keep = iou >= min_iou
+        found.append((i[keep], j[keep], iou[keep]))
+    return _concatenate(found)
+
+
+def best_partner(pairs: tuple[np.ndarray, np.ndarray, np.ndarray], n: int, threshold: float) -> np.ndarray:
+    """For each of the n tubes of a, the tube of b that it overlaps most, -1 where no IoU reaches `threshold`;
+    int64 (n,). `pairs` as from `overlaps`."""
+    i, j, iou = (part[pairs[2] >= threshold] for part in pairs)
+    order = np.lexsort((-j, iou))
+    best = np.full(n, -1)
+    best[i[order]] = j[order]
+    return best
+
+
+def by_content(x: TubeArrays, tubes: np.ndarray) -> np.ndarray:
+    """The tubes (indices) in an order that depends on their videos, frames and boxes alone: int64 (k,).
+
+    What breaks ties by it does not depend on the order in which tubes were handed over.
+    """
+    keys = {
+        i: (x.video[i], x.start[i], x.length[i], x.tubes[i].frames.tobytes(), x.tubes[i].boxes.tobytes())
+        for i in tubes.tolist()
+    }
+    return np.array(sorted(keys, key=keys.__getitem__), np.int64)
+
+
+def check_thresholds(thresholds: float | Sequence[float]) -> list[float]:
+    """One threshold or several as a list. Raises InputError where one is not in (0, 1], or where there is none."""
+    values = np.atleast_1d(np.asarray(thresholds, np.float64)).tolist()
+    bad = [value for value in values if not 0 < value <= 1]
+    if bad or not values:
+        raise InputError(f"IoU threshold {bad[0] if bad else values}: give values above 0 and up to 1")
+    return values
+
+
+def _top_label(x: TubeArrays) -> int:
+    return int(x.label.max(initial=0))
+
+
+def _group(x: TubeArrays, same_label: bool, top_label: int) -> np.ndarray:
+    """One number for a video, or for a video and a label (-1 to `top_label`)."""
+    return x.video * (top_label + 2) + x.label if same_label else x.video
+
+
+def _concatenate(found: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    none = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    i, j, iou = (np.concatenate(parts) for parts in zip(none, *found, strict=True))
+    return i, j, iou
+
+
+def _pair_iou(
+    a: TubeArrays,
+    b: TubeArrays,
+    i: np.ndarray,
+    j: np.ndarray,
+    label_centric: bool,
+    frame_iou: float | None,
+) -> np.ndarray:
+    """The 3D IoU of tubes i of a and j of b, whose spans overlap; float64 (k,)."""
+    low, high = np.maximum(a.start[i], b.start[j]), np.minimum(a.end[i], b.end[j])
+    row_a, row_b = a.row(i, low), b.row(j, low)
+    counts = a.row(i, high + 1) - row_a
+    gapless = a.gapless[i] & b.gapless[j]
+    total, common = np.zeros(len(i)), np.where(gapless, counts, 0)
+    for kind in (gapless, ~gapless):
+        pairs = np.flatnonzero(kind & (counts > 0))
+        for chunk in _chunks(counts[pairs], CHUNK_BOXES):
+            at = pairs[chunk]
+            n = counts[at]
+            rows_a = spread(row_a[at], n)
+            begins = n.cumsum() - n
+            if gapless[at[0]]:
+                rows_b = rows_a + np.repeat(row_b[at] - row_a[at], n)
+                iou = paired_iou(a.boxes.take(rows_a, 1).T, b.boxes.take(rows_b, 1).T)
+            else:
+                rows_b = b.row(np.repeat(j[at], n), a.frames[rows_a])
+                both = b.frames[rows_b] == a.frames[rows_a]
+                iou = np.where(both, paired_iou(a.boxes.take(rows_a, 1).T, b.boxes.take(rows_b, 1).T), 0)
+                common[at] = np.add.reduceat(both, begins, dtype=np.int64)
+            if frame_iou is not None:
+                iou = np.where(iou > frame_iou, 1.0, iou)
+            total[at] = np.add.reduceat(iou, begins)
+    return total / (b.length[j] if label_centric else a.length[i] + b.length[j] - common)
