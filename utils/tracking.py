@@ -4,6 +4,7 @@ IDF1 after Ristani et al. (ECCV workshops 2016), identity switches after CLEAR M
 2008), HOTA and its parts after Luiten et al. (IJCV 2021); in detail, and over several videos, as TrackEval has them.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ def _assign(score: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 def _runs(values: np.ndarray) -> Iterator[slice]:
     """The runs of equal values."""
     edges = [*np.flatnonzero(np.diff(values, prepend=values[:1] - 1)).tolist(), len(values)]
-    return (slice(*edge) for edge in zip(edges, edges[1:], strict=False))
+    return (slice(*edge) for edge in itertools.pairwise(edges))
 
 
 def _hota(pairs: Pairs, truth: Boxes, guess: Boxes) -> dict[str, float]:

@@ -1,0 +1,276 @@
+"""Average precision against another evaluation's answers, a slower obvious version, and its properties."""
+
+import numpy as np
+import pytest
+
+from tests.test_box_ops import obvious_iou, obvious_motion
+from tests.tube_cases import jhmdb21_case, random_case
+from utils.box_ops import Tube
+from utils.misc import InputError
+from utils.video_map import average_precision, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
+
+N = 4
+THRESHOLDS = (0.2, 0.5, 0.75)
+SEEDS = range(6)
+
+
+def obvious_ap(correct: list[bool], n_gt: int, protocol: str) -> float:
+    points, found = [(0.0, 1.0)], 0
+    for n, one in enumerate(correct, 1):
+        found += one
+        points.append((found / n_gt, found / n))
+    area = 0.0
+    for k in range(1, len(points)):
+        width = points[k][0] - points[k - 1][0]
+        if protocol == "voc":
+            area += width * max(precision for _, precision in points[k:])
+        else:
+            area += width * (points[k][1] + points[k - 1][1]) / 2
+    return area
+
+
+def by_score(detections: list[tuple[str, Tube]]) -> list[tuple[str, Tube]]:
+    def key(one):
+        video, tube = one
+        return -tube.score, video, tube.frames[0], len(tube), tube.frames.tobytes(), tube.boxes.tobytes()
+
+    return sorted(detections, key=key)
+
+
+def pixel_iou(a: Tube, b: Tube, protocol: str) -> float:
+    wider = np.array([0, 0, 1, 1]) if protocol == "act" else np.zeros(4)
+    of_a = dict(zip(a.frames.tolist(), a.boxes.astype(float) + wider, strict=True))
+    of_b = dict(zip(b.frames.tolist(), b.boxes.astype(float) + wider, strict=True))
+    return sum(obvious_iou(of_a[f], of_b[f]) for f in of_a.keys() & of_b.keys()) / len(of_a.keys() | of_b.keys())
+
+
+def obvious_map(pred, gt, th, protocol, category=None) -> list[float]:
+    """AP by class; of the ground truth of one motion category, where one is given."""
+    aps = []
+    for label in range(N):
+        left = {video: [tube for tube in tubes if tube.label == label] for video, tubes in gt.items()}
+        everything = {video: list(tubes) for video, tubes in left.items()}
+        n_gt = sum(category in (None, obvious_motion(tube)) for tubes in left.values() for tube in tubes)
+        correct = []
+        for video, tube in by_score([(v, t) for v, tubes in pred.items() for t in tubes if t.label == label]):
+            ious = [pixel_iou(tube, truth, protocol) for truth in left.get(video, [])]
+            if ious and max(ious) >= th:
+                found = left[video].pop(int(np.argmax(ious)))
+                if category in (None, obvious_motion(found)):
+                    correct.append(True)
+                continue
+            near = [(pixel_iou(tube, truth, protocol), n) for n, truth in enumerate(everything.get(video, []))]
+            if category and near and max(near)[0] >= th:
+                best = max(near, key=lambda one: (one[0], -one[1]))[1]
+                if obvious_motion(everything[video][best]) != category:
+                    continue
+            correct.append(False)
+        aps.append(obvious_ap(correct, n_gt, protocol) if n_gt else np.nan)
+    return aps
+
+
+def frames_as_tubes(tubes: dict[str, list[Tube]]) -> dict[str, list[Tube]]:
+    """Each frame of each video a video of its own."""
+    out = {}
+    for video, held in tubes.items():
+        for tube in held:
+            for frame, box in zip(tube.frames.tolist(), tube.boxes, strict=True):
+                out.setdefault(f"{video} {frame:06d}", []).append(Tube([frame], [box], tube.label, tube.score))
+    return out
+
+
+def shuffled(tubes: dict[str, list[Tube]], seed: int) -> dict[str, list[Tube]]:
+    rs = np.random.RandomState(seed)
+    names = list(tubes)
+    rs.shuffle(names)
+    return {name: [tubes[name][k] for k in rs.permutation(len(tubes[name]))] for name in names}
+
+
+@pytest.mark.parametrize("protocol", ["act", "voc"])
+def test_equals_the_act_evaluation_on_jhmdb21(fixtures, protocol):
+    pred, gt, held = jhmdb21_case(fixtures)
+    ap = calc_video_map(pred, gt, 21, THRESHOLDS, protocol)
+    for row, th in zip(ap, THRESHOLDS, strict=True):
+        np.testing.assert_allclose(row, held[f"ap_{protocol}@{th}"], atol=1e-9)
+    if protocol == "act":
+        assert [round(mean_ap(row), 4) for row in ap] == [0.6743, 0.5151, 0.0516]
+
+
+@pytest.mark.parametrize("dataset", ["jhmdb21", "ucf101-24"])
+def test_equals_the_act_evaluation_on_the_annotations_themselves(shared, dataset):
+    from datasets.annotations import read_annotations
+    from datasets.project import load_project
+
+    with np.load(shared / "oracles" / "video_map.npz") as file:
+        held = {key.split("/")[1]: file[key] for key in file.files if key.startswith(dataset)}
+    project = load_project(dataset, data_root=str(shared / "data"))
+    gt = {name: video.tubes for name, video in read_annotations(project, held["gt_videos"].tolist()).items()}
+    pred = {}
+    boxes = np.split(held["pred_boxes"], held["pred_length"].cumsum()[:-1])
+    for i, video in enumerate(held["pred_video"].tolist()):
+        frames = held["pred_first_frame"][i] + np.arange(len(boxes[i]))
+        pred.setdefault(video, []).append(Tube(frames, boxes[i], int(held["pred_label"][i]), held["pred_score"][i]))
+    for protocol in ("act", "voc"):
+        ap = calc_video_map(pred, gt, len(project.labels), THRESHOLDS, protocol)
+        for row, th in zip(ap, THRESHOLDS, strict=True):
+            np.testing.assert_allclose(row, held[f"ap_{protocol}@{th}"], atol=1e-9)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_is_the_obvious_greedy_matching(seed, protocol, tied):
+    pred, gt = random_case(seed, N, tied)
+    got = calc_video_map(pred, gt, N, THRESHOLDS, protocol)
+    expected = [obvious_map(pred, gt, th, protocol) for th in THRESHOLDS]
+    assert np.isnan(expected[0]).any()
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+    np.testing.assert_array_equal(calc_video_map(pred, gt, N, 0.5, protocol), got[1])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_motion_ap_is_the_obvious_one(seed):
+    pred, gt = random_case(seed, N)
+    got = calc_motion_ap(pred, gt, N, THRESHOLDS)
+    for category in ("small", "medium", "large"):
+        expected = [obvious_map(pred, gt, th, "voc", category) for th in THRESHOLDS]
+        np.testing.assert_allclose(got[category], expected, atol=1e-12)
+        np.testing.assert_array_equal(calc_motion_ap(pred, gt, N, 0.2)[category], got[category][0])
+
+
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_frame_map_is_the_video_map_of_single_frames(seed, protocol):
+    pred, gt = random_case(seed, N)
+    rs = np.random.RandomState(seed)
+    scores = {video: [rs.rand(len(tube)) for tube in tubes] for video, tubes in pred.items()}
+    rescored = {
+        f"{video} {k} {n}": (video, Tube(tube.frames[n : n + 1], tube.boxes[n : n + 1], tube.label, score))
+        for video, tubes in pred.items()
+        for k, tube in enumerate(tubes)
+        for n, score in enumerate(scores[video][k])
+    }
+    single = {}
+    for video, tube in rescored.values():
+        single.setdefault(f"{video} {tube.frames[0]:06d}", []).append(tube)
+    got = calc_frame_map(pred, gt, N, THRESHOLDS, protocol, frame_scores=scores)
+    expected = calc_video_map(single, frames_as_tubes(gt), N, THRESHOLDS, protocol)
+    assert (np.nan_to_num(expected) > 0).any()
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_frame_map_with_the_scores_of_tubes():
+    pred, gt = random_case(0, N)
+    same = {video: [np.full(len(tube), tube.score) for tube in tubes] for video, tubes in pred.items()}
+    np.testing.assert_array_equal(calc_frame_map(pred, gt, N), calc_frame_map(pred, gt, N, frame_scores=same))
+    with pytest.raises(ValueError, match="frame_scores"):
+        calc_frame_map(pred, gt, N, frame_scores={video: [scores[:-1] for scores in same[video]] for video in same})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shuffling_predictions_changes_nothing(seed, tied):
+    pred, gt = random_case(seed, N, tied)
+    other = shuffled(pred, seed)
+    for metric in (calc_video_map, calc_frame_map):
+        np.testing.assert_array_equal(metric(pred, gt, N, 0.3), metric(other, gt, N, 0.3))
+    once, again = calc_motion_ap(pred, gt, N, 0.3), calc_motion_ap(other, gt, N, 0.3)
+    for category in once:
+        np.testing.assert_array_equal(once[category], again[category])
+
+
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+def test_a_duplicate_never_raises_ap(fixtures, protocol):
+    pred, gt, _ = jhmdb21_case(fixtures)
+    before = calc_video_map(pred, gt, 21, THRESHOLDS, protocol)
+    rs = np.random.RandomState(0)
+    for _ in range(5):
+        chosen = {video: [tube for tube in tubes if rs.rand() < 0.3] for video, tubes in pred.items()}
+        twice = {video: [*tubes, *chosen[video]] for video, tubes in pred.items()}
+        after = calc_video_map(twice, gt, 21, THRESHOLDS, protocol)
+        assert (after <= before + 1e-12).all()
+        assert after.sum() < before.sum()
+
+
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+def test_perfect_predictions_give_one(protocol):
+    gt = random_case(2, N)[1]
+    for metric in (calc_video_map, calc_frame_map):
+        ap = metric(gt, gt, N, (0.5, 1.0), protocol)
+        assert mean_ap(ap[0]) == mean_ap(ap[1]) == 1
+        assert np.isnan(ap[:, N - 1]).all()
+    for ap in calc_motion_ap(gt, gt, N, 0.5, protocol).values():
+        assert mean_ap(ap) == 1
+
+
+def test_wrong_class_wrong_video_and_nothing():
+    tube = Tube([0, 1], [[0, 0, 9, 9]] * 2, 0)
+    other = Tube(tube.frames, tube.boxes, 1)
+    assert calc_video_map({"v": [tube]}, {"v": [tube]}, 2)[0] == 1
+    assert calc_video_map({"v": [other]}, {"v": [tube]}, 2)[0] == 0
+    assert calc_video_map({"w": [tube]}, {"v": [tube]}, 2)[0] == 0
+    first_wrong = {"w": [Tube(tube.frames, tube.boxes, 0, 2.0)], "v": [tube]}
+    assert calc_video_map(first_wrong, {"v": [tube]}, 2)[0] == 0.5
+
+
+def test_of_two_actions_at_once_each_needs_its_own_detection():
+    a, b = Tube([0], [[0, 0, 10, 10]], 0, 0.9), Tube([0], [[0, 0, 10, 8]], 0, 0.8)
+    assert calc_video_map({"v": [a]}, {"v": [a, b]}, 1)[0] == 0.5
+    assert calc_video_map({"v": [a, a]}, {"v": [a, b]}, 1)[0] == 1  # the second takes what is still unmatched
+
+
+def test_motion_sets_aside_detections_of_other_categories():
+    still = Tube(np.arange(40), [[0, 0, 10, 10]] * 40, 0)
+    fast = Tube(np.arange(40), np.arange(40)[:, None] * 10.0 + [0, 100, 10, 110], 0)
+    nowhere = Tube(np.arange(40), [[500, 500, 510, 510]] * 40, 0, 2.0)
+    gt = {"v": [still, fast]}
+    ap = calc_motion_ap({"v": [still, still]}, gt, 1, 0.5)
+    assert [ap[name][0] for name in ("small", "large")] == [1, 0]
+    assert np.isnan(ap["medium"][0])
+    ap = calc_motion_ap({"v": [nowhere, still, Tube(still.frames, still.boxes, 0, 1.5), fast]}, gt, 1, 0.5)
+    assert [ap[name][0] for name in ("small", "large")] == [0.5, 0.5]
+
+
+def test_people_without_an_action_do_not_count():
+    tube = Tube([0], [[0, 0, 9, 9]], 0)
+    nobody = Tube([0], [[50, 50, 60, 60]], -1)
+    for metric in (calc_video_map, calc_frame_map):
+        assert metric({"v": [tube]}, {"v": [tube, nobody]}, 1)[0] == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+def test_nothing_predicted_and_nothing_annotated(protocol):
+    tube = Tube([0], [[0, 0, 9, 9]], 0)
+    for metric in (calc_video_map, calc_frame_map):
+        assert np.isnan(metric({}, {}, 3, protocol=protocol)).all()
+        assert np.isnan(metric({"v": [tube]}, {"v": []}, 3, protocol=protocol)).all()
+        np.testing.assert_array_equal(metric({}, {"v": [tube]}, 2, protocol=protocol), [0, np.nan])
+    assert np.isnan(mean_ap(np.full(3, np.nan)))
+    assert mean_ap(np.array([1, np.nan, 0.5])) == 0.75
+    for ap in calc_motion_ap({"v": [tube]}, {}, 3, protocol=protocol).values():
+        assert np.isnan(ap).all()
+    assert average_precision(np.zeros(0, bool), 2, protocol) == 0
+
+
+def test_mistakes_are_told():
+    tube = Tube([0], [[0, 0, 9, 9]], 0)
+    for pred, options, said in (
+        ({"v": [Tube([0], [[0, 0, 9, 9]], 2)]}, {}, "'v'.*label 2"),
+        ({"v": [Tube([0], [[0, 0, 9, 9]])]}, {}, "'v'.*label -1"),
+        ({"v": [Tube([0], [[0, 0, 9, 9]], 0, np.nan)]}, {}, "'v'.*score"),
+        ({"v": [Tube([5], [[0, 0, np.inf, 9]], 0)]}, {}, "'v'.*frame 5"),
+        ({}, {"tiou_th": 0}, "threshold 0"),
+        ({}, {"tiou_th": (0.5, 1.5)}, "threshold 1.5"),
+        ({}, {"tiou_th": ()}, "threshold"),
+        ({}, {"protocol": "coco"}, "coco"),
+    ):
+        with pytest.raises(InputError, match=said):
+            calc_video_map(pred, {"v": [tube]}, 2, **options)
+
+
+def test_frames_far_apart_need_no_memory():
+    thin = Tube([0, 10**12], [[0, 0, 9, 9]] * 2, 0)
+    half = Tube([10**12], [[0, 0, 9, 9]], 0)
+    assert calc_video_map({"v": [half]}, {"v": [thin]}, 1, 0.5)[0] == 1
+    assert calc_video_map({"v": [half]}, {"v": [thin]}, 1, 0.51)[0] == 0

@@ -1,0 +1,55 @@
+"""Generated tubes for the tests of the metrics."""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.box_ops import Tube
+
+Tubes = dict[str, list[Tube]]
+
+
+def random_case(seed: int, n_classes: int = 4, tied: bool = False) -> tuple[Tubes, Tubes]:
+    """Predictions and ground truth with gaps, duplicates, wrong classes, people close together, videos without
+    tubes or on one side only, and a last class without ground truth. With `tied`, scores repeat."""
+    rs = np.random.RandomState(seed)
+    pred: Tubes = {"only predicted": [_walk(rs, 0)]}
+    gt: Tubes = {"only annotated": [_walk(rs, 0)], "empty": []}
+    for v in range(6):
+        name = f"v{v}"
+        gt[name] = [_walk(rs, int(rs.randint(n_classes - 1))) for _ in range(rs.randint(0, 5))]
+        pred[name] = [_walk(rs, int(rs.randint(n_classes))) for _ in range(rs.randint(0, 3))]
+        for tube in gt[name]:
+            for _ in range(rs.randint(0, 4)):
+                there = rs.rand(len(tube)) < rs.choice([0.6, 0.9, 1.0])
+                there[rs.randint(len(tube))] = True
+                boxes = tube.boxes[there] + rs.normal(0, rs.choice([1, 5, 15]), 4)
+                label = tube.label if rs.rand() < 0.8 else int(rs.randint(n_classes))
+                score = round(rs.rand(), 1) if tied else rs.rand()
+                pred[name].append(Tube(tube.frames[there], boxes, label, score))
+    return pred, gt
+
+
+def _walk(rs: np.random.RandomState, label: int) -> Tube:
+    frames = rs.randint(0, 20) + np.arange(rs.randint(1, 60))
+    frames = frames[(rs.rand(len(frames)) < rs.choice([0.5, 1.0])) | (frames == frames[0])]
+    step = rs.uniform(-1, 1, 2) * rs.choice([0.2, 1, 4])
+    corner = rs.uniform(0, 60, 2) + np.outer(frames - frames[0], step)
+    return Tube(frames, np.concatenate([corner, corner + rs.uniform(20, 60, 2)], 1), label, rs.rand())
+
+
+def jhmdb21_case(fixtures: Path) -> tuple[Tubes, Tubes, dict[str, np.ndarray]]:
+    """The 268 annotated test videos of JHMDB21, noisy predictions, and what another evaluation makes of them."""
+    with np.load(fixtures / "video_map_jhmdb21.npz") as file:
+        held = dict(file)
+    both: list[Tubes] = []
+    for kind in ("pred", "gt"):
+        tubes: Tubes = {f"{v}": [] for v in range(268)} if kind == "gt" else {}
+        ends = held[f"{kind}_length"].astype(int).cumsum()
+        boxes = np.split(held[f"{kind}_boxes"], ends[:-1])
+        for i, (video, label) in enumerate(zip(held[f"{kind}_video"], held[f"{kind}_label"], strict=True)):
+            frames = int(held[f"{kind}_first_frame"][i]) + np.arange(len(boxes[i]))
+            score = float(held["pred_score"][i]) if kind == "pred" else 1.0
+            tubes.setdefault(f"{video}", []).append(Tube(frames, boxes[i], int(label), score))
+        both.append(tubes)
+    return both[0], both[1], held
