@@ -31,15 +31,15 @@ RULES = {
 
 
 class Fault(NamedTuple):
-    """A kind of fault in one tube: how many boxes have it, and the first of their frames (-1: no frame)."""
+    """A kind of fault in one tube: how many boxes have it, and the first of their frames (None: no frame)."""
 
     kind: str
     tube: int
-    frame: int
+    frame: int | None
     count: int
 
     def __str__(self) -> str:
-        place = f"tube {self.tube}" + (f", frame {self.frame}" if self.frame >= 0 else "")
+        place = f"tube {self.tube}" + (f", frame {self.frame}" if self.frame is not None else "")
         return f"{place}: {self.kind}"
 
 
@@ -85,7 +85,7 @@ def check_tubes(
             Fault(kind, i, int(frames[mask.argmax()]), int(mask.sum())) for kind, mask in masks.items() if mask.any()
         ]
         if not (isinstance(label, int) and -1 <= label < n_labels):
-            found.append(Fault("label is not in the project's labels", i, -1, 1))
+            found.append(Fault("label is not in the project's labels", i, None, 1))
         refused = any(RULES[fault.kind] == "refused" for fault in found)
         if refused:
             found = [fault for fault in found if RULES[fault.kind] == "refused"]

@@ -9,7 +9,7 @@ allocate more than the file's own size, nor bring the interpreter down.
 import math
 import pickletools
 import re
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ _ALLOWED = {
     ("numpy", "dtype"): "dtype",
     ("numpy", "ndarray"): "ndarray",
     ("_codecs", "encode"): "encode",
+    **{(module, "bytes"): "no bytes" for module in ("__builtin__", "builtins")},
     **{(module, "_reconstruct"): "array" for module in _MULTIARRAY},
     **{(module, "scalar"): "scalar" for module in _MULTIARRAY},
     **{(module, "_frombuffer"): "frombuffer" for module in _NUMERIC},
@@ -73,7 +74,7 @@ def _array(data: object, dtype: object, shape: object, fortran: bool) -> np.ndar
     if math.prod(shape) * dtype.dtype().itemsize != len(data):
         raise ValueError(f"an array of shape {shape} does not fit its {len(data)} bytes"[:120])
     flat = np.frombuffer(bytes(data), dtype.dtype())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    return flat.astype(flat.dtype.newbyteorder("=")).reshape(shape, order="F" if fortran else "C")
 
 
 def _call(function: object, args: object) -> object:
@@ -84,6 +85,8 @@ def _call(function: object, args: object) -> object:
         return _Array()
     if function.kind == "dtype":
         return _DType(args[0])
+    if function.kind == "no bytes" and not args:
+        return b""
     if function.kind == "encode" and isinstance(args[0], str) and args[1:] in (("latin1",), ("latin-1",)):
         return args[0].encode("latin1")
     if function.kind == "scalar":
@@ -193,11 +196,6 @@ class _Machine:
             raise ValueError(f"it uses the instruction {name}")
 
 
-def _instructions(data: bytes) -> Iterator[tuple[str, object]]:
-    for opcode, arg, _ in pickletools.genops(data):
-        yield opcode.name, arg
-
-
 def read_pickle(path: str | Path, what: str = "pickle") -> object:
     """The plain containers, numbers, strings and NumPy arrays that a pickle (protocol 0 to 5) holds.
 
@@ -211,8 +209,10 @@ def read_pickle(path: str | Path, what: str = "pickle") -> object:
         raise InputError(f"{path}: no readable {what} ({error.strerror})") from None
     machine = _Machine()
     try:
-        for name, arg in _instructions(data):
-            machine.step(name, arg)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in damaged strings
+            for opcode, arg, _ in pickletools.genops(data):
+                machine.step(opcode.name, arg)
         (value,) = machine.stack
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise InputError(f"{path}: refused as a {what}: {error}; get the file again from its publisher") from None

@@ -1,0 +1,221 @@
+"""Annotation formats, project files and what is refused in them."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.annotation_formats import RawTube, RawVideo
+from datasets.annotations import check_tubes, read_annotations
+from datasets.project import known_projects, load_project
+from utils.gt_tubes import make_gt_tubes
+from utils.misc import InputError
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
+
+
+def own_project(folder: Path, videos: dict, labels=("stand", "walk"), **fields) -> Path:
+    """A project of one's own with these annotated videos, all in the subset `val`."""
+    (folder / "annotations.json").write_text(json.dumps({"labels": list(labels), "videos": videos}))
+    (folder / "val.txt").write_text("".join(f"{name}\n" for name in videos))
+    project = {
+        "name": "own", "format": "json", "annotations": "annotations.json", "frames": "videos/{name}",
+        "splits": {"val": "val.txt"}, "labels": list(labels) if fields else None, **fields,
+    }  # fmt: skip
+    (folder / "own.yml").write_text(json.dumps({k: v for k, v in project.items() if v is not None}))
+    return folder / "own.yml"
+
+
+def video(*tubes: dict, n_frames: int = 10) -> dict:
+    return {"width": 100, "height": 80, "n_frames": n_frames, "tubes": list(tubes)}
+
+
+def tube(frames=(0, 1), boxes=None, label=0, **more) -> dict:
+    return {"label": label, "frames": list(frames), "boxes": boxes or [[10, 10, 30, 50]] * len(frames), **more}
+
+
+@needs_data
+def test_both_ucf101_files_give_the_same_4458_tubes():
+    a, b = (
+        read_annotations(load_project("ucf101-24", DATA, annotations=name))
+        for name in ("pyannot.pkl", "finalAnnots.mat")
+    )
+    assert list(a) == list(b) or set(a) == set(b)
+    assert sum(len(v.tubes) for v in a.values()) == 4458
+    for name, x in a.items():
+        y = b[name]
+        assert (x.n_frames, len(x.tubes)) == (y.n_frames, len(y.tubes))
+        for s, t in zip(x.tubes, y.tubes, strict=True):
+            np.testing.assert_array_equal(s.frames, t.frames)
+            np.testing.assert_array_equal(s.boxes, t.boxes)
+            assert (s.label, s.person_id) == (t.label, t.person_id)
+            assert s.frames[-1] < x.n_frames and s.frames[0] >= 0
+            assert (s.boxes[:, 2:] > s.boxes[:, :2]).all() and (s.boxes[:, 2:] <= (320, 240)).all()
+
+
+@needs_data
+def test_ucf101_labels_and_subsets_agree_with_the_video_names():
+    project = load_project("ucf101-24", DATA)
+    for name, found in read_annotations(project).items():
+        assert {project.labels[t.label] for t in found.tubes} <= {name.split("/")[0]}
+    train, val = project.split("train"), project.split("val")
+    assert (len(train), len(val), len(set(train) & set(val))) == (2284, 910, 0)
+
+
+@needs_data
+def test_jhmdb21_counts_frames_from_0_and_keeps_corners():
+    tubes = make_gt_tubes("jhmdb21", "val", {"data_root": DATA})
+    labels = load_project("jhmdb21", DATA).labels
+    assert (len(tubes), len(labels), labels[0], labels[-1]) == (268, 21, "brush_hair", "wave")
+    (first,) = tubes["brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0"]
+    assert first.frames[0] == 0 and first.frames[-1] == 39
+    np.testing.assert_array_equal(first.boxes[0], [72, 49, 248, 240])
+
+
+@needs_data
+def test_an_empty_subset_is_told():
+    with pytest.raises(InputError, match=r"'train' is empty"):
+        make_gt_tubes("jhmdb21", "train", {"data_root": DATA})
+
+
+def test_ucf101_boxes_of_small_integers_do_not_overflow(tmp_path):
+    boxes = np.array([[200, 150, 100, 90]], np.uint8)
+    held = {"A/v": {"numf": np.uint8(3), "label": 0, "annotations": [{"label": 0, "sf": 2, "ef": 3, "boxes": boxes}]}}
+    (tmp_path / "pyannot.pkl").write_bytes(pickle.dumps(held, 2))
+    (tmp_path / "list.txt").write_text("A/v.avi 1\n")
+    path = own_project(
+        tmp_path, {}, format="ucf101-24", annotations="pyannot.pkl", labels=["A"], splits={"val": "list.txt"}
+    )
+    (found,) = make_gt_tubes(path, "val")["A/v"]
+    assert found.frames.tolist() == [2] and found.boxes.tolist() == [[200, 150, 300, 240]]
+
+
+def test_own_format_labels_person_ids_and_videos_without_tubes(tmp_path):
+    path = own_project(
+        tmp_path,
+        {"a.b c": video(tube(label="walk"), tube(label=None, person_id=7), tube(label=0)), "none": video()},
+    )
+    tubes = make_gt_tubes(path, "val")
+    assert list(tubes) == ["a.b c", "none"] and tubes["none"] == []
+    assert [(t.label, t.person_id) for t in tubes["a.b c"]] == [(1, 0), (-1, 7), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (tube(boxes=[[0, 0, 5, 5], [0, 0, float("nan"), 5]]), "frame 1: box is not finite"),
+        (tube(boxes=[[0, 0, 5, 5], [0, 0, float("inf"), 5]]), "frame 1: box is not finite"),
+        (tube(boxes=[[9, 0, 5, 5], [0, 0, 5, 5]]), "frame 0: box is reversed"),
+        (tube(boxes=[[200, 0, 205, 5], [0, 0, 5, 5]]), "frame 0: box is outside"),
+        (tube(frames=(8, 10)), "frame 10: frame is beyond"),
+        (tube(frames=(-1, 0)), "frame -1: frame is negative"),
+        (tube(frames=(3, 3)), "frame 3: frame does not come after"),
+        (tube(label=2), "label is not in"),
+        (tube(label="fly"), "label is not in"),
+        (tube(frames=(1, 2, 3), boxes=[[1, 2, 3, 4]]), "frames are not 1"),
+        (tube(boxes=[["x", 0, 5, 5], [0, 0, 5, 5]]), "not numbers"),
+        ({"label": 0}, "'frames' is missing"),
+    ],
+)
+def test_impossible_annotations_are_refused_with_their_place(tmp_path, bad, text):
+    path = own_project(tmp_path, {"good": video(tube()), "v": video(tube(), bad)})
+    with pytest.raises(InputError, match=rf"annotations\.json: video 'v', tube 1.*{text}"):
+        make_gt_tubes(path, "val")
+
+
+def test_bad_videos_can_be_left_out_and_are_listed(tmp_path):
+    path = own_project(tmp_path, {"good": video(tube()), "v": video(tube(label=9))})
+    bad = {}
+    assert list(read_annotations(load_project(path), bad=bad)) == ["good"]
+    assert "'v', tube 0" in bad["v"]
+
+
+def test_one_person_in_two_places_is_refused_and_with_two_actions_is_not(tmp_path):
+    path = own_project(tmp_path, {"v": video(tube(person_id=3), tube(label=1, person_id=3))})
+    assert len(make_gt_tubes(path, "val")["v"]) == 2
+    away = tube(person_id=3, boxes=[[10, 10, 30, 50], [60, 10, 90, 50]])
+    path = own_project(tmp_path, {"v": video(tube(person_id=3), away)})
+    with pytest.raises(InputError, match="frame 1: person has two boxes"):
+        make_gt_tubes(path, "val")
+
+
+def test_empty_boxes_are_dropped_and_those_over_the_edge_kept_with_a_count(tmp_path, capsys):
+    boxes = [[5, 5, 5, 9], [-3, 5, 20, 90], [7, 7, 8, 8]]
+    path = own_project(tmp_path, {"v": video(tube(frames=(0, 1, 2), boxes=boxes))})
+    (found,) = make_gt_tubes(path, "val")["v"]
+    assert found.boxes.tolist() == boxes[1:] and found.frames.tolist() == [1, 2]
+    told = capsys.readouterr().err
+    assert "1 times: box is empty" in told and "1 times: box sticks out" in told
+
+
+def test_check_tubes_accepts_one_pixel_one_frame_and_unknown_sizes():
+    raw = RawTube(np.array([0]), np.array([[0.0, 0.0, 1.0, 1.0]]), None)
+    tubes, faults = check_tubes(RawVideo(0, 0, 0, []), [raw], 1)
+    assert not faults and tubes[0].label == -1 and tubes[0].person_id == 0
+
+
+def test_unknown_names_are_told(tmp_path):
+    with pytest.raises(InputError, match="ucf101-24"):
+        load_project("ucf")
+    assert {"ucf101-24", "jhmdb21"} <= set(known_projects())
+    path = own_project(tmp_path, {"v": video()})
+    with pytest.raises(InputError, match="no subset 'test'; it has val"):
+        make_gt_tubes(path, "test")
+    (tmp_path / "val.txt").write_text("w\n")
+    with pytest.raises(InputError, match="holds no video 'w'"):
+        make_gt_tubes(path, "val")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b", "", "a\0b", "..\\x"])
+def test_names_never_lead_outside_the_root(tmp_path, name):
+    project = load_project(own_project(tmp_path, {"v": video()}))
+    assert project.frames_path("a b/c.d@[1]") == tmp_path / "videos/a b/c.d@[1]"
+    with pytest.raises(InputError, match="not a path below"):
+        project.frames_path(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("name: [", "not a readable"),
+        ("- 1", "mapping"),
+        ("!!python/object/apply:os.system ['true']", "not a readable"),
+        ("[" * 3000, "not a readable"),
+        ("\0", "not a readable"),
+        ("name: a", "format: missing"),
+        ("{name: a/b, format: json, annotations: a, frames: '{name}', splits: {v: v}}", "name"),
+        ("{name: a, format: xml, annotations: a, frames: '{name}', splits: {v: v}}", "format"),
+        ("{name: a, format: json, annotations: a, frames: x, splits: {v: v}}", "frames"),
+        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: 3}}", "splits"),
+        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: {all_but: v}}}", "splits"),
+        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}", "labels"),
+        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, typo: 1}", "typo"),
+    ],
+)
+def test_damaged_project_files_are_told(tmp_path, text, field):
+    (tmp_path / "p.yml").write_text(text)
+    with pytest.raises(InputError, match=rf"p\.yml.*{field}"):
+        load_project(tmp_path / "p.yml")
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["jhmdb21/JHMDB-GT.test-split1.pkl", "ucf101-24/finalAnnots.mat", "json"])
+def test_damaged_annotation_files_never_give_a_traceback(tmp_path, name):
+    path = own_project(tmp_path, {"v": video(tube())}, labels=["a"])
+    data = (tmp_path / "annotations.json" if name == "json" else DATA / name).read_bytes()
+    file = tmp_path / f"damaged{Path(name).suffix or '.json'}"
+    layout = "json" if name == "json" else name.split("/")[0]
+    path = own_project(tmp_path, {"v": video(tube())}, format=layout, annotations=file.name, labels=["a"])
+    draw = np.random.default_rng(0)
+    for i in range(12):
+        damaged = bytearray(data)
+        for at in draw.integers(len(data), size=4):
+            damaged[at] ^= 1 << draw.integers(8)
+        file.write_bytes(damaged[: draw.integers(len(data))] if i % 2 else damaged)
+        try:
+            read_annotations(load_project(path))
+        except InputError as error:
+            assert file.name in str(error) and "\n" not in str(error)

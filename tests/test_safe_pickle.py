@@ -1,0 +1,116 @@
+"""Pickles are read for their data and never run."""
+
+import io
+import os
+import pickle
+import pickletools
+
+import numpy as np
+import pytest
+
+from utils.misc import InputError
+from utils.safe_pickle import read_pickle
+
+DATA = {
+    "a/b.c": [1, -2, 2**40, 1.5, None, True, "é", b"\0\xff", (1, (2,)), {"k": 3}],
+    "arrays": [
+        np.arange(6, dtype=np.uint8).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)),
+        np.array([1, 2], ">i4"),
+        np.zeros((0, 4), np.uint16),
+    ],
+    "scalars": [np.uint8(200), np.float64(0.5), np.str_("name")],
+    3: [],
+}
+
+
+def same(a, b) -> bool:
+    if isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in b)
+    if isinstance(b, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(b, np.ndarray):
+        return a.dtype == b.dtype.newbyteorder("=") and a.shape == b.shape and (a == b).all()
+    return a == b
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_data_comes_back_as_the_standard_unpickler_gives_it(tmp_path, protocol):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(DATA, protocol))
+    assert same(read_pickle(path), pickle.loads(path.read_bytes()))
+
+
+def test_one_array_twice_is_one_array(tmp_path):
+    array = np.arange(3)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([array, array]))
+    a, b = read_pickle(tmp_path / "a.pkl")
+    assert a is b and a.tolist() == [0, 1, 2]
+
+
+class _Call:
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_pickle_that_calls_anything_is_refused_before_it_runs(tmp_path, protocol, nested):
+    target = tmp_path / "made"
+    for call in (
+        _Call(os.mkdir, str(target)),
+        _Call(eval, f"open({str(target)!r}, 'w')"),
+        _Call(io.open, str(target), "w"),
+    ):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": [1, call]} if nested else call, protocol))
+        with pytest.raises(InputError, match=r"a\.pkl: refused"):
+            read_pickle(tmp_path / "a.pkl")
+        assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x02.",
+        b"(((",
+        b"r\xff\xff\xff\x7f.",  # a memo index that would allocate gigabytes
+        b"N" + b"r\xff\xff\xff\x7f" + b"(\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
+        pickle.dumps(np.array([object()], object), 2),
+        pickle.dumps({(1, 2): 3}),
+        b"cnumpy.core.multiarray\n_reconstruct\n.",
+        b"\x80\x02cnumpy\ndtype\n(U\x02f4K\x00K\x01tR.x",
+    ],
+)
+def test_malformed_and_unfit_pickles_are_refused(tmp_path, data):
+    (tmp_path / "a.pkl").write_bytes(data)
+    if data.endswith(b"R.x") or data.endswith(b"_reconstruct\n."):
+        assert not isinstance(read_pickle(tmp_path / "a.pkl"), np.dtype | np.ndarray)
+        return
+    with pytest.raises(InputError, match=r"a\.pkl"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def test_random_damage_gives_data_or_one_line(tmp_path):
+    data = pickletools.optimize(pickle.dumps(DATA, 2))
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(1500):
+        damaged = bytearray(data[: draw.integers(1, len(data) + 1)] if draw.random() < 0.3 else data)
+        for at in draw.integers(len(damaged), size=3):
+            damaged[at] = draw.integers(256)
+        (tmp_path / "a.pkl").write_bytes(damaged)
+        try:
+            read_pickle(tmp_path / "a.pkl")
+        except InputError as error:
+            refused += 1
+            assert "a.pkl" in str(error)
+    assert refused > 500
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_pickle(tmp_path / "none.pkl")

@@ -1,0 +1,262 @@
+"""Videos, shards and clips: what goes in comes out, in step, in order, and damage is told."""
+
+import json
+import tarfile
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from datasets.dataset import VideoFrames
+from datasets.make_shards import make_shards
+from datasets.project import load_project
+from datasets.transforms import apply_colour, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
+from tests.test_annotations import own_project
+from utils.misc import InputError
+
+LENGTHS = {"a.b c@!": 12, "x/[long]": 30, "one": 1, "nobody": 6}
+WIDTH, HEIGHT = 64, 48
+
+
+def draw_frame(number: int, at: int, width: int = WIDTH) -> np.ndarray:
+    """A grey picture that tells its frame's number, with a white person at x = `at`."""
+    frame = np.full((HEIGHT, width, 3), 20 + 5 * number, np.uint8)
+    frame[10:40, at : at + 10] = 255
+    return frame
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    videos = {}
+    for k, (name, length) in enumerate(LENGTHS.items()):
+        width = WIDTH + 16 * (name == "one")
+        images = folder / "videos" / name
+        images.mkdir(parents=True)
+        for i in range(length):
+            cv2.imwrite(str(images / f"{i}.png"), draw_frame(i, 4 + i, width))
+        boxes = [[4 + i, 10, 14 + i, 40] for i in range(length)]
+        tubes = [
+            {"label": k % 2, "person_id": 5, "frames": list(range(length)), "boxes": boxes},
+            {"label": 1, "person_id": 5, "frames": [0], "boxes": boxes[:1]},
+        ]
+        tubes = [] if name == "nobody" else tubes
+        videos[name] = {"width": width, "height": HEIGHT, "n_frames": length, "tubes": tubes}
+    return load_project(own_project(folder, videos))
+
+
+@pytest.fixture(scope="module")
+def shards(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {}
+    return folder
+
+
+def test_frames_of_a_folder_come_in_natural_order(project):
+    frames = VideoFrames(project.frames_path("a.b c@!"))
+    assert (len(frames), frames.size) == (12, (WIDTH, HEIGHT))
+    assert [int(frame[0, 0, 0]) for frame in frames] == [20 + 5 * i for i in range(12)]
+
+
+def test_frames_of_a_real_video_and_its_annotation_agree(shared):
+    path = shared / "data/ucf101-24/videos/SoccerJuggling/v_SoccerJuggling_g23_c01.avi"
+    frames = VideoFrames(path)
+    first = next(iter(frames))
+    assert (len(frames), frames.size, round(frames.fps, 2)) == (240, (320, 240), 29.97)
+    assert sum(1 for _ in frames) == 240
+    assert first.shape == (240, 320, 3) and first[120, :, 1].mean() > first[120, :, 2].mean()  # grass is green
+
+
+def test_unreadable_videos_are_told(tmp_path, shared):
+    whole = (shared / "data/ucf101-24/videos/SoccerJuggling/v_SoccerJuggling_g23_c01.avi").read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.avi: frame \d+ cannot be decoded \(240"):
+        list(VideoFrames(cut))
+    (tmp_path / "text.avi").write_text("not a video")
+    (tmp_path / "empty").mkdir()
+    for name in ("text.avi", "empty", "missing.avi"):
+        with pytest.raises(InputError, match=name):
+            VideoFrames(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_cut_off_and_huge_images_are_told(tmp_path, suffix):
+    folder = tmp_path / "v"
+    folder.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}{suffix}"), draw_frame(i, 4))
+    data = (folder / f"1{suffix}").read_bytes()
+    (folder / f"1{suffix}").write_bytes(data[:-20])
+    with pytest.raises(InputError, match=rf"1\{suffix}"):
+        list(VideoFrames(folder))
+    cv2.imwrite(str(folder / f"1{suffix}"), draw_frame(1, 4, 80))
+    with pytest.raises(InputError, match=rf"1\{suffix}: 80 x 48 pixels after 64 x 48"):
+        list(VideoFrames(folder))
+    size = {".png": (16, b"\0\0\xff\xff\0\0\xff\xff")}.get(suffix) or (data.index(b"\xff\xc0") + 5, b"\xff\xff\xff\xff")
+    bomb = bytearray(data)
+    bomb[size[0] : size[0] + len(size[1])] = size[1]
+    (folder / f"0{suffix}").write_bytes(bomb)
+    with pytest.raises(InputError, match=rf"0\{suffix}: 65535 x 65535"):
+        VideoFrames(folder)
+
+
+def test_webdataset_reads_the_shards(shards):
+    urls = sorted(str(path) for path in shards.glob("*.tar"))
+    assert len(urls) == 2
+    seen = {}
+    for sample in webdataset.WebDataset(urls, shardshuffle=False):
+        meta = json.loads(sample["json"])
+        seen[meta["name"]] = len(meta["offsets"]) - 1
+        last = np.frombuffer(sample["frames"], np.uint8)[meta["offsets"][-2] :]
+        assert abs(int(cv2.imdecode(last, 1)[0, -1, 0]) - (20 + 5 * (meta["n_frames"] - 1))) <= 2
+    assert seen == LENGTHS
+
+
+def test_clips_hold_the_frames_and_boxes_that_they_name(shards):
+    for train in (False, True):
+        dataset = ClipDataset(shards, 4, 3, train=train, clips_per_video=6)
+        for epoch, index in [(e, i) for e in range(3) for i in range(len(dataset))]:
+            packed = dataset.pack([(epoch, index)])
+            packed["colour"] = None
+            batch = collate(packed)
+            frames, name = batch["frames"].numpy(), batch["names"][0]
+            assert len(frames) == min(4, -(-LENGTHS[name] // 3)) and set(np.diff(frames)) <= {3}
+            images = batch["images"].permute(0, 2, 3, 1).numpy()
+            assert np.abs(images[:, 0, 0, 0].astype(int) - (20 + 5 * frames)).max() <= 2
+            for image, target in zip(images, batch["targets"], strict=True):
+                if name == "nobody":
+                    assert target["boxes"].shape == (0, 4)
+                    continue
+                ((cx, cy, w, h),) = target["boxes"].numpy() * np.tile(image.shape[1::-1], 2)
+                rows, columns = np.nonzero(image[:, :, 0] > 225)
+                assert abs(columns.mean() + 0.5 - cx) < 1 and abs(rows.mean() + 0.5 - cy) < 1
+                assert abs(w - 10) < 1e-3 and abs(h - 30) < 1e-3
+
+
+def test_a_batch_pads_masks_and_keeps_identities_apart(shards):
+    dataset = ClipDataset(shards, 2, 1, image_size=32, train=True)
+    batch = collate(dataset.pack([(0, 0), (0, 1), (0, 2), (0, 3)]))
+    assert batch["images"].shape == (7, 3, 24, 32) and batch["images"].dtype == torch.uint8
+    assert batch["clip"].tolist() == [0, 0, 1, 1, 2, 3, 3]
+    small = batch["clip"] == 2  # 80 x 48 becomes 32 x 19
+    assert batch["mask"][small, 19:].all() and not batch["mask"][small, :19].any() and not batch["mask"][~small].any()
+    assert (batch["images"][small][:, :, 19:] == 0).all() and (batch["images"][small][:, :, :19] > 0).any()
+    ids = [target["person_ids"].tolist() for target in batch["targets"]]
+    assert ids == [[0], [0], [1], [1], [2], [], []]
+    assert {int(x) for target in batch["targets"] for x in target["labels"]} == {1}
+
+
+def test_loading_is_the_same_for_any_number_of_workers_and_after_a_restart(shards):
+    dataset = ClipDataset(shards, 3, 2, train=True, seed=1, clips_per_video=3)
+    batches = epoch_batches(dataset, 2, 2)
+    runs = [list(make_loader(dataset, batches, workers)) for workers in (0, 2)]
+    runs.append(runs[0][:2] + list(make_loader(ClipDataset(shards, 3, 2, seed=1, clips_per_video=3), batches[2:], 1)))
+    for other in runs[1:]:
+        for a, b in zip(runs[0], other, strict=True):
+            assert torch.equal(a["images"], b["images"]) and a["names"] == b["names"]
+            assert all(torch.equal(s[k], t[k]) for s, t in zip(a["targets"], b["targets"], strict=True) for k in s)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("clips", [1, 3, 4])
+def test_each_clip_is_seen_once_an_epoch_over_all_ranks(shards, world, batch_size, clips):
+    dataset = ClipDataset(shards, clips_per_video=clips)
+    ranks = [epoch_batches(dataset, 0, batch_size, rank, world) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert all(batch for batches in ranks for batch in batches)
+    assert sorted(i for batches in ranks for batch in batches for _, i in batch) == list(range(4 * clips))
+    with pytest.raises(InputError, match="start fewer"):
+        epoch_batches(dataset, 0, batch_size, 0, 100)
+
+
+def test_damaged_shards_are_told_and_made_again(project, tmp_path):
+    make_shards(project, "val", tmp_path, per_shard=3)
+    path = tmp_path / "shard-000000.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        at = next(m.offset_data for m in tar if m.name.endswith(".frames"))
+    damaged = bytearray(whole)
+    damaged[at + 300] ^= 4
+    path.write_bytes(damaged)
+    dataset = ClipDataset(tmp_path, 30)
+    with pytest.raises(InputError, match=r"shard-000000\.tar: frame 0 of 'a\.b c@!' is damaged"):
+        list(make_loader(dataset, [[(0, 0)]], 1))
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"shard-000000\.tar"):
+        ClipDataset(tmp_path)
+    other = (tmp_path / "shard-000001.tar").stat().st_mtime_ns
+    make_shards(project, "val", tmp_path, per_shard=3)
+    assert path.read_bytes() == whole
+    assert (tmp_path / "shard-000001.tar").stat().st_mtime_ns == other  # what was whole was kept
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") and p.name != ".lock"]
+
+
+def test_annotations_that_do_not_fit_their_video_are_told(tmp_path):
+    videos = {}
+    for name, last in (("good", 4), ("tail", 6), ("long", 20)):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for i in range(5):
+            cv2.imwrite(str(tmp_path / "videos" / name / f"{i}.png"), draw_frame(i, 4))
+        tube = {"label": 0, "frames": list(range(last + 1)), "boxes": [[4, 10, 14, 40]] * (last + 1)}
+        videos[name] = {"width": WIDTH, "height": HEIGHT, "tubes": [tube]}
+    videos["missing"] = {"tubes": []}
+    videos["wide"] = {"width": 100, "height": HEIGHT, "tubes": []}
+    (tmp_path / "videos/wide").symlink_to(tmp_path / "videos/good")
+    project = load_project(own_project(tmp_path, videos))
+    with pytest.raises(InputError, match="long: a box is annotated at frame 20, but the video has 5 frames"):
+        make_shards(project, "val", tmp_path / "s")
+    bad = make_shards(project, "val", tmp_path / "s", skip_bad=True)
+    assert set(bad) == {"long", "missing", "wide"} and "annotated as 100 x 48" in bad["wide"]
+    kept = ClipDataset(tmp_path / "s")
+    assert [(video.name, len(video.frames)) for video in kept.videos] == [("good", 5), ("tail", 5)]
+
+
+def test_boxes_survive_resizing_and_padding_for_every_shape():
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        height, width, size = draw.integers(1, 3000, 3)
+        corners = np.sort(draw.random((5, 2, 2)), 1).reshape(5, 4) * np.tile([width, height], 2)
+        boxes = normalise_boxes(corners.astype(np.float32), width, height).astype(np.float64)
+        high, wide = resized_shape(height, width, size)
+        assert max(high, wide) == size and min(high, wide) >= 1
+        back = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
+        np.testing.assert_allclose(back * np.tile([width, height], 2), corners, atol=1e-3)
+
+
+def test_resizing_keeps_places():
+    frame = np.zeros((120, 200, 3), np.uint8)
+    frame[30:60, 50:100] = 255
+    for size in (100, 200, 400):
+        rows, columns = np.nonzero(resize(frame, size)[:, :, 0] > 127)
+        scale = size / 200
+        assert abs(rows.mean() + 0.5 - 45 * scale) < 0.6 and abs(columns.mean() + 0.5 - 75 * scale) < 0.6
+
+
+def test_colour_maps_are_the_four_changes_one_after_another():
+    grey, strength = 90.0, (0.2, 0.2, 0.2, 0.0)
+    matrix = jitter_matrix(np.random.default_rng(3), grey, strength)
+    again = np.random.default_rng(3)
+    brightness, contrast, saturation = (again.uniform(0.8, 1.2) for _ in range(3))
+    pixel = np.array([100.0, 150.0, 30.0])
+    x = brightness * pixel
+    x = contrast * x + (1 - contrast) * brightness * grey
+    x = saturation * x + (1 - saturation) * (x @ [0.299, 0.587, 0.114])
+    np.testing.assert_allclose(matrix @ [*pixel, 1], x, rtol=1e-6)
+    hue = jitter_matrix(np.random.default_rng(3), grey, (0, 0, 0, 0.1))
+    np.testing.assert_allclose(hue @ [50, 50, 50, 1], [50, 50, 50], rtol=1e-6)  # grey has no hue
+    assert abs((hue @ [*pixel, 1] - pixel) @ [0.299, 0.587, 0.114]) < 1e-6
+    assert np.abs(hue @ [*pixel, 1] - pixel).max() > 1
+
+
+def test_colours_on_the_cpu_and_by_torch_agree():
+    draw = np.random.default_rng(0)
+    images = torch.from_numpy(draw.integers(0, 256, (3, 3, 9, 7), np.uint8))
+    maps = torch.from_numpy(np.stack([jitter_matrix(draw, 100) for _ in range(3)]).astype(np.float32))
+    expected = (torch.einsum("nij,njhw->nihw", maps[:, :, :3], images.float()) + maps[:, :, 3, None, None]).round()
+    changed = apply_colour(images.clone(), maps).int()
+    assert (changed - expected.clamp(0, 255).int()).abs().max() <= 1
