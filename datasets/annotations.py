@@ -131,17 +131,20 @@ def read_annotations(
     used after a correction is told in one warning line for each kind.
     """
     source = read_source(project)
-    index = {label: i for i, label in enumerate(project.labels)}
     warned: dict[str, list[str]] = {}
     videos = {}
     for name in source.videos if names is None else names:
         try:
-            videos[name], faults = _read_video(name, source.videos, index)
+            videos[name], faults = read_video(name, source.videos, project.labels)
+            for fault in faults:
+                if RULES[fault.kind] == "refused":
+                    raise InputError(f"video {name!r}, {fault}")
         except InputError as error:
             line = f"{source.path}: {error}"
             if bad is None:
                 raise InputError(f"{line}; correct it, or leave such videos out with --skip_bad") from None
             bad[name] = line
+            videos.pop(name, None)
             continue
         for fault in faults:
             warned.setdefault(fault.kind, []).extend([f"video {name!r}, {fault}"] * fault.count)
@@ -154,15 +157,14 @@ def read_annotations(
     return videos
 
 
-def _read_video(name: str, held: dict[str, RawVideo], index: dict[str, int]) -> tuple[Video, list[Fault]]:
+def read_video(name: str, held: dict[str, RawVideo], labels: list[str]) -> tuple[Video, list[Fault]]:
+    """A video out of an annotation file, with its usable tubes and all its faults; InputError when it has no place."""
     if name not in held:
         raise InputError(f"holds no video {name!r}")
     raw = held[name]
     if min(raw.width, raw.height, raw.n_frames) < 0:
         raise InputError(f"video {name!r}: its size or number of frames is negative")
+    index = {label: i for i, label in enumerate(labels)}
     named = [t._replace(label=index.get(t.label, len(index))) if isinstance(t.label, str) else t for t in raw.tubes]
     tubes, faults = check_tubes(raw, named, len(index))
-    for fault in faults:
-        if RULES[fault.kind] == "refused":
-            raise InputError(f"video {name!r}, {fault}")
     return Video(name, raw.width, raw.height, raw.n_frames, tubes), faults

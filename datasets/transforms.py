@@ -55,12 +55,14 @@ def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[fl
     return np.column_stack([matrix, offset])
 
 
-def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) through the maps (N, 3, 4) of `jitter_matrix`, rounded and saturated; on the CPU in place."""
+def augment(images: Tensor, colour: Tensor, mirrored: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W), mirrored left to right where `mirrored` (N,) says so, through the maps (N, 3, 4) of
+    `jitter_matrix`, rounded and saturated; on the CPU in place."""
     if images.device.type == "cpu":
         frames = images.permute(0, 2, 3, 1).contiguous()
-        for frame, matrix in zip(frames.numpy(), colour.numpy(), strict=True):
-            cv2.transform(frame, matrix, dst=frame)
+        for frame, matrix, flip in zip(frames.numpy(), colour.numpy(), mirrored.tolist(), strict=True):
+            cv2.transform(cv2.flip(frame, 1) if flip else frame, matrix, dst=frame)
         return frames.permute(0, 3, 1, 2)
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], images.flatten(2).float())
     return flat.round_().clamp_(0, 255).to(torch.uint8).reshape(images.shape)

@@ -20,7 +20,7 @@ from torch import Tensor
 from datasets.make_shards import read_shards
 from datasets.transforms import (
     GREY,
-    apply_colour,
+    augment,
     clip_boxes,
     jitter_matrix,
     normalise_boxes,
@@ -153,12 +153,13 @@ class ClipDataset:
         shapes = [resized_shape(*v.stored, self.image_size) if self.image_size else v.stored for v in videos]
         high, wide = map(max, zip(*shapes, strict=True))
         images = self._buffers.take((sum(map(len, clips)), high, wide, 3), pin)
-        if len(set(shapes)) > 1:
+        padded = len(set(shapes)) > 1
+        if padded:
             images.zero_()
         ends = np.cumsum([len(frames) for frames in clips])
         parts = [images.numpy()[end - len(f) : end, :h, :w] for end, f, (h, w) in zip(ends, clips, shapes, strict=True)]
         for video, frames, part, flip in zip(videos, clips, parts, flips, strict=True):
-            self._read_clip(video, frames, part, flip)
+            self._read_clip(video, frames, part, flip and padded)
         rows = [video.rows(frames) for video, frames in zip(videos, clips, strict=True)]
         boxes = [video.boxes[r] for video, (r, _) in zip(videos, rows, strict=True)]
         ids, first_id = [], 0
@@ -184,6 +185,7 @@ class ClipDataset:
             "actions": torch.from_numpy(np.concatenate([v.actions[r] for v, (r, _) in zip(videos, rows, strict=True)])),
             "counts": torch.from_numpy(np.concatenate([count for _, count in rows])),
             "colour": None if colour is None else torch.from_numpy(colour.astype(np.float32)),
+            "mirrored": torch.tensor([flip and not padded for flip in flips]),  # still to be
             "names": [video.name for video in videos],
         }
 
@@ -202,7 +204,8 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     images = on["images"].permute(0, 3, 1, 2)
     n, _, high, wide = images.shape
     if packed["colour"] is not None:
-        images = apply_colour(images, on["colour"].repeat_interleave(on["lengths"], 0))
+        colour, mirrored = (on[key].repeat_interleave(on["lengths"], 0) for key in ("colour", "mirrored"))
+        images = augment(images, colour, mirrored)
     mask = torch.zeros((n, high, wide), dtype=torch.bool, device=device)
     if (sizes != sizes.new_tensor([high, wide])).any():
         h, w = sizes.to(device).T[:, :, None]

@@ -12,7 +12,7 @@ import webdataset
 from datasets.dataset import VideoFrames
 from datasets.make_shards import make_shards
 from datasets.project import load_project
-from datasets.transforms import apply_colour, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import augment, jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
 from tests.test_annotations import own_project
 from utils.misc import InputError
@@ -121,7 +121,8 @@ def test_clips_hold_the_frames_and_boxes_that_they_name(shards):
         dataset = ClipDataset(shards, 4, 3, train=train, clips_per_video=6)
         for epoch, index in [(e, i) for e in range(3) for i in range(len(dataset))]:
             packed = dataset.pack([(epoch, index)])
-            packed["colour"] = None
+            if train:
+                packed["colour"] = torch.eye(3, 4)[None]
             batch = collate(packed)
             frames, name = batch["frames"].numpy(), batch["names"][0]
             assert len(frames) == min(4, -(-LENGTHS[name] // 3)) and set(np.diff(frames)) <= {3}
@@ -258,5 +259,7 @@ def test_colours_on_the_cpu_and_by_torch_agree():
     images = torch.from_numpy(draw.integers(0, 256, (3, 3, 9, 7), np.uint8))
     maps = torch.from_numpy(np.stack([jitter_matrix(draw, 100) for _ in range(3)]).astype(np.float32))
     expected = (torch.einsum("nij,njhw->nihw", maps[:, :, :3], images.float()) + maps[:, :, 3, None, None]).round()
-    changed = apply_colour(images.clone(), maps).int()
+    mirrored = torch.tensor([False, True, False])
+    expected[1] = expected[1].flip(2)
+    changed = augment(images.clone(), maps, mirrored).int()
     assert (changed - expected.clamp(0, 255).int()).abs().max() <= 1
