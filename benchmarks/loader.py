@@ -1,4 +1,4 @@
-"""Clips a second from shards, against bare `cv2.imdecode` of the same JPEGs in as many processes."""
+"""Clips a second from shards with so many worker threads, against bare `cv2.imdecode` in as many processes."""
 
 import multiprocessing
 import tempfile
@@ -104,7 +104,7 @@ def measure(workers: int = 1) -> list[tuple[str, float, float, str]]:
         rates = [(_loader_rate(dataset, workers), _imdecode_rate(dataset, workers)) for _ in range(ROUNDS)]
     loader, bare = np.median(rates, 0)
     return [
-        (f"clips of {CLIP} frames, {workers} process: loader / imdecode", float(loader), float(bare), "clips/s"),
+        (f"clips of {CLIP} frames, {workers} worker: loader / imdecode", float(loader), float(bare), "clips/s"),
         ("clips of a 2,000-frame video / of a 100-frame video", _one([2000]), _one([100]), "clips/s"),
     ]
 

@@ -206,11 +206,10 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     if packed["colour"] is not None:
         colour, mirrored = (on[key].repeat_interleave(on["lengths"], 0) for key in ("colour", "mirrored"))
         images = augment(images, colour, mirrored)
-    mask = torch.zeros((n, high, wide), dtype=torch.bool, device=device)
+    mask = torch.zeros((1, 1, 1), dtype=torch.bool, device=device).expand(n, high, wide)
     if (sizes != sizes.new_tensor([high, wide])).any():
         h, w = sizes.to(device).T[:, :, None]
-        mask |= (torch.arange(high, device=device) >= h)[:, :, None]
-        mask |= (torch.arange(wide, device=device) >= w)[:, None]
+        mask = (torch.arange(high, device=device) >= h)[:, :, None] | (torch.arange(wide, device=device) >= w)[:, None]
         images = images.masked_fill(mask[:, None], 0)
     labels = torch.full_like(on["person_ids"], PERSON)
     columns = {"boxes": on["boxes"], "labels": labels, "person_ids": on["person_ids"], "actions": on["actions"]}
