@@ -5,6 +5,8 @@ Nothing is corrected or judged here; `datasets.annotations` does that, once for 
 
 import functools
 import math
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,10 @@ from utils.safe_pickle import read_pickle
 
 if TYPE_CHECKING:
     from datasets.project import Project
+
+
+_COMPRESSED = 15  # MATLAB's miCOMPRESSED
+_MAX_MAT = 2**28  # bytes of a MATLAB file's decompressed part
 
 
 class RawTube(NamedTuple):
@@ -103,6 +109,26 @@ def _xywh(boxes: object) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
 
+def _check_mat(path: Path) -> None:
+    """InputError when a MATLAB 5 file is cut off or a checksum of its compressed parts is wrong.
+
+    SciPy's reader does not look, and damage can bring the interpreter down.
+    """
+    data, at = path.read_bytes(), 128
+    try:
+        if data[124:128] != b"\x00\x01IM" or len(data) == at:
+            raise ValueError("its header is not of MATLAB 5, little-endian")
+        while at < len(data):
+            kind, size = struct.unpack_from("<II", data, at)
+            stream = zlib.decompressobj()
+            stream.decompress(data[at + 8 : at + 8 + size], _MAX_MAT)
+            if kind != _COMPRESSED or not stream.eof or stream.unused_data:
+                raise ValueError("it is cut off, or not compressed")
+            at += 8 + size
+    except (ValueError, struct.error, zlib.error) as error:
+        raise InputError(f"{path}: damaged MATLAB file ({error}); get it again, or use pyannot.pkl") from None
+
+
 def _ucf101(path: Path) -> Source:
     """`pyannot.pkl` or `finalAnnots.mat`: boxes x, y, w, h; every UCF101 video is 320 x 240.
 
@@ -112,6 +138,7 @@ def _ucf101(path: Path) -> Source:
     """
     videos = {}
     if path.suffix == ".mat":
+        _check_mat(path)
         try:
             annotations = scipy.io.loadmat(path, variable_names=["annot"])["annot"].reshape(-1)
         except Exception as error:  # SciPy's reader raises whatever its parts raise on damaged files
