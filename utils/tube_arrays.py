@@ -11,6 +11,7 @@ from utils.box_ops import Tube, paired_iou
 from utils.misc import InputError
 
 CHUNK_BOXES = 8192  # compared at a time: what a core's cache holds
+BLOCK = 16  # frames that are summed up by one hull to rule pairs out
 CHUNK_PAIRS = 1 << 20  # considered at a time: bounds the memory where every tube meets every other
 
 
@@ -72,6 +73,32 @@ class TubeArrays:
     @cached_property
     def _key_step(self) -> int:
         return int(np.ptp(self.frames)) + 2
+
+    @cached_property
+    def block_start(self) -> np.ndarray:
+        """int64 (n,) number of the first block of BLOCK frames of the video that the tube is in."""
+        return self.start // BLOCK
+
+    @cached_property
+    def block_offset(self) -> np.ndarray:
+        """int64 (n + 1,) where a tube's blocks, from its first to its last, stand in `blocks`."""
+        return np.append(0, (self.end // BLOCK - self.block_start + 1).cumsum())
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """float64 (6, B): hull of a block xyxy, area of its smallest box, number of boxes; 0 where it has none."""
+        place = (self.block_offset[:-1] - self.block_start)[self.owner] + self.frames // BLOCK
+        begin = np.flatnonzero(np.diff(place, prepend=-1))
+        x0, y0, x1, y1 = self.boxes
+        area = np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)
+        table = np.zeros((6, self.block_offset[-1]))
+        table[:, place[begin]] = [
+            *(np.minimum.reduceat(part, begin) for part in (x0, y0)),
+            *(np.maximum.reduceat(part, begin) for part in (x1, y1)),
+            np.minimum.reduceat(area, begin),
+            np.diff(begin, append=len(place)),
+        ]
+        return table
 
     def row(self, tube: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """The first row of each tube that is not before `frame`, which lies in its span or one past it; int64 (k,)."""
@@ -170,7 +197,10 @@ def overlaps(
         most = np.minimum(shared, np.minimum(a.length[i], b.length[j]))  # frames both can have
         union = b.length[j] if label_centric else a.length[i] + b.length[j] - most
         keep = most / union >= min_iou
-        i, j = i[keep], j[keep]
+        i, j, shared = i[keep], j[keep], shared[keep]
+        if shared.sum() > 4 * (len(a.frames) + len(b.frames)):  # hulls pay where each box is compared often
+            keep = _iou_bound(a, b, i, j, label_centric, frame_iou) >= min_iou
+            i, j = i[keep], j[keep]
         iou = _pair_iou(a, b, i, j, label_centric, frame_iou)
         keep = iou >= min_iou
         found.append((i[keep], j[keep], iou[keep]))
@@ -236,6 +266,38 @@ def _concatenate(found: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.nd
     none = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     i, j, iou = (np.concatenate(parts) for parts in zip(none, *found, strict=True))
     return i, j, iou
+
+
+def _iou_bound(
+    a: TubeArrays, b: TubeArrays, i: np.ndarray, j: np.ndarray, label_centric: bool, frame_iou: float | None
+) -> np.ndarray:
+    """What the 3D IoU of tubes i of a and j of b, whose spans overlap, is not above; float64 (k,).
+
+    In a block the IoU of two boxes is at most that of the overlap of the hulls with the smallest boxes.
+    """
+    if a.block_offset[-1] + b.block_offset[-1] > len(a.frames) + len(b.frames):  # frames too thin for blocks
+        return np.full(len(i), np.inf)
+    low = np.maximum(a.block_start[i], b.block_start[j])
+    row_a, row_b = (x.block_offset[k] + low - x.block_start[k] for x, k in ((a, i), (b, j)))
+    counts = np.minimum(a.block_offset[i + 1] - row_a, b.block_offset[j + 1] - row_b)
+    total, common = np.zeros(len(i)), np.zeros(len(i))
+    for chunk in _chunks(counts, CHUNK_BOXES):
+        n = counts[chunk]
+        rows = spread(row_a[chunk], n)
+        ax0, ay0, ax1, ay1, area_a, n_a = a.blocks.take(rows, 1)
+        bx0, by0, bx1, by1, area_b, n_b = b.blocks.take(rows + np.repeat(row_b[chunk] - row_a[chunk], n), 1)
+        inter = np.maximum(np.minimum(ax1, bx1) - np.maximum(ax0, bx0), 0)
+        inter *= np.maximum(np.minimum(ay1, by1) - np.maximum(ay0, by0), 0)
+        union = np.maximum(area_a + area_b - inter, inter)
+        iou = inter / np.where(union > 0, union, 1)
+        if frame_iou is not None:
+            iou = np.where(iou > frame_iou - 1e-9, 1.0, iou)
+        both = np.minimum(n_a, n_b)
+        begins = n.cumsum() - n
+        total[chunk] = np.add.reduceat(iou * both, begins)
+        common[chunk] = np.add.reduceat(both, begins)
+    frames = b.length[j] if label_centric else a.length[i] + b.length[j] - common
+    return total / frames * (1 + 1e-9)
 
 
 def _pair_iou(
