@@ -1,17 +1,20 @@
 """DETR (Carion 2020): the detector, its loss and its output in pixels."""
 
 import argparse
+import contextlib
+import functools
 import itertools
+import math
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbone import CHANNELS, Backbone
+from models.backbone import CHANNELS, Backbone, fuse_batchnorm
 from models.matcher import HungarianMatcher
 from models.position_encoding import SinePositionEncoding
-from models.transformer import Transformer
+from models.transformer import Attention, Transformer
 from utils.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
 from utils.distributed import rank_mean
 from utils.misc import InputError
@@ -51,9 +54,15 @@ _CHOICES = {"backbone": tuple(CHANNELS), "position_embedding": ("sine",), "norm"
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 RGB (..., 3, H, W) -> float32, with ImageNet's mean and deviation, on the same device."""
-    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device)[:, None, None] * 255
-    deviation = torch.tensor([0.229, 0.224, 0.225], device=images.device)[:, None, None] * 255
+    mean, deviation = _statistics(images.device)
     return (images.float() - mean) / deviation
+
+
+@functools.cache  # a new constant would make the host wait for the GPU at every batch
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None] * 255
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None] * 255
+    return mean, deviation
 
 
 class _MLP(nn.Module):
@@ -105,23 +114,30 @@ class DETR(nn.Module):
         self.class_embed = nn.Linear(d, config["num_classes"] + 1)
         self.bbox_embed = _MLP(d, 4, 3)
         self.aux_loss = config["aux_loss"]
+        self.dtype: torch.dtype | None = None  # set by `for_inference`
 
     def forward(self, images: Tensor | list[Tensor], mask: Tensor | None = None) -> dict:
         """`images`: float (B, 3, H, W), normalised (`normalize`), with `mask` bool (B, H, W) True on padding
         or None; or a list of (3, H, W), padded here.
 
         Returns `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh over the unpadded picture,
-        `queries` (B, N, d) of the last decoder layer, `features` (B, c, h, w) of the backbone and, in
-        training, `aux_outputs`, a list of logits and boxes of the earlier layers.
+        `queries` (B, N, d) of the last decoder layer, all float32, `features` (B, c, h, w) of the backbone
+        and, in training, `aux_outputs`, a list of logits and boxes of the earlier layers.
         """
         if not isinstance(images, Tensor):
             images, mask = pad_images(list(images))
-        features = self.backbone(images)
-        if mask is not None:
-            mask = F.interpolate(mask[:, None].float(), size=features.shape[-2:])[:, 0] > 0.5
-        pos = self.position(mask, tuple(features.shape[-2:]), features.device)
-        states, _ = self.transformer(self.input_proj(features), mask, self.query_embed.weight, pos)
-        logits, boxes = self.class_embed(states), self.bbox_embed(states).float().sigmoid()
+        device = images.device.type
+        with contextlib.nullcontext() if self.dtype is None else torch.autocast(device, self.dtype):
+            features = self.backbone(images)
+            if mask is not None:
+                mask = F.interpolate(mask[:, None].float(), size=features.shape[-2:])[:, 0] > 0.5
+            pos = self.position(mask, tuple(features.shape[-2:]), features.device)
+            # full precision between the layers and in the heads: bf16 rounds a box at 500 pixels by up to 2
+            embed = self.query_embed.weight
+            states, _ = self.transformer(self.input_proj(features).to(embed.dtype), mask, embed, pos)
+        with torch.autocast(device, enabled=False):
+            states = states.to(embed.dtype)
+            logits, boxes = self.class_embed(states), self.bbox_embed(states).sigmoid()
         out = {
             "pred_logits": logits[-1],
             "pred_boxes": boxes[-1],
@@ -132,6 +148,23 @@ class DETR(nn.Module):
             earlier = zip(logits[:-1], boxes[:-1], strict=True)
             out["aux_outputs"] = [{"pred_logits": a, "pred_boxes": b} for a, b in earlier]
         return out
+
+
+@torch.no_grad()
+def for_inference(detr: DETR, dtype: torch.dtype | None = None) -> DETR:
+    """Change `detr` in place into its fast form, for inference alone: normalisation folded into the
+    convolutions, channels last, weights of `dtype` (bfloat16 or float16; None keeps float32).
+
+    Its answers stay float32 and those of the original up to rounding; its state dict does not. Call it on
+    the target device and without autocast around it.
+    """
+    fuse_batchnorm(detr.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
+    detr.dtype = dtype
+    if dtype is not None:
+        for part in (*detr.backbone.modules(), detr.input_proj, *detr.transformer.modules()):
+            if isinstance(part, nn.Conv2d | nn.Linear | Attention):
+                part.to(dtype)
+    return detr
 
 
 class SetCriterion(nn.Module):
@@ -215,11 +248,24 @@ class PostProcess(nn.Module):
     def forward(self, outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
         """`sizes` (B, 2): height and width in pixels of each original picture."""
         scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
-        height, width = sizes.unbind(1)
+        height, width = sizes.to(scores.device).unbind(1)
         scale = torch.stack([width, height, width, height], 1)[:, None]
         boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"]) * scale
         rows = zip(scores, labels, boxes, strict=True)
         return [{"scores": s, "labels": c, "boxes": b} for s, c, b in rows]
+
+
+def _checked(name: str, value: object) -> bool | int | float | str:
+    """`value` in the type of the setting's default; InputError when it is not one of its values."""
+    kind, choices = type(DETR_CONFIG[name]), _CHOICES.get(name)
+    if choices:
+        if value not in choices:
+            raise InputError(f"detector setting {name}={value!r}: choose from {', '.join(choices)}")
+        return value
+    least = 1 if kind is int else 0
+    if not isinstance(value, int | float) or not least <= value < math.inf or kind(value) != value:
+        raise InputError(f"detector setting {name}={value!r}: must be a {kind.__name__} of at least {least}")
+    return kind(value)
 
 
 def full_config(config: Mapping | argparse.Namespace) -> dict:
@@ -228,9 +274,8 @@ def full_config(config: Mapping | argparse.Namespace) -> dict:
     if unknown := sorted(given.keys() - DETR_CONFIG.keys()):
         raise InputError(f"detector setting {unknown[0]!r} does not exist; there are {', '.join(DETR_CONFIG)}")
     whole = {**DETR_CONFIG, **given}
-    for name, choices in _CHOICES.items():
-        if whole[name] not in choices:
-            raise InputError(f"detector setting {name}={whole[name]!r}: choose from {', '.join(choices)}")
+    for name, value in whole.items():
+        whole[name] = _checked(name, value)
     if not 1 <= whole["stages"] <= 4:
         raise InputError(f"detector setting stages={whole['stages']}: a ResNet has 1 to 4 stages")
     if whole["hidden_dim"] % whole["nheads"] or whole["hidden_dim"] % 4:

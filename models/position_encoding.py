@@ -23,6 +23,8 @@ class SinePositionEncoding(nn.Module):
             return self._encode(~mask)
         key = (size, device)
         if key not in self._unpadded:
+            if len(self._unpadded) == 64:  # training on many shapes must not fill the memory
+                self._unpadded.clear()
             self._unpadded[key] = self._encode(torch.ones(1, *size, dtype=torch.bool, device=device))
         return self._unpadded[key]
 

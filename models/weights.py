@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.detr import DETR, DETR_CONFIG, PostProcess, SetCriterion, build_model, full_config
+from models.detr import DETR, DETR_CONFIG, PostProcess, SetCriterion, full_config
 from utils.files import atomic, load_torch
 from utils.misc import InputError
 
@@ -26,6 +26,8 @@ OFFICIAL = {
 }
 """Names for `--detr` and the files of the official release, whose names end in the start of their SHA-256."""
 
+_FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes")
+_FROM_SHAPES += ("pre_norm", "norm", "stages")
 _BLOCKS = {2: "resnet18", 6: "resnet50", 23: "resnet101"}  # residual blocks of the third stage; 34 has 6 basic ones
 
 
@@ -51,16 +53,22 @@ def load_detr(
             raise InputError(f"{source}: no such detector checkpoint; give a file or one of {', '.join(OFFICIAL)}")
     held = load_torch(path, "detector checkpoint")
     state = held.get("model") if isinstance(held, dict) else None
-    if not (isinstance(state, dict) and "query_embed.weight" in state):
+    if not (_is_weights(state) and "query_embed.weight" in state):
         raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state or held)}")
     try:
-        config = full_config(held["config"]) if "config" in held else infer_config(state, path.name)
-        models = build_model(config)
-    except (InputError, TypeError, ValueError, LookupError) as error:
-        raise InputError(f"{path}: its detector cannot be built ({error})") from None
-    load_weights(models[0], state, path)
-    detr, criterion, postprocess = (model.to(device).eval() for model in models)
-    return detr, criterion, postprocess, config
+        told = infer_config(state, path.name)
+        config = full_config(held.get("config", told))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError):
+        raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state)}") from None
+    for name in _FROM_SHAPES:  # before anything is built from sizes that a file claims
+        if config[name] != told[name]:
+            raise InputError(f"{path}: its config says {name}={config[name]}, its weights {told[name]}; it is damaged")
+    with torch.device("meta"):  # no time lost on random weights
+        detr = DETR(config)
+    load_weights(detr.to_empty(device=device), state, path)
+    return detr.eval(), SetCriterion(config).to(device).eval(), PostProcess(), config
 
 
 def infer_config(state: Mapping[str, Tensor], name: str = "") -> dict:
@@ -92,7 +100,7 @@ def infer_config(state: Mapping[str, Tensor], name: str = "") -> dict:
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load strictly; InputError names the first names or shapes that differ and what `state` holds."""
-    if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
+    if not _is_weights(state):
         raise InputError(f"{source}: not weights; it holds {describe(state)}")
     own = module.state_dict()
     faults = [f"{name} is missing" for name in own if name not in state]
@@ -108,6 +116,10 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
             f"{source}: weights of another architecture: {'; '.join(faults[:3])}{more}; it holds {describe(state)}"
         )
     module.load_state_dict(state)
+
+
+def _is_weights(state: object) -> bool:
+    return isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
 
 
 def describe(state: object) -> str:

@@ -124,9 +124,11 @@ def test_a_file_that_the_server_lacks(tmp_path, server):
         (b"not a checkpoint", "detr.pth: not a readable detector checkpoint"),
         ({"model": {"fc1.weight": torch.zeros(2)}, "config": {}}, "not a detector.*1 entries .fc1.weight"),
         ([1, 2], "not a detector.*a list"),
-        ({"model": {"query_embed.weight": torch.zeros(4, 8)}}, "detr.pth: its detector cannot be built"),
-        ({"model": {"query_embed.weight": 3}, "config": SMALL}, "detr.pth: not weights"),
-        ({"model": {"query_embed.weight": torch.zeros(4)}, "config": {"wide": 3}}, "detr.pth.*'wide'"),
+        ({"model": {"query_embed.weight": torch.zeros(4, 8)}}, "detr.pth: not a detector.*1 entries"),
+        ({"model": {"query_embed.weight": 3}, "config": SMALL}, "detr.pth: not a detector"),
+        ({"model": {}, "config": 3}, "detr.pth: not a detector"),
+        ({"model": {"query_embed.weight": torch.zeros(4)}}, "detr.pth: not a detector"),
+        ({"model": build_model(SMALL)[0].state_dict(), "config": {"wide": 3}}, "detr.pth.*'wide'"),
     ],
 )
 def test_files_that_are_no_detector_are_named(tmp_path, content, said):
@@ -135,6 +137,23 @@ def test_files_that_are_no_detector_are_named(tmp_path, content, said):
         path.write_bytes(content)
     else:
         torch.save(content, path)
+    with pytest.raises(InputError, match=said):
+        load_detr(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_queries": 10**12}, "its config says num_queries=1000000000000, its weights 5"),
+        ({"enc_layers": 10**12}, "its config says enc_layers"),
+        ({"nheads": 0}, "nheads=0: must be a int of at least 1"),
+        ({"dropout": float("nan")}, "dropout=nan"),
+        ({"backbone": "resnet50"}, "weights of another architecture: backbone.0.body.layer1.0"),
+    ],
+)
+def test_a_config_that_does_not_fit_its_weights_builds_nothing(tmp_path, small_state, change, said):
+    path = tmp_path / "detr.pth"
+    torch.save({"model": small_state, "config": SMALL | change, "epoch": 1}, path)
     with pytest.raises(InputError, match=said):
         load_detr(path)
 
