@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models.backbone import fuse_batchnorm
 from models.detr import PERSON, build_model, for_inference, normalize
