@@ -31,12 +31,12 @@ def test_all_pairs_are_those_of_tube_iou(options, step):
         [[tube_iou(x, y, label_centric, (frame_iou is not None, frame_iou or 0)) for y in tubes[1]] for x in tubes[0]]
     )
     for same_label in (False, True):
-        for threshold in (1e-9, 0.2, 0.5):
+        for threshold in (1e-9, 0.1, 0.5):
             i, j, iou = overlaps(a, b, same_label, threshold, label_centric, frame_iou)
             wanted = (exact >= threshold) & ((a.label[:, None] == b.label) | (not same_label))
             np.testing.assert_array_equal(np.stack([i, j]), np.nonzero(wanted))
             np.testing.assert_allclose(iou, exact[wanted], atol=1e-12)
-            assert len(iou) > 10
+            assert len(iou) > 20 or threshold == 0.5
 
 
 def test_all_boxes_of_a_frame_meet():

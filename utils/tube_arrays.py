@@ -11,7 +11,7 @@ from utils.box_ops import Tube, paired_iou
 from utils.misc import InputError
 
 CHUNK_BOXES = 8192  # compared at a time: what a core's cache holds
-BLOCK = 16  # frames that are summed up by one hull to rule pairs out
+BLOCK = 32  # frames that are summed up by one hull to rule pairs out
 CHUNK_PAIRS = 1 << 20  # considered at a time: bounds the memory where every tube meets every other
 
 

@@ -1,0 +1,320 @@
+"""The embedded data set, drawn by the program and fixed by a seed: `python -m datasets.synthetic`.
+
+Written to `<data_root>/synthetic/`: `videos/<name>.avi` (Motion JPEG), `annotations.json` (the project's own
+format) and the lists `train.txt` and `val.txt`. One to four people a video act, pause and act again, before a
+moving camera. Every third video is "fast", as if filmed at a low frame rate: its people dash and leap by about
+a body's width a frame, in most of them one after another so that each lands where the next one just stood. Boxes
+of consecutive frames then hardly overlap, or those of different people do.
+
+Annotation. One tube for each stretch of an action, one after another with the same `person_id`. Pauses are
+tubes with `"label": null`, a person without action (`Tube.label` -1): they train the detector and the identities
+of query matching and count as people in tracking, but are no ground truth of any action. A box is the extent of
+what can be seen, within the picture; a person of whom less than `MIN_VISIBLE` can be seen is not annotated in that
+frame.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.figures import ACTIONS, IDLE, LIFT, POSE_SIZE, TURN, Action, Look, draw_looks, figure, mirrored, paint
+from datasets.scenery import MARGIN, background
+from utils.cli import Parser, positive_int, run
+from utils.files import atomic, remove_parts, write_json
+from utils.misc import InputError, rng
+
+FPS = 25.0
+MIN_VISIBLE = 0.2  # of a person's area, to be annotated
+FAST_EVERY = 3  # one video in so many
+QUALITY = 95  # of the JPEGs
+# how often an action is chosen, 1 where not given: fast videos hold the travelling ones
+FAST_ODDS = {"run": 40.0, "jump": 15.0}
+SLOW_ODDS = {"run": 0.4, "jump": 0.6}
+IN_LINE = 0.9  # share of the fast videos whose people follow one another
+_BLEND = {False: np.array([1, 2, 3, 2, 1]) / 9, True: np.array([1, 2, 1]) / 4}  # of poses and directions, slow and fast
+
+
+class Stretch(NamedTuple):
+    """What a person does from frame `first` to before `end`; period and speed are factors of the action's own."""
+
+    label: int
+    first: int
+    end: int
+    period: float
+    speed: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A video before it is drawn: T frames, P people; lengths in picture heights.
+
+    `poses` (T, P, POSE_SIZE), `feet` (T, P, 2) on the floor, `labels` int (T, P), -1 without action, `stature` (P,),
+    `camera` (T, 3): shift right, shift down, zoom.
+    """
+
+    width: int
+    height: int
+    background: np.ndarray
+    looks: list[Look]
+    poses: np.ndarray
+    feet: np.ndarray
+    labels: np.ndarray
+    stature: np.ndarray
+    camera: np.ndarray
+
+
+def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stretch]:
+    """Stretches that cover the video: pause, action, pause, ..."""
+    pace = min(1.0, n_frames / 48)
+    pauses, acts, odds = ((2, 6), (20, 36), FAST_ODDS) if fast else ((6, 14), (16, 30), SLOW_ODDS)
+    chances = np.array([odds.get(name, 1.0) for name in ACTIONS])
+    stretches: list[Stretch] = []
+    start, acting = 0, random.random() < 0.2
+    while start < n_frames:
+        long = max(2, round(pace * random.integers(*(acts if acting else pauses), endpoint=True)))
+        act = acting and n_frames - start >= 12 * pace
+        label = int(random.choice(len(chances), p=chances / chances.sum())) if act else -1
+        end = start + long if n_frames - start - long >= 3 else n_frames
+        stretches.append(Stretch(label, start, end, *random.uniform(0.87, 1.15, 2)))
+        start, acting = end, not acting
+    return stretches
+
+
+def _smooth(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Along the last axis, the ends repeated."""
+    wide = len(kernel) // 2
+    padded = np.pad(values.astype(np.float64), [(0, 0)] * (values.ndim - 1) + [(wide, wide)], mode="edge")
+    return np.apply_along_axis(np.convolve, -1, padded, kernel, "valid")
+
+
+def _perform(
+    script: list[Stretch], start: float, way: float, bounds: tuple[float, float], stature: float, dash: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One person's poses (T, POSE_SIZE), places from left to right (T,) and labels (T,).
+
+    `way` is 1 to the right and -1 to the left at first; the path turns back at the bounds. `dash` (T,) is
+    what a dash covers in each frame, 0 in a video that is not fast.
+    """
+    fast, n_frames, names = bool(dash.any()), script[-1].end, list(ACTIONS)
+    frames, labels = np.arange(n_frames), np.full(n_frames, -1)
+    shares, speeds = np.zeros((2, len(script), n_frames))
+    poses = np.zeros((len(script), n_frames, POSE_SIZE))
+    for i, (label, first, end, period, speed) in enumerate(script):
+        action: Action = IDLE if label < 0 else ACTIONS[names[label]]
+        labels[first:end], shares[i, first:end] = label, 1
+        poses[i] = [action.pose(c) for c in (frames - first) / (action.period * period)]
+        speeds[i] = action.speed * stature * speed
+        if fast and action is ACTIONS["run"]:
+            speeds[i] = dash
+        elif fast and action is ACTIONS["jump"]:  # a leap carries its person only while the feet are off the floor
+            speeds[i] = dash * (poses[i, :, LIFT] > 0.02)
+    speed = (speeds * (shares if fast else _smooth(shares, _BLEND[False]))).sum(0)
+    pose = np.einsum("kt,ktd->td", _smooth(shares, _BLEND[fast]), poses)
+    low, span = bounds[0], bounds[1] - bounds[0]
+    turns = (start - low + way * np.concatenate([[0], np.cumsum(speed)[:-1]])) / span
+    back = np.floor(turns) % 2 == 1
+    place = low + span * np.where(back, 1 - turns % 1, turns % 1)
+    pose[:, TURN] *= _smooth(way * np.where(back, -1.0, 1.0), _BLEND[True])
+    return pose, place, labels
+
+
+def plan(
+    random: np.random.Generator, n_frames: int, width: int, height: int, max_people: int = 4, fast: bool = False
+) -> Scene:
+    """Draw up a scene: who is there, what they do and where, and how the camera moves."""
+    n = int(random.integers(min(3, max_people) if fast else 1, max_people, endpoint=True))
+    aspect = width / height
+    bounds = (0.12, aspect - 0.12)
+    span = bounds[1] - bounds[0]
+    spread = random.permutation((np.arange(n) + random.uniform(0.2, 0.8, n)) / n)
+    near = 0.4 + 0.5 * spread if fast else spread
+    stature = (0.34 + 0.28 * near) * random.uniform(0.9, 1.1, n)
+    order = random.permutation(n)
+    ways = random.choice([-1.0, 1.0], n)
+    in_line = fast and random.random() < IN_LINE
+    step = stature.mean() * random.uniform(0.5, 0.7)
+    dash = np.repeat(step * random.uniform(0.8, 1.2, (n_frames, 1)), n, 1)
+    if in_line:
+        starts = bounds[0] + min(step, span / n) * (order + random.uniform(0.35, 0.65, n))
+        scripts, ways[:] = [_script(random, n_frames, fast)] * n, ways[0]
+    else:
+        dash *= random.uniform(0.8, 1.2, dash.shape)
+        starts = bounds[0] + span * (order + random.uniform(0.2, 0.8, n)) / n
+        scripts = [_script(random, n_frames, fast) for _ in range(n)]
+    acts = [_perform(scripts[i], starts[i], ways[i], bounds, stature[i], dash[:, i] * fast) for i in range(n)]
+    poses, places, labels = (np.stack(parts, 1) for parts in zip(*acts, strict=True))
+    for p in np.flatnonzero(random.random(n) < 0.5):
+        poses[:, p] = mirrored(poses[:, p])
+    feet = np.stack([places, np.broadcast_to(0.74 + 0.22 * near, places.shape)], -1)
+    time = np.arange(n_frames)[:, None]
+    swing = np.sin(2 * np.pi * (time / random.uniform(35, 110, 3) + random.random(3)))
+    shake = _smooth(random.standard_normal((3, n_frames)), np.ones(5) / 5).T
+    camera = swing * random.uniform(0, [0.1, 0.025, 0.06]) + shake * random.choice([0.0, 1.0]) * [0.012, 0.012, 0.004]
+    camera[:, 2] += 1
+    scenery = background(random, width, height)
+    return Scene(width, height, scenery, draw_looks(random, n), poses, feet, labels, stature, camera)
+
+
+def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw frame `t` with the people `shown` (default: all; shadows are always all people's).
+
+    -> frame uint8 BGR (H, W, 3); boxes float64 (P, 4) xyxy in pixels, the visible extent, zeros where nothing is;
+    share of each person's area that is visible, float64 (P,).
+    """
+    width, height, (right, down, zoom) = scene.width, scene.height, scene.camera[t]
+    fine = max(2, round(480 / height))
+    middle = np.array([width / height, 1]) / 2
+    feet = ((scene.feet[t] - middle - [right, down]) * zoom + middle) * height
+    stature = scene.stature * zoom * height
+
+    scale = scene.background.shape[0] / (1 + 2 * MARGIN)
+    corner = (middle * (1 - 1 / zoom) + [right, down] + MARGIN) * scale
+    grid = np.array([[scale / zoom / height, 0, corner[0]], [0, scale / zoom / height, corner[1]]])
+    frame = cv2.warpAffine(scene.background, grid, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    shade = np.zeros((height, width), np.uint8)
+    for (x, y), tall in zip(feet, stature, strict=True):
+        cv2.ellipse(shade, ((x, y - 0.01 * tall), (0.34 * tall, 0.08 * tall), 0), 255, -1, cv2.LINE_AA)
+    frame = frame * (1 - shade[..., None] * np.float32(0.4 / 255))
+
+    canvas = np.zeros((height * fine, width * fine, 4), np.uint8)
+    area = np.zeros(len(feet))
+    reach = np.zeros((len(feet), 4), int)
+    for p in sorted(range(len(feet)) if shown is None else shown, key=lambda i: feet[i, 1]):
+        blobs = figure(scene.poses[t, p], scene.looks[p], tuple(feet[p] * fine), stature[p] * fine)
+        points = np.concatenate([outline for outline, _ in blobs])
+        low, high = np.floor(points.min(0)).astype(int) - 1, np.ceil(points.max(0)).astype(int) + 2
+        alone = np.zeros((high - low)[::-1], np.uint8)
+        paint(alone, blobs, 1, tuple(low))
+        area[p] = np.count_nonzero(alone)
+        paint(canvas, blobs, p + 1)
+        reach[p] = np.clip([*low, *high], 0, [width * fine, height * fine] * 2)
+    boxes, seen = np.zeros((len(feet), 4)), np.zeros(len(feet))
+    for p in np.flatnonzero(area):
+        x0, y0, x1, y1 = reach[p]
+        mask = canvas[y0:y1, x0:x1, 3] == p + 1
+        if mask.any():
+            columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+            boxes[p] = np.array([x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1]) / fine
+            seen[p] = np.count_nonzero(mask) / area[p]
+    canvas[..., 3] = np.where(canvas[..., 3] > 0, 255, 0)
+    people = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    frame = frame * (1 - people[..., 3:] / 255) + people[..., :3]
+    return np.clip(np.round(frame), 0, 255).astype(np.uint8), boxes, seen
+
+
+def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
+    """Tubes of the annotation from the boxes (T, P, 4) and visible shares (T, P) of all frames."""
+    tubes = []
+    for p in range(len(scene.looks)):
+        labels = scene.labels[:, p]
+        for span in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
+            frames = span[seen[span, p] >= MIN_VISIBLE]
+            if len(frames):
+                label = None if labels[span[0]] < 0 else int(labels[span[0]])
+                corners = np.round(boxes[frames, p], 2).tolist()
+                tubes.append({"label": label, "person_id": p, "frames": frames.tolist(), "boxes": corners})
+    return tubes
+
+
+def _write_video(path: Path, scene: Scene) -> list[dict]:
+    """Draw and write a video; its tubes."""
+    codec = cv2.VideoWriter_fourcc(*"MJPG")
+    drawn = []
+    with atomic(path) as part:
+        writer = cv2.VideoWriter(str(part), cv2.CAP_OPENCV_MJPEG, codec, FPS, (scene.width, scene.height))
+        writer.set(cv2.VIDEOWRITER_PROP_QUALITY, QUALITY)
+        for t in range(len(scene.poses)):
+            frame, boxes, seen = render(scene, t)
+            writer.write(frame)
+            drawn.append((boxes, seen))
+        writer.release()
+        with part.open("rb") as file:
+            head = file.read(8)
+        if len(head) < 8 or int.from_bytes(head[4:], "little") + 8 != part.stat().st_size:
+            raise InputError(f"{path}: the video could not be written whole; is the disk full?")
+    boxes, seen = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    return _tubes(scene, boxes, seen)
+
+
+def _make_video(job: tuple) -> dict:
+    """One video from a generator of its own -> its entry in the annotation."""
+    path, key, fast, width, height, length, max_people = job
+    random = rng(*key)
+    n_frames = int(random.integers(*length, endpoint=True))
+    tubes = _write_video(path, plan(random, n_frames, width, height, max_people, fast))
+    return {"width": width, "height": height, "n_frames": n_frames, "tubes": tubes}
+
+
+def make_synthetic(
+    root: str | Path,
+    n_train: int = 120,
+    n_val: int = 30,
+    width: int = 160,
+    height: int = 120,
+    length: tuple[int, int] = (40, 72),
+    seed: int = 0,
+    max_people: int = 4,
+    workers: int = 1,
+    progress: bool = False,
+) -> None:
+    """Write the data set to `root`: `n_train` and `n_val` videos of `length` (least, most) frames.
+
+    The same arguments give the same files, byte for byte, whatever `workers`. Raises InputError when a
+    size cannot be used.
+    """
+    root, (least, most) = Path(root), length
+    if not 1 <= least <= most:
+        raise InputError(f"--length {least} {most}: the least and the most frames of a video, at least 1")
+    if min(width, height) < 32 or not 0.5 <= width / height <= 4:
+        raise InputError(
+            f"--width {width} --height {height}: at least 32 pixels, and half to four times as wide as high"
+        )
+    (root / "videos").mkdir(parents=True, exist_ok=True)
+    remove_parts(root / "videos")
+    names = {s: [f"{s}_{i:04d}" for i in range(n)] for s, n in (("train", n_train), ("val", n_val))}
+    jobs = [
+        (root / "videos" / f"{name}.avi", (seed, which, i), i % FAST_EVERY == 1, width, height, length, max_people)
+        for which, subset in enumerate(names.values())
+        for i, name in enumerate(subset)
+    ]
+    order = [name for subset in names.values() for name in subset]
+    bar = {"total": len(jobs), "desc": "drawing", "unit": "video", "disable": not progress}
+    if workers > 1:
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(workers, fork, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            videos = dict(zip(order, tqdm(pool.map(_make_video, jobs), **bar), strict=True))
+    else:
+        videos = dict(zip(order, tqdm(map(_make_video, jobs), **bar), strict=True))
+    write_json(root / "annotations.json", {"labels": list(ACTIONS), "videos": videos})
+    for subset, members in names.items():
+        with atomic(root / f"{subset}.txt") as part:
+            part.write_text("".join(f"{name}\n" for name in members))
+
+
+def main() -> None:
+    parser = Parser("Draw the embedded data set: people in eight actions, annotated, the same for the same seed.")
+    parser.flag("output", "data_root", default="data", help="the data set goes to <data_root>/synthetic")
+    parser.flag("output", "n_train", type=positive_int, default=120, help="videos for training")
+    parser.flag("output", "n_val", type=positive_int, default=30, help="videos held out")
+    parser.flag("output", "seed", type=int, default=0, help="another seed draws other people and videos")
+    parser.flag("videos", "width", type=positive_int, default=160, help="pixels")
+    parser.flag("videos", "height", type=positive_int, default=120, help="pixels; people are 35 to 60 %% of it")
+    parser.flag("videos", "length", type=positive_int, nargs=2, default=[40, 72], help="least and most frames")
+    parser.flag("videos", "max_people", type=positive_int, default=4, help="people in a video, at most")
+    parser.flag("videos", "workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    args = vars(parser.parse_args())
+    root = Path(args.pop("data_root")) / "synthetic"
+    make_synthetic(root, **{**args, "length": tuple(args["length"])}, progress=True)
+    print(f"{root}: {args['n_train']} training and {args['n_val']} held-out videos")
+
+
+if __name__ == "__main__":
+    run(main)

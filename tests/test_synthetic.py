@@ -1,0 +1,206 @@
+"""The embedded data set: the same for a seed, annotated as drawn, and as hard as it says."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.annotations import read_annotations
+from datasets.dataset import VideoFrames
+from datasets.figures import ACTIONS, IDLE, LIFT, draw_looks, mirrored, skeleton
+from datasets.project import load_project
+from datasets.synthetic import FAST_EVERY, MIN_VISIBLE, Scene, make_synthetic, plan, render
+from utils.box_ops import motion_categories, paired_iou
+from utils.misc import InputError, rng
+
+SMALL = {"n_train": 6, "n_val": 2, "width": 96, "height": 72, "length": (14, 18)}
+BONES = [("shoulder_l", "elbow_l"), ("elbow_r", "hand_r"), ("hip_l", "knee_l"), ("knee_r", "foot_r"), ("hip", "neck")]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_synthetic(root / "synthetic", **SMALL)
+    return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()
+    }
+
+
+def scenes(n: int, fast: bool, n_frames: int = 40) -> list[Scene]:
+    return [plan(rng(7, i), n_frames, 160, 120, 4, fast) for i in range(n)]
+
+
+def annotated(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (T, P, 4) and visible shares (T, P) of all frames."""
+    _, boxes, seen = zip(*(render(scene, t) for t in range(len(scene.poses))), strict=True)
+    return np.stack(boxes), np.stack(seen)
+
+
+def test_a_seed_fixes_every_byte_whatever_the_workers(drawn: Path, tmp_path: Path) -> None:
+    make_synthetic(tmp_path / "two", **SMALL, workers=2)
+    make_synthetic(tmp_path / "other", **SMALL, seed=1)
+    same, other = digests(drawn / "synthetic"), digests(tmp_path / "other")
+    assert len(same) == 6 + 2 + 3
+    assert digests(tmp_path / "two") == same
+    assert same.keys() == other.keys()
+    assert all(same[name] != other[name] for name in same if not name.endswith(".txt"))
+
+
+def test_videos_do_not_depend_on_how_many_are_drawn(drawn: Path, tmp_path: Path) -> None:
+    make_synthetic(tmp_path, **{**SMALL, "n_train": 2})
+    few, many = digests(tmp_path), digests(drawn / "synthetic")
+    assert all(many[name] == few[name] for name in few if name.endswith(".avi"))
+
+
+def test_the_chain_reads_it_as_any_other_data_set(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = load_project("synthetic", drawn)
+    held = json.loads((drawn / "synthetic" / "annotations.json").read_text())
+    assert project.labels == list(ACTIONS) == held["labels"]
+    names = {subset: project.split(subset) for subset in ("train", "val")}
+    assert [len(names["train"]), len(names["val"])] == [6, 2]
+    videos = read_annotations(project)
+    assert sorted(videos) == sorted(names["train"] + names["val"])
+    assert capsys.readouterr().err == ""  # no box was dropped, clipped or warned of
+    for name, video in videos.items():
+        frames = VideoFrames(project.frames_path(name))
+        assert frames.size == (video.width, video.height) == (96, 72)
+        assert len(frames) == video.n_frames == sum(1 for _ in frames)
+        assert 14 <= video.n_frames <= 18
+        for tube in video.tubes:
+            assert (tube.boxes[:, :2] >= 0).all()
+            assert (tube.boxes[:, 2:] <= (video.width, video.height)).all()
+            assert (tube.boxes[:, 2:] > tube.boxes[:, :2]).all()
+            assert tube.frames[-1] < video.n_frames
+        for person in {tube.person_id for tube in video.tubes}:
+            frames_of = np.concatenate([t.frames for t in video.tubes if t.person_id == person])
+            assert len(set(frames_of)) == len(frames_of)  # one tube after another
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_boxes_bound_what_can_be_seen(fast: bool) -> None:
+    checked = 0
+    for scene in scenes(4, fast):
+        for t in (0, 17, 39):
+            everyone = range(len(scene.looks))
+            frame, boxes, seen = render(scene, t)
+            for p in everyone:
+                without, _, _ = render(scene, t, [q for q in everyone if q != p])
+                changed = (frame != without).any(-1)
+                if seen[p] < MIN_VISIBLE or np.abs(frame - without.astype(int)).max(-1).astype(bool).sum() < 20:
+                    continue
+                rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+                extent = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+                assert (extent[:2] >= np.floor(boxes[p, :2])).all()
+                assert (extent[2:] <= np.ceil(boxes[p, 2:])).all()
+                assert np.abs(extent - boxes[p]).max() < 2.5
+                checked += 1
+    assert checked > 20
+
+
+def test_the_visible_share_falls_as_people_stand_before() -> None:
+    shares = []
+    for scene in scenes(6, True):
+        alone = [render(scene, 20, [p])[2][p] for p in range(len(scene.looks))]
+        together = render(scene, 20)[2]
+        assert (together <= np.array(alone) + 1e-9).all()
+        nearest = scene.feet[20, :, 1].argmax()
+        assert together[nearest] == alone[nearest]
+        shares += list(together)
+    assert min(shares) < 0.9 < max(shares) <= 1
+
+
+def test_fast_videos_break_linking_by_overlap_and_others_do_not() -> None:
+    wrong, low, categories = {}, {}, {}
+    for fast in (False, True):
+        stolen, ious, found = [], [], []
+        for scene in scenes(6, fast):
+            boxes, seen = annotated(scene)
+            there = seen >= MIN_VISIBLE
+            for p in range(len(scene.looks)):
+                moving = (scene.labels[:-1, p] >= 0) & there[:-1, p] & there[1:, p]
+                own = paired_iou(boxes[:-1, p], boxes[1:, p])[moving]
+                others = paired_iou(boxes[:-1, p, None], boxes[1:]) * there[1:]
+                others[:, p] = 0
+                stolen += list(others.max(1)[moving] > own)
+                ious += list(own)
+        found = [c for scene in scenes(6, fast) for c in motion_categories(action_tubes(scene))]
+        wrong[fast], low[fast], categories[fast] = np.mean(stolen), np.mean(np.array(ious) < 0.1), found
+    assert wrong[True] > 0.3 > 0.1 > wrong[False]
+    assert low[True] > 0.35 > 0.1 > low[False]
+    assert categories[True].count("large") > 0.7 * len(categories[True])
+    assert {"small", "medium", "large"} <= set(categories[False])
+    assert FAST_EVERY <= 3  # the held-out videos have enough of them
+
+
+def action_tubes(scene: Scene) -> list:
+    from datasets.annotations import Tube
+    from datasets.synthetic import _tubes
+
+    boxes, seen = annotated(scene)
+    return [Tube(t["frames"], t["boxes"]) for t in _tubes(scene, boxes, seen) if t["label"] is not None]
+
+
+def test_people_pause_before_between_and_after() -> None:
+    before, between, after, acting = 0, 0, 0, set()
+    for fast in (False, True):
+        for scene in scenes(20, fast, 64):
+            for labels in scene.labels.T:
+                runs = labels[np.flatnonzero(np.diff(labels, prepend=-2))]
+                before, after = before + (runs[0] < 0), after + (runs[-1] < 0)
+                between += (runs[1:-1] < 0).any()
+                acting |= set(runs[runs >= 0])
+    assert min(before, between, after) >= 20
+    assert acting == set(range(len(ACTIONS)))
+
+
+def test_people_of_a_video_look_different() -> None:
+    looks = [draw_looks(rng(3, i), 4) for i in range(50)]
+    clothes = np.array([[(*a.shirt, *a.trousers) for a in group] for group in looks], float)
+    distance = np.linalg.norm(clothes[:, :, None] - clothes[:, None], axis=-1)
+    assert distance[:, ~np.eye(4, dtype=bool)].min() > 60
+    assert len({look for group in looks for look in group}) == 200
+
+
+@pytest.mark.parametrize("name", ["idle", *ACTIONS])
+def test_bodies_keep_their_bones_and_stand_on_the_floor(name: str) -> None:
+    action = IDLE if name == "idle" else ACTIONS[name]
+    poses = np.array([action.pose(cycle) for cycle in np.linspace(0, 1, 25)])
+    bodies = [skeleton(pose) for pose in poses]
+    for a, b in BONES:
+        lengths = [np.linalg.norm(body[a] - body[b]) for body in bodies]
+        np.testing.assert_allclose(lengths, lengths[0], rtol=0.02)
+    lowest = [min(body[f"{part}_{side}"][1] for part in ("foot", "toe") for side in "lr") for body in bodies]
+    np.testing.assert_allclose(lowest, poses[:, LIFT] + 0.028, atol=1e-9)
+    np.testing.assert_array_equal(mirrored(mirrored(poses)), poses)
+    np.testing.assert_allclose(poses[0], poses[-1], atol=1e-6)  # a cycle ends where it began
+
+
+def test_actions_differ_in_how_the_body_moves() -> None:
+    """No two actions share a series of poses, whatever the moment they start at."""
+    cycles = np.arange(24) / 24
+    series = {name: np.array([action.pose(c) for c in cycles]) for name, action in ACTIONS.items()}
+    for a in series:
+        for b in series:
+            if a < b:
+                gaps = [np.abs(series[a] - np.roll(series[b], k, 0)).mean(0).max() for k in range(24)]
+                assert min(gaps) > 15, (a, b)  # degrees, of the joint that differs most
+
+
+@pytest.mark.parametrize("wrong", [{"length": (9, 3)}, {"length": (0, 3)}, {"width": 8}, {"width": 1000}])
+def test_sizes_that_cannot_be_used_are_refused(wrong: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--"):
+        make_synthetic(tmp_path / "never", **{**SMALL, **wrong})
+    assert not (tmp_path / "never").exists()
+
+
+def test_single_frames_and_single_people_are_possible(tmp_path: Path) -> None:
+    make_synthetic(tmp_path, 2, 1, 64, 48, (1, 1), max_people=1)
+    videos = json.loads((tmp_path / "annotations.json").read_text())["videos"]
+    assert [video["n_frames"] for video in videos.values()] == [1, 1, 1]
+    assert all({t["person_id"] for t in video["tubes"]} == {0} for video in videos.values())
