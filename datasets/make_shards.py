@@ -8,13 +8,12 @@ and decodes its own frames only. `index.json` beside the shards lists them.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -99,7 +98,6 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
 def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> tuple[str, Path, dict | None, int, str]:
     """A worker's task: (name, file of JPEGs, json or None, boxes dropped, what is wrong with the video)."""
     video, path = job
-    cv2.setNumThreads(0)
     frames_file = work / safe_key(video.name)[-120:]
     frames_file = frames_file.with_name(f"{zlib.crc32(video.name.encode()):08x}-{frames_file.name}")
     try:
@@ -154,9 +152,10 @@ def make_shards(
         dropped = 0
         if todo:
             (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+        cv2.setNumThreads(0)
+        pool = ThreadPoolExecutor(workers, "encoder")  # decoding and encoding run outside Python's lock
         try:
-            results = pool.map(partial(_encode, work=work, settings=settings), jobs, chunksize=1)
+            results = pool.map(partial(_encode, work=work, settings=settings), jobs)
             bar = tqdm(total=len(videos), initial=len(videos) - len(jobs), desc=f"shards of {subset}", unit="video")
             for i in todo:
                 done = []
@@ -227,7 +226,7 @@ def main() -> None:
     parser.flag("output", "quality", type=_quality, default=95, help="JPEG quality, 1 to 100")
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
     cores = len(os.sched_getaffinity(0))
-    parser.flag("output", "workers", type=positive_int, default=cores, help="processes")
+    parser.flag("output", "workers", type=positive_int, default=cores, help="threads")
     args = parser.parse_args()
     if args.image_size < 0:
         raise InputError(f"--image_size {args.image_size}: a number of pixels, or 0")

@@ -288,8 +288,9 @@ def make_synthetic(
     order = [name for subset in names.values() for name in subset]
     bar = {"total": len(jobs), "desc": "drawing", "unit": "video", "disable": not progress}
     if workers > 1:
-        fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(workers, fork, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        clean = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
+        clean.set_forkserver_preload([__name__])
+        with ProcessPoolExecutor(workers, clean, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             videos = dict(zip(order, tqdm(pool.map(_make_video, jobs), **bar), strict=True))
     else:
         videos = dict(zip(order, tqdm(map(_make_video, jobs), **bar), strict=True))
