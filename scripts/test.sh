@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The style checks and the tests; arguments go to pytest: bash scripts/test.sh tests/test_box_ops.py -k giou
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$root"
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} MPLBACKEND=Agg
+# No test reports to a server: there is no key, neither here nor in the user's own settings.
+unset COMET_API_KEY
+export COMET_CONFIG=/dev/null
+
+"$VENV/bin/python" -m ruff check --quiet
+"$VENV/bin/python" -m ruff format --check --quiet
+exec "$VENV/bin/python" -m pytest "$@"
