@@ -16,7 +16,7 @@ stop() {
 add_pip() {
     local site
     site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
-        "${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --target "$site" pip >&2
+        PIP_ROOT_USER_ACTION=ignore "${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --target "$site" pip >&2
 }
 
 setup() (
