@@ -22,12 +22,18 @@ from utils.files import atomic, sync
 METRICS = "metrics.jsonl"
 REACH_SECONDS = 3.0  # how long a server may take to answer before the run goes on without it
 
-# Comet reads these when it is imported. A user's own settings stand.
-_QUIET = {
+# Comet reads these from the environment; a user's own settings stand. Its own timeouts add up to minutes in
+# which a run would wait at either end; what has not arrived by then is in the archive that Comet leaves.
+_SETTINGS = {
     "COMET_DISABLE_AUTO_LOGGING": "1",  # no patching of torch and others
     "COMET_LOGGING_CONSOLE": "CRITICAL",
     "COMET_DISABLE_ANNOUNCEMENT": "1",
     "COMET_ERROR_TRACKING_ENABLE": "0",
+    "COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL": "1",
+    "COMET_HTTP_SESSION_RETRY_TOTAL": "0",
+    "COMET_TIMEOUT_HTTP": "3",
+    "COMET_TIMEOUT_CLEANING": "10",
+    "COMET_TIMEOUT_UPLOAD": "30",
 }
 # Nothing is collected behind the run's back: no code, no environment, no output, no command line.
 _OPTIONS = {
@@ -73,7 +79,7 @@ class RunLog:
         self.mode, self.project, self.active = comet, project, active
         self.resume_epoch = resume_epoch
         self._experiment = None
-        self._archive: Path | None = None
+        self._parts = self.folder / "comet" / ".part"  # where Comet writes archives, before they are whole
 
     def __enter__(self) -> "RunLog":
         if not self.active:
@@ -128,7 +134,9 @@ class RunLog:
     def _open_comet(self) -> None:
         comet_ml = _import_comet()
         config = comet_ml.get_config()
-        options = _OPTIONS | {"project_name": config["comet.project_name"] or self.project}
+        shutil.rmtree(self._parts, ignore_errors=True)  # of a killed run
+        self._parts.mkdir(parents=True)
+        options = {"project_name": config["comet.project_name"] or self.project, "offline_directory": str(self._parts)}
         key = comet_ml.config.get_api_key(None, config) if self.mode == "online" else None
         if key is not None:
             server = comet_ml.config.get_backend_address(config)
@@ -137,20 +145,15 @@ class RunLog:
             elif not self._open_online(comet_ml, options):
                 _say(f"Comet: {server} did not accept this run (is the key right?); it is logged offline")
         if self._experiment is None:
-            parts = self.folder / "comet" / ".part"  # an archive is moved out of here when it is whole
-            shutil.rmtree(parts, ignore_errors=True)
-            parts.mkdir(parents=True)
-            self._experiment = comet_ml.OfflineExperiment(offline_directory=str(parts), **options)
-            self._archive = parts / f"{self._experiment.get_key()}.zip"
+            self._experiment = comet_ml.OfflineExperiment(**options, **_OPTIONS)
         self._experiment.set_name(f"{self.stage} {self.folder}")
         self._experiment.add_tags([self.stage] + (["resumed"] if self.resume_epoch else []))
         self._experiment.log_parameters(self.params)
 
     def _open_online(self, comet_ml: ModuleType, options: dict) -> bool:
-        """Whether the server has taken the run; Comet itself falls back to an archive when the network goes later."""
-        folder = str((self.folder / "comet").resolve())
+        """Whether the server has taken the run. Should it go later, Comet leaves an archive by itself."""
         try:
-            experiment = comet_ml.Experiment(offline_directory=folder, **options)
+            experiment = comet_ml.Experiment(**options, **_OPTIONS)
         except Exception:  # of whatever kind: Comet raises its own, requests' and others
             return False
         if not experiment.alive:
@@ -160,13 +163,13 @@ class RunLog:
         return True
 
     def _keep_archive(self) -> None:
-        if self._archive is None:
-            return
-        sync(self._archive)
-        kept = self._archive.replace(self.folder / "comet" / self._archive.name)
-        sync(kept.parent)
-        self._archive.parent.rmdir()
-        _say(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
+        """Move what Comet has left to where it stays, whole."""
+        for archive in self._parts.glob("*.zip"):
+            sync(archive)
+            kept = archive.replace(self._parts.parent / archive.name)
+            sync(kept.parent)
+            _say(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
+        self._parts.rmdir()
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -203,7 +206,7 @@ def _lines_before(path: Path, epoch: int | None) -> list[dict]:
 
 
 def _import_comet() -> ModuleType:
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     hook, drawn = sys.excepthook, random.getstate()
     try:

@@ -1,0 +1,225 @@
+"""The log of a run: metrics.jsonl in any case, Comet offline, online, out of reach and broken."""
+
+import gzip
+import json
+import os
+import random
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.run_log import RunLog
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's key, project or Comet file."""
+    for name in list(os.environ):
+        if name.startswith("COMET_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def figure(tmp_path: Path) -> Path:
+    path = tmp_path / "curves.png"
+    assert cv2.imwrite(str(path), np.full((8, 8, 3), 77, np.uint8))
+    return path
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def archive(folder: Path) -> dict:
+    """What the one archive under the run's folder holds."""
+    (path,) = (folder / "comet").iterdir()
+    with zipfile.ZipFile(path) as held:
+        assert held.testzip() is None
+        messages = [json.loads(line) for line in held.read("messages.json").splitlines()]
+        files = {name: held.read(name) for name in held.namelist()}
+    by_type: dict[str, list[dict]] = {}
+    for message in messages:
+        by_type.setdefault(message["type"], []).append(message["payload"])
+    return {
+        "experiment": json.loads(files["experiment.json"]),
+        "files": files,
+        "metrics": {
+            (m["metric"]["metricName"], m["metric"]["epoch"]): m["metric"]["metricValue"]
+            for m in by_type["metric_msg"]
+            if m["metric"]["metricName"] != "process duration"
+        },
+        "params": {m["param"]["paramName"]: m["param"]["paramValue"] for m in by_type.get("parameter_msg", [])},
+        "others": {m["key"]: m["value"] for m in by_type["log_other"]},
+        "uploads": by_type.get("file_upload", []),
+    }
+
+
+def test_offline_archive_has_everything(tmp_path: Path, figure: Path, capfd: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "a run"
+    hook, drawn = sys.excepthook, random.getstate()
+    with RunLog("train_qmm", folder, {"lr": 1e-3, "dataset": "synthetic"}, project="tubes") as log:
+        log.metrics({"loss": 0.5, "grad_norm": float("inf")}, epoch=1)
+        log.metrics({"loss": 0.25, "grad_norm": np.float32(2)}, epoch=2)
+        log.checkpoint(folder / "epoch_2.pth")
+        log.figure("training curves", figure)
+    assert lines(folder) == [
+        {"stage": "train_qmm", "epoch": 1, "loss": 0.5, "grad_norm": None},
+        {"stage": "train_qmm", "epoch": 2, "loss": 0.25, "grad_norm": 2.0},
+    ]
+    held = archive(folder)
+    assert held["experiment"]["project_name"] == "tubes"
+    assert held["experiment"]["tags"] == ["train_qmm"]
+    assert held["metrics"] == {("loss", 1): 0.5, ("loss", 2): 0.25, ("grad_norm", 2): 2.0}
+    assert held["params"]["lr"] == 1e-3 and held["params"]["dataset"] == "synthetic"
+    assert held["others"]["checkpoint"].endswith("epoch_2.pth")
+    (upload,) = held["uploads"]
+    assert upload["additional_params"]["figName"] == "training curves"
+    assert held["files"][upload["file_path"]] == figure.read_bytes()
+    assert len(held["files"]) == 3, "nothing was collected unasked"
+    said = capfd.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("Comet: to upload this run: comet upload '") and line.endswith(".zip'")
+    assert sys.excepthook is hook and random.getstate() == drawn
+
+
+def test_resume_drops_what_is_repeated(tmp_path: Path) -> None:
+    with RunLog("train_qmm", tmp_path, {}, comet="disabled") as log:
+        for epoch in (1, 2, 3):
+            log.metrics({"loss": 1 / epoch}, epoch)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "train_qmm", "epo')  # torn by a power loss
+    with RunLog("train_qmm", tmp_path, {}, comet="offline", resume_epoch=3) as log:
+        log.metrics({"loss": 7.0}, 3)
+    assert [(line["epoch"], line["loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 7.0)]
+    held = archive(tmp_path)
+    assert held["metrics"] == {("loss", 1): 1.0, ("loss", 2): 0.5, ("loss", 3): 7.0}
+    assert set(held["experiment"]["tags"]) == {"train_qmm", "resumed"}
+    with RunLog("train_qmm", tmp_path, {}, comet="disabled"):
+        assert lines(tmp_path) == [], "a fresh run starts anew"
+
+
+def test_disabled_and_inactive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, figure: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)  # importing it is an error now
+    with RunLog("train_detr", tmp_path / "run", {"lr": 1.0}, comet="disabled") as log:
+        log.metrics({"loss": 1.0}, 1)
+        log.checkpoint("epoch_1.pth")
+        log.figure("curves", figure)
+    with RunLog("train_detr", tmp_path / "rank1", {}, active=False) as log:
+        log.metrics({"loss": 1.0}, 1)
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+    assert not (tmp_path / "rank1").exists()
+
+
+def test_broken_comet_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    with RunLog("train_detr", tmp_path, {}) as log:
+        log.metrics({"loss": 1.0}, 1)
+        log.metrics({"loss": 2.0}, 2)
+    assert [line["loss"] for line in lines(tmp_path)] == [1.0, 2.0]
+    assert capfd.readouterr().err.count("Comet failed") == 1
+
+
+def test_error_in_the_run_passes_through(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunLog("train_detr", tmp_path, {}, comet="offline") as log:
+        log.metrics({"loss": 1.0}, 1)
+        1 / 0  # noqa: B018
+    assert archive(tmp_path)["metrics"] == {("loss", 1): 1.0}
+
+
+def test_key_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("COMET_API_KEY", "a" * 25)
+    monkeypatch.setenv("COMET_URL_OVERRIDE", "http://127.0.0.1:9/clientlib/")  # nothing listens there
+    monkeypatch.setenv("COMET_PROJECT_NAME", "from-the-environment")
+    with RunLog("train_qmm", tmp_path, {"lr": 1e-4}, project="tubes") as log:
+        log.metrics({"loss": 1.0}, 1)
+    held = archive(tmp_path)
+    assert held["metrics"] == {("loss", 1): 1.0} and held["params"]["lr"] == 1e-4
+    assert held["experiment"]["project_name"] == "from-the-environment"
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2 and "no answer from http://127.0.0.1:9" in said[0] and "comet upload" in said[1]
+
+
+class Server(BaseHTTPRequestHandler):
+    """The little of Comet's server that a run needs."""
+
+    seen: list[str]
+    accepts: bool
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+        self.seen.append(f"{self.path} {body.decode(errors='replace')}")
+        run = {"runId": "r", "project_id": "p", "focusUrl": "http://127.0.0.1/e/", "lastOffset": 0}
+        answer = {"version": "3.99.0", "msg": "", "code": 200} | (run if self.accepts else {})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    do_POST = do_PUT = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> ThreadingHTTPServer:
+    handler = type("Handler", (Server,), {"seen": [], "accepts": True})
+    held = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=held.serve_forever, daemon=True).start()
+    monkeypatch.setenv("COMET_API_KEY", "a" * 25)
+    monkeypatch.setenv("COMET_WORKSPACE", "team")
+    monkeypatch.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{held.server_port}/clientlib/")
+    yield held
+    held.shutdown()
+    held.server_close()
+
+
+def test_online(tmp_path: Path, server: ThreadingHTTPServer, figure: Path, capfd: pytest.CaptureFixture) -> None:
+    with RunLog("train_qmm", tmp_path, {"lr": 0.125}, project="tubes") as log:
+        log.metrics({"loss": 0.375}, 1)
+        log.figure("training curves", figure)
+    seen = server.RequestHandlerClass.seen
+    (created,) = [text for text in seen if "/logger/add/run" in text]
+    assert '"teamName": "team"' in created and '"projectName": "tubes"' in created
+    for path, content in (
+        ("experiment/metric", "0.375"),
+        ("experiment/parameter", "0.125"),
+        ("tags", "train_qmm"),
+        ("visualizations/upload", "figName=training"),
+    ):
+        assert any(path in text and content in text for text in seen), path
+    assert not list((tmp_path / "comet").iterdir())
+    assert lines(tmp_path)[0]["loss"] == 0.375
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("Comet: http://127.0.0.1/e/")
+
+
+def test_server_refuses(tmp_path: Path, server: ThreadingHTTPServer, capfd: pytest.CaptureFixture) -> None:
+    server.RequestHandlerClass.accepts = False
+    with RunLog("train_qmm", tmp_path, {}) as log:
+        log.metrics({"loss": 1.0}, 1)
+    assert archive(tmp_path)["metrics"] == {("loss", 1): 1.0}
+    assert "did not accept" in capfd.readouterr().err
+
+
+def test_server_lost_on_the_way(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+    with RunLog("train_qmm", tmp_path, {"lr": 0.125}) as log:
+        log.metrics({"loss": 1.0}, 1)
+        server.shutdown()
+        server.server_close()
+        log.metrics({"loss": 2.0}, 2)
+    held = archive(tmp_path)
+    assert held["metrics"] == {("loss", 1): 1.0, ("loss", 2): 2.0} and held["params"]["lr"] == 0.125
