@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from datasets.annotation_formats import read_source
 from datasets.annotations import RULES, Video, read_video
@@ -22,6 +21,7 @@ from utils.box_ops import motion_category
 from utils.cli import Parser, positive_int, run
 from utils.files import atomic
 from utils.misc import InputError
+from utils.progress import progress
 
 CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet; pixels, pictures
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (86, 180, 233))
@@ -140,7 +140,7 @@ def main() -> None:
     if not args.annotations_only:
         with ThreadPoolExecutor(args.workers) as pool:
             checks = pool.map(lambda video: check_video(project, video), videos.values())
-            found = list(tqdm(checks, total=len(videos), desc="videos", unit="video"))
+            found = list(progress(checks, total=len(videos), desc="videos", unit="video"))
         lines += [fault for fault, _, _, _ in found if fault]
         sizes = Counter(f"{w} x {h}" for _, (w, h), _, _ in found if w)
         print("sizes: " + (", ".join(f"{size} ({n})" for size, n in sizes.most_common(5)) or "none"))

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-from tqdm import tqdm
 
 from datasets.annotations import Video, read_annotations
 from datasets.dataset import VideoFrames
@@ -28,6 +27,7 @@ from utils.box_ops import Tube
 from utils.cli import Parser, positive_int, run
 from utils.files import lock, read_json, remove_parts, write_json
 from utils.misc import InputError
+from utils.progress import progress
 from utils.tar_store import TarStore, safe_key, write_tar
 
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
@@ -156,7 +156,7 @@ def make_shards(
         pool = ThreadPoolExecutor(workers, "encoder")  # decoding and encoding run outside Python's lock
         try:
             results = pool.map(partial(_encode, work=work, settings=settings), jobs)
-            bar = tqdm(total=len(videos), initial=len(videos) - len(jobs), desc=f"shards of {subset}", unit="video")
+            bar = progress(total=len(videos), initial=len(videos) - len(jobs), desc=f"shards of {subset}", unit="video")
             for i in todo:
                 done = []
                 for _ in groups[i]:

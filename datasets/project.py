@@ -1,5 +1,6 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,11 @@ _FIELDS = {
     "splits": dict, "labels": list, "defaults": dict,
 }  # fmt: skip
 _REQUIRED = ("name", "format", "annotations", "frames", "splits")
+DEFAULTS = {
+    "qmm_psn_score_th": 0.95, "qmm_iou_th": 0.35, "psn_score_th": 0.9, "iou_th": 0.2, "sim_th": 0.5, "filter_length": 8,
+    "iou_link_th": 0.3,    "time_cycle": 100, "no_action_weight": 1.0, "min_tube_length": 9,
+}  # fmt: skip
+"""Those of the published runs on JHMDB21, for what a project file leaves out."""
 _MAX_BYTES = 2**20  # of a project file
 
 
@@ -55,6 +61,14 @@ class Project:
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
         return list(dict.fromkeys(names))
+
+    def fill(self, args: Namespace, **sources: str) -> None:
+        """Set each argument of `sources` that is None to the project file's default of the name given (names
+        parted by blanks: the first that the file has), else to that of `DEFAULTS`."""
+        for argument, names in sources.items():
+            if getattr(args, argument) is None:
+                known = [table[name] for table in (self.defaults, DEFAULTS) for name in names.split() if name in table]
+                setattr(args, argument, known[0])
 
     def _read_list(self, path: Path) -> list[str]:
         try:

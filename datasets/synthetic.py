@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from datasets.figures import ACTIONS, IDLE, LIFT, POSE_SIZE, TURN, Action, Look, draw_looks, figure, mirrored, paint
 from datasets.scenery import MARGIN, background
@@ -291,9 +290,9 @@ def make_synthetic(
         clean = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
         clean.set_forkserver_preload([__name__])
         with ProcessPoolExecutor(workers, clean, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            videos = dict(zip(order, tqdm(pool.map(_make_video, jobs), **bar), strict=True))
+            videos = dict(zip(order, progress(pool.map(_make_video, jobs), **bar), strict=True))
     else:
-        videos = dict(zip(order, tqdm(map(_make_video, jobs), **bar), strict=True))
+        videos = dict(zip(order, progress(map(_make_video, jobs), **bar), strict=True))
     write_json(root / "annotations.json", {"labels": list(ACTIONS), "videos": videos})
     for subset, members in names.items():
         with atomic(root / f"{subset}.txt") as part:

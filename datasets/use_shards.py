@@ -7,7 +7,7 @@ changes what is seen.
 import os
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 from datasets.make_shards import read_shards
 from datasets.transforms import (
     GREY,
+    JITTER,
     augment,
     clip_boxes,
     jitter_matrix,
@@ -71,14 +72,27 @@ class _Entry:
         return np.concatenate([np.arange(a, b) for a, b in zip(start, stop, strict=True)]), stop - start
 
 
+def choose_frames(
+    low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, place: float | None = None
+) -> np.ndarray:
+    """Frame numbers (T,) of a clip between `low` and before `high`, fewer than `n_frames` where there is no room.
+
+    It starts at random, or at the share `place` of what room there is.
+    """
+    span = min((n_frames - 1) * sampling_rate + 1, high - low)
+    room = high - low - span
+    start = draw.integers(room + 1) if place is None else int(room * place)
+    return np.arange(low + start, low + start + span, sampling_rate)
+
+
 class ClipDataset:
     """Clips of `n_frames` frames, `sampling_rate` apart, from a folder of shards.
 
     A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each video. Clips lie
     between the first and the last annotated frame, since people outside it may be there without boxes; what is
     shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of the time
-    and changes colour as a whole; otherwise clips are spread evenly. Frames come with their longer side
-    `image_size` (0: as stored). Raises InputError for shards that are missing or damaged.
+    and changes colour as a whole (`jitter`: brightness, contrast, saturation, hue); otherwise clips are spread evenly.
+    Frames come with their longer side `image_size` (0: as stored). InputError for shards that are missing or damaged.
     """
 
     def __init__(
@@ -90,9 +104,10 @@ class ClipDataset:
         train: bool = True,
         seed: int = 42,
         clips_per_video: int = 1,
+        jitter: Sequence[float] = JITTER,
     ) -> None:
         self.n_frames, self.sampling_rate, self.image_size = n_frames, sampling_rate, image_size
-        self.train, self.seed, self.clips_per_video = train, seed, clips_per_video
+        self.train, self.seed, self.clips_per_video, self.jitter = train, seed, clips_per_video, tuple(jitter)
         self._buffers = Buffers()
         self.videos: list[_Entry] = []
         for store, meta in read_shards(shards_dir):
@@ -109,10 +124,8 @@ class ClipDataset:
     def clip_frames(self, video: _Entry, number: int, draw: np.random.Generator) -> np.ndarray:
         """Frame numbers (T,) of a video's `number`-th clip."""
         low, high = (video.frames[0], video.frames[-1] + 1) if len(video.frames) else (0, len(video))
-        span = min((self.n_frames - 1) * self.sampling_rate + 1, high - low)
-        room = int(high - low - span)
-        start = draw.integers(room + 1) if self.train else room * (2 * number + 1) // (2 * self.clips_per_video)
-        return np.arange(low + start, low + start + span, self.sampling_rate)
+        place = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
+        return choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
 
     def _decode(self, video: _Entry, frame: int, handle: int, shape: tuple[int, int]) -> np.ndarray:
         """One frame, uint8 RGB of this (height, width)."""
@@ -174,7 +187,7 @@ class ClipDataset:
         if self.train:
             means = [part[:: len(part) // 4 + 1, ::16, ::16].reshape(-1, 3).mean(0) for part in parts]
             greys = np.array(means) @ GREY
-            colour = np.stack([jitter_matrix(draw, grey) for draw, grey in zip(draws, greys, strict=True)])
+            colour = np.stack([jitter_matrix(draw, grey, self.jitter) for draw, grey in zip(draws, greys, strict=True)])
         return {
             "images": images,
             "sizes": torch.tensor(shapes),
@@ -225,7 +238,7 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
 
 
 def epoch_batches(
-    dataset: ClipDataset, epoch: int, batch_size: int, rank: int = 0, world: int = 1, shuffle: bool = True
+    dataset: Sized, epoch: int, batch_size: int, rank: int = 0, world: int = 1, shuffle: bool = True
 ) -> list[list[tuple[int, int]]]:
     """One rank's batches of an epoch: every clip once over all ranks, as many batches for each rank.
 

@@ -1,10 +1,14 @@
 """The action head: the linked queries of one person -> a class distribution for each frame."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.weights import load_weights
+from utils.files import load_checkpoint
 from utils.misc import InputError
 
 HEAD_TYPES = ("vanilla", "time_ecd:add", "time_ecd:cat", "x3d", "res")
@@ -85,6 +89,38 @@ class ActionHead(nn.Module):
             time = time_encoding(times, self.time_d, self.config["time_cycle"]).to(x.dtype)
             x = x + time if self.config["head_type"] == "time_ecd:add" else torch.cat([x, time], -1)
         return x.transpose(0, 1)
+
+
+@torch.inference_mode()
+def action_probabilities(
+    head: ActionHead, queries: np.ndarray, frames: np.ndarray, frame_features: np.ndarray | None = None
+) -> np.ndarray:
+    """One person's queries (T, d) in frames int64 (T,), with features (T, f) where the head needs them -> class
+    probabilities of each frame, float32 (T, n_classes + 1), the last of "no action"."""
+    device = next(head.parameters()).device
+    times = torch.from_numpy(frames - frames[0])[None].to(device)
+    features = None if frame_features is None else torch.from_numpy(frame_features)[None].to(device)
+    logits = head(torch.from_numpy(queries)[None].to(device), times, None, features)
+    return logits[0].float().softmax(-1).cpu().numpy()
+
+
+def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[ActionHead, dict, int]:
+    """The head of a checkpoint of `train_action_head.py`, in evaluation mode; its config and epoch.
+
+    InputError when the file is something else.
+    """
+    held = load_checkpoint(path, "action head")
+    try:
+        head, config = build_action_head(**held["config"]["head"]), held["config"]
+        known = len(config["labels"]) == config["head"]["n_classes"] and {"settings", "frames"} <= config.keys()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        known = False
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not known:
+        raise InputError(f"{path}: not an action head's checkpoint; make one with train_action_head.py")
+    load_weights(head, held["model"], path)
+    return head.to(device).eval(), config, held["epoch"]
 
 
 def _widths(head_type: str, in_d: int, time_d: int) -> tuple[int, int]:

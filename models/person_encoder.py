@@ -1,8 +1,15 @@
 """The person encoder f_p of the query matching module and the loss that trains it."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.weights import load_weights
+from utils.files import load_checkpoint
+from utils.misc import InputError
 
 
 class PersonEncoder(nn.Module):
@@ -47,6 +54,30 @@ class PersonEncoder(nn.Module):
     def forward(self, queries: Tensor) -> Tensor:
         features = self.layers(queries)
         return queries + features if self.skip else features
+
+
+def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[PersonEncoder, dict, int]:
+    """The encoder of a checkpoint of `train_qmm.py`, in evaluation mode; its config and epoch.
+
+    InputError when the file is something else.
+    """
+    held = load_checkpoint(path, "person encoder")
+    try:
+        encoder, config = PersonEncoder(**held["config"]["encoder"]), held["config"]
+        known = {"source", "weights", "image_size"} <= config["detector"].keys()
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        known = False
+    if not known:
+        raise InputError(f"{path}: not a person encoder's checkpoint; make one with train_qmm.py")
+    load_weights(encoder, held["model"], path)
+    return encoder.to(device).eval(), config, held["epoch"]
+
+
+def encode(encoder: PersonEncoder, queries: np.ndarray) -> np.ndarray:
+    """Queries float32 (n, d) -> person features float32 (n, d'), on the encoder's device."""
+    with torch.inference_mode():
+        device = next(encoder.parameters()).device
+        return encoder(torch.from_numpy(queries).to(device)).float().cpu().numpy()
 
 
 class NPairLoss(nn.Module):

@@ -1,5 +1,7 @@
 """Linking: the people of one video, followed frame by frame by the similarity of their features."""
 
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,6 +136,51 @@ class ActionTubes:
         self.tubes = [tube for tube in self.tubes if len(tube.frames) >= n]
         self.tubes.sort(key=lambda tube: (tube.frames[0], tube.rows[0]))
         return self.tubes
+
+
+def link_people(
+    video_name: str,
+    blocks: Iterable,
+    encode: Callable[[np.ndarray], np.ndarray] | None,
+    sim_th: float,
+    end_consecutive_frames: int = 8,
+    link_cue: str = "feature",
+) -> ActionTubes:
+    """The people of a whole video: `blocks` of queries by rising frame (`models.person_queries.PersonQueries`), each
+    frame in one block; `encode` maps queries (n, d) to person features (n, d'), None when linking by IoU."""
+    tubes = ActionTubes(video_name, sim_th, end_consecutive_frames, link_cue)
+    for block in blocks:
+        features = encode(block.queries) if encode else None
+        edges = np.flatnonzero(np.diff(block.frame, prepend=-1)).tolist()
+        for a, b in itertools.pairwise([*edges, len(block.frame)]):
+            found = features[a:b] if encode else None
+            tubes.update(int(block.frame[a]), block.boxes[a:b], block.scores[a:b], found)
+    return tubes
+
+
+def action_tubes(
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    probabilities: np.ndarray,
+    topk: int = 1,
+    min_length: int = 1,
+    person_id: int = -1,
+) -> list[tuple[Tube, np.ndarray]]:
+    """One followed person -> the action tubes of at least `min_length` frames, each with its scores by frame (T',).
+
+    `frames` int64 (T,), `boxes` (T, 4), `probabilities` (T, C + 1), the last of "no action". For each class among the
+    `topk` of any frame, the frames that carry it form one action tube, scored by the mean of that class's
+    probabilities there.
+    """
+    n_classes = probabilities.shape[1] - 1
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    tubes = []
+    for label in np.unique(top[top < n_classes]).tolist():
+        carried = (top == label).any(1)
+        if carried.sum() >= min_length:
+            scores = probabilities[carried, label]
+            tubes.append((Tube(frames[carried], boxes[carried], label, float(scores.mean()), person_id), scores))
+    return tubes
 
 
 def _finished(live: _Live) -> LinkedTube:

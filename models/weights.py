@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.detr import DETR, DETR_CONFIG, PostProcess, SetCriterion, full_config
 from utils.files import atomic, load_torch
 from utils.misc import InputError
+from utils.progress import progress
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/detr/"
 OFFICIAL = {
@@ -185,7 +185,7 @@ def _fetch(url: str, path: Path, sha256: str) -> None:
     """Download to a temporary name, verify, rename. OSError when the connection fails or ends early."""
     with urllib.request.urlopen(url, timeout=20) as answer, atomic(path) as part:
         size = int(answer.headers.get("Content-Length") or 0)
-        with part.open("wb") as file, tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
+        with part.open("wb") as file, progress(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
             while block := answer.read(1 << 20):
                 bar.update(file.write(block))
         if bar.n < size:

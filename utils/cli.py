@@ -93,6 +93,15 @@ def thresholds(texts: list[str]) -> list[float]:
     return list(dict.fromkeys(values))
 
 
+def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
+    """Flags of every stage: which data set, and where data and checkpoints lie."""
+    parser.flag("data", "dataset", required=True, help="built-in data set, or path of a project file")
+    parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
+    if needs_videos:
+        parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
+    parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; the user's mistakes and stops become one line on stderr and an exit status.
 

@@ -117,3 +117,18 @@ def load_checkpoint(path: str | Path, what: str) -> dict:
     if not (isinstance(held, dict) and {"model", "config", "epoch"} <= held.keys()):
         raise InputError(f"{path}: not a {what} checkpoint of this project (needs model, config and epoch)")
     return held
+
+
+def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str) -> Path:
+    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming the script that makes it, where it is missing."""
+    folder = Path(folder)
+    held = sorted((int(p.stem[6:]), p) for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal())
+    if not held:
+        raise InputError(f"{folder}: no {what} checkpoint here; make one with {made_by}")
+    if epoch is None:
+        return held[-1][1]
+    path = folder / f"epoch_{epoch}.pth"
+    if not path.is_file():
+        there = ", ".join(str(n) for n, _ in held[-8:])
+        raise InputError(f"{path}: no such {what} checkpoint; there are epochs {there}")
+    return path

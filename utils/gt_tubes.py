@@ -1,9 +1,11 @@
-"""Ground-truth tubes by the names of a data set and a subset."""
+"""Ground-truth tubes of a data set's subset, and what they say of people who were followed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from utils.box_ops import Tube
+import numpy as np
+
+from utils.box_ops import Tube, paired_iou
 
 if TYPE_CHECKING:
     from datasets.project import Project
@@ -24,3 +26,22 @@ def make_gt_tubes(
 
     project = dataset if isinstance(dataset, Project) else load_project(dataset, **(params or {}))
     return {name: video.tubes for name, video in read_annotations(project, project.split(subset)).items()}
+
+
+def label_frames(
+    frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, no_action: int
+) -> np.ndarray:
+    """The action of each frame of a followed person: int64 (T,).
+
+    `frames` int64 (T,), `boxes` (T, 4) xyxy; in each frame the annotated tube that overlaps most gives its label if
+    the IoU is above `iou_th`; `no_action` where there is none, or where that person does nothing (label -1). Equal
+    overlaps, as of one person with two actions, go to the earlier tube.
+    """
+    best, labels = np.full(len(frames), float(iou_th)), np.full(len(frames), no_action, np.int64)
+    for tube in gt:
+        _, here, there = np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)
+        iou = paired_iou(boxes[here], tube.boxes[there])
+        better = iou > best[here]
+        best[here[better]] = iou[better]
+        labels[here[better]] = tube.label if tube.label >= 0 else no_action
+    return labels

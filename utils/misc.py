@@ -5,6 +5,8 @@ import random
 import numpy as np
 import torch
 
+AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class InputError(Exception):
     """A mistake in what the user gave (a file, a name, a value): told in one line, exit status 2.

@@ -1,0 +1,71 @@
+"""Clips of person queries out of the cache: what query matching trains on, without running DETR."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from datasets.annotations import Video
+from datasets.use_shards import choose_frames
+from utils.misc import rng
+
+
+class QueryClips:
+    """Clips of `n_frames` frames, `sampling_rate` apart, of queries that stand for annotated people.
+
+    `queries_of(name)` gives a video's queries (`frame`, `boxes`, `queries(rows)`), `match` which annotated box each one
+    stands for (-1: none). A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for
+    each video in which anybody was matched. Clips start at random between a video's first and last annotated frame.
+    """
+
+    def __init__(
+        self,
+        videos: Mapping[str, Video],
+        queries_of: Callable,
+        match: Callable,
+        n_frames: int,
+        sampling_rate: int,
+        seed: int,
+        clips_per_video: int = 1,
+    ) -> None:
+        self.n_frames, self.sampling_rate, self.seed, self.clips_per_video = (
+            n_frames,
+            sampling_rate,
+            seed,
+            clips_per_video,
+        )
+        self.videos = []
+        self.n_boxes = self.n_matched = 0
+        for name, video in videos.items():
+            frames, boxes, persons = annotated_boxes(video)
+            held = queries_of(name)
+            matched = match(held.frame, held.boxes, frames, boxes)
+            rows = np.flatnonzero(matched >= 0)
+            self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
+            if len(rows):
+                span = int(frames[0]), int(frames[-1]) + 1
+                self.videos.append((held, span, held.frame[rows], persons[matched[rows]], rows))
+
+    def __len__(self) -> int:
+        return len(self.videos) * self.clips_per_video
+
+    def pack(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Queries float32 (M, d) and identities int64 (M,), distinct between the clips `keys`, (epoch, index) each."""
+        queries, ids, first_id = [], [], 0
+        for epoch, index in keys:
+            held, (low, high), frames, persons, rows = self.videos[index // self.clips_per_video]
+            wanted = choose_frames(low, high, self.n_frames, self.sampling_rate, rng(self.seed, epoch, index))
+            chosen = np.flatnonzero(np.isin(frames, wanted))
+            distinct, inverse = np.unique(persons[chosen], return_inverse=True)
+            queries.append(held.queries(rows[chosen]))
+            ids.append(inverse.reshape(-1) + first_id)
+            first_id += len(distinct)
+        return np.concatenate(queries), np.concatenate(ids)
+
+
+def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A video's boxes by rising frame, a person once in each: frames (G,), boxes (G, 4), person ids (G,), int64."""
+    frames = np.concatenate([np.zeros(0, np.int64), *(t.frames for t in video.tubes)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(t.boxes for t in video.tubes)])
+    persons = np.concatenate([np.zeros(0, np.int64), *(np.full(len(t), t.person_id) for t in video.tubes)])
+    _, first = np.unique(np.stack([frames, persons]), axis=1, return_index=True)  # sorted by frame, then person
+    return frames[first], boxes[first], persons[first]

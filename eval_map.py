@@ -1,0 +1,134 @@
+"""Stage 5: action tubes from linked queries, and how good they are.
+
+    python eval_map.py --dataset jhmdb21 --qmm_name noskip_sr:4 --metric v-mAP --tiou_th 0.2 0.5
+
+Reads the tar of eval_qmm.py and a head of train_action_head.py; leaves results/eval_map-<subset>-<settings>.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets.frame_batches import SubsetVideos
+from datasets.project import Project, load_project
+from models.action_head import HEAD_TYPES, action_probabilities, load_head
+from models.frame_features import add_frame_flags, features_of_people, frame_extractor
+from models.person_queries import add_detector_flags
+from models.tube import action_tubes
+from utils.box_ops import MOTION_CATEGORIES, Tube
+from utils.cli import Parser, add_data_flags, positive_int, run, thresholds
+from utils.files import epoch_path
+from utils.gt_tubes import make_gt_tubes
+from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
+from utils.misc import InputError, pick_device
+from utils.progress import progress
+from utils.results import print_table, write_results
+from utils.training import add_run_flags, start
+from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
+
+METRICS = ("v-mAP", "motion-AP", "frame-mAP")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser("Classify linked people frame by frame and measure the action tubes.")
+    add_data_flags(parser)
+    parser.flag("data", "subset", default="val", help="subset to measure on")
+    parser.flag("data", "qmm_name", default="qmm", help="name of the run of train_qmm.py")
+    add_linked_flags(parser, "load_epoch_qmm")
+    parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="kind of head, for its default name")
+    parser.flag("model", "head_name", help=HEAD_NAME_HELP)
+    parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
+    add_frame_flags(parser)
+    add_detector_flags(parser, detr=None)
+    parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
+    parser.flag("action tubes", "min_tube_length", type=positive_int,
+                help="action tubes of fewer frames are dropped (default: the data set's, else 9)")  # fmt: skip
+    parser.flag("measuring", "metric", choices=METRICS, default="v-mAP", help="what to measure")
+    parser.flag("measuring", "protocol", choices=PROTOCOLS, default="voc", help="how AP is computed")
+    parser.flag("measuring", "tiou_th", nargs="+", default=["0.2", "0.5"],
+                help="IoU thresholds, or ranges such as 0.5:0.95")  # fmt: skip
+    add_run_flags(parser)
+    return parser.parse_args()
+
+
+def classify(
+    args: argparse.Namespace, project: Project, root: Path, linked: LinkedPeople, device: torch.device
+) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
+    """The action tubes of every video, and each one's score in each of its frames."""
+    path = epoch_path(head_folder(args, root), args.load_epoch_head, "action head", "train_action_head.py")
+    head, config, args.load_epoch_head = load_head(path, device)
+    if config["labels"] != project.labels:
+        raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
+    for name in ("encoder", "detector", "link_cues"):
+        if config["settings"][name] != linked.settings[name]:
+            raise InputError(
+                f"{path}: was trained on people linked by another {name} than {linked.path}; train it again"
+            )
+    features_of = None
+    if head.needs_frames:
+        extractor = frame_extractor(head.needs_frames, args, device, linked.settings["detector"])
+        if extractor.key != config["frames"]:
+            raise InputError(f"{path}: was trained with frame features {config['frames']}, not {extractor.key}")
+        features_of = features_of_people(
+            root.parent / "features", SubsetVideos(project, args.subset, args.workers), extractor
+        )
+    tubes: dict[str, list[Tube]] = {name: [] for name in linked.names}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in linked.names}
+    for person in progress(list(linked), desc="actions", unit="person", leave=False):
+        features = features_of(person) if features_of else None
+        found = action_probabilities(head, linked.queries(person), person.frames, features)
+        actions = action_tubes(person.frames, person.boxes, found, args.topk, args.min_tube_length, person.person_id)
+        tubes[person.video] += [tube for tube, _ in actions]
+        scores[person.video] += [each for _, each in actions]
+    return tubes, scores
+
+
+def measure(
+    args: argparse.Namespace, labels: list[str], pred: dict[str, list[Tube]], scores: dict, gt: dict[str, list[Tube]]
+) -> dict:
+    """The figures of `docs/protocol.md`, by the names of the results file; printed as tables."""
+    levels, n = thresholds(args.tiou_th), len(labels)
+    metrics: dict = {"tubes": sum(map(len, pred.values())), "gt_tubes": sum(map(len, gt.values())), "videos": len(gt)}
+    columns = [f"@{level:g}" for level in levels]
+    if args.metric == "motion-AP":
+        by_kind = calc_motion_ap(pred, gt, n, levels, args.protocol)
+        means = {kind: [mean_ap(row) for row in by_kind[kind]] for kind in MOTION_CATEGORIES}
+        for i, column in enumerate(columns):
+            metrics[f"motion-AP{column}"] = {kind: means[kind][i] for kind in MOTION_CATEGORIES}
+        print_table([args.metric, *columns], [[kind, *means[kind]] for kind in MOTION_CATEGORIES])
+        return metrics
+    if args.metric == "v-mAP":
+        ap = calc_video_map(pred, gt, n, levels, args.protocol)
+    else:
+        ap = calc_frame_map(pred, gt, n, levels, args.protocol, scores)
+    for column, row in zip(columns, ap, strict=True):
+        metrics[f"{args.metric}{column}"] = mean_ap(row)
+        metrics[f"AP{column}"] = dict(zip(labels, row, strict=True))
+    metrics["without_gt"] = [label for label, row in zip(labels, ap.T, strict=True) if np.isnan(row).all()]
+    rows = [[label, *row] for label, row in zip(labels, ap.T, strict=True) if label not in metrics["without_gt"]]
+    print_table(["AP", *columns], [*rows, [args.metric, *map(mean_ap, ap)]])
+    if metrics["without_gt"]:
+        print(f"left out, without ground truth: {', '.join(metrics['without_gt'])}")
+    return metrics
+
+
+def main() -> None:
+    """The command line."""
+    args = parse_args()
+    start(args)
+    device = pick_device(args.device)
+    project = load_project(args.dataset, args.data_root)
+    root = Path(args.checkpoint_root) / project.name / args.qmm_name
+    fill_linked_flags(args, project, root)
+    project.fill(args, min_tube_length="min_tube_length")
+    linked = LinkedPeople(tar_path(args, root, args.subset), made_by=f"eval_qmm.py --subset {args.subset}")
+    pred, scores = classify(args, project, root, linked, device)
+    metrics = measure(args, project.labels, pred, scores, make_gt_tubes(project, args.subset))
+    name = f"{linked.path.stem}-{head_folder(args, root).name}{args.load_epoch_head}-top{args.topk}-{args.metric}"
+    print(f"results: {write_results(root, 'eval_map', args.subset, name, args, metrics)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,125 @@
+"""Features of whole frames, for the action heads that ask with them: X3D-XS, or DETR's backbone."""
+
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.person_queries import Detector, Videos, detector_of
+from models.weights import weights_hash
+from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
+from utils.cli import Parser
+from utils.distributed import rank
+from utils.linked_store import LinkedPerson
+from utils.progress import progress
+from utils.tar_store import RowSpool, TarStore
+from utils.video_cache import video_cache
+
+FRAME_KINDS = ("x3d", "res")  # of action heads
+X3D_CLIPS = ("centre", "repeat")
+
+
+class BackboneFeatures:
+    """DETR's backbone features, averaged over the picture: (b, 3, H, W) uint8 -> (b, c)."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.key, self.device = f"res-{detector.key}", detector.device
+        self.image_size, self.batch_size = detector.image_size, detector.batch_size
+        self.width, self._detector = detector.detr.backbone[0].num_channels, detector
+
+    @torch.inference_mode()
+    def run(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """float32 (b, width) for each batch of a video's frames in order."""
+        for images in batches:
+            yield self._detector.backbone(images).mean((2, 3)).cpu().numpy()
+
+
+class X3DFeatures:
+    """X3D-XS after its pool, a clip around each frame: (b, 3, H, W) uint8 -> (b, 2048).
+
+    `clip` "centre": the clip's `X3D_FRAMES` frames, `X3D_STRIDE` apart, lie around the frame, and stop at the video's
+    ends; "repeat": the frame itself, repeated. Whole pictures, squeezed to `X3D_SIZE` pixels square.
+    """
+
+    def __init__(
+        self, weights: str | None, clip: str, device: torch.device, checkpoint_root: str | Path, batch_size: int = 8
+    ) -> None:
+        self.model = load_x3d(weights, checkpoint_root, device)
+        self.key = f"x3d-{clip}-{weights_hash(self.model.state_dict())}"
+        self.device, self.image_size, self.batch_size, self.width = device, 0, batch_size, X3D_WIDTH
+        steps = np.arange(X3D_FRAMES) - (X3D_FRAMES - 1) / 2
+        self.offsets = (steps * (X3D_STRIDE if clip == "centre" else 0)).astype(int).tolist()
+
+    @torch.inference_mode()
+    def run(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """float32 (b, width) for runs of a video's frames in order; holds no more frames than a clip spans."""
+        size = (X3D_SIZE, X3D_SIZE)
+        held: deque[Tensor] = deque()  # frames `first`, `first + 1`, ...
+        first = done = read = 0
+
+        def ready(limit: int) -> Iterator[np.ndarray]:
+            nonlocal first, done
+            while done < limit:
+                stop = min(done + self.batch_size, limit)
+                clips = []
+                for t in range(done, stop):
+                    places = np.clip(np.add(t, self.offsets), 0, read - 1).tolist()
+                    clips.append(torch.stack([held[place - first] for place in places], 1))
+                yield self.model.features(torch.stack(clips)).float().cpu().numpy()
+                done = stop
+                while first < done + self.offsets[0]:
+                    held.popleft()
+                    first += 1
+
+        for images in batches:
+            small = F.interpolate(images.to(self.device).float(), size, mode="bilinear", antialias=True)
+            held.extend(normalize_x3d(small.round().clamp(0, 255).to(torch.uint8)))
+            read += len(images)
+            yield from ready(read - self.offsets[-1])
+        yield from ready(read)
+
+
+def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X3DFeatures) -> TarStore:
+    """The tar of a subset's frame features, `features` float32 (n_frames, width) a video; made where it is missing."""
+
+    def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
+        opened = videos.open(names, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
+        what = f"{extractor.key.split('-')[0]} over {videos.subset}"
+        with progress(desc=what, unit="frame", disable=rank() != 0) as bar:
+            for video in opened:
+                spool, n_frames = spool_of(video.name), 0
+                for features in extractor.run(video.batches):
+                    spool.append({"features": features})
+                    n_frames += len(features)
+                    bar.update(len(features))
+                yield video.name, {"n_frames": n_frames}
+
+    path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
+    return video_cache(path, videos.sources(), make, {"extractor": extractor.key}, "cache of frame features")
+
+
+def add_frame_flags(parser: Parser) -> None:
+    """Flags of the heads that look at frames."""
+    parser.flag("frames", "x3d_weights", help="X3D-XS weights, for --head_type x3d (default: cached or downloaded)")
+    parser.flag("frames", "x3d_clip", choices=X3D_CLIPS, default="centre",
+                help="centre: real neighbouring frames; repeat: the frame itself, as published")  # fmt: skip
+
+
+def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> BackboneFeatures | X3DFeatures:
+    """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
+    if kind == "res":
+        return BackboneFeatures(detector_of(args, device, detector))
+    return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root)
+
+
+def features_of_people(
+    folder: Path, videos: Videos, extractor: BackboneFeatures | X3DFeatures
+) -> Callable[[LinkedPerson], np.ndarray]:
+    """A function that gives the features of a person's frames, float32 (T, width), out of the subset's cache."""
+    store = cache_features(folder, videos, extractor)
+    return lambda person: store.arrays(person.video)["features"][person.frames]

@@ -1,0 +1,254 @@
+"""Frames -> person queries: the one place where DETR is run for the later stages."""
+
+import contextlib
+import itertools
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.detr import PERSON, for_inference, normalize
+from models.weights import load_detr, weights_hash
+from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
+from utils.cli import Parser, positive_int
+from utils.distributed import rank
+from utils.misc import AMP_TYPES, InputError
+from utils.progress import progress
+from utils.tar_store import Rows, RowSpool, TarStore
+from utils.video_cache import video_cache
+
+FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
+
+
+class Videos(Protocol):
+    """The videos of a subset: `sources` maps each name to what identifies its file; `open` yields for each of `names`
+    its `name`, `size` (width, height), `fps` and `batches`, uint8 (b, 3, H, W)."""
+
+    subset: str
+
+    def sources(self) -> dict[str, list[int]]: ...
+
+    def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterable: ...
+
+
+class PersonQueries(NamedTuple):
+    """What DETR says of a run of frames, flat: `frame` int64 (M,) rising, `scores` float32 (M,), `boxes` float32
+    (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of the last decoder layer."""
+
+    frame: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    queries: np.ndarray
+
+
+class Detector:
+    """A frozen DETR, ready for inference; `key` names its weights and settings, `image_size` the longer side it takes.
+
+    `batch_size` frames go through it at a time. `source` as in `models.weights.load_detr`; `amp` a dtype (bfloat16,
+    float16) or None; `image_size` 0 takes the size that the checkpoint was trained for.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        device: torch.device,
+        checkpoint_root: str | Path = "checkpoint",
+        amp: torch.dtype | None = None,
+        compiled: bool = False,
+        image_size: int = 0,
+        batch_size: int = 8,
+    ) -> None:
+        self.source, self.device, self.batch_size = str(source), device, batch_size
+        detr, _, _, config = load_detr(source, checkpoint_root, device)
+        self.weights = weights_hash(detr.state_dict())
+        self.d = config["hidden_dim"]
+        self.image_size = image_size or config["image_size"]
+        kind = "" if amp is None else f"-{str(amp).removeprefix('torch.')}"
+        self.key = f"{self.weights}-{self.image_size}{kind}"
+        self.detr = for_inference(detr, amp)
+        if compiled:
+            self.detr.compile()
+
+    def config(self) -> dict:
+        """What a later stage needs to find the same detector: its file, what its weights are, and the frames' size."""
+        return {"source": self.source, "weights": self.weights, "image_size": self.image_size, "key": self.key}
+
+    @torch.inference_mode()
+    def backbone(self, images: Tensor) -> Tensor:
+        """Features of images uint8 (b, 3, H, W) before the transformer: float32 (b, c, h, w)."""
+        dtype = self.detr.dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return self.detr.backbone(normalize(images.to(self.device, non_blocking=True))).float()
+
+    @torch.inference_mode()
+    def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> PersonQueries:
+        """A training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding -> its queries whose person score is at
+        least `floor`; `frame` is the place in the batch, `boxes` are xyxy over the unpadded picture, from 0 to 1."""
+        out = self.detr(normalize(images), mask)
+        scores = out["pred_logits"].softmax(-1)[..., PERSON]
+        boxes = box_cxcywh_to_xyxy(out["pred_boxes"])
+        return _collect(0, scores.cpu(), boxes.cpu(), out["queries"].cpu(), None, floor)
+
+    @torch.inference_mode()
+    def _launch(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, object]:
+        """Start a batch; results are on their way to the host when the returned event is reached."""
+        out = self.detr(normalize(images.to(self.device, non_blocking=True)))
+        scores = out["pred_logits"].softmax(-1)[..., PERSON]
+        boxes = box_cxcywh_to_xyxy(out["pred_boxes"]) * scores.new_tensor([*size, *size])
+        parts = scores, boxes, out["queries"]
+        if self.device.type != "cuda":
+            return *parts, None
+        host = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True).copy_(p, non_blocking=True) for p in parts]
+        event = torch.cuda.Event()
+        event.record()
+        return *host, event
+
+    def run(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Iterator[PersonQueries]:
+        """Batches uint8 (b, 3, H, W) of one video's frames in order -> the queries of each batch whose person score
+        is at least `floor`; `size` (width, height) of the original frame. Frames count from 0.
+
+        The next batch is started before the last one is looked at, so that a GPU never waits for the host.
+        """
+        running, first = None, 0
+        for images in batches:
+            started = (first, *self._launch(images, size))
+            first += len(images)
+            if running is not None:
+                yield _collect(*running, floor)
+            running = started
+        if running is not None:
+            yield _collect(*running, floor)
+
+
+def _collect(first: int, scores: Tensor, boxes: Tensor, queries: Tensor, event: object, floor: float) -> PersonQueries:
+    if event is not None:
+        event.synchronize()
+    frame, query = np.nonzero(scores.numpy() >= floor)
+    return PersonQueries(
+        frame + first, scores.numpy()[frame, query], boxes.numpy()[frame, query], queries.numpy()[frame, query]
+    )
+
+
+def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch_flag: str = "detr_batch") -> None:
+    """Flags of the stages that look through the frozen detector."""
+    what = "frozen detector: an official name or a checkpoint"
+    parser.flag("detector", "detr", default=detr, help=what + ("" if detr else " (default: the one trained with)"))
+    parser.flag("detector", "image_size", type=int, default=0, help="longer side of frames; 0: what it was trained for")
+    what = "frames that go through it at a time"
+    parser.flag("detector", batch_flag, dest="detr_batch", type=positive_int, default=8, help=what)
+
+
+def detector_of(args: Namespace, device: torch.device, known: dict | None = None) -> Detector:
+    """The detector of `add_detector_flags`; that of `known`, a checkpoint's `Detector.config()`, without `--detr`.
+
+    InputError when its weights are not those of `known`.
+    """
+    source = args.detr or known["source"]
+    size = args.image_size or (known["image_size"] if known else 0)
+    amp = AMP_TYPES[args.amp]
+    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, args.detr_batch)
+    if known and detector.weights != known["weights"]:
+        raise InputError(
+            f"{source}: not the detector that the encoder was trained with ({known['source']}, weights "
+            f"{known['weights']}, here {detector.weights}); name that one with --detr"
+        )
+    return detector
+
+
+class CachedQueries:
+    """A video's queries in the cache: `frame`, `scores`, `boxes` of those at or above a threshold are in memory,
+    `queries` (M, d) are read where they are used; `meta` is the entry's json (n_frames, width, height, fps)."""
+
+    def __init__(self, store: TarStore, name: str, psn_score_th: float) -> None:
+        self.name, self.meta = name, store.json(name)
+        floor = self.meta["made_from"]["settings"]["floor"]
+        if psn_score_th < floor:
+            raise InputError(f"{store.path}: holds person scores from {floor}; {psn_score_th} needs a new extraction")
+        arrays = store.arrays(name)
+        scores = arrays["scores"][:]
+        self.rows = np.flatnonzero(scores >= psn_score_th)
+        self.frame, self.scores = arrays["frame"][:][self.rows].astype(np.int64), scores[self.rows]
+        self.boxes = arrays["boxes"][:][self.rows]
+        self._queries: Rows = arrays["queries"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def queries(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """float32 (k, d) of the chosen members, e.g. those of a run of frames."""
+        return self._queries[self.rows[chosen]]
+
+    def blocks(self, n: int = 4096) -> Iterator[PersonQueries]:
+        """All queries in order, about `n` at a time, frames never divided."""
+        edges = np.searchsorted(self.frame, self.frame[n::n], "left") if len(self) > n else []
+        edges = np.unique([0, *edges, len(self)])
+        for a, b in itertools.pairwise(edges):
+            yield PersonQueries(self.frame[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b)))
+
+
+def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th: float) -> TarStore:
+    """The tar of a subset's person queries; DETR runs for the videos that are not in it yet.
+
+    Queries are kept down to a person score of `FLOOR` (all of them where `psn_score_th` is lower).
+    """
+    floor = FLOOR if psn_score_th >= FLOOR else 0.0
+    path = Path(folder) / f"{videos.subset}-{detector.key}{'' if floor else '-all'}.tar"
+
+    def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
+        opened = videos.open(names, detector.image_size, detector.batch_size, detector.device.type == "cuda")
+        bar = progress(desc=f"DETR over {videos.subset}", unit="frame", disable=rank() != 0)
+        with contextlib.closing(bar):
+            for number, video in enumerate(opened):
+                spool, n_frames = spool_of(video.name), 0
+                spool.append(_columns(PersonQueries(*_empty(detector.d))))
+
+                def counted(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+                    nonlocal n_frames
+                    for batch in batches:
+                        n_frames += len(batch)
+                        yield batch
+                        bar.update(len(batch))
+
+                for found in detector.run(counted(video.batches), video.size, floor):
+                    spool.append(_columns(found))
+                bar.set_postfix_str(f"video {number + 1}/{len(names)}")
+                width, height = video.size
+                yield video.name, {"n_frames": n_frames, "width": width, "height": height, "fps": video.fps}
+
+    settings = {"detector": detector.key, "floor": floor}
+    return video_cache(path, videos.sources(), make, settings, "query cache")
+
+
+def match_people(
+    frame: np.ndarray, boxes: np.ndarray, gt_frame: np.ndarray, gt_boxes: np.ndarray, iou_th: float
+) -> np.ndarray:
+    """Which annotated box each query stands for, -1 for none: int64 (M,).
+
+    `frame` int64 (M,) and `boxes` (M, 4) of the queries, `gt_frame` int64 (G,) and `gt_boxes` (G, 4), xyxy in one unit;
+    both frames rising. In each frame the pair with the highest IoU goes first, each box and query once, down to
+    `iou_th` (inclusive).
+    """
+    start, stop = np.searchsorted(gt_frame, frame), np.searchsorted(gt_frame, frame, "right")
+    counts = stop - start
+    query = np.repeat(np.arange(len(frame)), counts)
+    truth = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts - start, counts)
+    iou = paired_iou(boxes[query], gt_boxes[truth])
+    matched, free = np.full(len(frame), -1), np.ones(len(gt_frame), bool)
+    close = np.flatnonzero(iou >= iou_th)
+    for pair in close[np.argsort(-iou[close], kind="stable")].tolist():
+        q, t = query[pair], truth[pair]
+        if matched[q] < 0 and free[t]:
+            matched[q], free[t] = t, False
+    return matched
+
+
+def _columns(found: PersonQueries) -> dict[str, np.ndarray]:
+    return {**found._asdict(), "frame": found.frame.astype(np.int32)}
+
+
+def _empty(d: int) -> tuple[np.ndarray, ...]:
+    return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), np.zeros((0, d), np.float32)

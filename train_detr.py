@@ -1,0 +1,184 @@
+"""Stage 1: train or fine-tune DETR, the detector of people, on single frames of a data set's shards.
+
+    python train_detr.py --dataset ucf101-24 --detr coco-r101-dc5 --epochs 20
+
+Leaves checkpoint/<dataset>/<ex_name>/detr/epoch_<n>.pth. Defaults are those of the published runs.
+"""
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.make_shards import shards_folder
+from datasets.project import load_project
+from datasets.use_shards import ClipDataset, epoch_batches, make_loader
+from models.detr import DETR_CONFIG, PERSON, SetCriterion, build_model, full_config, normalize
+from models.weights import load_detr
+from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
+from utils.cli import Parser, add_data_flags, positive_int, run
+from utils.distributed import process_group, rank, world_size
+from utils.misc import InputError
+from utils.training import add_run_flags, add_training_flags, fit, start
+from utils.video_map import calc_frame_map
+
+ARCHITECTURE = {
+    "backbone": "resnet18, 34, 50 or 101",
+    "dilation": "DC5: the last stage keeps its resolution",
+    "norm": "frozen (pretrained backbones) or bn (from nothing)",
+    "stages": "the ResNet is cut after so many stages",
+    "hidden_dim": "width of queries",
+    "nheads": "attention heads",
+    "enc_layers": "encoder layers",
+    "dec_layers": "decoder layers",
+    "dim_feedforward": "width of feed-forward layers",
+    "num_queries": "object queries a frame",
+    "pre_norm": "normalise before each step, not after",
+}
+LOSSES = {
+    "ce_loss_coef": ("class_loss_coef", 2.0, "weight of the class loss"),
+    "bbox_loss_coef": ("bbox_loss_coef", 5.0, "weight of the L1 loss of boxes"),
+    "giou_loss_coef": ("giou_loss_coef", 2.0, "weight of the GIoU loss"),
+    "set_cost_class": ("set_cost_class", 2.0, "weight of the class in matching"),
+    "set_cost_bbox": ("set_cost_bbox", 5.0, "weight of L1 in matching"),
+    "set_cost_giou": ("set_cost_giou", 2.0, "weight of GIoU in matching"),
+    "eos_coef": ("eos_coef", 0.1, "weight of 'no object' in the class loss"),
+    "dropout": ("dropout", 0.1, "dropout of the transformer"),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser("Train or fine-tune DETR on single frames of a data set's shards.")
+    add_data_flags(parser, needs_videos=False)
+    parser.flag("data", "shards_path", help="folder of the shards (default: <data_root>/<dataset>/shards)")
+    parser.flag("data", "subset", default="train", help="subset to train on")
+    parser.flag("data", "val_subset", default="val", help="subset to measure boxes on, where its shards are there")
+    parser.flag("data", "frames_per_video", type=positive_int, default=1, help="random frames of a video an epoch")
+    parser.flag("data", "jitter", type=float, default=0.2, help="change of brightness, contrast and saturation")
+    parser.flag("data", "jitter_hue", type=float, default=0.1, help="change of hue")
+    parser.flag("model", "ex_name", default="detr", help="name of the run")
+    parser.flag("model", "detr", default="coco-r101-dc5",
+                help="what to start from: an official name, a checkpoint, or 'scratch'")  # fmt: skip
+    parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
+    for name, what in ARCHITECTURE.items():
+        kind = type(DETR_CONFIG[name])
+        options = {"action": "store_true"} if kind is bool else {"type": kind}
+        shown = "" if kind is bool else f" (with 'scratch'; default: {DETR_CONFIG[name]})"
+        parser.flag("model", name, default=None, help=what + shown, **options)
+    add_training_flags(parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, unit="frames")
+    parser.flag("training", "lr_backbone", type=float, default=1e-5, help="learning rate of the backbone; 0 freezes it")
+    for flag, default, what in LOSSES.values():
+        parser.flag("training", flag, type=float, default=default, help=what)
+    add_run_flags(parser)
+    return parser.parse_args()
+
+
+def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
+    """The detector to train, its loss and its configuration."""
+    changes = {name: getattr(args, flag) for name, (flag, _, _) in LOSSES.items()}
+    if args.image_size:
+        changes["image_size"] = args.image_size
+    asked = {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}
+    if args.detr == "scratch":
+        config = full_config({"num_classes": 2, **asked, **changes})
+        detr, criterion, _ = build_model(config)
+        return detr, criterion.to(device), config
+    loaded, _, _, config = load_detr(args.detr, args.checkpoint_root)
+    for name, value in asked.items():
+        if config[name] != value:
+            raise InputError(
+                f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
+            )
+    config = full_config({**config, **changes})
+    detr, criterion, _ = build_model(config)
+    detr.load_state_dict(loaded.state_dict())
+    return detr, criterion.to(device), config
+
+
+def parameter_groups(detr: nn.Module, args: argparse.Namespace) -> list[dict]:
+    """AdamW's groups: the backbone with a rate of its own."""
+    named = [(name, p) for name, p in detr.named_parameters() if p.requires_grad]
+    groups = [{"params": [p for name, p in named if not name.startswith("backbone.")], "lr": args.lr}]
+    backbone = [p for name, p in named if name.startswith("backbone.")]
+    if args.lr_backbone > 0:
+        groups.append({"params": backbone, "lr": args.lr_backbone})
+    else:
+        for parameter in backbone:
+            parameter.requires_grad_(False)
+    return groups
+
+
+def losses(criterion: SetCriterion, model: nn.Module, group: list[dict]) -> Iterator[tuple[Tensor, dict]]:
+    """The weighted loss of one batch, and its parts of the last decoder layer."""
+    for batch in group:
+        out = model(normalize(batch["images"]), batch["mask"])
+        with torch.autocast(batch["images"].device.type, enabled=False):
+            parts = criterion(out, batch["targets"])
+            yield criterion.total(parts), {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}
+
+
+@torch.inference_mode()
+def evaluate(
+    data: ClipDataset, batch_size: int, workers: int, device: torch.device, detr: nn.Module, epoch: int
+) -> dict:
+    """`val_AP50` of person boxes, and `val_recall50`: the share of people with a box of IoU 0.5 and score 0.5."""
+    pred: dict[str, list[Tube]] = {}
+    gt: dict[str, list[Tube]] = {}
+    found = there = 0
+    for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
+        out = detr(normalize(batch["images"]), batch["mask"])
+        scores = out["pred_logits"].softmax(-1)[..., PERSON].cpu().numpy()
+        boxes = box_cxcywh_to_xyxy(out["pred_boxes"]).cpu().numpy()
+        for i, target in enumerate(batch["targets"]):
+            name, wanted = str(len(gt)), box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy()
+            gt[name] = [Tube([0], box[None], 0) for box in wanted]
+            pred[name] = [Tube([0], b[None], 0, float(s)) for b, s in zip(boxes[i], scores[i], strict=True) if s > 0.05]
+            close = paired_iou(wanted[:, None], boxes[i][None]) >= 0.5
+            found += int((close & (scores[i] >= 0.5)).any(1).sum())
+            there += len(wanted)
+    if not there:
+        return {}
+    return {"val_AP50": float(calc_frame_map(pred, gt, 1, 0.5)[0]), "val_recall50": found / there}
+
+
+def main() -> None:
+    """The command line."""
+    args = parse_args()
+    with process_group(args.device) as device:
+        start(args)
+        project = load_project(args.dataset, args.data_root)
+        detr, criterion, config = build(args, device)
+        jitter = np.array([args.jitter] * 3 + [args.jitter_hue])
+        folder = partial(shards_folder, args.shards_path, project, data_root=args.data_root)
+        clips = {"image_size": config["image_size"], "seed": args.seed}
+        data = ClipDataset(folder(args.subset), clips_per_video=args.frames_per_video, jitter=jitter, **clips)
+        measure = None
+        if (folder(args.val_subset) / "index.json").is_file():
+            val = ClipDataset(folder(args.val_subset), train=False, clips_per_video=4, **clips)
+            measure = partial(evaluate, val, args.batch_size, args.workers, device)
+
+        def epoch_of(epoch: int, first: int = 0) -> list:
+            return epoch_batches(data, epoch, args.batch_size, rank(), world_size())[first:]
+
+        fit(
+            stage="train_detr",
+            folder=Path(args.checkpoint_root) / project.name / args.ex_name / "detr",
+            model=detr,
+            parameters=parameter_groups(detr, args),
+            config=config,
+            args=args,
+            device=device,
+            n_batches=lambda epoch: len(epoch_of(epoch)),
+            batches=lambda epoch, first: make_loader(data, epoch_of(epoch, first), args.workers, device),
+            losses=partial(losses, criterion),
+            keys=lambda batch: batch["names"],
+            evaluate=measure,
+        )
+
+
+if __name__ == "__main__":
+    run(main)
