@@ -1,0 +1,156 @@
+"""The loop that the three trainers share: their flags, and epochs with checkpoints."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from utils.cli import Parser, Stopped, positive_int
+from utils.distributed import any_rank, barrier, rank
+from utils.files import lock, remove_parts, save_torch
+from utils.misc import AMP_TYPES, set_seed
+from utils.resume import HOW_TO_GO_ON, StopFlag, set_aside, something_to_resume
+from utils.run_log import RunLog
+from utils.train_steps import Losses, TrainSteps
+
+
+def add_run_flags(parser: Parser) -> None:
+    """Flags of every script that computes: where, with how many threads and workers, from which seed."""
+    parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
+    parser.flag("machine", "amp", choices=AMP_TYPES, default="off", help="mixed precision")
+    parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
+    parser.flag("machine", "workers", type=int, default=2, help="processes that decode frames; 0 decodes here")
+    parser.flag("machine", "threads", type=int, default=0, help="CPU threads of torch; 0 leaves torch's choice")
+    parser.flag("machine", "seed", type=int, default=42, help="seed of every random number")
+
+
+def add_training_flags(
+    parser: Parser, epochs: int, batch_size: int, lr: float, lr_drop: int, unit: str, lr_flag: str = "lr"
+) -> None:
+    """Flags of every trainer; the arguments are this trainer's published settings."""
+    parser.flag("training", "epochs", type=positive_int, default=epochs, help="epochs to train")
+    parser.flag("training", "batch_size", type=positive_int, default=batch_size, help=f"{unit} a batch and process")
+    parser.flag("training", lr_flag, dest="lr", type=float, default=lr, help="learning rate")
+    parser.flag("training", "weight_decay", type=float, default=1e-4, help="AdamW's weight decay")
+    parser.flag(
+        "training",
+        "lr_schedule",
+        choices=("step", "cosine", "constant"),
+        default="step",
+        help="step: a tenth after --lr_drop epochs; cosine: to zero at the end",
+    )
+    parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help="epochs before the rate drops")
+    parser.flag("training", "warmup_steps", type=int, default=0, help="steps in which the rate rises from zero")
+    parser.flag("training", "clip_max_norm", type=float, default=0.1, help="largest gradient norm; 0 clips nothing")
+    parser.flag("run", "resume", action="store_true", help="go on from where the last run of this name stopped")
+    parser.flag("run", "save_epochs", type=positive_int, default=1, help="epochs between checkpoints")
+    parser.flag(
+        "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: 10 minutes"
+    )
+    parser.flag(
+        "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
+    )
+    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online", help="where Comet logs to")
+
+
+def start(args: argparse.Namespace) -> None:
+    """Threads and seeds, before anything is drawn or computed."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = False
+    set_seed(args.seed)
+
+
+def fit(
+    stage: str,
+    folder: Path,
+    model: nn.Module,
+    parameters: Iterable,
+    config: dict,
+    args: argparse.Namespace,
+    device: torch.device,
+    n_batches: Callable[[int], int],
+    batches: Callable[[int, int], Iterable],
+    losses: Losses,
+    keys: Callable[[object], list],
+    evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    iter_update: int = 1,
+    exported: nn.Module | None = None,
+) -> None:
+    """Train `model` and leave `<folder>/epoch_<n>.pth` (n counts from 1), `metrics.jsonl` and the state to resume.
+
+    `parameters`: AdamW's parameter groups (a group's own `lr` stands). `n_batches(epoch)` and
+    `batches(epoch, first)`: an epoch's batches, from the `first` on, a function of the epoch alone; every
+    process has as many. `losses(model, group)` is a generator of the (loss, figures) parts of one step over
+    a group of `iter_update` batches, already divided so that their sum is the step's loss; figures are
+    numbers or tensors of one element. With several processes gradients are averaged: a loss divided by
+    `rank_mean` of its normaliser has the gradient of the joined batch (BatchNorm's statistics alone are each
+    process's own). `keys(batch)` names the batch's samples, for the record of a loss that is not finite.
+    `evaluate(model, epoch)` gives further figures, every epoch, on rank 0. `exported` is the part of `model` that
+    checkpoints hold, where that is not the whole.
+
+    With `args.resume` the run goes on from where it was stopped, bit for bit on a CPU; without, what a
+    former run left is moved to `<folder>/previous`. Raises Stopped after SIGINT or SIGTERM, with the state
+    saved; InputError when another run is writing to `folder`, when the state is of other arguments, and when
+    a loss or gradient is not finite and not `args.skip_nonfinite`.
+    """
+    folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        if rank() == 0:
+            stack.enter_context(lock(folder, "training run"))
+            remove_parts(folder)
+        loop = TrainSteps(folder, model, parameters, args, device, iter_update)
+        resumed = args.resume and something_to_resume(folder)
+        barrier()  # nobody looks after rank 0 has begun to move files
+        if resumed:
+            loop.load_state()
+        elif rank() == 0:
+            set_aside(folder)
+            if args.resume:
+                _say(f"nothing to resume in {folder}: starting at the beginning")
+        done = loop.progress
+        if done.epoch >= args.epochs:
+            _say(f"nothing to do: {folder} has {done.epoch} epochs (--epochs {args.epochs})")
+            return
+        kept = {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | bool | type(None))}
+        at = done.epoch + 1 if resumed else None
+        stop = stack.enter_context(StopFlag())
+        log = stack.enter_context(RunLog(stage, folder, kept, args.comet, at, active=rank() == 0))
+        while done.epoch < args.epochs:
+            epoch, began = done.epoch, time.monotonic()
+            loop.train_epoch(n_batches(epoch), batches(epoch, done.batch), losses, keys, stop)
+            figures = done.means()
+            if done.skipped:
+                figures["skipped_steps"] = done.skipped
+            figures["lr"] = loop.optimizer.param_groups[0]["lr"]
+            figures["seconds"] = time.monotonic() - began
+            if evaluate is not None:
+                loop.save_state()  # a long evaluation that is cut off costs no training
+                if rank() == 0:
+                    figures |= evaluate(model.eval(), epoch + 1)
+            log.metrics(figures, epoch + 1)
+            last = epoch + 1 == args.epochs
+            if rank() == 0:
+                if last or (epoch + 1) % args.save_epochs == 0:
+                    path = folder / f"epoch_{epoch + 1}.pth"
+                    weights = {name: value.cpu() for name, value in (model if exported is None else exported).state_dict().items()}
+                    save_torch(path, {"model": weights, "config": config, "epoch": epoch + 1})
+                    log.checkpoint(path)
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                tqdm.write(f"epoch {epoch + 1}/{args.epochs}: {shown}")
+            done.next_epoch()
+            loop.save_state()
+            if any_rank(stop.raised, device) and not last:
+                raise Stopped(f"stopped after epoch {epoch + 1}, {HOW_TO_GO_ON}")
+    barrier()
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        print(line, file=sys.stderr)
