@@ -78,7 +78,7 @@ def classify(
     scores: dict[str, list[np.ndarray]] = {name: [] for name in linked.names}
     for person in progress(list(linked), desc="actions", unit="person", leave=False):
         features = features_of(person) if features_of else None
-        found = action_probabilities(head, linked.queries(person), person.frames, features)
+        found = action_probabilities(head, linked.queries(person), person.frames - person.frames[0], features)
         actions = action_tubes(person.frames, person.boxes, found, args.topk, args.min_tube_length, person.person_id)
         tubes[person.video] += [tube for tube, _ in actions]
         scores[person.video] += [each for _, each in actions]

@@ -18,6 +18,7 @@ from datasets.make_shards import shards_folder
 from datasets.project import load_project
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.detr import DETR_CONFIG, PERSON, SetCriterion, build_model, full_config, normalize
+from models.query_losses import QueryLosses
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, add_data_flags, positive_int, run
@@ -57,7 +58,9 @@ def parse_args() -> argparse.Namespace:
     parser.flag("data", "shards_path", help="folder of the shards (default: <data_root>/<dataset>/shards)")
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to measure boxes on, where its shards are there")
-    parser.flag("data", "frames_per_video", type=positive_int, default=1, help="random frames of a video an epoch")
+    parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
+    parser.flag("data", "n_frames", type=positive_int, default=1, help="frames of a clip; --batch_size counts frames")
+    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "jitter", type=float, default=0.2, help="change of brightness, contrast and saturation")
     parser.flag("data", "jitter_hue", type=float, default=0.1, help="change of hue")
     parser.flag("model", "ex_name", default="detr", help="name of the run")
@@ -73,6 +76,9 @@ def parse_args() -> argparse.Namespace:
     parser.flag("training", "lr_backbone", type=float, default=1e-5, help="learning rate of the backbone; 0 freezes it")
     for flag, default, what in LOSSES.values():
         parser.flag("training", flag, type=float, default=default, help=what)
+    of_queries = "tell {} apart by single queries: a help for detectors from nothing"
+    parser.flag("training", "id_loss_coef", type=float, default=0.0, help=of_queries.format("people"))
+    parser.flag("training", "action_loss_coef", type=float, default=0.0, help=of_queries.format("actions"))
     add_run_flags(parser)
     return parser.parse_args()
 
@@ -112,25 +118,36 @@ def parameter_groups(detr: nn.Module, args: argparse.Namespace) -> list[dict]:
     return groups
 
 
-def losses(criterion: SetCriterion, model: nn.Module, group: list[dict]) -> Iterator[tuple[Tensor, dict]]:
+def losses(
+    criterion: SetCriterion,
+    queries: QueryLosses | None,
+    coefs: tuple[float, float],
+    model: nn.Module,
+    group: list[dict],
+) -> Iterator[tuple[Tensor, dict]]:
     """The weighted loss of one batch, and its parts of the last decoder layer."""
     for batch in group:
         out = model(normalize(batch["images"]), batch["mask"])
         with torch.autocast(batch["images"].device.type, enabled=False):
             parts = criterion(out, batch["targets"])
-            yield criterion.total(parts), {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}
+            total = criterion.total(parts)
+            if queries is not None:
+                matches = criterion.matcher(out, batch["targets"])
+                parts["loss_id"], parts["loss_action"] = queries.losses(out, batch["targets"], matches)
+                total = total + coefs[0] * parts["loss_id"] + coefs[1] * parts["loss_action"]
+            yield total, {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}
 
 
 @torch.inference_mode()
 def evaluate(
-    data: ClipDataset, batch_size: int, workers: int, device: torch.device, detr: nn.Module, epoch: int
+    data: ClipDataset, batch_size: int, workers: int, device: torch.device, model: nn.Module, epoch: int
 ) -> dict:
     """`val_AP50` of person boxes, and `val_recall50`: the share of people with a box of IoU 0.5 and score 0.5."""
     pred: dict[str, list[Tube]] = {}
     gt: dict[str, list[Tube]] = {}
     found = there = 0
     for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
-        out = detr(normalize(batch["images"]), batch["mask"])
+        out = model(normalize(batch["images"]), batch["mask"])
         scores = out["pred_logits"].softmax(-1)[..., PERSON].cpu().numpy()
         boxes = box_cxcywh_to_xyxy(out["pred_boxes"]).cpu().numpy()
         for i, target in enumerate(batch["targets"]):
@@ -155,26 +172,41 @@ def main() -> None:
         jitter = np.array([args.jitter] * 3 + [args.jitter_hue])
         folder = partial(shards_folder, args.shards_path, project, data_root=args.data_root)
         clips = {"image_size": config["image_size"], "seed": args.seed}
-        data = ClipDataset(folder(args.subset), clips_per_video=args.frames_per_video, jitter=jitter, **clips)
+        data = ClipDataset(
+            folder(args.subset),
+            args.n_frames,
+            args.sampling_rate,
+            clips_per_video=args.clips_per_video,
+            jitter=jitter,
+            **clips,
+        )
+        coefs = (args.id_loss_coef, args.action_loss_coef)
+        queries = QueryLosses(detr, len(project.labels)) if any(coefs) else None
+        model, groups = detr, parameter_groups(detr, args)
+        if queries is not None:
+            model = queries
+            groups[0]["params"] += [*queries.identity.parameters(), *queries.action.parameters()]
         measure = None
         if (folder(args.val_subset) / "index.json").is_file():
             val = ClipDataset(folder(args.val_subset), train=False, clips_per_video=4, **clips)
             measure = partial(evaluate, val, args.batch_size, args.workers, device)
 
         def epoch_of(epoch: int, first: int = 0) -> list:
-            return epoch_batches(data, epoch, args.batch_size, rank(), world_size())[first:]
+            clips_a_batch = max(args.batch_size // args.n_frames, 1)
+            return epoch_batches(data, epoch, clips_a_batch, rank(), world_size())[first:]
 
         fit(
             stage="train_detr",
             folder=Path(args.checkpoint_root) / project.name / args.ex_name / "detr",
-            model=detr,
-            parameters=parameter_groups(detr, args),
+            model=model,
+            exported=detr,
+            parameters=groups,
             config=config,
             args=args,
             device=device,
             n_batches=lambda epoch: len(epoch_of(epoch)),
             batches=lambda epoch, first: make_loader(data, epoch_of(epoch, first), args.workers, device),
-            losses=partial(losses, criterion),
+            losses=partial(losses, criterion, queries, coefs),
             keys=lambda batch: batch["names"],
             evaluate=measure,
         )

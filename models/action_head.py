@@ -93,12 +93,12 @@ class ActionHead(nn.Module):
 
 @torch.inference_mode()
 def action_probabilities(
-    head: ActionHead, queries: np.ndarray, frames: np.ndarray, frame_features: np.ndarray | None = None
+    head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None
 ) -> np.ndarray:
-    """One person's queries (T, d) in frames int64 (T,), with features (T, f) where the head needs them -> class
-    probabilities of each frame, float32 (T, n_classes + 1), the last of "no action"."""
+    """One person's queries (T, d) at `times` int64 (T,), frames since the tube's first, with features (T, f) where the
+    head needs them -> class probabilities of each frame, float32 (T, n_classes + 1), the last of "no action"."""
     device = next(head.parameters()).device
-    times = torch.from_numpy(frames - frames[0])[None].to(device)
+    times = torch.from_numpy(times)[None].to(device)
     features = None if frame_features is None else torch.from_numpy(frame_features)[None].to(device)
     logits = head(torch.from_numpy(queries)[None].to(device), times, None, features)
     return logits[0].float().softmax(-1).cpu().numpy()

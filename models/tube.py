@@ -3,16 +3,21 @@
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.box_ops import Tube, paired_iou
+
+if TYPE_CHECKING:
+    from models.person_queries import PersonQueries
 
 
 @dataclass
 class _Live:
     """A tube that is being built; lists have one entry a linked query."""
 
+    number: int
     frames: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
@@ -22,12 +27,14 @@ class _Live:
 @dataclass(frozen=True)
 class LinkedTube:
     """One person, followed. `frames` int64 (T,), `boxes` float32 (T, 4) xyxy pixels, `scores` float32 (T,)
-    person scores, `rows` int64 (T,) which of the video's queries were linked (their running number)."""
+    person scores, `rows` int64 (T,) which of the video's queries were linked (their running number); `number` counts
+    the video's tubes in the order in which they began, those that are dropped later too."""
 
     frames: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     rows: np.ndarray
+    number: int = -1
 
     def tube(self, person_id: int = -1) -> Tube:
         """The same as a region without a class, scored by its mean person score."""
@@ -78,7 +85,7 @@ class ActionTubes:
         self.tubes: list[LinkedTube] = []
         self._live: list[_Live] = []
         self._cues = np.empty((0, 0), np.float32)  # one row a live tube: unit feature, or box
-        self._n_rows = 0
+        self._n_rows = self._n_tubes = 0
         self._last_frame = -1
 
     def update(self, frame: int, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray) -> None:
@@ -109,7 +116,8 @@ class ActionTubes:
         new = [query for query in range(n) if tube_of[query] < 0]
         for query in new:
             tube_of[query] = len(self._live)
-            self._live.append(_Live())
+            self._live.append(_Live(self._n_tubes))
+            self._n_tubes += 1
         if new:
             self._cues = np.concatenate([self._cues.reshape(-1, cues.shape[1]), cues[new]])
         for query, tube in enumerate(tube_of):
@@ -129,6 +137,11 @@ class ActionTubes:
         self._live = [live for live, kept in zip(self._live, keep, strict=True) if kept]
         self._cues = self._cues[keep]
 
+    def since(self, frame: int) -> list[LinkedTube]:
+        """The tubes, closed or not, that have a link in `frame` or after it, as they stand."""
+        live = [_finished(tube) for tube in self._live if tube.frames[-1] >= frame]
+        return [tube for tube in self.tubes if tube.frames[-1] >= frame] + live
+
     def filter(self, n: int) -> list[LinkedTube]:
         """Close every tube and return those of at least `n` linked queries, by first frame."""
         self.tubes += [_finished(live) for live in self._live]
@@ -140,7 +153,7 @@ class ActionTubes:
 
 def link_people(
     video_name: str,
-    blocks: Iterable,
+    blocks: Iterable["PersonQueries"],
     encode: Callable[[np.ndarray], np.ndarray] | None,
     sim_th: float,
     end_consecutive_frames: int = 8,
@@ -150,12 +163,16 @@ def link_people(
     frame in one block; `encode` maps queries (n, d) to person features (n, d'), None when linking by IoU."""
     tubes = ActionTubes(video_name, sim_th, end_consecutive_frames, link_cue)
     for block in blocks:
-        features = encode(block.queries) if encode else None
-        edges = np.flatnonzero(np.diff(block.frame, prepend=-1)).tolist()
-        for a, b in itertools.pairwise([*edges, len(block.frame)]):
-            found = features[a:b] if encode else None
-            tubes.update(int(block.frame[a]), block.boxes[a:b], block.scores[a:b], found)
+        update_tubes(tubes, block, encode(block.queries) if encode else None)
     return tubes
+
+
+def update_tubes(tubes: ActionTubes, block: "PersonQueries", features: np.ndarray | None) -> None:
+    """Link a run of frames: its queries by rising frame, and their person features (n, d') unless IoU links."""
+    edges = np.flatnonzero(np.diff(block.frame, prepend=-1)).tolist()
+    for a, b in itertools.pairwise([*edges, len(block.frame)]):
+        found = None if features is None else features[a:b]
+        tubes.update(int(block.frame[a]), block.boxes[a:b], block.scores[a:b], found)
 
 
 def action_tubes(
@@ -189,4 +206,5 @@ def _finished(live: _Live) -> LinkedTube:
         np.array(live.boxes, np.float32).reshape(-1, 4),
         np.array(live.scores, np.float32),
         np.array(live.rows, np.int64),
+        live.number,
     )
