@@ -84,7 +84,7 @@ def test_the_contact_sheet_shows_each_frame_with_its_boxes(tmp_path: Path, scene
     changed = (annotated != plain).any(-1)
     x0, y0, _, y1 = gt[0].boxes[0] * CELL / 160
     edge = changed[:, round(x0) + 4]
-    assert edge[round(y0) + 26 * 2 : round(y1) + 26 * 2].mean() > 0.9
+    assert 0.6 < edge[round(y0) + 26 * 2 : round(y1) + 26 * 2].mean() < 0.9  # dashes and gaps
     assert (annotated[changed] == WHITE).all(-1).mean() > 0.2
     assert 0 < changed.mean() < 0.3
 

@@ -124,9 +124,9 @@ def draw_boxes(
     order = [int(i) for i in np.lexsort((boxes[:, 3], dashed)) if there[i]]
     corners = np.clip(boxes, 0, [width - 1, height - 1] * 2).round().astype(int).tolist()
     for i in order:
-        cv2.polylines(image, [_corners(corners[i])], True, BLACK, thick + (0 if dashed[i] else 2))
-        outline = _dashes(corners[i], 4 * thick) if dashed[i] else [_corners(corners[i])]
-        cv2.polylines(image, outline, not dashed[i], colours[i], thick)
+        outline = _dashes(corners[i], 5 * thick) if dashed[i] else [_corners(corners[i])]
+        for colour, wide in ((BLACK, thick + 2), (colours[i], thick)):
+            cv2.polylines(image, outline, not dashed[i], colour, wide)
     taken: list[tuple[int, int, int, int]] = []
     for i in sorted(order, key=lambda i: (dashed[i], -boxes[i, 3])):  # the nearest people choose first
         if captions[i]:
