@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.run_log import RunLog
+from utils.run_log import RunLog, append_json
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,11 @@ def test_resume_drops_what_is_repeated(tmp_path: Path) -> None:
     assert set(held["experiment"]["tags"]) == {"train_qmm", "resumed"}
     with RunLog("train_qmm", tmp_path, {}, comet="disabled"):
         assert lines(tmp_path) == [], "a fresh run starts anew"
+
+
+def test_full_disk_names_the_file() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        append_json(Path("/dev/full"), {"epoch": 1})
 
 
 def test_disabled_and_inactive(

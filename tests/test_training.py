@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.toy_training import arguments, as_rank, joined, launch, losses, network, rows_of, slow, train
-from utils.files import load_checkpoint, lock
+from utils.files import load_checkpoint, load_torch, lock
 from utils.misc import InputError
 from utils.resume import STATE, StopFlag
 from utils.train_steps import rate_factor
@@ -123,6 +123,8 @@ def test_resumed_exactly(tmp_path: Path, flags: tuple[str, ...]) -> None:
         train(tmp_path / "cut", arguments(*flags), iter_update=2, batches=partial(cut_at, 1, 7))
     train(tmp_path / "cut", arguments("--resume", *flags), iter_update=2)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    states = [load_torch(tmp_path / name / STATE) for name in ("whole", "cut")]
+    assert states[0]["scaler"] == states[1]["scaler"] and bool(states[0]["scaler"]) == ("fp16" in flags)
 
 
 def test_evaluation_cut_off_costs_no_training(tmp_path: Path) -> None:

@@ -107,10 +107,7 @@ class RunLog:
         if not self.active:
             return
         figures = {name: _finite(value) for name, value in values.items()}
-        line = json.dumps({"stage": self.stage, "epoch": epoch, **figures}, allow_nan=False)
-        with (self.folder / METRICS).open("a") as file:
-            file.write(line + "\n")
-        sync(self.folder / METRICS)
+        append_json(self.folder / METRICS, {"stage": self.stage, "epoch": epoch, **figures})
         self._report(figures, epoch)
 
     def checkpoint(self, path: str | Path) -> None:
@@ -180,6 +177,16 @@ class RunLog:
             self._experiment = None
             text = (str(error).splitlines() or [""])[0][:120]
             _say(f"Comet failed ({type(error).__name__}: {text}); figures go on in {self.folder / METRICS}")
+
+
+def append_json(path: Path, value: dict) -> None:
+    """Append `value` as a line of JSON, flushed to the disk. A full disk is an OSError that names the file."""
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(value, allow_nan=False, default=str) + "\n")
+        sync(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _say(line: str) -> None:

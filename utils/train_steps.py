@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import math
 import sys
 import time
@@ -16,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.cli import Stopped
 from utils.distributed import rank, world_size
-from utils.files import sync
 from utils.misc import AMP_TYPES, InputError, set_seed
 from utils.progress import IN_FILE, progress
 from utils.resume import HOW_TO_GO_ON, NONFINITE, STATE, Progress, StopFlag, load_state, per_rank, save_state
+from utils.run_log import append_json
 
 SAVE_SECONDS = 600  # between saves of the training state, unless --save_steps
 Losses = Callable[[nn.Module, Sequence], Generator[tuple[Tensor, dict[str, float | Tensor]], None, None]]
@@ -54,7 +53,7 @@ class TrainSteps:
             parameters, lr=args.lr, weight_decay=args.weight_decay, fused=True if on_gpu else None
         )
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
         self.amp = torch.autocast(device.type, AMP_TYPES[args.amp], enabled=args.amp != "off")
         self.progress = Progress()
@@ -128,7 +127,7 @@ class TrainSteps:
         flags[0] = ~loss.isfinite()
         if world_size() > 1:
             dist.all_reduce(flags, dist.ReduceOp.MAX)
-        bad, stopping, due, loss, norm = torch.cat([flags, torch.stack([loss, norm]).float()]).tolist()
+        bad, stopping, due, loss, norm = torch.cat([flags, torch.stack([loss, norm.to(loss)]).float()]).tolist()
         # With fp16, a gradient beyond its range is no fault until the scale is 1: the scaler lowers it and goes on.
         overflow = not math.isfinite(norm)
         fine = not bad and not (overflow and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1))
@@ -146,29 +145,22 @@ class TrainSteps:
         loss = torch.zeros((), device=self.device)
         figures: dict[str, Tensor | float] = {}
         parts = losses(self.model, group)
-        try:
-            while True:
-                with self.amp:
-                    part = next(parts, None)
-                if part is None:
-                    break
-                self.scaler.scale(part[0]).backward()
-                loss = loss + part[0].detach()
-                for name, value in part[1].items():
-                    figures[name] = figures.get(name, 0.0) + (value.detach() if torch.is_tensor(value) else value)
-        finally:
-            with self.amp:  # a generator closed elsewhere would leave its own autocast setting there
-                parts.close()
+        while True:
+            with self.amp:
+                part = next(parts, None)
+            if part is None:
+                break
+            self.scaler.scale(part[0]).backward()
+            loss = loss + part[0].detach()
+            for name, value in part[1].items():
+                figures[name] = figures.get(name, 0.0) + (value.detach() if torch.is_tensor(value) else value)
         return loss, {"loss": loss, **figures}
 
     def report_nonfinite(self, loss: float, keys: list) -> None:
         done, path = self.progress, self.folder / NONFINITE
         held = per_rank({"loss": str(loss), "batch": keys})
         if rank() == 0:
-            line = {"epoch": done.epoch + 1, "step": done.step, "processes": held}
-            with path.open("a") as file:
-                file.write(json.dumps(line, default=str) + "\n")
-            sync(path)
+            append_json(path, {"epoch": done.epoch + 1, "step": done.step, "processes": held})
         if not self.args.skip_nonfinite:
             raise InputError(
                 f"the loss or its gradient is not finite in epoch {done.epoch + 1}, step {done.step}; the batch is in "

@@ -100,7 +100,7 @@ def fit(
     saved; InputError when another run is writing to `folder`, when the state is of other arguments, and when
     a loss or gradient is not finite and not `args.skip_nonfinite`.
     """
-    folder = Path(folder)
+    folder, exported = Path(folder), model if exported is None else exported
     with contextlib.ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(lock(folder, "training run"))
@@ -139,7 +139,7 @@ def fit(
             if rank() == 0:
                 if last or (epoch + 1) % args.save_epochs == 0:
                     path = folder / f"epoch_{epoch + 1}.pth"
-                    weights = {name: value.cpu() for name, value in (model if exported is None else exported).state_dict().items()}
+                    weights = {name: value.cpu() for name, value in exported.state_dict().items()}
                     save_torch(path, {"model": weights, "config": config, "epoch": epoch + 1})
                     log.checkpoint(path)
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
