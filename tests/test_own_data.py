@@ -1,8 +1,9 @@
 """docs/own_data.md, followed to the letter: its files are written, its commands are run."""
 
 import json
-import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from datasets.annotations import RULES, read_annotations
 from datasets.make_shards import read_shards
@@ -19,50 +21,81 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"`(mydata/[\w.]+)`[^`]*\n\n```\w+\n(.*?)```", TEXT, re.DOTALL))
 COMMANDS = "".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)).replace("\\\n", "").splitlines()
+DATA_COMMANDS = [c for c in COMMANDS if "convert.py" in c or " -m datasets." in c]
+STAGES = [c for c in COMMANDS if c not in DATA_COMMANDS[:2]]  # from the shards on
+RESULTS = "checkpoint/mydata/qmm/results/*.json"
+
+# A detector small enough to learn two bars in seconds, and defaults for people of five frames.
+SMALL = (
+    " --detr scratch --backbone resnet18 --stages 2 --norm bn --image_size 64 --hidden_dim 32 --nheads 2 --enc_layers 1"
+    " --dec_layers 2 --dim_feedforward 64 --num_queries 5 --pre_norm --dropout 0 --lr 2e-3 --lr_backbone 2e-3"
+    " --jitter 0 --jitter_hue 0 --clips_per_video 16 --batch_size 8"
+)
+SHORT = "defaults: {psn_score_th: 0.5, qmm_psn_score_th: 0.5, qmm_iou_th: 0.1, filter_length: 2, min_tube_length: 2}"
 
 
-def draw_video(path: Path, width: int, height: int, n_frames: int) -> None:
-    """A bright bar that moves over a dark picture."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (width, height))
-    for i in range(n_frames):
-        frame = np.full((height, width, 3), 40, np.uint8)
-        frame[60:180, 40 + 4 * i : 80 + 4 * i] = 200
+def draw_video(path: Path, video: dict) -> None:
+    """A dark picture with a bright bar where somebody is annotated."""
+    size = (video["width"], video["height"])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, size)
+    for i in range(video["n_frames"]):
+        frame = np.full((*size[::-1], 3), 40, np.uint8)
+        for tube in video["tubes"]:
+            for left, top, right, bottom in (b for at, b in zip(tube["frames"], tube["boxes"], strict=True) if at == i):
+                frame[top:bottom, left:right] = (200, 180, 90 * tube["person_id"])
         writer.write(frame)
     writer.release()
 
 
-def follow(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run a command of the document where `mydata` lies, with this Python."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+@pytest.fixture
+def follow(own, monkeypatch, capsys):
+    """Run a command of the document where `mydata` lies, `more` flags behind it; (exit status, stdout, stderr)."""
+
+    def go(command: str, more: str = "") -> tuple[int, str, str]:
+        python, *words = shlex.split(f"{command} {more}")
+        assert python == "python"
+        path = f"{words[1].replace('.', '/')}.py" if words[0] == "-m" else words[0]
+        monkeypatch.setattr(sys, "argv", words[words[0] == "-m" :])
+        status = 0
+        try:
+            runpy.run_path(str(own / path if (own / path).exists() else ROOT / path), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    monkeypatch.chdir(own)
+    return go
+
+
+@pytest.fixture
+def one_thread():
+    """`--threads` holds for the process, so the other tests get theirs back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """A folder with `mydata` in it, as the document lays it out, and two drawn videos."""
+    """A folder with `mydata` in it, as the document lays it out, and the annotated videos, drawn."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mydata/videos").mkdir(parents=True)
     for name, text in FILES.items():
         (folder / name).write_text(text)
     for name, video in json.loads(FILES["mydata/annotations.json"])["videos"].items():
-        draw_video(folder / f"mydata/videos/{name}.mp4", *(video[key] for key in ("width", "height", "n_frames")))
+        draw_video(folder / f"mydata/videos/{name}.mp4", video)
     return folder
-
-
-def data_commands() -> list[str]:
-    return [c for c in COMMANDS if "mydata/convert.py" in c or " -m datasets." in c]
 
 
 def test_the_document_shows_each_file_and_each_command_of_the_data_part():
     names = {"own.yml", "train.txt", "val.txt", "annotations.json", "boxes.csv", "convert.py"}
     assert FILES.keys() == {f"mydata/{name}" for name in names}
-    assert [c.split()[-1] for c in data_commands()] == ["mydata/convert.py", "mydata/own.yml", "train", "val"]
+    assert [c.split()[-1] for c in DATA_COMMANDS] == ["mydata/convert.py", "mydata/own.yml", "train", "val"]
 
 
-def test_the_table_of_boxes_becomes_the_annotation_that_is_shown(own):
+def test_the_table_of_boxes_becomes_the_annotation_that_is_shown(own, follow):
     shown = read_annotations(load_project(own / "mydata/own.yml"))
-    done = follow(data_commands()[0], own)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert follow(DATA_COMMANDS[0]) == (0, "", "")
     converted = read_annotations(load_project(own / "mydata/own.yml"))
     assert shown.keys() == converted.keys()
     for name, video in shown.items():
@@ -72,41 +105,62 @@ def test_the_table_of_boxes_becomes_the_annotation_that_is_shown(own):
             np.testing.assert_array_equal(a.boxes, b.boxes)
 
 
-def test_the_check_and_the_shards(own):
-    check, *shards = data_commands()[1:]
-    done = follow(check, own)
-    assert done.returncode == 0, done.stderr
+def test_the_check_and_the_shards(own, follow):
+    check, *shards = DATA_COMMANDS[1:]
+    status, out, err = follow(check)
+    assert status == 0, err
     for line in ("videos 2 (0 without tubes), people 3", "tubes 4, boxes 13", "stand 1, walk 2, no action 1"):
-        assert line in done.stdout
-    assert "0 errors, 0 warnings" in done.stdout and cv2.imread(str(own / "check-mydata.png")) is not None
+        assert line in out
+    assert "0 errors, 0 warnings" in out and cv2.imread(str(own / "check-mydata.png")) is not None
     for command, name in zip(shards, ("park_01", "park_02"), strict=True):
-        done = follow(command, own)
-        assert done.returncode == 0, done.stderr
+        status, _, err = follow(command)
+        assert status == 0, err
         ((_, sample),) = read_shards(own / "data/mydata/shards" / command.split()[-1])
         assert (sample["name"], sample["width"], sample["height"], sample["n_frames"]) == (name, 320, 240, 24)
 
 
-def test_the_document_says_what_happens_to_each_impossible_annotation(own):
+def test_the_document_says_what_happens_to_each_impossible_annotation():
     table = dict(re.findall(r"^\| ((?:box|frame|label|person) [^`|]+?) \| (\w+)", TEXT, re.MULTILINE))
     assert table == RULES
 
 
-def test_a_fault_is_told_with_its_place_and_skip_bad_goes_on(own, tmp_path):
-    project = load_project(own / "mydata/own.yml")
+def test_a_fault_is_told_with_its_place_and_skip_bad_goes_on(own, follow):
     held = json.loads(FILES["mydata/annotations.json"])
     held["videos"]["park_01"]["tubes"][1]["boxes"][1] = [50, 60, 20, 180]
-    (tmp_path / "faulty.json").write_text(json.dumps(held))
-    text = FILES["mydata/own.yml"].replace("annotations: annotations.json", f"annotations: {tmp_path / 'faulty.json'}")
-    text = text.replace("train: train.txt", "train: {all_but: none}, none: empty.txt")
-    (project.root / "faulty.yml").write_text(text)
-    (project.root / "empty.txt").write_text("nothing\n")
-    command = "python -m datasets.check --dataset mydata/faulty.yml --subset train --sheet {}"
-    done = follow(command.format(tmp_path / "sheet.png"), own)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "video 'park_01', tube 1, frame 4: box is reversed" in done.stdout
-    command = "python -m datasets.make_shards --dataset mydata/faulty.yml --subset train --shards_path faulty"
-    done = follow(command, own)
-    assert done.returncode == 2 and "frame 4: box is reversed" in done.stderr and done.stderr.count("\n") == 1
-    done = follow(command + " --skip_bad", own)
-    assert done.returncode == 0 and "left out: " in done.stderr
+    (own / "mydata/faulty.json").write_text(json.dumps(held))
+    text = FILES["mydata/own.yml"].replace("annotations.json", "faulty.json")
+    (own / "mydata/faulty.yml").write_text(text.replace("train: train.txt", "train: both.txt"))
+    (own / "mydata/both.txt").write_text("park_01\npark_02\n")
+    flags = "--dataset mydata/faulty.yml --subset train"
+    status, out, _ = follow(f"python -m datasets.check {flags} --sheet faulty.png")
+    assert status == 2 and "video 'park_01', tube 1, frame 4: box is reversed" in out
+    shards = f"python -m datasets.make_shards {flags} --shards_path faulty"
+    status, _, err = follow(shards)
+    assert status == 2 and "frame 4: box is reversed" in err and err.count("\n") == 1
+    status, _, err = follow(shards + " --skip_bad")
+    assert status == 0 and "left out: " in err
     assert [sample["name"] for _, sample in read_shards(own / "faulty/train")] == ["park_02"]
+
+
+def test_the_chain_and_predict(own, follow, one_thread):
+    """The stages' commands one after another; only the detector is smaller, and the defaults fit short tubes."""
+    (own / "mydata/own.yml").write_text(re.sub(r"defaults: .*", SHORT, FILES["mydata/own.yml"]))
+    (own / "new_video.mp4").write_bytes((own / "mydata/videos/park_01.mp4").read_bytes())
+    *stages, predict = STAGES
+    for command in stages:
+        stage = command.split()[1].removesuffix(".py")
+        more = "" if stage == "-m" else "--device cpu --workers 0 --threads 1"
+        more += " --comet disabled" * stage.startswith("train") + SMALL * (stage == "train_detr")
+        status, _, err = follow(command, more)
+        assert status == 0, f"{command}: {err}"
+    results = {p.name.split("-epoch")[0]: json.loads(p.read_text())["metrics"] for p in own.glob(RESULTS)}
+    assert results["eval_qmm-train"]["recall@0.2"] >= 0.5
+    assert results["eval_map-val"]["AP@0.5"]["stand"] is None
+
+    _, script, *flags = shlex.split(predict)
+    call = [sys.executable, ROOT / script, *flags, "--min_tube_length", "2", "--device", "cpu", "--threads", "1"]
+    done = subprocess.run(call, cwd=own, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("new_video.mp4: 24 frames"), done.stderr
+    held = json.loads((own / "predictions/new_video.json").read_text())
+    assert held["labels"] == ["stand", "walk"] and held["people"] and held["n_frames"] == 24
+    assert cv2.VideoCapture(str(own / "predictions/new_video.mp4")).read()[0]
