@@ -6,11 +6,13 @@ Reads the tar of eval_qmm.py and a head of train_action_head.py; leaves results/
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from datasets.project import Project, load_project
 from models.action_head import HEAD_TYPES, action_probabilities, load_head
@@ -25,7 +27,7 @@ from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, f
 from utils.misc import InputError, pick_device
 from utils.progress import progress
 from utils.results import print_table, write_results
-from utils.training import add_run_flags, start
+from utils.training import add_log_flags, add_run_flags, start
 from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
 
 METRICS = ("v-mAP", "motion-AP", "frame-mAP")
@@ -49,6 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.flag("measuring", "protocol", choices=PROTOCOLS, default="voc", help="how AP is computed")
     parser.flag("measuring", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="IoU thresholds, or ranges such as 0.5:0.95")  # fmt: skip
+    add_log_flags(parser)
     add_run_flags(parser)
     return parser.parse_args()
 
@@ -114,6 +117,18 @@ def measure(
     return metrics
 
 
+def draw(
+    args: argparse.Namespace, project: Project, pred: dict[str, list[Tube]], gt: dict[str, list[Tube]], folder: Path
+) -> list[Path]:
+    """The pictures of `--plot`, in `folder`."""
+    from utils.evaluation_plots import action_figures  # Matplotlib only where something is drawn
+
+    levels = thresholds(args.tiou_th)
+    return action_figures(
+        folder, pred, gt, project.labels, levels, args.protocol, lambda name: VideoFrames(project.frames_path(name))
+    )
+
+
 def main() -> None:
     """The command line."""
     args = parse_args()
@@ -125,9 +140,12 @@ def main() -> None:
     project.fill(args, min_tube_length="min_tube_length")
     linked = LinkedPeople(tar_path(args, root, args.subset), made_by=f"eval_qmm.py --subset {args.subset}")
     pred, scores = classify(args, project, root, linked, device)
-    metrics = measure(args, project.labels, pred, scores, make_gt_tubes(project, args.subset))
+    gt = make_gt_tubes(project, args.subset)
+    metrics = measure(args, project.labels, pred, scores, gt)
     name = f"{linked.path.stem}-{head_folder(args, root).name}{args.load_epoch_head}-top{args.topk}-{args.metric}"
-    print(f"results: {write_results(root, 'eval_map', args.subset, name, args, metrics)}")
+    pictures = partial(draw, args, project, pred, gt) if args.plot else None
+    path = write_results(root, "eval_map", args.subset, name, args, metrics, args.load_epoch_head, pictures)
+    print(f"results: {path}")
 
 
 if __name__ == "__main__":

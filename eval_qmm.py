@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from datasets.project import Project, load_project
 from models.person_encoder import encode, load_encoder
-from models.person_queries import CachedQueries, add_detector_flags, cache_queries, detector_of
+from models.person_queries import CachedQueries, add_detector_flags, cache_queries, detector_of, match_people
 from models.tube import LinkedTube, link_people
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Tube
@@ -28,10 +29,10 @@ from utils.files import epoch_path
 from utils.gt_tubes import label_frames, make_gt_tubes
 from utils.linked_store import NAMED, LinkedPeople, add_linked_flags, fill_linked_flags, tar_path
 from utils.misc import InputError
-from utils.results import print_table, write_results
+from utils.results import motion_recall_by_cue, print_table, write_results
 from utils.tar_store import RowSpool
 from utils.tracking import tracking_metrics
-from utils.training import add_run_flags, start
+from utils.training import add_log_flags, add_run_flags, start
 from utils.tube_recall import tube_precision_recall
 from utils.video_cache import video_cache
 
@@ -61,6 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.flag("measuring", "label_centric", action=argparse.BooleanOptionalAction, default=True,
                 help="only annotated frames count")  # fmt: skip
     parser.flag("measuring", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
+    add_log_flags(parser)
     add_run_flags(parser)
     return parser.parse_args()
 
@@ -149,6 +151,20 @@ def measure(args: argparse.Namespace, project: Project, linked: LinkedPeople, gt
     return metrics
 
 
+def draw(
+    args: argparse.Namespace, project: Project, linked: LinkedPeople, gt: dict[str, list[Tube]], folder: Path
+) -> list[Path]:
+    """The pictures of `--plot`, in `folder`, which stands beside the results file and has its name."""
+    from utils.evaluation_plots import linked_figures  # Matplotlib only where something is drawn
+
+    results = folder.with_name(f"{folder.name}.json")
+    recalls = {level: motion_recall_by_cue(results, level) for level in thresholds(args.tiou_th)}
+    match = partial(match_people, iou_th=args.iou_th)
+    return linked_figures(
+        folder, linked, gt, project.labels, lambda name: VideoFrames(project.frames_path(name)), match, recalls
+    )
+
+
 def main() -> None:
     """The command line."""
     args = parse_args()
@@ -165,7 +181,10 @@ def main() -> None:
             linked = link_subset(args, project, root, device, gt)
         if rank() == 0:
             metrics = measure(args, project, linked, gt)
-            path = write_results(root, "eval_qmm", args.subset, linked.path.stem, args, metrics)
+            pictures = partial(draw, args, project, linked, gt) if args.plot else None
+            path = write_results(
+                root, "eval_qmm", args.subset, linked.path.stem, args, metrics, args.load_epoch, pictures
+            )
             print(f"linked people: {linked.path}\nresults: {path}")
 
 

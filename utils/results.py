@@ -1,13 +1,24 @@
-"""What an evaluation leaves: a table on the screen and the same figures as JSON."""
+"""What an evaluation leaves: a table on the screen, and the same figures as JSON, in the run's log and as pictures."""
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_json
+from utils.files import read_json, write_json
+from utils.run_log import RunLog
+
+_SAME = (
+    "subset",
+    "load_epoch",
+    "psn_score_th",
+    "filter_length",
+    "end_consecutive_frames",
+    "label_centric",
+    "frame_iou",
+)
 
 
 def plain(value: object) -> object:
@@ -23,11 +34,53 @@ def plain(value: object) -> object:
     return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
 
 
-def write_results(root: Path, stage: str, subset: str, settings: str, args: argparse.Namespace, metrics: dict) -> Path:
-    """Write `root/results/<stage>-<subset>-<settings>.json`, `{"args", "metrics"}`; its path."""
+def write_results(
+    root: Path,
+    stage: str,
+    subset: str,
+    settings: str,
+    args: argparse.Namespace,
+    metrics: dict,
+    epoch: int,
+    draw: Callable[[Path], list[Path]] | None = None,
+) -> Path:
+    """Write `root/results/<stage>-<subset>-<settings>.json`, `{"args", "metrics"}`; its path.
+
+    The folder of the same name holds the run's log (`utils.run_log`), in which the figures are those of `epoch`, the
+    measured checkpoint's, and the pictures, PNG files, that `draw(folder)` leaves.
+    """
     path = root / "results" / f"{stage}-{subset}-{settings}.json"
-    write_json(path, {"args": plain(vars(args)), "metrics": plain(metrics)})
+    metrics, folder = plain(metrics), path.with_suffix("")
+    write_json(path, {"args": plain(vars(args)), "metrics": metrics})
+    with RunLog(stage, folder, plain(vars(args)), args.comet) as log:
+        log.metrics(dict(_flat(metrics)), epoch)
+        for picture in draw(folder) if draw else []:
+            log.figure(picture.stem, picture)
     return path
+
+
+def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """Figures with the path to them as their name, `AP@0.5/walk`; lists and texts are left out."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float | type(None)):
+            yield prefix + name, value
+
+
+def motion_recall_by_cue(path: Path, level: float) -> dict[str, dict[str, float | None]]:
+    """Recall by motion category at 3D IoU `level`, of the results of `eval_qmm.py` in `path` and, where they are
+    there, the newest ones beside it with the other link cue and otherwise the same settings (a threshold of similarity
+    has no counterpart): "feature" and "iou" -> "small", "medium", "large" -> recall."""
+    mine = read_json(path, "results file")
+    same = {name: value for name, value in mine["args"].items() if name in _SAME}
+    by_cue = {mine["args"]["link_cues"]: mine}
+    for other in sorted(path.parent.glob("eval_qmm-*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        held = read_json(other, "results file")
+        if all(held["args"].get(name) == value for name, value in same.items()):
+            by_cue.setdefault(held["args"]["link_cues"], held)
+    key = f"motion_recall@{level:g}"
+    return {cue: by_cue[cue]["metrics"][key] for cue in sorted(by_cue) if key in by_cue[cue]["metrics"]}
 
 
 def figure(value: object) -> str:

@@ -16,7 +16,7 @@ from utils.distributed import any_rank, barrier, rank
 from utils.files import lock, remove_parts, save_torch
 from utils.misc import AMP_TYPES, set_seed
 from utils.resume import HOW_TO_GO_ON, StopFlag, set_aside, something_to_resume
-from utils.run_log import RunLog
+from utils.run_log import METRICS, RunLog
 from utils.train_steps import Losses, TrainSteps
 
 
@@ -28,6 +28,12 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("machine", "workers", type=int, default=2, help="processes that decode frames; 0 decodes here")
     parser.flag("machine", "threads", type=int, default=0, help="CPU threads of torch; 0 leaves torch's choice")
     parser.flag("machine", "seed", type=int, default=42, help="seed of every random number")
+
+
+def add_log_flags(parser: Parser) -> None:
+    """Flags of every script that reports figures: where to, and whether as pictures too."""
+    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online", help="where Comet logs to")
+    parser.flag("run", "plot", action="store_true", help="draw the figures as pictures too (PNG)")
 
 
 def add_training_flags(
@@ -56,7 +62,7 @@ def add_training_flags(
     parser.flag(
         "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
     )
-    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online", help="where Comet logs to")
+    add_log_flags(parser)
 
 
 def start(args: argparse.Namespace) -> None:
@@ -95,6 +101,8 @@ def fit(
     `evaluate(model, epoch)` gives further figures, every epoch, on rank 0. `exported` is the part of `model` that
     checkpoints hold, where that is not the whole.
 
+    With `args.plot` the curves are drawn at the end, as `<folder>/training.png`.
+
     With `args.resume` the run goes on from where it was stopped, bit for bit on a CPU; without, what a
     former run left is moved to `<folder>/previous`. Raises Stopped after SIGINT or SIGTERM, with the state
     saved; InputError when another run is writing to `folder`, when the state is of other arguments, and when
@@ -117,6 +125,8 @@ def fit(
         done = loop.progress
         if done.epoch >= args.epochs:
             _say(f"nothing to do: {folder} has {done.epoch} epochs (--epochs {args.epochs})")
+            if args.plot and rank() == 0:
+                _draw(folder)
             return
         kept = {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | bool | type(None))}
         at = done.epoch + 1 if resumed else None
@@ -148,7 +158,19 @@ def fit(
             loop.save_state()
             if any_rank(stop.raised, device) and not last:
                 raise Stopped(f"stopped after epoch {epoch + 1}, {HOW_TO_GO_ON}")
+        if args.plot and rank() == 0:
+            log.figure("training", _draw(folder))
     barrier()
+
+
+def _draw(folder: Path) -> Path:
+    """The curves of every epoch in `metrics.jsonl`, as `<folder>/training.png`."""
+    from utils.plot_utils import plot_training, read_metrics  # Matplotlib only where something is drawn
+
+    path = folder / "training.png"
+    plot_training(path, read_metrics(folder / METRICS))
+    _say(f"training curves: {path}")
+    return path
 
 
 def _say(line: str) -> None:

@@ -42,6 +42,19 @@ def calc_video_map(
     return np.array(ap if np.ndim(tiou_th) else ap[0])
 
 
+def sorted_matches(
+    pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float = 0.2, protocol: str = "voc"
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What `calc_video_map` computes AP of: for each class whether each of its detections is a true positive, bool
+    (n_c,) by falling score, and how many ground-truth tubes it has, int64 (num_classes,). Errors as there."""
+    thresholds = check_thresholds(tiou_th)
+    a, b = _pack_both(pred, gt, num_classes, protocol)
+    order = _by_class_and_score(a.label, a.score, lambda tied: by_content(a, tied))
+    (found,) = _match(overlaps(a, b, same_label=True, min_iou=thresholds[0]), thresholds, order, len(b))
+    begin = np.searchsorted(a.label[order], np.arange(1, num_classes))
+    return np.split(found[order] >= 0, begin), np.bincount(b.label, minlength=num_classes)
+
+
 def calc_motion_ap(
     pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float | Sequence[float] = 0.2, protocol: str = "voc"
 ) -> dict[str, np.ndarray]:
