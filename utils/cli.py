@@ -15,7 +15,19 @@ USER_ERROR = 2
 
 
 class Stopped(Exception):
-    """The run was asked to stop (SIGINT, SIGTERM) and has saved its state; the text says how to go on."""
+    """The run was asked to stop by `number` (SIGINT, SIGTERM) and has saved its state; the text says how to go on."""
+
+    def __init__(self, text: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(text)
+        self.status = 128 + number
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing else is made of it: finishes like an interrupt from the keyboard."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -102,21 +114,31 @@ def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
     parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
 
 
+def tell_left_out(bad: dict[str, str]) -> None:
+    """List on stderr the videos that `--skip_bad` has left out (name -> why), and count them."""
+    for why in bad.values():
+        print(f"left out: {why}", file=sys.stderr)
+    if bad:
+        print(f"{len(bad)} videos left out", file=sys.stderr)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; the user's mistakes and stops become one line on stderr and an exit status.
 
-    2 a mistake of the user, 130 or 143 interrupted; bugs keep their traceback.
+    2 a mistake of the user, 130 interrupted by SIGINT, 143 by SIGTERM; bugs keep their traceback.
     """
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator.*")
     program = os.path.basename(sys.argv[0])  # noqa: PTH119 (argv[0] may be "-c")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except InputError as error:
         status, line = USER_ERROR, f"error: {error}"
     except Stopped as stop:
-        status, line = 143, str(stop)
-    except KeyboardInterrupt:
-        status, line = 130, "interrupted"
+        status, line = stop.status, str(stop)
+    except KeyboardInterrupt as stop:
+        status = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+        line = "interrupted; what is finished is kept: go on with the same command (of training, with --resume)"
     except OSError as error:
         if error.errno is None:
             raise
@@ -128,5 +150,6 @@ def run(main: Callable[[], None]) -> None:
         return
     print(f"{program}: {line}", file=sys.stderr)
     sys.stderr.flush()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(status)

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from utils.misc import pick_device
+
+PATIENCE = timedelta(hours=24)  # the others wait while the first evaluates, merges or downloads
 
 
 def rank() -> int:
@@ -35,7 +38,7 @@ def process_group(device: str | None) -> Iterator[torch.device]:
     chosen = pick_device(os.environ["LOCAL_RANK"] if on_gpu else "cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield chosen
     finally:

@@ -1,17 +1,21 @@
 """Files that appear whole or not at all, and readers that name the file when something is wrong with it."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from utils.misc import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -24,20 +28,37 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: str | Path, part: Path | None = None) -> Iterator[None]:
+    """A block that writes `path`: a full disk, or a folder that may not be written, is an InputError that names it.
+
+    The operating system's own error of a write names no file, and one of a temporary name, `part`, the wrong one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL or (part is not None and error.filename == str(part)):
+            text = f"{path}: cannot be written ({error.strerror}); what was there is unchanged: make room and go on"
+            raise InputError(text) from None
+        raise
+
+
+@contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (same suffix); when the block ends well it becomes `path`.
 
     The data and then the name are flushed, so that after a kill, a full disk or a power loss `path` is
-    the old file or the new one, never half. When the block raises, the temporary file is removed.
+    the old file or the new one, never half. When the block raises, the temporary file is removed. InputError,
+    naming `path`, when the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
-        yield part
-        sync(part)
-        part.replace(path)
-        sync(path.parent)
+        with naming(path, part):
+            yield part
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -84,17 +105,38 @@ def read_json(path: str | Path, what: str = "JSON file") -> object:
         raise InputError(f"{path}: not a readable {what} ({error})") from None
 
 
+def seal(value: dict) -> dict:
+    """`value` with its own checksum, `crc32`: a flipped bit in a number is still a number."""
+    return {**value, "crc32": zlib.crc32(json.dumps(value).encode())}
+
+
+def unseal(value: object) -> dict:
+    """What `seal` was given; ValueError when it is not that any more."""
+    if not isinstance(value, dict):
+        raise ValueError("not a mapping")
+    held = {name: item for name, item in value.items() if name != "crc32"}
+    if value.get("crc32") != zlib.crc32(json.dumps(held).encode()):
+        raise ValueError("its checksum is wrong")
+    return held
+
+
 def save_torch(path: str | Path, value: object) -> None:
     """`torch.save`, atomically."""
-    with atomic(path) as part:
-        torch.save(value, part)
+    with atomic(path) as part, part.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's writer covers what the disk said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_torch(path: str | Path, what: str = "checkpoint") -> object:
     """`torch.load` on the CPU, weights only; InputError when the file is missing, damaged or holds more.
 
     The archive's checksums are verified first: torch itself does not look at them, and a flipped bit in
-    a weight would pass unseen.
+    a weight would pass unseen. What would take more memory than the file has bytes (compressed or overlapping parts,
+    tensors larger than what is stored of them) is refused.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,25 +144,44 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                parts = archive.infolist()
+                if any(part.compress_type for part in parts) or sum(p.file_size for p in parts) > path.stat().st_size:
+                    raise InputError(f"{path}: damaged {what} (its parts are larger than the file)")
                 if (bad := archive.testzip()) is not None:
                     raise InputError(f"{path}: damaged {what} (checksum of {bad} is wrong)")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_inflated(held)
+        return held
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{path}: not a readable {what} ({str(error).splitlines()[0][:120]})") from None
 
 
+def _refuse_inflated(held: object) -> None:
+    """ValueError when a tensor anywhere in `held` claims more elements than are stored of it."""
+    if torch.is_tensor(held):
+        if held.layout != torch.strided or held.numel() * held.element_size() > held.untyped_storage().nbytes():
+            raise ValueError("it holds a tensor that is larger than what is stored of it")
+    elif isinstance(held, dict):
+        for item in held.values():
+            _refuse_inflated(item)
+    elif isinstance(held, list | tuple):
+        for item in held:
+            _refuse_inflated(item)
+
+
 def load_checkpoint(path: str | Path, what: str) -> dict:
     """A checkpoint of this project, `{"model", "config", "epoch"}`; InputError when it is something else."""
     held = load_torch(path, f"{what} checkpoint")
-    if not (isinstance(held, dict) and {"model", "config", "epoch"} <= held.keys()):
+    kinds = {"model": dict, "config": dict, "epoch": int}
+    if not (isinstance(held, dict) and all(isinstance(held.get(name), kind) for name, kind in kinds.items())):
         raise InputError(f"{path}: not a {what} checkpoint of this project (needs model, config and epoch)")
     return held
 
 
 def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str) -> Path:
-    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming the script that makes it, where it is missing."""
+    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing."""
     folder = Path(folder)
     held = sorted((int(p.stem[6:]), p) for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal())
     if not held:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.cli import Stopped
 from utils.distributed import rank, world_size
 from utils.files import load_torch, save_torch
 from utils.misc import InputError
@@ -39,7 +40,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.raised = False
-        self._at = 0.0
+        self._at, self._number = 0.0, 0
 
     def __enter__(self) -> "StopFlag":
         self._before = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -50,6 +51,11 @@ class StopFlag:
             raise KeyboardInterrupt
         if not self.raised:
             self.raised, self._at = True, time.monotonic()
+        self._number = max(self._number, signum)  # SIGTERM, where both came
+
+    def stopped(self, where: str) -> Stopped:
+        """What the loop raises once the state is saved; `where` says how far it came."""
+        return Stopped(f"stopped {where}, {HOW_TO_GO_ON}", self._number or signal.SIGTERM)  # of another process
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -204,12 +210,13 @@ def something_to_resume(folder: Path) -> bool:
 def set_aside(folder: Path) -> None:
     """Move what a former run of this name has left into `<folder>/previous`, in place of what was there."""
     held = [*folder.glob("epoch_*.pth"), folder / STATE]
-    if not any(path.is_file() for path in held):
+    if not any(path.is_file() for path in held) and not (folder / f".{PREVIOUS}").is_dir():
         return
-    previous = folder / PREVIOUS
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir()
-    for path in [*held, folder / METRICS, folder / NONFINITE]:
+    previous, coming = folder / PREVIOUS, folder / f".{PREVIOUS}"  # a move that is cut off is gone on with
+    coming.mkdir(exist_ok=True)
+    for path in [*held[::-1], folder / METRICS, folder / NONFINITE]:
         if path.is_file():
-            path.replace(previous / path.name)
+            path.replace(coming / path.name)
+    shutil.rmtree(previous, ignore_errors=True)
+    coming.replace(previous)
     print(f"the former run in {folder} is now in {previous}", file=sys.stderr)

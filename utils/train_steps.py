@@ -13,11 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.cli import Stopped
 from utils.distributed import rank, world_size
 from utils.misc import AMP_TYPES, InputError, set_seed
 from utils.progress import IN_FILE, progress
-from utils.resume import HOW_TO_GO_ON, NONFINITE, STATE, Progress, StopFlag, load_state, per_rank, save_state
+from utils.resume import NONFINITE, STATE, Progress, StopFlag, load_state, per_rank, save_state
 from utils.run_log import append_json
 
 SAVE_SECONDS = 600  # between saves of the training state, unless --save_steps
@@ -105,7 +104,7 @@ class TrainSteps:
                 bar.update(len(group))
                 if stopping:
                     self.save_state()
-                    raise Stopped(f"stopped in epoch {done.epoch + 1}, {HOW_TO_GO_ON}")
+                    raise stop.stopped(f"in epoch {done.epoch + 1}")
                 if done.step % args.save_steps == 0 if args.save_steps else due:
                     self.save_state()
         if done.skipped and not done.means():
