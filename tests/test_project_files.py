@@ -16,8 +16,7 @@ SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_executable_and_parse(script):
-    assert os.access(script, os.X_OK)
+def test_scripts_name_their_shell_and_parse(script):
     assert script.read_text().startswith("#!/usr/bin/env bash\n")
     subprocess.run(["bash", "-n", script], check=True)
 
