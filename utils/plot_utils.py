@@ -59,6 +59,7 @@ def plot_precision_recall(
     Classes without ground truth are listed below. `protocol` as in `utils.video_map`: the area is that under
     the envelope ("voc") or under the raw curve ("act").
     """
+    n_gt = [int(n) for n in n_gt]
     known = [c for c in range(len(labels)) if n_gt[c]]
     ap = {c: average_precision(np.asarray(correct[c], bool), n_gt[c], protocol) for c in known}
     rows, columns = grid(max(len(known), 1), 8)
