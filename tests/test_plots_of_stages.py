@@ -1,0 +1,184 @@
+"""`--plot` and the log of the stages: what they draw and report, over a real tar of linked people and a real run."""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.synthetic import make_synthetic
+from models.action_head import build_action_head
+from models.person_queries import match_people
+from tests.toy_training import arguments, train
+from tests.tube_cases import jhmdb21_case, random_case
+from utils.evaluation_plots import shown_video
+from utils.files import save_torch
+from utils.gt_tubes import make_gt_tubes
+from utils.plot_utils import precision_recall
+from utils.results import motion_recall_by_cue
+from utils.tar_store import RowSpool
+from utils.video_cache import video_cache
+from utils.video_map import average_precision, calc_video_map, sorted_matches
+
+ROOT = Path(__file__).parents[1]
+D, N = 8, 8  # width of a query, classes of the embedded data set
+LINKED = ("epoch1-psn0.5-sim0.5-len4-feature", "epoch1-psn0.5-sim0.3-len4-iou")
+
+
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+@pytest.mark.parametrize("level", [0.2, 0.5])
+def test_the_curves_are_those_that_ap_is_computed_of(fixtures: Path, protocol: str, level: float) -> None:
+    cases = [(*random_case(seed, tied=True), 4) for seed in range(4)]
+    for pred, gt, n in [*cases, (*jhmdb21_case(fixtures)[:2], 21)]:
+        correct, n_gt = sorted_matches(pred, gt, n, level, protocol)
+        ap = [average_precision(c, m, protocol) if m else np.nan for c, m in zip(correct, n_gt, strict=True)]
+        np.testing.assert_array_equal(ap, calc_video_map(pred, gt, n, level, protocol))
+        assert [len(c) for c in correct] == [sum(t.label == k for ts in pred.values() for t in ts) for k in range(n)]
+        assert n_gt.tolist() == [sum(t.label == k for ts in gt.values() for t in ts) for k in range(n)]
+        for c, m in zip(correct, n_gt, strict=True):
+            assert not len(c) or not m or precision_recall(c, m)[1][-1] == c.sum() / m
+
+
+def test_curves_of_classes_without_anything() -> None:
+    correct, n_gt = sorted_matches({"a": []}, {"a": []}, 3, 0.5)
+    assert [len(c) for c in correct] == [0, 0, 0] and n_gt.tolist() == [0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, and a run `one` whose people were followed without fault, by both cues, with a head that guesses."""
+    root = tmp_path_factory.mktemp("plots")
+    make_synthetic(root / "data" / "synthetic", n_train=1, n_val=3, width=64, height=48, length=(12, 16))
+    run = root / "checkpoint" / "synthetic" / "one"
+    gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
+    made_by = {"encoder": "e", "detector": {"key": "k"}, "labels": []}
+    for stem in LINKED:
+        sim, cue = (0.5, "feature") if "feature" in stem else (0.3, "iou")
+        settings = {"load_epoch": 1, "psn_score_th": 0.5, "sim_th": sim, "filter_length": 4, "link_cues": cue}
+        settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, **made_by}
+
+        def make(names: Sequence[str], spool_of, settings: dict = settings) -> Iterator[tuple[str, dict]]:
+            draw = np.random.default_rng(0)
+            for name in names:
+                spool, lengths = spool_of(name), []
+                for tube in gt[name]:
+                    _append(spool, tube, draw)
+                    lengths.append(len(tube))
+                size = {"n_frames": 16, "width": 64, "height": 48, "fps": 25.0}
+                yield name, {**size, "lengths": lengths, "settings": settings}
+
+        sources = {name: [0] for name in gt}
+        video_cache(run / "qmm_tubes" / "val" / f"{stem}.tar", sources, make, settings, "tar of linked people")
+        head = build_action_head("vanilla", n_classes=N, in_d=D, nhead=2, dim_feedforward=8)
+        labels = json.loads((root / "data" / "synthetic" / "annotations.json").read_text())["labels"]
+        config = {"head": head.config, "labels": labels, "settings": settings, "frames": None}
+        name = "vanilla" if cue == "feature" else "vanilla-iou"
+        save_torch(run / "head" / name / "epoch_3.pth", {"model": head.state_dict(), "config": config, "epoch": 3})
+    return root
+
+
+def _append(spool: RowSpool, tube, draw: np.random.Generator) -> None:
+    queries = draw.normal(size=(len(tube), D)).astype(np.float32)
+    columns = {"frame": tube.frames, "boxes": tube.boxes, "scores": np.ones(len(tube), np.float32), "queries": queries}
+    features = np.full((len(tube), D), tube.person_id + 1, np.float32) * (-1) ** np.arange(D)
+    spool.append({**columns, "features": features, "labels": np.full(len(tube), tube.label)})
+
+
+def run(root: Path, script: str, *flags: object) -> list[Path]:
+    """Run a script on the subset val; the folders of logs and pictures that are there."""
+    common = ["--dataset", "synthetic", "--data_root", root / "data", "--checkpoint_root", root / "checkpoint"]
+    common += ["--qmm_name", "one", "--device", "cpu", "--threads", "1", "--comet", "disabled", "--load_epoch"]
+    common[-1] += "_qmm" if script == "eval_map" else ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", *map(str, [*common, 1, *flags])])
+        importlib.import_module(script).main()
+    return sorted(p for p in (root / "checkpoint/synthetic/one/results").glob(f"{script}-*") if p.is_dir())
+
+
+def pictures(folder: Path) -> set[str]:
+    """The pictures of a folder, each looked into."""
+    for path in folder.glob("*.png"):
+        assert cv2.imread(str(path)).std() > 1
+    return {path.name for path in folder.glob("*.png")}
+
+
+def test_linked_people_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = run(root, "eval_qmm", "--from_tar", "--link_cues", "iou")
+    assert folder.name == f"eval_qmm-val-{LINKED[1]}" and not pictures(folder)
+    _, folder = run(root, "eval_qmm", "--from_tar", "--plot")
+    names = {"motion_recall@0.2.png", "motion_recall@0.5.png", "similarity.png", "features.png"}
+    assert pictures(folder) == {*names, "tubes.png", "frames.png"}
+    (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    held = json.loads(folder.with_name(f"{folder.name}.json").read_text())["metrics"]
+    assert (line["stage"], line["epoch"], line["recall@0.5"]) == ("eval_qmm", 1, 1.0)
+    assert line["motion_recall@0.5/small"] == held["motion_recall@0.5"]["small"]
+
+
+def test_both_cues_meet_in_one_figure_when_all_else_is_equal(root: Path) -> None:
+    for cue in ("feature", "iou"):
+        run(root, "eval_qmm", "--from_tar", "--link_cues", cue)
+    path = root / "checkpoint/synthetic/one/results" / f"eval_qmm-val-{LINKED[0]}.json"
+    assert list(motion_recall_by_cue(path, 0.5)) == ["feature", "iou"]
+    run(root, "eval_qmm", "--from_tar", "--link_cues", "iou", "--frame_iou", 0.3)
+    assert list(motion_recall_by_cue(path, 0.5)) == ["feature"]
+    assert motion_recall_by_cue(path, 0.9) == {}
+
+
+def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = run(root, "eval_map", "--min_tube_length", 1, "--plot", "--tiou_th", "0.5")
+    assert pictures(folder) == {"precision_recall@0.5.png", "tubes.png", "frames.png"}
+    (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert line["epoch"] == 3 and {"v-mAP@0.5", "AP@0.5/walk"} <= line.keys()
+
+
+def test_comet_gets_the_figures_and_pictures_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = run(root, "eval_map", "--min_tube_length", 1, "--link_cues", "iou", "--comet", "offline", "--plot")
+    (archive,) = (folder for folder in folders if "iou" in folder.name for folder in (folder / "comet").glob("*.zip"))
+    assert archive.stat().st_size > sum(p.stat().st_size for p in archive.parents[1].glob("*.png"))
+    assert f"comet upload {archive}" in capsys.readouterr().err
+
+
+def test_the_shown_video_has_most_people(root: Path) -> None:
+    gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
+    people = {name: len({tube.person_id for tube in tubes}) for name, tubes in gt.items()}
+    assert people[shown_video(gt)] == max(people.values()) or people[shown_video(gt)] >= 3
+    assert shown_video({"b": [], "a": []}) == "a"
+
+
+def test_features_are_named_by_the_annotated_person(root: Path) -> None:
+    from utils.evaluation_plots import _features
+    from utils.linked_store import LinkedPeople
+
+    gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
+    linked = LinkedPeople(root / "checkpoint/synthetic/one/qmm_tubes/val" / f"{LINKED[0]}.tar")
+    for name, tubes in gt.items():
+        match = lambda *given: match_people(*given, iou_th=0.5)  # noqa: E731
+        ids, frames, features = _features(linked, name, tubes, match)
+        assert (np.diff(frames) >= 0).all() and len(ids) == sum(map(len, tubes))
+        assert (features[:, 0] == ids + 1).all()
+        nobody, _, _ = _features(linked, name, [], match)
+        assert (nobody == -1).all()
+
+
+def test_training_draws_its_curves_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "run", arguments("--epochs", "2"))
+    assert not list(tmp_path.rglob("*.png"))
+    train(tmp_path / "run", arguments("--epochs", "2", "--resume", "--plot"))  # nothing is left to do but that
+    (tmp_path / "run" / "training.png").rename(tmp_path / "first.png")
+    train(tmp_path / "run", arguments("--epochs", "3", "--resume", "--plot"))
+    first, second = (cv2.imread(str(p)) for p in (tmp_path / "first.png", tmp_path / "run" / "training.png"))
+    assert first.std() > 1 and second.std() > 1 and not np.array_equal(first, second)
+    assert torch.load(tmp_path / "run" / "epoch_3.pth", weights_only=True)["epoch"] == 3
+
+
+def test_matplotlib_and_comet_are_not_imported_unless_asked_for() -> None:
+    scripts = "train_detr, train_qmm, eval_qmm, train_action_head, eval_map, predict"
+    code = f"import sys, {scripts}; print({{'matplotlib', 'comet_ml'}} & sys.modules.keys())"
+    held = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert held.stdout.strip() == "set()"
