@@ -92,7 +92,7 @@ def measure(
     args: argparse.Namespace, labels: list[str], pred: dict[str, list[Tube]], scores: dict, gt: dict[str, list[Tube]]
 ) -> dict:
     """The figures of `docs/protocol.md`, by the names of the results file; printed as tables."""
-    levels, n = thresholds(args.tiou_th), len(labels)
+    levels, n = args.tiou_th, len(labels)
     metrics: dict = {"tubes": sum(map(len, pred.values())), "gt_tubes": sum(map(len, gt.values())), "videos": len(gt)}
     columns = [f"@{level:g}" for level in levels]
     if args.metric == "motion-AP":
@@ -123,7 +123,7 @@ def draw(
     """The pictures of `--plot`, in `folder`."""
     from utils.evaluation_plots import action_figures  # Matplotlib only where something is drawn
 
-    levels = thresholds(args.tiou_th)
+    levels = args.tiou_th
     return action_figures(
         folder, pred, gt, project.labels, levels, args.protocol, lambda name: VideoFrames(project.frames_path(name))
     )
@@ -132,6 +132,7 @@ def draw(
 def main() -> None:
     """The command line."""
     args = parse_args()
+    args.tiou_th = thresholds(args.tiou_th)
     start(args)
     device = pick_device(args.device)
     project = load_project(args.dataset, args.data_root)

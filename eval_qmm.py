@@ -131,7 +131,7 @@ def _checksum(tubes: list[Tube]) -> int:
 
 def measure(args: argparse.Namespace, project: Project, linked: LinkedPeople, gt: dict[str, list[Tube]]) -> dict:
     """The figures of `docs/protocol.md`, by the names of the results file."""
-    pred, levels = linked.tubes(), thresholds(args.tiou_th)
+    pred, levels = linked.tubes(), args.tiou_th
     found = tube_precision_recall(pred, gt, levels, args.label_centric, args.frame_iou, len(project.labels))
     metrics: dict = {}
     for level, row in zip(levels, found, strict=True):
@@ -158,7 +158,7 @@ def draw(
     from utils.evaluation_plots import linked_figures  # Matplotlib only where something is drawn
 
     results = folder.with_name(f"{folder.name}.json")
-    recalls = {level: motion_recall_by_cue(results, level) for level in thresholds(args.tiou_th)}
+    recalls = {level: motion_recall_by_cue(results, level) for level in args.tiou_th}
     match = partial(match_people, iou_th=args.iou_th)
     return linked_figures(
         folder, linked, gt, project.labels, lambda name: VideoFrames(project.frames_path(name)), match, recalls
@@ -168,6 +168,7 @@ def draw(
 def main() -> None:
     """The command line."""
     args = parse_args()
+    args.tiou_th = thresholds(args.tiou_th)
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)

@@ -89,12 +89,14 @@ class Follower:
         self.ids: dict[int, int] = {}
         self.n_frames, self.features = 0, None
         if models.extractor:
-            self.features = np.concatenate(list(models.extractor.run(self._open(models.extractor).batches)))
-        self.video = self._open(models.detector)
+            (features,) = (list(models.extractor.run(video.batches)) for video in self._open(models.extractor))
+            self.features = np.concatenate(features)
+        self._opened = self._open(models.detector)  # kept: with it its decoder would end
+        self.video = next(self._opened)
 
-    def _open(self, model: Detector | BackboneFeatures | X3DFeatures) -> VideoBatches:
+    def _open(self, model: Detector | BackboneFeatures | X3DFeatures) -> Iterator[VideoBatches]:
         pin = model.device.type == "cuda"
-        return next(open_videos([(self.path.name, self.path)], model.image_size, model.batch_size, 1, pin))
+        return open_videos([(self.path.name, self.path)], model.image_size, model.batch_size, 1, pin)
 
     def follow(self) -> Iterator[int]:
         """Link batch by batch; how many frames are linked after each."""

@@ -38,6 +38,7 @@ ARCHITECTURE = {
     "dec_layers": "decoder layers",
     "dim_feedforward": "width of feed-forward layers",
     "num_queries": "object queries a frame",
+    "temperature": "of the position embedding",
     "pre_norm": "normalise before each step, not after",
 }
 LOSSES = {

@@ -152,6 +152,7 @@ def main() -> None:
         start(args)
         project = load_project(args.dataset, args.data_root)
         project.fill(args, psn_score_th="qmm_psn_score_th psn_score_th", iou_th="qmm_iou_th iou_th")
+        project.split(args.subset)  # a mistake there is told before a detector is built
         detector = detector_of(args, device)
         data, load = (augmented_steps if args.no_query_cache else cached_steps)(args, project, detector)
         width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}

@@ -29,6 +29,7 @@ from datasets.scenery import MARGIN, background
 from utils.cli import Parser, positive_int, run
 from utils.files import atomic, remove_parts, write_json
 from utils.misc import InputError, rng
+from utils.progress import progress
 
 FPS = 25.0
 MIN_VISIBLE = 0.2  # of a person's area, to be annotated
@@ -262,7 +263,7 @@ def make_synthetic(
     seed: int = 0,
     max_people: int = 4,
     workers: int = 1,
-    progress: bool = False,
+    show_progress: bool = False,
 ) -> None:
     """Write the data set to `root`: `n_train` and `n_val` videos of `length` (least, most) frames.
 
@@ -285,7 +286,7 @@ def make_synthetic(
         for i, name in enumerate(subset)
     ]
     order = [name for subset in names.values() for name in subset]
-    bar = {"total": len(jobs), "desc": "drawing", "unit": "video", "disable": not progress}
+    bar = {"total": len(jobs), "desc": "drawing", "unit": "video", "disable": not show_progress}
     if workers > 1:
         clean = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
         clean.set_forkserver_preload([__name__])
@@ -312,7 +313,7 @@ def main() -> None:
     parser.flag("videos", "workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
     args = vars(parser.parse_args())
     root = Path(args.pop("data_root")) / "synthetic"
-    make_synthetic(root, **{**args, "length": tuple(args["length"])}, progress=True)
+    make_synthetic(root, **{**args, "length": tuple(args["length"])}, show_progress=True)
     print(f"{root}: {args['n_train']} training and {args['n_val']} held-out videos")
 
 

@@ -25,6 +25,7 @@ DETR_CONFIG = {
     "backbone": "resnet50",
     "dilation": False,
     "position_embedding": "sine",
+    "temperature": 10000.0,
     "hidden_dim": 256,
     "nheads": 8,
     "enc_layers": 6,
@@ -47,7 +48,8 @@ DETR_CONFIG = {
     "image_size": 512,
 }
 """The official release's arguments and defaults; ours are `norm` (frozen | bn), `stages` (the ResNet is cut
-after so many) and `image_size` (the longer side in pixels that the detector is meant for)."""
+after so many), `temperature` (of the position embedding, fixed at 10,000 there; small maps of features want less) and
+`image_size` (the longer side in pixels that the detector is meant for)."""
 
 _CHOICES = {"backbone": tuple(CHANNELS), "position_embedding": ("sine",), "norm": ("frozen", "bn")}
 
@@ -100,7 +102,7 @@ class DETR(nn.Module):
         backbone = Backbone(config["backbone"], config["dilation"], config["norm"], config["stages"])
         self.backbone = nn.Sequential(backbone)  # the official names begin with backbone.0
         self.input_proj = nn.Conv2d(backbone.num_channels, d, 1)
-        self.position = SinePositionEncoding(d)
+        self.position = SinePositionEncoding(d, config["temperature"])
         self.transformer = Transformer(
             d,
             config["nheads"],

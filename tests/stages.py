@@ -1,0 +1,45 @@
+"""Running the stage scripts inside the tests' own process, on a tiny data set."""
+
+import importlib
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY_DETR = shlex.split(
+    "--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim 32 --nheads 4 --enc_layers 1 --dec_layers 2 "
+    "--dim_feedforward 64 --num_queries 6 --pre_norm --dropout 0 --image_size 64 --lr 1e-3 --clips_per_video 4"
+)
+QUIET = ("--threads", "1", "--workers", "1", "--device", "cpu")
+LOOSE = ("--psn_score_th", "0.3")  # a detector of one epoch is not sure of anything
+
+
+class Stages:
+    """The scripts, called with the flags that all of them need; `checkpoint` is where they write."""
+
+    def __init__(self, data: Path, checkpoint: Path) -> None:
+        self.data, self.checkpoint = data, checkpoint
+
+    def run(self, script: str, *flags: object) -> None:
+        """`python <script>.py <flags>`; what it raises passes through."""
+        common = ["--dataset", "synthetic", "--data_root", self.data, "--checkpoint_root", self.checkpoint, *QUIET]
+        if script.startswith("train_"):
+            common += ["--comet", "disabled"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [f"{script}.py", *map(str, [*common, *flags])])
+            importlib.import_module(script).main()
+
+    def folder(self, name: str) -> Path:
+        """Where the runs of `name` write."""
+        return self.checkpoint / "synthetic" / name
+
+    def chain(self, name: str, *head_flags: object) -> None:
+        """Every stage, from shards that are there to action tubes."""
+        self.run("train_detr", "--ex_name", name, *TINY_DETR, "--epochs", 1)
+        detr = self.folder(name) / "detr" / "epoch_1.pth"
+        self.run("train_qmm", "--qmm_name", name, "--detr", detr, "--epochs", 2, "--iou_th", 0.05, *LOOSE)
+        for subset in ("train", "val"):
+            self.run("eval_qmm", "--qmm_name", name, "--subset", subset, *LOOSE)
+        self.run("train_action_head", "--qmm_name", name, *head_flags, "--epochs", 2, *LOOSE)
+        self.run("eval_map", "--qmm_name", name, *head_flags, "--min_tube_length", 1, *LOOSE)

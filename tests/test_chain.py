@@ -1,0 +1,230 @@
+"""The whole chain on a tiny embedded data set: every script, the files between them, and what they say of mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.make_shards import main as make_shards
+from datasets.synthetic import make_synthetic
+from tests.stages import LOOSE, Stages
+from utils.linked_store import LinkedPeople
+from utils.misc import InputError
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map", "predict")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    """The chain, run once as `one`."""
+    root = tmp_path_factory.mktemp("chain")
+    make_synthetic(root / "data" / "synthetic", n_train=4, n_val=2, width=64, height=48, length=(12, 16))
+    for subset in ("train", "val"):
+        with pytest.MonkeyPatch.context() as patch:
+            flags = ["--dataset", "synthetic", "--data_root", root / "data", "--subset", subset]
+            patch.setattr(sys, "argv", ["make_shards.py", *map(str, flags)])
+            make_shards()
+    stages = Stages(root / "data", root / "checkpoint")
+    stages.chain("one")
+    return stages
+
+
+def results(stages: Stages, name: str, stage: str) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted((stages.folder(name) / "results").glob(f"{stage}-*.json"))]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_every_stage_leaves_its_files(stages: Stages) -> None:
+    folder = stages.folder("one")
+    for part in ("detr/epoch_1.pth", "encoder/epoch_2.pth", "head/vanilla/epoch_2.pth"):
+        held = torch.load(folder / part, weights_only=True)
+        assert held.keys() == {"model", "config", "epoch"}
+        assert (folder / part).parent.joinpath("metrics.jsonl").read_text().count("\n") == held["epoch"]
+    assert len(list((stages.checkpoint / "synthetic" / "queries").glob("*.tar"))) == 2
+    (linked,) = (folder / "qmm_tubes" / "val").glob("*.tar")
+    people = list(LinkedPeople(linked))
+    assert people and all(len(p.frames) == len(p.boxes) == len(p.labels) == len(p.scores) for p in people)
+    assert all((np.diff(p.frames) > 0).all() and p.labels.max() <= 8 and p.labels.min() >= 0 for p in people)
+    assert not list(stages.checkpoint.rglob("*.part*"))
+
+
+def test_results_have_the_agreed_names(stages: Stages) -> None:
+    measured = {r["args"]["subset"]: r["metrics"] for r in results(stages, "one", "eval_qmm")}
+    assert measured.keys() == {"train", "val"}
+    assert {"recall@0.2", "precision@0.2", "recall@0.5", "IDF1", "IDSW", "HOTA", "AssA"} <= measured["val"].keys()
+    assert measured["val"]["motion_recall@0.2"].keys() == {"small", "medium", "large"}
+    (result,) = results(stages, "one", "eval_map")
+    assert {"v-mAP@0.2", "v-mAP@0.5", "AP@0.5"} <= result["metrics"].keys()
+    known = [v for v in result["metrics"]["AP@0.5"].values() if v is not None]
+    assert known and result["metrics"]["v-mAP@0.5"] == pytest.approx(np.mean(known))
+    assert len(known) + len(result["metrics"]["without_gt"]) == 8
+
+
+def test_two_runs_give_the_same_weights_and_figures(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    stages.chain("two")
+    for part in ("detr/epoch_1.pth", "encoder/epoch_2.pth", "head/vanilla/epoch_2.pth"):
+        one, two = (weights(stages.folder(name) / part) for name in ("one", "two"))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    for stage in ("eval_qmm", "eval_map"):
+        one, two = ([r["metrics"] for r in results(stages, name, stage)] for name in ("one", "two"))
+        assert one == two
+
+
+def test_measuring_from_the_tar_gives_the_same_without_models(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {r["args"]["subset"]: r["metrics"] for r in results(stages, "one", "eval_qmm")}["val"]
+    with monkeypatch.context() as patch:
+        patch.setattr("models.person_queries.load_detr", lambda *_: pytest.fail("DETR was built"))
+        patch.setattr("eval_qmm.load_encoder", lambda *_: pytest.fail("the encoder was built"))
+        stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "-tiou_th", "0.2", "0.3:0.5:0.1", *LOOSE)
+    measured = {r["args"]["subset"]: r["metrics"] for r in results(stages, "one", "eval_qmm")}["val"]
+    assert {f"recall@{t}" for t in (0.2, 0.3, 0.4, 0.5)} <= measured.keys()
+    assert {name: measured[name] for name in whole} == whole
+    with pytest.raises(InputError, match=r"iou_th 0\.3, not 0\.1; run eval_qmm"):
+        stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "--iou_th", "0.1", *LOOSE)
+    with pytest.raises(InputError, match=r"there are: epoch2-psn0\.3"):
+        stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "--sim_th", "0.9", *LOOSE)
+
+
+@pytest.mark.parametrize("metric", ["motion-AP", "frame-mAP"])
+def test_other_metrics_are_measured_too(stages: Stages, metric: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--qmm_name", "one", "--metric", metric, "--protocol", "act", "--topk", 2, "--min_tube_length", 1)
+    stages.run("eval_map", *flags, *LOOSE)
+    (result,) = (r for r in results(stages, "one", "eval_map") if r["args"]["metric"] == metric)
+    assert f"{metric}@0.5" in result["metrics"]
+    assert metric in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head_type", ["time_ecd:add", "time_ecd:cat", "res"])
+def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str) -> None:
+    head = ("--qmm_name", "one", "--head_type", head_type, *LOOSE)
+    stages.run("train_action_head", *head, "--epochs", 1)
+    stages.run("eval_map", *head, "--min_tube_length", 1)
+    (result,) = (r for r in results(stages, "one", "eval_map") if r["args"]["head_type"] == head_type)
+    assert result["metrics"]["v-mAP@0.5"] is not None
+
+
+def test_linking_by_iou_has_a_tar_and_a_head_of_its_own(stages: Stages) -> None:
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", "--qmm_name", "one", "--subset", subset, "--link_cues", "iou", *LOOSE)
+    flags = ("--qmm_name", "one", "--link_cues", "iou", *LOOSE)
+    with pytest.raises(InputError, match=r"make one with train_action_head\.py"):
+        stages.run("eval_map", *flags)
+    stages.run("train_action_head", *flags, "--epochs", 1)
+    stages.run("eval_map", *flags)
+    with pytest.raises(InputError, match="linked by another link_cues"):
+        stages.run("eval_map", *flags, "--head_name", "vanilla")
+
+
+def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stages) -> None:
+    detr = stages.folder("one") / "detr" / "epoch_1.pth"
+    stages.run(
+        "train_qmm", "--qmm_name", "live", "--detr", detr, "--no_query_cache", "--epochs", 1, "--iou_th", 0.05, *LOOSE
+    )
+    assert (stages.folder("live") / "encoder" / "epoch_1.pth").is_file()
+
+
+def test_predict_writes_a_video_and_tubes(stages: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import predict
+
+    folder, name = stages.folder("one"), (stages.data / "synthetic" / "val.txt").read_text().split()[0]
+    video = stages.data / "synthetic" / "videos" / f"{name}.avi"
+    flags = [
+        "--encoder",
+        folder / "encoder/epoch_2.pth",
+        "--head",
+        folder / "head/vanilla/epoch_2.pth",
+        "--out",
+        tmp_path,
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["predict.py", *map(str, [video, *flags, "--min_tube_length", 1, "--device", "cpu"])]
+        )
+        predict.main()
+    assert "frames/s" in capsys.readouterr().out
+    held = json.loads((tmp_path / f"{name}.json").read_text())
+    (linked,) = (
+        p for p in LinkedPeople(next((folder / "qmm_tubes/val").glob("*feature.tar"))).store.names if p == name
+    )
+    people = LinkedPeople(next((folder / "qmm_tubes/val").glob("*feature.tar"))).people(linked)
+    assert sorted(p["frames"] for p in held["people"]) == sorted(p.frames.tolist() for p in people)
+    capture = cv2.VideoCapture(str(tmp_path / f"{name}.mp4"))
+    assert round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == held["n_frames"]
+
+
+def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Stages, tmp_path: Path) -> None:
+    nobody = ("--psn_score_th", "1.0")
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", "--qmm_name", "one", "--subset", subset, *nobody)
+    with pytest.raises(InputError, match="nobody was followed"):
+        stages.run("train_action_head", "--qmm_name", "one", "--epochs", 1, *nobody)
+    stages.run("eval_map", "--qmm_name", "one", *nobody)
+    found = [r["metrics"] for r in results(stages, "one", "eval_qmm") if r["args"]["psn_score_th"] == 1.0]
+    assert all(m["recall@0.5"] == 0 and m["precision@0.5"] is None for m in found)
+    (none,) = (r["metrics"] for r in results(stages, "one", "eval_map") if r["args"]["psn_score_th"] == 1.0)
+    assert none["v-mAP@0.5"] == 0 and none["tubes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "told"),
+    [
+        ("train_detr", ["--dataset", "nowhere"], "--dataset nowhere: not one of"),
+        ("train_qmm", ["--dataset", "synthetic", "--data_root", "{tmp}"], "train.txt: no readable list"),
+        (
+            "eval_qmm",
+            ["--dataset", "synthetic", "-qmm_name", "none", "--data_root", "{data}"],
+            "make one with train_qmm.py",
+        ),
+        (
+            "eval_map",
+            ["--dataset", "synthetic", "--tiou_th", "2", "--data_root", "{data}"],
+            "--tiou_th 2: thresholds lie above 0",
+        ),
+        ("predict", ["{tmp}/none.mp4", "--encoder", "{tmp}/e.pth", "--head", "{tmp}/h.pth"], "h.pth: no such"),
+        ("train_detr", ["--epochs", "0", "--dataset", "synthetic"], "0 is not at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_with_status_2(
+    script: str, flags: list[str], told: str, stages: Stages, tmp_path: Path
+) -> None:
+    flags = [flag.format(tmp=tmp_path, data=stages.data) for flag in flags]
+    run = subprocess.run([sys.executable, ROOT / f"{script}.py", *flags], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2
+    assert told in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+def test_annotations_of_frames_that_a_video_lacks_are_told(stages: Stages, tmp_path: Path) -> None:
+    (name,) = stages_names = (stages.data / "synthetic" / "val.txt").read_text().split()[:1]
+    assert stages_names
+    text = json.loads((stages.data / "synthetic" / "annotations.json").read_text())
+    text["videos"][name]["tubes"][0]["frames"][-1] += 1000
+    (tmp_path / "annotations.json").write_text(json.dumps(text))
+    (tmp_path / "own.yml").write_text(
+        f"name: own\nroot: {stages.data / 'synthetic'}\nformat: json\nannotations: {tmp_path / 'annotations.json'}\n"
+        "frames: videos/{name}.avi\nsplits: {train: train.txt, val: val.txt}\n"
+    )
+    with pytest.raises(InputError, match=rf"annotations.json: video '{name}', tube 0, frame 1\d\d\d: frame is beyond"):
+        stages.run("eval_qmm", "--dataset", tmp_path / "own.yml", "--qmm_name", "one", *LOOSE)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_each_flag_does(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", "--help"])
+        with pytest.raises(SystemExit) as stop:
+            __import__(script).main()
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "machine:" in text and "(default:" in text
