@@ -30,13 +30,23 @@ def _terminate(*_: object) -> None:
     raise _Terminated
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults are shown where they say something."""
+class _Help(argparse.HelpFormatter):
+    """Each flag once, with its default where that says something."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS):
+        if action.default is None or action.default is False or action.default == argparse.SUPPRESS:
             return action.help
-        return super()._get_help_string(action)
+        shown = " ".join(map(str, action.default)) if isinstance(action.default, list) else "%(default)s"
+        return f"{action.help} (default: {shown})"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = [name for name in action.option_strings if name.startswith("--") or len(name) == 2]
+        if not names or action.nargs == 0:
+            return ", ".join(names) or super()._format_action_invocation(action)
+        return f"{', '.join(names)} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,7 +56,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        more = "One dash will do too: -epochs 20."
+        super().__init__(description=description, epilog=more, formatter_class=_Help, allow_abbrev=False)
         self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def flag(self, section: str, name: str, **options) -> None:
@@ -55,7 +66,20 @@ class Parser(argparse.ArgumentParser):
             self._sections[section] = self.add_argument_group(section)
         if options.get("action") == "store_true" and name.startswith("no_"):
             options.setdefault("dest", name)
+        if "action" not in options and "choices" not in options:
+            number = {int: "N", positive_int: "N", float: "X", share: "X", cosine: "X"}
+            options.setdefault("metavar", number.get(options.get("type"), name.upper()))
         self._sections[section].add_argument(f"--{name}", f"-{name}", **options)
+
+    def format_help(self) -> str:
+        """The usage names what must be given; all else stands in its section."""
+        needed = [
+            f"{action.option_strings[0]} {action.metavar}" if action.option_strings else f"{action.dest} [...]"
+            for action in self._actions
+            if action.required
+        ]
+        self.usage = " ".join(["%(prog)s", *needed, "[flags]"])
+        return super().format_help()
 
     def error(self, message: str) -> None:
         """One line and exit status 2, as for every mistake of the user."""

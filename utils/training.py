@@ -26,14 +26,15 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("machine", "amp", choices=AMP_TYPES, default="off", help="mixed precision")
     parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
     parser.flag("machine", "workers", type=int, default=2, help="processes that decode frames; 0 decodes here")
-    parser.flag("machine", "threads", type=int, default=0, help="CPU threads of torch; 0 leaves torch's choice")
+    parser.flag("machine", "threads", type=int, default=0, help="CPU threads of torch; 0: as torch chooses")
     parser.flag("machine", "seed", type=int, default=42, help="seed of every random number")
 
 
 def add_log_flags(parser: Parser) -> None:
     """Flags of every script that reports figures: where to, and whether as pictures too."""
-    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online", help="where Comet logs to")
-    parser.flag("run", "plot", action="store_true", help="draw the figures as pictures too (PNG)")
+    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online",
+                help="Comet: its server (where there is a key), an archive to upload later, or none")  # fmt: skip
+    parser.flag("run", "plot", action="store_true", help="draw the figures as PNG files too")
 
 
 def add_training_flags(
@@ -54,10 +55,10 @@ def add_training_flags(
     parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help="epochs before the rate drops")
     parser.flag("training", "warmup_steps", type=int, default=0, help="steps in which the rate rises from zero")
     parser.flag("training", "clip_max_norm", type=float, default=0.1, help="largest gradient norm; 0 clips nothing")
-    parser.flag("run", "resume", action="store_true", help="go on from where the last run of this name stopped")
+    parser.flag("run", "resume", action="store_true", help="go on where the last run of this name stopped")
     parser.flag("run", "save_epochs", type=positive_int, default=1, help="epochs between checkpoints")
     parser.flag(
-        "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: 10 minutes"
+        "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: every 10 minutes"
     )
     parser.flag(
         "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
