@@ -15,6 +15,8 @@ from torch import Tensor
 from datasets.dataset import VideoFrames
 from datasets.project import Project
 from datasets.transforms import resize
+from utils.misc import InputError
+from utils.video_cache import BadVideo
 
 AHEAD = 3  # batches of a video that wait for the model
 
@@ -22,7 +24,7 @@ AHEAD = 3  # batches of a video that wait for the model
 @dataclass(frozen=True)
 class VideoBatches:
     """A video: its `name`, `size` (width, height) in pixels of the file, `fps`, and its frames in order as uint8 RGB
-    (b, 3, H, W), channels last in memory, resized."""
+    (b, 3, H, W), channels last in memory, resized. Where a video cannot be used, `batches` raises."""
 
     name: str
     size: tuple[int, int]
@@ -84,12 +86,18 @@ class _Decoder:
 
 
 def open_videos(
-    paths: Sequence[tuple[str, Path]], image_size: int, batch_size: int, workers: int = 2, pin: bool = False
+    paths: Sequence[tuple[str, Path]],
+    image_size: int,
+    batch_size: int,
+    workers: int = 2,
+    pin: bool = False,
+    skip_bad: bool = False,
 ) -> Iterator[VideoBatches]:
     """The videos `(name, file or folder)` in order; `workers` of them decode at a time.
 
     Frames have their longer side `image_size` (0: as they are). The batches of one video must be read before
-    the next video. Memory does not grow with a video's length. InputError, naming the file, for a damaged video.
+    the next video. Memory does not grow with a video's length. InputError, naming the file, for a damaged video;
+    with `skip_bad` its batches raise BadVideo, and the next video follows.
     """
     left = deque(paths)
     ahead: deque[tuple[str, _Decoder]] = deque()
@@ -99,8 +107,14 @@ def open_videos(
                 name, path = left.popleft()
                 ahead.append((name, _Decoder(path, image_size, batch_size, pin)))
             name, decoder = ahead[0]
-            frames = decoder.get()
-            yield VideoBatches(name, frames.size, frames.fps, decoder.batches())
+            try:
+                frames = decoder.get()
+                size, fps, batches = frames.size, frames.fps, decoder.batches()
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                size, fps, batches = (0, 0), 0.0, _fail(error)
+            yield VideoBatches(name, size, fps, _bad(batches) if skip_bad else batches)
             ahead.popleft()
     finally:
         for _, decoder in ahead:
@@ -109,15 +123,36 @@ def open_videos(
             decoder.thread.join()
 
 
+def _fail(error: InputError) -> Iterator[Tensor]:
+    raise error
+    yield
+
+
+def _bad(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    try:
+        yield from batches
+    except InputError as error:
+        raise BadVideo(str(error)) from None
+
+
 class SubsetVideos:
     """The videos of a project's subset, in its order: what a frozen model goes through once.
 
-    `workers` of them decode at a time. With `skip_bad`, `bad` gathers those that cannot be read.
+    `workers` of them decode at a time. InputError for a name that leads out of the data's folder; with `skip_bad` it
+    is left out and entered in `bad` (name -> why), and the batches of a video that cannot be read raise BadVideo.
     """
 
     def __init__(self, project: Project, subset: str, workers: int = 2, skip_bad: bool = False) -> None:
         self.subset, self.workers, self.skip_bad = subset, workers, skip_bad
-        self.paths = {name: project.frames_path(name) for name in project.split(subset)}
+        self.paths: dict[str, Path] = {}
+        self.bad: dict[str, str] = {}
+        for name in project.split(subset):
+            try:
+                self.paths[name] = project.frames_path(name)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                self.bad[name] = str(error)
 
     def sources(self) -> dict[str, list[int]]:
         """What tells one version of a video's file from another: number of files and bytes in all."""
@@ -125,7 +160,8 @@ class SubsetVideos:
 
     def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterator[VideoBatches]:
         """These videos in batches; see `open_videos`."""
-        return open_videos([(name, self.paths[name]) for name in names], image_size, batch_size, self.workers, pin)
+        paths = [(name, self.paths[name]) for name in names]
+        return open_videos(paths, image_size, batch_size, self.workers, pin, self.skip_bad)
 
 
 def _measure(path: Path) -> list[int]:

@@ -16,9 +16,10 @@ from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, no
 from utils.cli import Parser
 from utils.distributed import rank
 from utils.linked_store import LinkedPerson
+from utils.misc import InputError
 from utils.progress import progress
 from utils.tar_store import RowSpool, TarStore
-from utils.video_cache import video_cache
+from utils.video_cache import BadVideo, video_cache
 
 FRAME_KINDS = ("x3d", "res")  # of action heads
 X3D_CLIPS = ("centre", "repeat")
@@ -92,15 +93,20 @@ def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X
         what = f"{extractor.key.split('-')[0]} over {videos.subset}"
         with progress(desc=what, unit="frame", disable=rank() != 0) as bar:
             for video in opened:
-                spool, n_frames = spool_of(video.name), 0
-                for features in extractor.run(video.batches):
-                    spool.append({"features": features})
-                    n_frames += len(features)
-                    bar.update(len(features))
-                yield video.name, {"n_frames": n_frames}
+                spool, n_frames, meta = spool_of(video.name), 0, {}
+                try:
+                    for features in extractor.run(video.batches):
+                        spool.append({"features": features})
+                        n_frames += len(features)
+                        bar.update(len(features))
+                except BadVideo as error:
+                    n_frames, meta = 0, {"bad": str(error)}
+                    spool_of(video.name).append({"features": np.zeros((0, extractor.width), np.float32)})
+                yield video.name, {"n_frames": n_frames, **meta}
 
     path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
-    return video_cache(path, videos.sources(), make, {"extractor": extractor.key}, "cache of frame features")
+    settings = {"extractor": extractor.key}
+    return video_cache(path, videos.sources(), make, settings, "cache of frame features", videos.skip_bad)
 
 
 def add_frame_flags(parser: Parser) -> None:
@@ -122,4 +128,10 @@ def features_of_people(
 ) -> Callable[[LinkedPerson], np.ndarray]:
     """A function that gives the features of a person's frames, float32 (T, width), out of the subset's cache."""
     store = cache_features(folder, videos, extractor)
-    return lambda person: store.arrays(person.video)["features"][person.frames]
+
+    def features_of(person: LinkedPerson) -> np.ndarray:
+        if person.video in store.bad:  # it could still be read when its people were followed
+            raise InputError(f"{store.bad[person.video]}; repair it, and follow its people again with eval_qmm.py")
+        return store.arrays(person.video)["features"][person.frames]
+
+    return features_of

@@ -19,16 +19,18 @@ from utils.distributed import rank
 from utils.misc import AMP_TYPES, InputError
 from utils.progress import progress
 from utils.tar_store import Rows, RowSpool, TarStore
-from utils.video_cache import video_cache
+from utils.video_cache import BadVideo, video_cache
 
 FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
 
 
 class Videos(Protocol):
     """The videos of a subset: `sources` maps each name to what identifies its file; `open` yields for each of `names`
-    its `name`, `size` (width, height), `fps` and `batches`, uint8 (b, 3, H, W)."""
+    its `name`, `size` (width, height), `fps` and `batches`, uint8 (b, 3, H, W), which raise BadVideo for one that
+    cannot be used where such are to be left out, `skip_bad`."""
 
     subset: str
+    skip_bad: bool
 
     def sources(self) -> dict[str, list[int]]: ...
 
@@ -193,7 +195,8 @@ class CachedQueries:
 def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th: float) -> TarStore:
     """The tar of a subset's person queries; DETR runs for the videos that are not in it yet.
 
-    Queries are kept down to a person score of `FLOOR` (all of them where `psn_score_th` is lower).
+    Queries are kept down to a person score of `FLOOR` (all of them where `psn_score_th` is lower). A video that is left
+    out has an entry without queries, whose json says why (`bad`).
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
     path = Path(folder) / f"{videos.subset}-{detector.key}{'' if floor else '-all'}.tar"
@@ -213,14 +216,19 @@ def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th
                         yield batch
                         bar.update(len(batch))
 
-                for found in detector.run(counted(video.batches), video.size, floor):
-                    spool.append(_columns(found))
-                bar.set_postfix_str(f"video {number + 1}/{len(names)}")
                 width, height = video.size
-                yield video.name, {"n_frames": n_frames, "width": width, "height": height, "fps": video.fps}
+                meta = {"width": width, "height": height, "fps": video.fps}
+                try:
+                    for found in detector.run(counted(video.batches), video.size, floor):
+                        spool.append(_columns(found))
+                except BadVideo as error:
+                    n_frames, meta["bad"] = 0, str(error)
+                    spool_of(video.name).append(_columns(PersonQueries(*_empty(detector.d))))
+                bar.set_postfix_str(f"video {number + 1}/{len(names)}")
+                yield video.name, {"n_frames": n_frames, **meta}
 
     settings = {"detector": detector.key, "floor": floor}
-    return video_cache(path, videos.sources(), make, settings, "query cache")
+    return video_cache(path, videos.sources(), make, settings, "query cache", videos.skip_bad)
 
 
 def match_people(

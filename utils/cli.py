@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from utils.files import FULL
 from utils.misc import InputError
 
 USER_ERROR = 2
@@ -168,6 +169,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         status, line = USER_ERROR, f"error: {where}{error.strerror}"
+        if error.errno in FULL:
+            line += "; what was there is unchanged: make room, then go on with the same command"
     except torch.cuda.OutOfMemoryError:
         status, line = USER_ERROR, "error: the GPU's memory is full; try a smaller --batch_size or --amp"
     else:

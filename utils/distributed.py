@@ -51,6 +51,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def per_rank(value: object) -> list:
+    """`value` of every process, in rank order."""
+    if world_size() == 1:
+        return [value]
+    held: list = [None] * world_size()
+    dist.all_gather_object(held, value)
+    return held
+
+
 def rank_mean(value: Tensor) -> Tensor:
     """The mean of `value` over the processes, without gradient.
 

@@ -15,7 +15,7 @@ import torch
 
 from utils.misc import InputError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -29,16 +29,16 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | Path, part: Path | None = None) -> Iterator[None]:
-    """A block that writes `path`: a full disk, or a folder that may not be written, is an InputError that names it.
+    """A block that writes `path`: a full disk, or a folder that may not be written, is an OSError that names it.
 
-    The operating system's own error of a write names no file, and one of a temporary name, `part`, the wrong one.
+    The operating system's own error of a write names no file, and that of a temporary name, `part`, the wrong one.
+    It is no InputError, so that nobody takes it for a fault of what is being read.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL or (part is not None and error.filename == str(part)):
-            text = f"{path}: cannot be written ({error.strerror}); what was there is unchanged: make room and go on"
-            raise InputError(text) from None
+        if error.errno in FULL or (part is not None and error.filename == str(part)):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -47,7 +47,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (same suffix); when the block ends well it becomes `path`.
 
     The data and then the name are flushed, so that after a kill, a full disk or a power loss `path` is
-    the old file or the new one, never half. When the block raises, the temporary file is removed. InputError,
+    the old file or the new one, never half. When the block raises, the temporary file is removed. OSError,
     naming `path`, when the disk is full.
     """
     path = Path(path)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.cli import Stopped
-from utils.distributed import rank, world_size
+from utils.distributed import per_rank, rank, world_size
 from utils.files import load_torch, save_torch
 from utils.misc import InputError
 from utils.run_log import METRICS
@@ -111,15 +110,6 @@ class Progress:
     def load(self, state: dict) -> None:
         """Go on from a `state`."""
         vars(self).update(state)
-
-
-def per_rank(value: object) -> list:
-    """`value` of every process, in rank order."""
-    if world_size() == 1:
-        return [value]
-    held: list = [None] * world_size()
-    dist.all_gather_object(held, value)
-    return held
 
 
 def random_state(device: torch.device) -> dict:

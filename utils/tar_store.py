@@ -13,17 +13,18 @@ import shutil
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import webdataset
 
-from utils.files import atomic
+from utils.files import atomic, naming, seal, unseal
 from utils.misc import InputError
 
 _MEMBER_LIMIT = 64 * 2**30  # bytes: a header that claims more is damaged
+_END = (2 * tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE)  # zeros after the last member, in bytes
 _MTIME = 0  # the same samples give the same tar, byte for byte
 
 
@@ -48,29 +49,38 @@ class RowSpool:
     """Arrays of unknown length gathered row by row on disk, then written as one `npz`.
 
     `append` takes a mapping from name to array; all rows of one name share dtype and shape. Memory holds
-    one block at a time.
+    one block at a time. What another spool has left in `folder` is removed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, tuple[io.BufferedWriter, np.dtype, tuple[int, ...]]] = {}
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._files: dict[str, tuple[io.FileIO, np.dtype, tuple[int, ...]]] = {}
 
     def append(self, arrays: dict[str, np.ndarray]) -> None:
         """Add the rows of `arrays`."""
         for name, array in arrays.items():
             if name not in self._files:
-                self._files[name] = ((self.folder / name).open("wb"), array.dtype, array.shape[1:])
+                self._files[name] = ((self.folder / name).open("wb", buffering=0), array.dtype, array.shape[1:])
             handle, dtype, shape = self._files[name]
             if (array.dtype, array.shape[1:]) != (dtype, shape):
                 raise ValueError(f"{name}: rows of {array.dtype} {array.shape[1:]} after {dtype} {shape}")
-            handle.write(np.ascontiguousarray(array).tobytes())
+            data = memoryview(np.ascontiguousarray(array).tobytes())
+            with naming(self.folder / name):
+                while data:  # one write gives at most 2 GiB, and what room there is
+                    data = data[handle.write(data) :]
+
+    def close(self) -> None:
+        """Let the files go; nothing is appended any more."""
+        for handle, _, _ in self._files.values():
+            handle.close()
 
     def write(self, path: Path) -> None:
         """Write what was gathered to `path` (an `npz`) and remove the spool."""
+        self.close()
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for name, (handle, dtype, shape) in self._files.items():
-                handle.close()
+            for name, (_, dtype, shape) in self._files.items():
                 source = self.folder / name
                 rows = source.stat().st_size // max(dtype.itemsize * int(np.prod(shape)), 1)
                 header = {
@@ -87,29 +97,35 @@ class RowSpool:
         shutil.rmtree(self.folder)
 
 
-def write_tar(path: str | Path, samples: Iterable[tuple[str, dict[str, dict | bytes | Path]]]) -> None:
-    """Write samples `(video name, {extension: json value | bytes | path of a file})` to a tar, atomically.
+class Member(NamedTuple):
+    """Part of a file: where a tar holds a member's data."""
 
-    A path's file is copied in blocks. The folder of the tar is made when it is missing.
+    path: Path
+    offset: int
+    size: int
+
+
+def write_tar(path: str | Path, samples: Iterable[tuple[str, dict[str, dict | bytes | Path | Member]]]) -> None:
+    """Write samples `(video name, {extension: json value | bytes | file | part of one})` to a tar, atomically.
+
+    Files are copied in blocks. The folder of the tar is made when it is missing.
     """
-    with atomic(path) as part, webdataset.TarWriter(str(part), mtime=_MTIME) as writer:
+    with atomic(path) as part, part.open("wb") as out, webdataset.TarWriter(out, mtime=_MTIME) as writer:
         for name, members in samples:
             for extension, value in members.items():
                 info = tarfile.TarInfo(f"{safe_key(name)}.{extension}")
                 info.mtime, info.mode, info.uname, info.gname = _MTIME, 0o644, "", ""
                 if isinstance(value, Path):
-                    info.size = value.stat().st_size
-                    with value.open("rb") as source:
+                    value = Member(value, 0, value.stat().st_size)
+                if isinstance(value, Member):
+                    info.size = value.size
+                    with value.path.open("rb") as source:
+                        source.seek(value.offset)
                         writer.tarstream.addfile(info, source)
                 else:
-                    data = _sealed(value) if isinstance(value, dict) else value
+                    data = json.dumps(seal(value)).encode() if isinstance(value, dict) else value
                     info.size = len(data)
                     writer.tarstream.addfile(info, io.BytesIO(data))
-
-
-def _sealed(value: dict) -> bytes:
-    """JSON that carries its own checksum, since a flipped bit in a number is still a number."""
-    return json.dumps({**value, "crc32": zlib.crc32(json.dumps(value).encode())}).encode()
 
 
 class Rows:
@@ -147,9 +163,10 @@ class Rows:
 class TarStore:
     """Random access to a tar written by `write_tar`: its `names`, `json(name)` and `arrays(name)`.
 
-    Checksums are compared on the way: of every json when the tar is opened, of a video's arrays when they
-    are first asked for. Raises InputError, naming the file, when it is missing, damaged, or holds members
-    that such a tar never has (links, devices, folders, absolute names).
+    `bad` are the videos that could not be used when it was made, and why. Checksums are compared on the way: of every
+    json when the tar is opened, of a video's arrays when they are first asked for. Raises InputError, naming the file,
+    when it is missing, damaged, cut off, or holds members that such a tar never has (links, devices, folders, absolute
+    names, the same twice).
     """
 
     def __init__(self, path: str | Path, what: str = "tar") -> None:
@@ -159,19 +176,38 @@ class TarStore:
         self._members: dict[str, dict[str, tuple[int, int]]] = {}
         try:
             with tarfile.open(self.path, "r:") as tar:
+                end = 0
                 for info in tar:
                     key, _, extension = info.name.partition(".")
-                    if not (info.isreg() and re.fullmatch(r"[A-Za-z0-9_=-]+", key)):
+                    plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse() and info.size >= 0
+                    if not (plain and re.fullmatch(r"[A-Za-z0-9_=-]+", key)):
                         raise InputError(f"{path}: member {info.name[:80]!r} does not belong in a {what}")
                     if info.size > _MEMBER_LIMIT or info.offset_data + info.size > self.path.stat().st_size:
-                        raise InputError(f"{path}: truncated {what}; make it again")
-                    self._members.setdefault(key, {})[extension] = (info.offset_data, info.size)
-        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: damaged {what} ({error}); make it again") from None
+                        raise InputError(f"{path}: truncated {what}; remove it and make it again")
+                    if extension in self._members.setdefault(key, {}):
+                        raise InputError(f"{path}: member {info.name[:80]!r} is there twice; make it again")
+                    self._members[key][extension] = (info.offset_data, info.size)
+                    end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            self._check_end(end)
+        except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError, OverflowError) as error:
+            raise InputError(f"{path}: damaged {what} ({error}); remove it and make it again") from None
         self._checked: set[str] = set()
         self._keys: dict[str, str] = {}
+        self.bad: dict[str, str] = {}
         for key in self._members:
-            self._keys[self._read_json(key)["name"]] = key
+            meta = self._read_json(key)
+            if self._keys.setdefault(meta["name"], key) != key:
+                raise InputError(f"{path}: video {meta['name'][:80]!r} is there twice; make it again")
+            if "bad" in meta:
+                self.bad[meta["name"]] = str(meta["bad"])
+
+    def _check_end(self, end: int) -> None:
+        """ValueError when what follows the last member is not a tar's end: `tarfile` stops at damage as at an end."""
+        with self.path.open("rb") as handle:
+            handle.seek(end)
+            rest = handle.read(_END[1] + 1)
+        if not _END[0] <= len(rest) <= _END[1] or any(rest):
+            raise ValueError(f"no member and no end at byte {end}")
 
     @property
     def names(self) -> list[str]:
@@ -188,13 +224,13 @@ class TarStore:
 
     def _read_json(self, key: str) -> dict:
         try:
-            value = json.loads(self._read(key, "json"))
-            if value.pop("crc32") != zlib.crc32(json.dumps(value).encode()):
-                raise ValueError("its checksum is wrong")
+            value = unseal(json.loads(self._read(key, "json")))
             if not isinstance(value["name"], str):
                 raise ValueError("name is not a string")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{self.path}: damaged json of sample {key} ({error}); make it again") from None
+        except (ValueError, KeyError, RecursionError) as error:
+            raise InputError(
+                f"{self.path}: damaged json of sample {key} ({error}); remove it and make it again"
+            ) from None
         return value
 
     def __contains__(self, name: str) -> bool:
@@ -207,6 +243,11 @@ class TarStore:
     def where(self, name: str, extension: str) -> tuple[int, int]:
         """Offset and size in bytes of a member's data."""
         return self._members[self._key(name)][extension]
+
+    def sample(self, name: str) -> dict[str, dict | Member]:
+        """The sample as `write_tar` takes it; its arrays' checksums are compared."""
+        self.arrays(name)
+        return {"json": self.json(name), "npz": Member(self.path, *self.where(name, "npz"))}
 
     def _key(self, name: str) -> str:
         if name not in self._keys:
@@ -224,11 +265,15 @@ class TarStore:
                 self._check_arrays(offset, size)
                 self._checked.add(key)
             return dict(self._array_places(offset, size))
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, struct.error, SyntaxError) as error:
-            raise InputError(f"{self.path}: damaged arrays of {name!r} ({error}); make it again") from None
+        except Exception as error:  # NumPy's and zipfile's readers raise whatever their parts raise
+            text = f"{self.path}: damaged arrays of {name!r} ({error}); remove it and make it again"
+            raise InputError(" ".join(text.split())) from None
 
     def _check_arrays(self, offset: int, size: int) -> None:
         with self.path.open("rb") as handle, zipfile.ZipFile(_Window(handle, offset, size)) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
+                raise ValueError("they are larger than the member")
             if (bad := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {bad} is wrong")
 

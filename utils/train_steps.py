@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.distributed import rank, world_size
+from utils.distributed import per_rank, rank, world_size
 from utils.misc import AMP_TYPES, InputError, set_seed
 from utils.progress import IN_FILE, progress
-from utils.resume import NONFINITE, STATE, Progress, StopFlag, load_state, per_rank, save_state
+from utils.resume import NONFINITE, STATE, Progress, StopFlag, load_state, save_state
 from utils.run_log import append_json
 
 SAVE_SECONDS = 600  # between saves of the training state, unless --save_steps

@@ -1,16 +1,21 @@
 """A tar with one entry for each video of a subset, made once, video by video, and gone on with after a stop."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from utils.distributed import barrier, rank, world_size
+from utils.distributed import barrier, per_rank, rank, world_size
 from utils.files import atomic, lock, remove_parts, write_json
 from utils.misc import InputError
-from utils.tar_store import RowSpool, TarStore, safe_key, write_tar
+from utils.tar_store import Member, RowSpool, TarStore, write_tar
 
 Entry = tuple[str, dict]
+
+
+class BadVideo(InputError):
+    """A video that cannot be used, in a run that leaves such videos out (`--skip_bad`)."""
 
 
 def video_cache(
@@ -19,71 +24,89 @@ def video_cache(
     make: Callable[[Sequence[str], Callable[[str], RowSpool]], Iterable[Entry]],
     settings: dict,
     what: str,
+    skip_bad: bool = False,
 ) -> TarStore:
-    """The tar `path` with an entry for each video, made where it is missing or its videos have changed.
+    """The tar `path` with an entry for each video; those that are missing in it, or have changed, are made.
 
     `sources` (name -> what identifies the video's file, e.g. number of files and bytes) and `settings` are stored
     with each entry. `make(names, spool_of)` goes through videos in order, appends each one's rows to
-    `spool_of(name)` and yields (name, json) when it is whole. A finished video is kept at once beside the tar,
-    so a killed run goes on from there. Several processes share the videos, and the first merges them.
-    Raises InputError when another process of another run is writing the same tar.
+    `spool_of(name)` (asked for again, it begins anew) and yields (name, json) when it is whole; a json with
+    `bad`, the reason, stands for a video that cannot be used, and counts as made for `skip_bad` alone. A finished video
+    is kept at once beside the tar, so a killed run goes on from there. Several processes share the videos, and the
+    first merges them. Raises InputError when another run is writing the same tar.
     """
     wanted = {name: {"source": source, "settings": settings} for name, source in sources.items()}
-    if not _is_made(path, wanted, what):
+    if not per_rank(_is_made(path, wanted, skip_bad))[0]:
         work = path.with_name(f"{path.stem}.parts")
-        _make_parts(work, wanted, make)
-        barrier()
-        if rank() == 0:
-            write_tar(path, ((name, _part(work, name)) for name in wanted))
-            shutil.rmtree(work)
-        barrier()
+        with lock(work / f"process-{rank()}", "run"):
+            if rank() == 0:
+                remove_parts(work)
+                remove_parts(path.parent)
+            held = _fitting(path, wanted, skip_bad)  # another run may have made it in the meantime
+            todo = [n for n in wanted if n not in held and not _is_done(work, n, wanted[n], skip_bad)]
+            barrier()  # all have seen the same videos done
+            _make_parts(work, todo[rank() :: world_size()], wanted, make)
+            barrier()
+            if rank() == 0:
+                write_tar(path, ((n, held[n].sample(n) if n in held else _part(work, n)) for n in wanted))
+                shutil.rmtree(work)
+            barrier()
     return TarStore(path, what)
 
 
-def _is_made(path: Path, wanted: dict[str, dict], what: str) -> bool:
-    if not path.is_file():
-        return False
+def _fitting(path: Path, wanted: dict[str, dict], skip_bad: bool) -> dict[str, TarStore]:
+    """The tar as it is, for each video whose entry there can stay."""
     try:
-        store = TarStore(path, what)
+        store = TarStore(path)
     except InputError:
-        return False
-    return store.names == list(wanted) and all(store.json(name)["made_from"] == wanted[name] for name in wanted)
+        return {}
+    return {name: store for name in store.names if _fits(store.json(name), wanted.get(name), skip_bad)}
+
+
+def _fits(meta: dict, made_from: dict | None, skip_bad: bool) -> bool:
+    return meta.get("made_from") == made_from is not None and (skip_bad or "bad" not in meta)
+
+
+def _is_made(path: Path, wanted: dict[str, dict], skip_bad: bool) -> bool:
+    held = _fitting(path, wanted, skip_bad)
+    return list(held) == list(wanted) and next(iter(held.values())).names == list(wanted)
 
 
 def _files(work: Path, name: str) -> tuple[Path, Path]:
-    key = safe_key(name)
+    key = hashlib.sha256(name.encode()).hexdigest()[:32]  # a name may be longer than a file's can be
     return work / f"{key}.npz", work / f"{key}.json"
 
 
-def _part(work: Path, name: str) -> dict[str, dict | Path]:
+def _part(work: Path, name: str) -> dict[str, dict | Path | Member]:
     npz, meta = _files(work, name)
     return {"json": json.loads(meta.read_text()), "npz": npz}
 
 
-def _is_done(work: Path, name: str, made_from: dict) -> bool:
+def _is_done(work: Path, name: str, made_from: dict, skip_bad: bool) -> bool:
     npz, meta = _files(work, name)
     try:
-        return npz.is_file() and json.loads(meta.read_text())["made_from"] == made_from
-    except (OSError, ValueError, KeyError):
+        return npz.is_file() and _fits(json.loads(meta.read_text()), made_from, skip_bad)
+    except (OSError, ValueError, AttributeError):
         return False
 
 
-def _make_parts(work: Path, wanted: dict[str, dict], make: Callable) -> None:
-    """This process's share of the videos that are not done yet, each written whole: arrays first, then its json."""
-    with lock(work / f"process-{rank()}", "run"):
-        if rank() == 0:
-            remove_parts(work)
-        todo = [name for name, made_from in wanted.items() if not _is_done(work, name, made_from)]
-        barrier()  # all have seen the same videos done
-        mine = todo[rank() :: world_size()]
-        spools: dict[str, RowSpool] = {}
+def _make_parts(work: Path, names: Sequence[str], wanted: dict[str, dict], make: Callable) -> None:
+    """These videos, each written whole: arrays first, then its json."""
+    spool: RowSpool | None = None
 
-        def spool_of(name: str) -> RowSpool:
-            spools[name] = RowSpool(work / f"process-{rank()}" / "rows")
-            return spools[name]
+    def spool_of(_: str) -> RowSpool:
+        nonlocal spool
+        if spool is not None:
+            spool.close()
+        spool = RowSpool(work / f"process-{rank()}" / "rows")
+        return spool
 
-        for name, meta in make(mine, spool_of) if mine else ():
+    try:
+        for name, meta in make(names, spool_of) if names else ():
             npz, json_path = _files(work, name)
             with atomic(npz) as part:
-                spools.pop(name).write(part)
+                spool.write(part)
             write_json(json_path, {**meta, "name": name, "made_from": wanted[name]})
+    finally:
+        if spool is not None:
+            spool.close()
