@@ -38,7 +38,7 @@ ARCHITECTURE = {
     "dec_layers": "decoder layers",
     "dim_feedforward": "width of feed-forward layers",
     "num_queries": "object queries a frame",
-    "temperature": "of the position embedding",
+    "temperature": "temperature of the position embedding",
     "pre_norm": "normalise before each step, not after",
 }
 LOSSES = {
@@ -71,8 +71,8 @@ def parse_args() -> argparse.Namespace:
     for name, what in ARCHITECTURE.items():
         kind = type(DETR_CONFIG[name])
         options = {"action": "store_true"} if kind is bool else {"type": kind}
-        shown = "" if kind is bool else f" (with 'scratch'; default: {DETR_CONFIG[name]})"
-        parser.flag("model", name, default=None, help=what + shown, **options)
+        shown = "" if kind is bool else f" (default: {DETR_CONFIG[name]})"
+        parser.flag("model", name, default=None, help=f"{what}, with 'scratch'{shown}", **options)
     add_training_flags(parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, unit="frames")
     parser.flag("training", "lr_backbone", type=float, default=1e-5, help="learning rate of the backbone; 0 freezes it")
     for flag, default, what in LOSSES.values():

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     add_detector_flags(parser)
     of_data = "(default: the data set's)"
     parser.flag("matching", "psn_score_th", type=share, help=f"person score of a query that counts {of_data}")
-    parser.flag("matching", "iou_th", type=share, help=f"its IoU with the person it stands for {of_data}")
+    parser.flag("matching", "iou_th", type=share, help=f"IoU of that query with the person it stands for {of_data}")
     add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
     parser.flag("training", "tau", type=float, default=1.0, help="temperature of the N-pair loss")
     add_run_flags(parser)
