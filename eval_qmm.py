@@ -173,9 +173,9 @@ def main() -> None:
         start(args)
         project = load_project(args.dataset, args.data_root)
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
+        gt = make_gt_tubes(project, args.subset)
         fill_linked_flags(args, project, root)
         project.fill(args, iou_th="iou_th")
-        gt = make_gt_tubes(project, args.subset)
         if args.from_tar:
             linked = LinkedPeople(tar_path(args, root, args.subset), tar_settings(args))
         else:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-torch.set_num_threads(2)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)  # small tensors; a second thread only waits where others work too
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import Parser, Stopped, positive_int
+from utils.cli import Parser, positive_int
 from utils.distributed import any_rank, barrier, rank
 from utils.files import lock, remove_parts, save_torch
 from utils.misc import AMP_TYPES, set_seed
-from utils.resume import HOW_TO_GO_ON, StopFlag, set_aside, something_to_resume
+from utils.resume import StopFlag, set_aside, something_to_resume
 from utils.run_log import METRICS, RunLog
 from utils.train_steps import Losses, TrainSteps
 
@@ -25,7 +25,7 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
     parser.flag("machine", "amp", choices=AMP_TYPES, default="off", help="mixed precision")
     parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
-    parser.flag("machine", "workers", type=int, default=2, help="processes that decode frames; 0 decodes here")
+    parser.flag("machine", "workers", type=int, default=2, help="threads that decode frames; 0: the main one")
     parser.flag("machine", "threads", type=int, default=0, help="CPU threads of torch; 0: as torch chooses")
     parser.flag("machine", "seed", type=int, default=42, help="seed of every random number")
 
@@ -158,7 +158,7 @@ def fit(
             done.next_epoch()
             loop.save_state()
             if any_rank(stop.raised, device) and not last:
-                raise Stopped(f"stopped after epoch {epoch + 1}, {HOW_TO_GO_ON}")
+                raise stop.stopped(f"after epoch {epoch + 1}")
         if args.plot and rank() == 0:
             log.figure("training", _draw(folder))
     barrier()
