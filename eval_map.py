@@ -20,7 +20,7 @@ from models.frame_features import add_frame_flags, features_of_people, frame_ext
 from models.person_queries import add_detector_flags
 from models.tube import action_tubes
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, add_data_flags, positive_int, run, thresholds
+from utils.cli import Parser, add_data_flags, positive_int, run, tell_left_out, thresholds
 from utils.files import epoch_path
 from utils.gt_tubes import make_gt_tubes
 from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
@@ -75,7 +75,7 @@ def classify(
         if extractor.key != config["frames"]:
             raise InputError(f"{path}: was trained with frame features {config['frames']}, not {extractor.key}")
         features_of = features_of_people(
-            root.parent / "features", SubsetVideos(project, args.subset, args.workers), extractor
+            root.parent / "features", SubsetVideos(project, args.subset, args.workers, args.skip_bad), extractor
         )
     tubes: dict[str, list[Tube]] = {name: [] for name in linked.names}
     scores: dict[str, list[np.ndarray]] = {name: [] for name in linked.names}
@@ -139,10 +139,13 @@ def main() -> None:
     root = Path(args.checkpoint_root) / project.name / args.qmm_name
     fill_linked_flags(args, project, root)
     project.fill(args, min_tube_length="min_tube_length")
-    linked = LinkedPeople(tar_path(args, root, args.subset), made_by=f"eval_qmm.py --subset {args.subset}")
+    bad: dict[str, str] | None = {} if args.skip_bad else None
+    gt = make_gt_tubes(project, args.subset, bad=bad)
+    linked = LinkedPeople(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+    gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
     pred, scores = classify(args, project, root, linked, device)
-    gt = make_gt_tubes(project, args.subset)
-    metrics = measure(args, project.labels, pred, scores, gt)
+    metrics = measure(args, project.labels, pred, scores, gt) | {"videos_left_out": len(bad or {})}
+    tell_left_out(bad or {})
     name = f"{linked.path.stem}-{head_folder(args, root).name}{args.load_epoch_head}-top{args.topk}-{args.metric}"
     pictures = partial(draw, args, project, pred, gt) if args.plot else None
     path = write_results(root, "eval_map", args.subset, name, args, metrics, args.load_epoch_head, pictures)

@@ -23,7 +23,7 @@ from models.person_queries import CachedQueries, add_detector_flags, cache_queri
 from models.tube import LinkedTube, link_people
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, add_data_flags, positive_int, run, share, thresholds
+from utils.cli import Parser, add_data_flags, positive_int, run, share, tell_left_out, thresholds
 from utils.distributed import process_group, rank
 from utils.files import epoch_path
 from utils.gt_tubes import label_frames, make_gt_tubes
@@ -37,6 +37,7 @@ from utils.tube_recall import tube_precision_recall
 from utils.video_cache import video_cache
 
 NOBODY = LinkedTube(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+UNKNOWN = {"n_frames": 0, "width": 0, "height": 0, "fps": 0.0}  # of a video that cannot be used
 ROWS = 1024  # queries that are held at a time while a tube is written
 
 
@@ -79,9 +80,17 @@ def write_person(
 
 
 def link_subset(
-    args: argparse.Namespace, project: Project, root: Path, device: torch.device, gt: dict[str, list[Tube]]
+    args: argparse.Namespace,
+    project: Project,
+    root: Path,
+    device: torch.device,
+    gt: dict[str, list[Tube]],
+    bad: dict[str, str] | None,
 ) -> LinkedPeople:
-    """Follow people in each video of the subset; the videos that are already in the tar are kept as they are."""
+    """Follow people in each video of the subset; the videos that are already in the tar are kept as they are.
+
+    Those that cannot be used, in `bad` or found here, are entries without people, whose json says why.
+    """
     path = epoch_path(root / "encoder", args.load_epoch, "person encoder", "train_qmm.py")
     encoder, config, _ = load_encoder(path, device)
     if args.is_skip and not config["encoder"]["skip"]:
@@ -89,6 +98,7 @@ def link_subset(
     detector = detector_of(args, device, config["detector"])
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(root.parent / "queries", videos, detector, args.psn_score_th)
+    unusable = (bad or {}) | videos.bad | store.bad
     features_of = partial(encode, encoder)
     no_action = len(project.labels)
     made_by = {"encoder": weights_hash(encoder.state_dict()), "detector": detector.config(), "labels": project.labels}
@@ -96,6 +106,10 @@ def link_subset(
 
     def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
         for name in names:
+            if name in unusable:
+                spool_of(name)
+                yield name, {**UNKNOWN, "lengths": [], "settings": settings, "bad": unusable[name]}
+                continue
             held = CachedQueries(store, name, args.psn_score_th)
             linked = link_people(
                 name,
@@ -113,10 +127,11 @@ def link_subset(
             meta = {key: held.meta[key] for key in ("n_frames", "width", "height", "fps")}
             yield name, {**meta, "lengths": [len(person.frames) for person in linked], "settings": settings}
 
-    sources = {name: [*source, _checksum(gt[name])] for name, source in videos.sources().items()}
+    found = videos.sources() | {name: [] for name in videos.bad}
+    sources = {name: [*source, _checksum(gt.get(name, []))] for name, source in found.items()}
     tar = tar_path(args, root, args.subset)
-    video_cache(tar, sources, make, settings, "tar of linked people")
-    return LinkedPeople(tar)
+    video_cache(tar, sources, make, settings, "tar of linked people", args.skip_bad)
+    return LinkedPeople(tar, bad=bad)
 
 
 def tar_settings(args: argparse.Namespace) -> dict:
@@ -173,15 +188,18 @@ def main() -> None:
         start(args)
         project = load_project(args.dataset, args.data_root)
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
-        gt = make_gt_tubes(project, args.subset)
+        bad: dict[str, str] | None = {} if args.skip_bad else None
+        gt = make_gt_tubes(project, args.subset, bad=bad)
         fill_linked_flags(args, project, root)
         project.fill(args, iou_th="iou_th")
         if args.from_tar:
-            linked = LinkedPeople(tar_path(args, root, args.subset), tar_settings(args))
+            linked = LinkedPeople(tar_path(args, root, args.subset), tar_settings(args), bad=bad)
         else:
-            linked = link_subset(args, project, root, device, gt)
+            linked = link_subset(args, project, root, device, gt, bad)
         if rank() == 0:
-            metrics = measure(args, project, linked, gt)
+            gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+            metrics = measure(args, project, linked, gt) | {"videos_left_out": len(bad or {})}
+            tell_left_out(bad or {})
             pictures = partial(draw, args, project, linked, gt) if args.plot else None
             path = write_results(
                 root, "eval_qmm", args.subset, linked.path.stem, args, metrics, args.load_epoch, pictures

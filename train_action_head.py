@@ -22,7 +22,7 @@ from datasets.use_shards import epoch_batches
 from models.action_head import HEAD_TYPES, build_action_head
 from models.frame_features import FRAME_KINDS, add_frame_flags, features_of_people, frame_extractor
 from models.person_queries import add_detector_flags
-from utils.cli import Parser, add_data_flags, positive_int, run, share
+from utils.cli import Parser, add_data_flags, positive_int, run, share, tell_left_out
 from utils.distributed import process_group, rank, rank_mean, world_size
 from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
 from utils.misc import InputError
@@ -97,7 +97,8 @@ def main() -> None:
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         fill_linked_flags(args, project, root)
         project.fill(args, time_cycle="time_cycle", no_action_weight="no_action_weight")
-        linked = LinkedPeople(tar_path(args, root, args.subset), made_by=f"eval_qmm.py --subset {args.subset}")
+        bad: dict[str, str] | None = {} if args.skip_bad else None
+        linked = LinkedPeople(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
         frames = None
         if args.head_type in FRAME_KINDS:
             frames = frame_extractor(args.head_type, args, device, linked.settings["detector"])
@@ -105,7 +106,7 @@ def main() -> None:
         def tubes_of(subset: str, people: LinkedPeople) -> LinkedTubes:
             features = None
             if frames:
-                videos = SubsetVideos(project, subset, args.workers)
+                videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
                 features = features_of_people(root.parent / "features", videos, frames)
             return LinkedTubes(people, args.seed, features)
 
@@ -118,7 +119,7 @@ def main() -> None:
         weight[-1] = args.no_action_weight
         measure, val_tar = None, tar_path(args, root, args.val_subset)
         if val_tar.is_file():
-            val = tubes_of(args.val_subset, LinkedPeople(val_tar))
+            val = tubes_of(args.val_subset, LinkedPeople(val_tar, bad=bad))
             measure = partial(evaluate, val, args.batch_size, weight) if len(val) else None
         names = ("head_type", "time_cycle", "time_d", "n_layers", "nhead", "dim_feedforward", "dropout")
         head = build_action_head(
@@ -150,6 +151,8 @@ def main() -> None:
             keys=lambda step: [f"{data.people[i].video} person {data.people[i].person_id}" for _, i in step],
             evaluate=measure,
         )
+        if rank() == 0:
+            tell_left_out(bad or {})
 
 
 if __name__ == "__main__":

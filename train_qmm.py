@@ -24,7 +24,7 @@ from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
 from models.person_queries import CachedQueries, Detector, add_detector_flags, cache_queries, detector_of, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.cli import Parser, add_data_flags, positive_int, run, share
+from utils.cli import Parser, add_data_flags, positive_int, run, share, tell_left_out
 from utils.distributed import gather_rows, process_group, rank, world_size
 from utils.misc import InputError
 from utils.training import add_run_flags, add_training_flags, fit, start
@@ -61,12 +61,14 @@ Steps = tuple[Sized, Callable[[list], Iterator[tuple[Tensor, Tensor, list]]]]
 """What an epoch is dealt from, and `load`: batches of its keys -> queries (M, d), person ids (M,), names."""
 
 
-def cached_steps(args: argparse.Namespace, project: Project, detector: Detector) -> Steps:
-    """Queries out of the cache; DETR runs first for the videos that are not in it."""
+def cached_steps(args: argparse.Namespace, project: Project, detector: Detector, bad: dict[str, str]) -> Steps:
+    """Queries out of the cache; DETR runs first for the videos that are not in it. Those left out enter `bad`."""
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, args.psn_score_th)
+    bad |= videos.bad | store.bad
+    usable = [name for name in store.names if name not in bad]
     data = QueryClips(
-        read_annotations(project, store.names),
+        read_annotations(project, usable, bad if args.skip_bad else None),
         partial(CachedQueries, store, psn_score_th=args.psn_score_th),
         partial(match_people, iou_th=args.iou_th),
         args.n_frames,
@@ -90,8 +92,8 @@ def cached_steps(args: argparse.Namespace, project: Project, detector: Detector)
     return data, load
 
 
-def augmented_steps(args: argparse.Namespace, project: Project, detector: Detector) -> Steps:
-    """DETR on clips that are mirrored and change colour, in each step."""
+def augmented_steps(args: argparse.Namespace, project: Project, detector: Detector, bad: dict[str, str]) -> Steps:
+    """DETR on clips that are mirrored and change colour, in each step. The shards have left out what is in `bad`."""
     data = ClipDataset(
         shards_folder(args.shards_path, project, args.subset, args.data_root),
         args.n_frames,
@@ -154,7 +156,8 @@ def main() -> None:
         project.fill(args, psn_score_th="qmm_psn_score_th psn_score_th", iou_th="qmm_iou_th iou_th")
         project.split(args.subset)  # a mistake there is told before a detector is built
         detector = detector_of(args, device)
-        data, load = (augmented_steps if args.no_query_cache else cached_steps)(args, project, detector)
+        bad: dict[str, str] = {}
+        data, load = (augmented_steps if args.no_query_cache else cached_steps)(args, project, detector, bad)
         width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder = {**width, "skip": args.is_skip, "dropout": args.dropout}
         model = PersonEncoder(**encoder)
@@ -175,6 +178,8 @@ def main() -> None:
             losses=partial(losses, NPairLoss(args.tau)),
             keys=lambda batch: batch[2],
         )
+        if rank() == 0:
+            tell_left_out(bad)
 
 
 if __name__ == "__main__":

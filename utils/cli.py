@@ -140,11 +140,11 @@ def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
 
 
 def tell_left_out(bad: dict[str, str]) -> None:
-    """List on stderr the videos that `--skip_bad` has left out (name -> why), and count them."""
+    """List and count the videos that `--skip_bad` has left out (name -> why)."""
     for why in bad.values():
         print(f"left out: {why}", file=sys.stderr)
     if bad:
-        print(f"{len(bad)} videos left out", file=sys.stderr)
+        print(f"{len(bad)} videos left out: they cannot be used")
 
 
 def run(main: Callable[[], None]) -> None:

@@ -90,19 +90,31 @@ class LinkedPerson:
 class LinkedPeople:
     """The linked people of a subset; queries and features are read where they are used.
 
-    InputError when the tar is missing or damaged, or was made with other settings than `asked` (its name and the
-    setting are told).
+    Videos in `bad` (name -> why) are left out, and those that could not be used when the tar was made are entered
+    there. InputError when the tar is missing or damaged, was made with other settings than `asked` (its name and the
+    setting are told), or holds such videos and no `bad` is given.
     """
 
-    def __init__(self, path: str | Path, asked: dict | None = None, made_by: str = "eval_qmm.py") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        asked: dict | None = None,
+        made_by: str = "eval_qmm.py",
+        bad: dict[str, str] | None = None,
+    ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             there = ", ".join(sorted(p.stem for p in self.path.parent.glob("*.tar"))) or "none"
             raise InputError(f"{path}: no linked people with these settings (there are: {there}); run {made_by}")
         self.store = TarStore(self.path, "tar of linked people")
-        self.names = self.store.names
+        if self.store.bad and bad is None:
+            n, why = len(self.store.bad), next(iter(self.store.bad.values()))
+            raise InputError(f"{path}: {n} videos could not be used, the first: {why}; leave them out with --skip_bad")
+        if bad is not None:
+            bad |= self.store.bad
+        self.names = [name for name in self.store.names if name not in (bad or {})]
         if not self.names:
-            raise InputError(f"{path}: holds no video; make it again with {made_by}")
+            raise InputError(f"{path}: holds no video that can be used; make it again with {made_by}")
         self.settings: dict = self._json(self.names[0])["settings"]
         for name, value in (asked or {}).items():
             if self.settings.get(name) != value:
