@@ -13,7 +13,7 @@ from datasets.annotations import Video
 from datasets.make_shards import encode_video
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from utils.box_ops import Tube
-from utils.files import write_json
+from utils.files import seal, write_json
 from utils.tar_store import write_tar
 
 CLIP, RATE, BATCH, ROUNDS = 8, 4, 8, 3
@@ -45,7 +45,7 @@ def _shards(folder: Path, lengths: list[int]) -> Path:
         meta, _ = encode_video(video, folder / name, folder / f"{name}.frames", settings)
         samples.append((name, {"json": meta, "frames": folder / f"{name}.frames"}))
     write_tar(out / "shard-000000.tar", samples)
-    write_json(out / "index.json", {"shards": ["shard-000000.tar"]})
+    write_json(out / "index.json", seal({"shards": ["shard-000000.tar"]}))
     return out
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +25,15 @@ def quiet_opencv() -> None:
 
 
 def decode_image(data: bytes, where: object) -> np.ndarray:
-    """An encoded image -> uint8 BGR (H, W, 3); InputError naming `where` when it is damaged, cut off or huge."""
+    """An encoded image -> uint8 BGR (H, W, 3); InputError naming `where` when it is damaged, cut off or huge.
+
+    Formats are those of `IMAGES`, whatever the file's name says: OpenCV would try many more.
+    """
     end = _END.get(data[:2])
     if end is not None and end not in data[-256:]:
         raise InputError(f"{where}: the image is cut off")
+    refuse_bomb(data, where)
     try:
-        _refuse_bomb(data, where)
         frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:
         frame = None
@@ -38,9 +42,12 @@ def decode_image(data: bytes, where: object) -> np.ndarray:
     return frame
 
 
-def _refuse_bomb(data: bytes, where: object) -> None:
-    """Compressed bytes hold at most about 1,000 times their number of pixels unless made to; then ask the header."""
-    width, height = _png_size(data) or _jpeg_size(data) or (0, 0)
+def refuse_bomb(data: bytes, where: object) -> None:
+    """InputError, naming `where`, when an encoded image is of another format, or its header says that it is huge."""
+    size = next((size for read in (_jpeg_size, _png_size, _bmp_size, _webp_size) if (size := read(data))), None)
+    if size is None:
+        raise InputError(f"{where}: not a readable image")
+    width, height = size
     if width * height > MAX_PIXELS:
         raise InputError(f"{where}: {width} x {height} pixels are more than {MAX_PIXELS}")
 
@@ -49,6 +56,25 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
     if data[:4] != b"\x89PNG" or len(data) < 24:
         return None
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def _bmp_size(data: bytes) -> tuple[int, int] | None:
+    if data[:2] != b"BM" or len(data) < 26:
+        return None
+    kind = "H" if int.from_bytes(data[14:18], "little") == 12 else "i"  # the first version has 16 bits
+    return tuple(map(abs, struct.unpack_from(f"<{kind}{kind}", data, 18)))
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

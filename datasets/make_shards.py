@@ -7,6 +7,7 @@ original frame, the JPEGs' byte offsets and checksums) and `frames` (the JPEGs e
 and decodes its own frames only. `index.json` beside the shards lists them.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,11 +25,11 @@ from datasets.dataset import VideoFrames
 from datasets.project import Project, load_project
 from datasets.transforms import resize
 from utils.box_ops import Tube
-from utils.cli import Parser, positive_int, run
-from utils.files import lock, read_json, remove_parts, write_json
+from utils.cli import Parser, positive_int, run, tell_left_out
+from utils.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
 from utils.misc import InputError
 from utils.progress import progress
-from utils.tar_store import TarStore, safe_key, write_tar
+from utils.tar_store import TarStore, write_tar
 
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
 
@@ -65,7 +66,7 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
             f"{path}: {frames.size[0]} x {frames.size[1]} pixels, but annotated as {video.width} x {video.height}"
         )
     offsets, checksums, stored = [0], [], frames.size
-    with frames_file.open("wb") as out:
+    with naming(frames_file), frames_file.open("wb") as out:
         for frame in frames:
             if 0 < settings["image_size"] < max(frames.size):
                 frame = resize(frame, settings["image_size"])
@@ -98,8 +99,7 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
 def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> tuple[str, Path, dict | None, int, str]:
     """A worker's task: (name, file of JPEGs, json or None, boxes dropped, what is wrong with the video)."""
     video, path = job
-    frames_file = work / safe_key(video.name)[-120:]
-    frames_file = frames_file.with_name(f"{zlib.crc32(video.name.encode()):08x}-{frames_file.name}")
+    frames_file = work / hashlib.sha256(video.name.encode()).hexdigest()[:32]
     try:
         return video.name, frames_file, *encode_video(video, path, frames_file, settings), ""
     except InputError as error:
@@ -178,7 +178,7 @@ def make_shards(
             shutil.rmtree(work, ignore_errors=True)
         if all(video.name in bad for video in videos):
             raise InputError(f"{folder}: no video of subset {subset!r} can be used; {next(iter(bad.values()), '')}")
-        write_json(folder / "index.json", index)
+        write_json(folder / "index.json", seal(index))
         for extra in set(folder.glob("shard-*.tar")) - {folder / name for name in files}:
             extra.unlink()
     if dropped:
@@ -191,14 +191,21 @@ def read_shards(folder: str | Path) -> Iterator[tuple[TarStore, dict]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no shards here; write them with python -m datasets.make_shards")
-    index = read_json(folder / "index.json", "index of shards")
-    if not (isinstance(index, dict) and isinstance(index.get("shards"), list)):
-        raise InputError(f"{folder / 'index.json'}: not an index of shards; make the shards again")
+    path, seen = folder / "index.json", set()
+    try:
+        index = unseal(read_json(path, "index of shards"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged index of shards ({error}); make the shards again") from None
+    if not isinstance(index.get("shards"), list):
+        raise InputError(f"{path}: not an index of shards; make the shards again")
     for name in index["shards"]:
         if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{folder / 'index.json'}: shard {str(name)[:40]!r} is not a file's name")
+            raise InputError(f"{path}: shard {str(name)[:40]!r} is not a file's name")
         store = TarStore(folder / name, "shard")
         for video in store.names:
+            if video in seen:
+                raise InputError(f"{store.path}: video {video[:80]!r} is in another shard too; make the shards again")
+            seen.add(video)
             yield store, store.json(video)
 
 
@@ -235,9 +242,8 @@ def main() -> None:
     bad = make_shards(
         project, args.subset, folder, args.image_size, args.quality, args.per_shard, args.workers, args.skip_bad
     )
-    for line in bad.values():
-        print(f"left out: {line}", file=sys.stderr)
-    print(f"{folder}: shards written" + (f", {len(bad)} videos left out" if bad else ""))
+    tell_left_out(bad)
+    print(f"{folder}: shards written")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.dataset import MAX_PIXELS, refuse_bomb
 from datasets.make_shards import read_shards
 from datasets.transforms import (
     GREY,
@@ -47,6 +48,8 @@ class _Entry:
         self.path, self.name = path, meta["name"]
         self.width, self.height = int(meta["width"]), int(meta["height"])
         self.stored = (int(meta["stored"][1]), int(meta["stored"][0]))  # height, width
+        if not (min(self.stored) > 0 and self.stored[0] * self.stored[1] <= MAX_PIXELS):
+            raise ValueError("its frames have an impossible size")
         self.offsets = np.asarray(meta["offsets"], np.int64) + at
         self.checksums = np.asarray(meta["crc32s"], np.uint32)
         if len(self.offsets) != meta["n_frames"] + 1 or len(self.checksums) != meta["n_frames"]:
@@ -133,6 +136,7 @@ class ClipDataset:
         data = os.pread(handle, stop - start, start)
         if zlib.crc32(data) != video.checksums[frame]:
             raise InputError(f"{video.path}: frame {frame} of {video.name!r} is damaged; make the shard again")
+        refuse_bomb(data, f"{video.path}: frame {frame} of {video.name!r}")
         shrink = next((k for k in (8, 4, 2) if max(shape) * k <= max(video.stored)), 0)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(shrink, _RGB))
         if image is None:

@@ -3,7 +3,7 @@
 A pickle is a program, and Python's unpickler runs it. Here its instructions are interpreted for what
 they build: numbers, strings, bytes, lists, tuples, dicts with plain keys, and NumPy arrays and scalars
 of numbers and strings. Naming anything else is an error before anything is made of it, and damage cannot
-allocate more than the file's own size, nor bring the interpreter down.
+allocate more than a few times the file's own size, nor bring the interpreter down.
 """
 
 import math
@@ -22,6 +22,7 @@ _VALUES = {
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
+_MOST = 8  # bytes that may be made out of one of the file
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict}
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
@@ -110,10 +111,18 @@ def _build(item: object, state: object) -> object:
 class _Machine:
     """The pickle machine's stack and memo, for the instructions that build data."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
+        self.left = _MOST * size + 1024
+
+    def push_made(self, item: object) -> None:
+        """Push what a constructor gave: one memoised string could be made into thousands of arrays."""
+        self.left -= item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, bytes) else 0
+        if self.left < 0:
+            raise ValueError("it would take far more memory than it is long")
+        self.stack.append(item)
 
     def pop_mark(self) -> list[object]:
         at = self.marks.pop()
@@ -184,10 +193,10 @@ class _Machine:
             stack.append(_Global(str(module), str(attribute)))
         elif name == "REDUCE":
             args, function = stack.pop(), stack.pop()
-            stack.append(_call(function, args))
+            self.push_made(_call(function, args))
         elif name == "BUILD":
             state, item = stack.pop(), stack.pop()
-            stack.append(_build(item, state))
+            self.push_made(_build(item, state))
             if isinstance(item, _Array):
                 self.memo.update(dict.fromkeys(item.memo_keys, stack[-1]))
         elif name == "POP":
@@ -207,7 +216,7 @@ def read_pickle(path: str | Path, what: str = "pickle") -> object:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: no readable {what} ({error.strerror})") from None
-    machine = _Machine()
+    machine = _Machine(len(data))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in damaged strings
