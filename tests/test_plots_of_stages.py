@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,8 @@ from models.action_head import build_action_head
 from models.person_queries import match_people
 from tests.toy_training import arguments, train
 from tests.tube_cases import jhmdb21_case, random_case
-from utils.evaluation_plots import shown_video
+from utils.box_ops import Tube
+from utils.evaluation_plots import action_figures, linked_figures, shown_video
 from utils.files import save_torch
 from utils.gt_tubes import make_gt_tubes
 from utils.plot_utils import precision_recall
@@ -158,7 +160,7 @@ def test_features_are_named_by_the_annotated_person(root: Path) -> None:
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
     linked = LinkedPeople(root / "checkpoint/synthetic/one/qmm_tubes/val" / f"{LINKED[0]}.tar")
     for name, tubes in gt.items():
-        match = lambda *given: match_people(*given, iou_th=0.5)  # noqa: E731
+        match = partial(match_people, iou_th=0.5)
         ids, frames, features = _features(linked, name, tubes, match)
         assert (np.diff(frames) >= 0).all() and len(ids) == sum(map(len, tubes))
         assert (features[:, 0] == ids + 1).all()
@@ -182,3 +184,23 @@ def test_matplotlib_and_comet_are_not_imported_unless_asked_for() -> None:
     code = f"import sys, {scripts}; print({{'matplotlib', 'comet_ml'}} & sys.modules.keys())"
     held = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert held.stdout.strip() == "set()"
+
+
+def test_videos_without_people_are_drawn_too(tmp_path: Path) -> None:
+    class Nobody:
+        def arrays(self, name: str) -> dict[str, np.ndarray]:
+            columns = {"frame": np.zeros(0, np.int64), "boxes": np.zeros((0, 4), np.float32)}
+            return {**columns, "features": np.zeros((0, D), np.float32)}
+
+        def tubes(self) -> dict[str, list]:
+            return {"a": [], "b": []}
+
+    def frames_of(name: str) -> list[np.ndarray]:
+        return [np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)] * 3
+
+    match = partial(match_people, iou_th=0.5)
+    recalls = {0.5: {"iou": {"small": None, "medium": None, "large": None}}}
+    for gt in ({"a": [], "b": []}, {"a": [Tube([0, 1], [[1, 1, 9, 9]] * 2, 0, person_id=0)], "b": []}):
+        linked_figures(tmp_path, Nobody(), gt, ["walk"], frames_of, match, recalls)
+        action_figures(tmp_path, {"a": [], "b": []}, gt, ["walk"], [0.5], "voc", frames_of)
+        assert len(pictures(tmp_path)) == 6
