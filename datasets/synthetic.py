@@ -38,6 +38,7 @@ QUALITY = 95  # of the JPEGs
 # how often an action is chosen, 1 where not given: fast videos hold the travelling ones
 FAST_ODDS = {"run": 40.0, "jump": 15.0}
 SLOW_ODDS = {"run": 0.4, "jump": 0.6}
+ALONE = 0.25  # share of the other videos with one person
 IN_LINE = 0.9  # share of the fast videos whose people follow one another
 _BLEND = {False: np.array([1, 2, 3, 2, 1]) / 9, True: np.array([1, 2, 1]) / 4}  # of poses and directions, slow and fast
 
@@ -130,26 +131,31 @@ def plan(
     random: np.random.Generator, n_frames: int, width: int, height: int, max_people: int = 4, fast: bool = False
 ) -> Scene:
     """Draw up a scene: who is there, what they do and where, and how the camera moves."""
-    n = int(random.integers(min(3, max_people) if fast else 1, max_people, endpoint=True))
+    n = int(random.integers(min(2, max_people), min(3, max_people) if fast else max_people, endpoint=True))
+    if not fast and random.random() < ALONE:
+        n = 1
     aspect = width / height
     bounds = (0.12, aspect - 0.12)
     span = bounds[1] - bounds[0]
     spread = random.permutation((np.arange(n) + random.uniform(0.2, 0.8, n)) / n)
-    near = 0.4 + 0.5 * spread if fast else spread
+    near = 0.1 + 0.4 * spread if fast else spread
     stature = (0.34 + 0.28 * near) * random.uniform(0.9, 1.1, n)
     order = random.permutation(n)
     ways = random.choice([-1.0, 1.0], n)
     in_line = fast and random.random() < IN_LINE
-    step = stature.mean() * random.uniform(0.5, 0.7)
+    step = stature.mean() * random.uniform(0.75, 0.95)
     dash = np.repeat(step * random.uniform(0.8, 1.2, (n_frames, 1)), n, 1)
-    if in_line:
-        starts = bounds[0] + min(step, span / n) * (order + random.uniform(0.35, 0.65, n))
+    limits = [bounds] * n
+    if in_line:  # each has bounds of its own, so that all turn back together
+        gap = min(step, 0.8 * span / n)
+        limits = [(bounds[0] + gap * i, bounds[1] - gap * (n - 1 - i)) for i in order]
+        starts = np.array([low for low, _ in limits]) + random.uniform(0, span - gap * (n - 1))
         scripts, ways[:] = [_script(random, n_frames, fast)] * n, ways[0]
     else:
         dash *= random.uniform(0.8, 1.2, dash.shape)
         starts = bounds[0] + span * (order + random.uniform(0.2, 0.8, n)) / n
         scripts = [_script(random, n_frames, fast) for _ in range(n)]
-    acts = [_perform(scripts[i], starts[i], ways[i], bounds, stature[i], dash[:, i] * fast) for i in range(n)]
+    acts = [_perform(scripts[i], starts[i], ways[i], limits[i], stature[i], dash[:, i] * fast) for i in range(n)]
     poses, places, labels = (np.stack(parts, 1) for parts in zip(*acts, strict=True))
     for p in np.flatnonzero(random.random(n) < 0.5):
         poses[:, p] = mirrored(poses[:, p])

@@ -3,47 +3,30 @@
 #
 #     bash scripts/demo.sh
 #
-# $DATA_ROOT (data), $CHECKPOINT_ROOT (checkpoint) and $THREADS (2) may be set.
+# $DATA_ROOT (data), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (2) may be set.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-cd "$root"
-data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint} threads=${THREADS:-2}
-python=$VENV/bin/python
-folder=$checkpoint/synthetic/demo
+source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
+data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
+folder=$checkpoint/synthetic/demo head=time_ecd:cat
 common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint")
-machine=(--device "${DEVICE:-cpu}" --threads "$threads" --workers 1)
-began=$SECONDS
+qmm=("${common[@]}" "${machine[@]}" --qmm_name demo)
 
-stage() {
-    echo
-    echo "== $1"
-    shift
-    local since=$SECONDS
-    "$@"
-    echo "   ($((SECONDS - since)) s)"
-}
-
-stage "drawing people in eight actions" "$python" -m datasets.synthetic --data_root "$data" --n_train 120 --n_val 30 --workers "$threads"
+stage "drawing videos" "$python" -m datasets.synthetic --data_root "$data" --workers "${THREADS:-2}"
 for subset in train val; do
-    stage "shards of $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset --workers "$threads"
+    stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
-stage "the detector, from random weights" "$python" train_detr.py "${common[@]}" "${machine[@]}" --ex_name demo --detr scratch \
-    --backbone resnet18 --stages 3 --norm bn --hidden_dim 128 --enc_layers 2 --dec_layers 3 --dim_feedforward 512 \
-    --num_queries 10 --pre_norm --dropout 0 --image_size 128 --epochs 24 --clips_per_video 4 --n_frames 2 --sampling_rate 6 \
-    --lr 5e-4 --lr_backbone 5e-4 --lr_schedule cosine --warmup_steps 40 --id_loss_coef 1 --action_loss_coef 1 --comet disabled
-detr=$folder/detr/epoch_24.pth
-stage "query matching" "$python" train_qmm.py "${common[@]}" "${machine[@]}" --qmm_name demo --detr "$detr" \
-    --epochs 40 --clips_per_video 4 --lr_en 1e-3 --lr_schedule cosine --tau 0.2 --clip_max_norm 1 --save_epochs 40 --comet disabled
+stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
+    --epochs 16 --clips_per_video 4 --n_frames 2 --sampling_rate 3 --batch_size 16 --id_loss_coef 3 --action_loss_coef 2
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_16.pth" --epochs 40 --clips_per_video 4 \
+    --lr_en 1e-3 --lr_schedule cosine --tau 0.2 --clip_max_norm 1 --save_epochs 40 --comet disabled
 for subset in train val; do
-    stage "following people in $subset" "$python" eval_qmm.py "${common[@]}" "${machine[@]}" --qmm_name demo --subset $subset
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" --subset $subset
 done
-stage "the action head" "$python" train_action_head.py "${common[@]}" "${machine[@]}" --qmm_name demo --head_type time_ecd:cat \
-    --epochs 20 --lr_schedule cosine --clip_max_norm 1 --save_epochs 20 --comet disabled
-stage "action tubes on held-out videos" "$python" eval_map.py "${common[@]}" "${machine[@]}" --qmm_name demo --head_type time_ecd:cat
+stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" --head_type $head --epochs 30 --lr_schedule cosine \
+    --clip_max_norm 1 --save_epochs 30 --comet disabled
+stage "eval_map" "$python" eval_map.py "${qmm[@]}" --head_type $head
 video=$(sed -n 2p "$data/synthetic/val.txt")
-stage "an annotated video" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" \
-    --encoder "$folder/encoder/epoch_40.pth" --head "$folder/head/time_ecd:cat/epoch_20.pth" --out "$folder/results"
-echo
-"$python" -m scripts.report "$folder/results"
+stage "predict" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" --out "$folder/results" \
+    --encoder "$folder/encoder/epoch_40.pth" --head "$folder/head/$head/epoch_30.pth"
+summary "$folder"
 echo "annotated video: $folder/results/$video.mp4"
-echo "in all: $((SECONDS - began)) s"
