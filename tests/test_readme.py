@@ -142,3 +142,28 @@ def test_the_table_of_published_settings_is_what_plain_commands_do() -> None:
                 assert known[0] == known[1], (script, name)
                 compared += 1
     assert compared > 100
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--dataset", "d", "--plto"], "unrecognized arguments: --plto; did you mean --plot? (see --help)"),
+        (["--sim_th", "3"], "argument --sim_th: 3 is not between -1 and 1 (see --help)"),
+        ([], "the following arguments are required: --dataset (see --help)"),
+    ],
+)
+def test_a_mistyped_flag_is_one_line(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = parser_of("eval_map")
+    with pytest.raises(SystemExit) as stop:
+        Parser.parse_args(parser, given)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"{parser.prog}: error: {told}\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_each_flag_once_with_its_default(script: str) -> None:
+    text = parser_of(script).format_help()
+    assert text.splitlines()[0].endswith("[flags]") and "-epochs 20" in text.splitlines()[-1]
+    names = re.findall(r"^  (-\S+)", text, re.MULTILINE)
+    assert len(names) == len(set(names)) == len([a for a in parser_of(script)._actions if a.option_strings])
+    assert "0: as torch chooses (default: 0)" in " ".join(text.split())

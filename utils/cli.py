@@ -1,7 +1,9 @@
 """Command lines of the stage scripts: flags with one dash or two, one-line errors, exit statuses."""
 
 import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 import warnings
@@ -84,6 +86,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """One line and exit status 2, as for every mistake of the user."""
+        message = re.sub(r"(--[\w-]+)/-\w+", r"\1", message)  # a flag's other spelling
+        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
+            message += f"; did you mean {near[0]}?" if near else ""
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         raise SystemExit(USER_ERROR)
 

@@ -54,8 +54,11 @@ def write_results(
     write_json(path, {"args": plain(vars(args)), "metrics": metrics})
     with RunLog(stage, folder, plain(vars(args)), args.comet) as log:
         log.metrics(dict(_flat(metrics)), epoch)
-        for picture in draw(folder) if draw else []:
+        pictures = draw(folder) if draw else []
+        for picture in pictures:
             log.figure(picture.stem, picture)
+    if pictures:
+        print(f"pictures: {folder}/*.png")
     return path
 
 
