@@ -52,13 +52,14 @@ def linked_figures(
         paths.append(folder / f"motion_recall@{level:g}.png")
         named = {CUES[cue]: recall for cue, recall in by_cue.items()}
         plot_motion_recall(paths[-1], named, counts, f"Recall of people at 3D IoU {level:g}, by motion")
-    name = shown_video(gt)
+    tubes = linked.tubes()
+    name = shown_video({name: gt[name] for name in tubes if name in gt})
     ids, frames, features = _features(linked, name, gt[name], match)
     clip, cloud = (np.isin(frames, _spread(frames, n)) for n in (CLIP_FRAMES, FEATURE_FRAMES))
     paths += [folder / "similarity.png", folder / "features.png"]
     plot_similarity(paths[-2], features[clip], ids[clip], frames[clip], f"Similarity of person features, {name}")
     plot_features(paths[-1], features[cloud], ids[cloud], frames[cloud], f"Person features across frames, {name}")
-    return paths + _video_figures(folder, name, linked.tubes()[name], gt[name], labels, frames_of)
+    return paths + _video_figures(folder, name, tubes[name], gt[name], labels, frames_of)
 
 
 def action_figures(
@@ -77,7 +78,7 @@ def action_figures(
         paths.append(folder / f"precision_recall@{level:g}.png")
         title = f"Precision and recall of action tubes at 3D IoU {level:g}"
         plot_precision_recall(paths[-1], correct, n_gt, labels, protocol, title)
-    name = shown_video(gt)
+    name = shown_video({name: gt[name] for name in pred if name in gt})
     return paths + _video_figures(folder, name, pred[name], gt[name], labels, frames_of)
 
 
