@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The README's pictures in docs/images, from a finished demo: bash scripts/readme_pictures.sh [VIDEO]
+#
+# VIDEO is a held-out video's name (default: the one of the demo). Needs ffmpeg. $DATA_ROOT and $CHECKPOINT_ROOT as in
+# demo.sh; $RUN (demo) names the run and $HEAD (time_ecd:cat) its head.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$root"
+data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint} run=${RUN:-demo}
+python=$VENV/bin/python folder=$checkpoint/synthetic/$run
+newest() { ls -t "$@" | head -n 1; }
+video=${1:-$(sed -n 2p "$data/synthetic/val.txt")}
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+flags=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --qmm_name "$run" --threads 1 --comet disabled)
+"$python" eval_qmm.py "${flags[@]}" --link_cues iou
+"$python" eval_qmm.py "${flags[@]}" --plot
+pictures=$(newest -d "$folder"/results/eval_qmm-val-*-feature/)
+cp "$pictures/tubes.png" docs/images/tubes.png
+cp "$pictures/motion_recall@0.5.png" docs/images/motion_recall.png
+
+"$python" predict.py "$data/synthetic/videos/$video.avi" --threads 1 --out "$out" \
+    --encoder "$(newest "$folder"/encoder/epoch_*.pth)" --head "$(newest "$folder/head/${HEAD:-time_ecd:cat}"/epoch_*.pth)"
+ffmpeg -v error -y -i "$out/$video.mp4" -vf "fps=12.5,scale=320:-1:flags=lanczos,split[a][b];\
+[a]palettegen=max_colors=64:stats_mode=diff[p];[b][p]paletteuse=dither=none:diff_mode=rectangle" docs/images/predicted.gif
+ls -l docs/images
