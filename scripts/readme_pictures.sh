@@ -22,6 +22,6 @@ cp "$pictures/motion_recall@0.5.png" docs/images/motion_recall.png
 
 "$python" predict.py "$data/synthetic/videos/$video.avi" --threads 1 --out "$out" \
     --encoder "$(newest "$folder"/encoder/epoch_*.pth)" --head "$(newest "$folder/head/${HEAD:-time_ecd:cat}"/epoch_*.pth)"
-ffmpeg -v error -y -i "$out/$video.mp4" -vf "fps=12.5,scale=320:-1:flags=lanczos,split[a][b];\
-[a]palettegen=max_colors=64:stats_mode=diff[p];[b][p]paletteuse=dither=none:diff_mode=rectangle" docs/images/predicted.gif
+ffmpeg -v error -y -t 2.4 -i "$out/$video.mp4" -vf "fps=10,scale=400:-1:flags=lanczos,split[a][b];\
+[a]palettegen=max_colors=48:stats_mode=diff[p];[b][p]paletteuse=dither=none:diff_mode=rectangle" docs/images/predicted.gif
 ls -l docs/images
