@@ -73,16 +73,18 @@ class Scene:
 
 
 def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stretch]:
-    """Stretches that cover the video: pause, action, pause, ..."""
+    """Stretches that cover the video: pause, action, pause, another action, ..."""
     pace = min(1.0, n_frames / 48)
     pauses, acts, odds = ((2, 6), (20, 36), FAST_ODDS) if fast else ((6, 14), (16, 30), SLOW_ODDS)
     chances = np.array([odds.get(name, 1.0) for name in ACTIONS])
     stretches: list[Stretch] = []
-    start, acting = 0, random.random() < 0.2
+    start, acting, before = 0, random.random() < 0.2, -1
     while start < n_frames:
         long = max(2, round(pace * random.integers(*(acts if acting else pauses), endpoint=True)))
         act = acting and n_frames - start >= 12 * pace
-        label = int(random.choice(len(chances), p=chances / chances.sum())) if act else -1
+        other = chances * (np.arange(len(chances)) != before)
+        label = int(random.choice(len(chances), p=other / other.sum())) if act else -1
+        before = label if act else before
         end = start + long if n_frames - start - long >= 3 else n_frames
         stretches.append(Stretch(label, start, end, *random.uniform(0.87, 1.15, 2)))
         start, acting = end, not acting

@@ -16,7 +16,7 @@ for subset in train val; do
     stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
 stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
-    --epochs 16 --clips_per_video 4 --n_frames 2 --sampling_rate 3 --batch_size 16 --id_loss_coef 3 --action_loss_coef 2
+    --epochs 16 --clips_per_video 4 --n_frames 2 --sampling_rate 3 --batch_size 16 --id_loss_coef 1 --action_loss_coef 1
 stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_16.pth" --epochs 40 --clips_per_video 4 \
     --lr_en 1e-3 --lr_schedule cosine --tau 0.2 --clip_max_norm 1 --save_epochs 40 --comet disabled
 for subset in train val; do
