@@ -1,5 +1,6 @@
 """A tar with one entry for each video of a subset, made once, video by video, and gone on with after a stop."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -36,8 +37,10 @@ def video_cache(
     first merges them. Raises InputError when another run is writing the same tar.
     """
     wanted = {name: {"source": source, "settings": settings} for name, source in sources.items()}
-    if not per_rank(_is_made(path, wanted, skip_bad))[0]:
-        work = path.with_name(f"{path.stem}.parts")
+    work = path.with_name(f"{path.stem}.parts")
+    if per_rank(_is_made(path, wanted, skip_bad))[0]:
+        _clear(work)
+    else:
         with lock(work / f"process-{rank()}", "run"):
             if rank() == 0:
                 remove_parts(work)
@@ -52,6 +55,13 @@ def video_cache(
                 shutil.rmtree(work)
             barrier()
     return TarStore(path, what)
+
+
+def _clear(work: Path) -> None:
+    """Remove what a run that was killed at its very end has left, unless another run is at work there."""
+    if rank() == 0 and work.is_dir():
+        with contextlib.suppress(InputError), lock(work / "process-0", "run"):
+            shutil.rmtree(work)
 
 
 def _fitting(path: Path, wanted: dict[str, dict], skip_bad: bool) -> dict[str, TarStore]:
