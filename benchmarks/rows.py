@@ -1,0 +1,62 @@
+"""What a benchmark measured, as rows of a table."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from utils.results import print_table
+
+
+class Row(NamedTuple):
+    """A figure beside its yardstick, measured in the same run; figure / yardstick should be within the bounds."""
+
+    what: str
+    figure: float
+    yardstick: float
+    unit: str
+    at_least: float = 0.0
+    at_most: float = math.inf
+
+    def cells(self) -> list[str]:
+        """The row's cells, as `HEAD` names them."""
+        ratio = self.figure / self.yardstick
+        asked = f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}" if self.at_most < math.inf else ""
+        met = ("yes" if self.at_least <= ratio <= self.at_most else "NO") if asked else ""
+        return [self.what, _number(self.figure), _number(self.yardstick), self.unit, _number(ratio), asked, met]
+
+
+HEAD = ("", "figure", "yardstick", "unit", "ratio", "asked", "met")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def print_rows(rows: Iterable[tuple]) -> None:
+    """Rows (what, figure, yardstick, unit[, at_least[, at_most]]) as a table."""
+    print_table(HEAD, [Row(*row).cells() for row in rows])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread: small tensors gain nothing from a second, which only waits where others work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds(function: Callable[[], object], rounds: int = 3) -> float:
+    """The least time of a call, after one to warm up."""
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

@@ -1,0 +1,200 @@
+"""The fast paths give what their definitions give: linking, the N-pair loss, padded batches, the loader, the cache."""
+
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.head_batches import gradients
+from benchmarks.linking import link_by_loops, same_tubes, wandering_people
+from benchmarks.npair import npair_by_loop
+from benchmarks.rows import Row
+from datasets.annotations import Video
+from datasets.linked_tubes import LinkedTubes
+from datasets.make_shards import encode_video
+from datasets.use_shards import ClipDataset
+from models.action_head import build_action_head
+from models.detr import DETR, PERSON, build_model, for_inference
+from models.person_encoder import NPairLoss
+from models.person_queries import Detector, PersonQueries, cache_queries
+from models.tube import ActionTubes, link_people
+from tests.fill import fill_state_dict
+from train_action_head import losses
+from utils.box_ops import Tube
+from utils.files import save_torch, seal, write_json
+from utils.linked_store import LinkedPeople
+from utils.tar_store import RowSpool, write_tar
+
+SMALL = {"backbone": "resnet18", "stages": 2, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
+SMALL |= {"dim_feedforward": 64, "num_queries": 6, "num_classes": 2, "image_size": 64}
+
+
+@pytest.mark.parametrize("cue", ["feature", "iou"])
+@pytest.mark.parametrize("sim_th", [-1.0, 0.2, 0.6])
+def test_linking_is_its_definition(cue: str, sim_th: float) -> None:
+    for seed in range(3):
+        found = wandering_people(60, 4, 8, 0.5, seed)
+        keep = (found.frame < 20) | (found.frame > 20 + 5 * seed)  # nobody for a while
+        found = PersonQueries(*(part[keep] for part in found))
+        cues = found.queries if cue == "feature" else found.boxes
+        expected = link_by_loops(found.frame, cues, sim_th, cue, end=3)
+        tubes = link_people("video", [found], (lambda q: q) if cue == "feature" else None, sim_th, 3, cue).filter(1)
+        assert same_tubes(tubes, expected)
+        assert [tube.rows[0] for tube in tubes] == sorted(tube.rows[0] for tube in tubes)
+        for tube in tubes:
+            assert (tube.frames == found.frame[tube.rows]).all() and (tube.boxes == found.boxes[tube.rows]).all()
+            assert (tube.scores == found.scores[tube.rows]).all()
+
+
+def test_tubes_hold_little_more_than_their_numbers() -> None:
+    found = wandering_people(3000, 5, 8, 0.0)
+    tracemalloc.start()
+    try:
+        tubes = ActionTubes("video", -1.0)
+        for frame in range(3000):
+            rows = slice(5 * frame, 5 * frame + 5)
+            tubes.update(frame, found.boxes[rows], found.scores[rows], found.queries[rows])
+        kept = tubes.filter(1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    links = sum(len(tube.rows) for tube in kept)
+    assert links == 15000
+    assert peak / links < 64  # bytes; 36 are the numbers themselves
+
+
+def test_npair_loss_is_its_loop() -> None:
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 0, 4])
+    embs = torch.randn(10, 16, dtype=torch.float32)
+    for tau in (1.0, 0.1):
+        one, other = (embs.clone().requires_grad_() for _ in range(2))
+        fast, slow = NPairLoss(tau)(one, labels), npair_by_loop(other, labels, tau)
+        fast.backward(), slow.backward()
+        torch.testing.assert_close(fast, slow)
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> LinkedPeople:
+    """Five followed people of two videos."""
+    random = np.random.default_rng(0)
+    samples = []
+    for video, lengths in (("a", [3, 11, 6]), ("b", [1, 8])):
+        n = sum(lengths)
+        spool = RowSpool(tmp_path / "spool")
+        frames = np.concatenate([np.cumsum(random.integers(1, 3, length)) for length in lengths])
+        columns = {"frame": frames, "boxes": random.random((n, 4), np.float32), "scores": random.random(n, np.float32)}
+        queries = random.normal(size=(n, 16)).astype(np.float32)
+        spool.append({**columns, "queries": queries, "features": queries, "labels": random.integers(4, size=n)})
+        spool.write(tmp_path / f"{video}.npz")
+        meta = {"name": video, "n_frames": 40, "width": 64, "height": 48, "fps": 25.0, "lengths": lengths}
+        samples.append((video, {"json": {**meta, "settings": {"detector": {}}}, "npz": tmp_path / f"{video}.npz"}))
+    write_tar(tmp_path / "linked.tar", samples)
+    return LinkedPeople(tmp_path / "linked.tar")
+
+
+def test_padded_tubes_train_the_head_as_tubes_one_by_one_do(linked: LinkedPeople) -> None:
+    data = LinkedTubes(linked, seed=0)
+    weight = torch.tensor([1.0, 1, 1, 0.3])
+    held = []
+    for size in (1, 2, 5):
+        torch.manual_seed(0)
+        head = build_action_head("time_ecd:cat", 3, 16, n_layers=1, nhead=4, time_d=8, dim_feedforward=16, dropout=0.0)
+        parts = [loss for loss, _ in losses(data, size, weight, head, [[(0, i) for i in range(5)]])]
+        assert len(parts) == -(-5 // size)
+        sum(parts).backward()
+        held.append(torch.cat([sum(parts).detach()[None], *(p.grad.flatten() for p in head.parameters())]))
+    torch.testing.assert_close(held[1], held[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(held[2], held[0], atol=1e-6, rtol=1e-4)
+
+
+def test_the_benchmark_of_the_head_compares_equal_steps() -> None:
+    torch.manual_seed(0)
+    head = build_action_head("vanilla", 3, 16, n_layers=1, nhead=4, dim_feedforward=16, dropout=0.0)
+    tubes = [torch.randn(n, 16) for n in (5, 1, 9)]
+    labels = [torch.randint(4, (len(tube),)) for tube in tubes]
+    torch.testing.assert_close(gradients(head, tubes, labels, 3), gradients(head, tubes, labels, 1))
+
+
+def test_a_clip_decodes_its_own_frames_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 24, 32, 3), np.uint8)
+    (tmp_path / "video").mkdir()
+    for i, picture in enumerate(pictures):
+        cv2.imwrite(str(tmp_path / "video" / f"{i}.png"), picture)
+    tube = Tube(np.arange(30), np.tile(np.float32([2, 2, 20, 20]), (30, 1)), 0, person_id=0)
+    video = Video("video", 32, 24, 30, [tube])
+    meta, _ = encode_video(video, tmp_path / "video", tmp_path / "frames", {"image_size": 0, "quality": 95})
+    write_tar(tmp_path / "shards" / "shard-0.tar", [("video", {"json": meta, "frames": tmp_path / "frames"})])
+    write_json(tmp_path / "shards" / "index.json", seal({"shards": ["shard-0.tar"]}))
+    data, decoded, decode = ClipDataset(tmp_path / "shards", 4, 3), [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: decoded.append(1) or decode(*args))
+    packed = data.pack([(0, 0)])
+    assert len(decoded) == len(packed["frames"]) == 4
+
+
+@pytest.fixture
+def detr_path(tmp_path: Path) -> Path:
+    """A checkpoint of a small detector."""
+    detr = fill_state_dict(build_model(SMALL)[0])
+    save_torch(tmp_path / "detr.pth", {"model": detr.state_dict(), "config": SMALL, "epoch": 1})
+    return tmp_path / "detr.pth"
+
+
+class Counted:
+    """Two videos of random frames, 4:3 and wide; counts how often each is opened."""
+
+    subset, skip_bad = "val", False
+
+    def __init__(self) -> None:
+        self.shapes = {"one": (10, 48, 64), "two": (7, 32, 64)}
+        self.opened: list[str] = []
+
+    def sources(self) -> dict[str, list[int]]:
+        return {name: [1, shape[0]] for name, shape in self.shapes.items()}
+
+    def open(self, names: list[str], image_size: int, batch_size: int, pin: bool):
+        for name in names:
+            self.opened.append(name)
+            n, h, w = self.shapes[name]
+            frames = torch.randint(256, (n, 3, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+            yield type("Video", (), {"name": name, "size": (w, h), "fps": 25.0, "batches": frames.split(batch_size)})
+
+
+def test_the_detector_sees_each_frame_once_and_unpadded(
+    detr_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, videos, seen = Detector(detr_path, torch.device("cpu"), batch_size=4), Counted(), []
+    forward = DETR.forward
+
+    def counted(self: DETR, images: torch.Tensor, mask: torch.Tensor | None = None) -> dict:
+        seen.append((tuple(images.shape[2:]), len(images), mask))
+        return forward(self, images, mask)
+
+    monkeypatch.setattr(DETR, "forward", counted)
+    for threshold in (0.5, 0.3, 0.7):  # one extraction serves every threshold
+        cache_queries(tmp_path / "queries", videos, detector, threshold)
+    assert videos.opened == ["one", "two"]
+    assert [n for _, n, _ in seen] == [4, 4, 2, 4, 3]
+    assert {shape for shape, _, _ in seen} == {(48, 64), (32, 64)} and all(mask is None for *_, mask in seen)
+
+
+def test_the_fast_detector_finds_the_people_that_the_plain_one_finds() -> None:
+    plain, fast = (fill_state_dict(build_model(SMALL)[0]).eval() for _ in range(2))
+    images = torch.randn(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted, found = plain(images), for_inference(fast)(images)
+    scores = [out["pred_logits"].softmax(-1)[..., PERSON] for out in (wanted, found)]
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-4, rtol=0)
+    thresholds = torch.linspace(0.02, 0.98, 25)
+    above = [(score[..., None] > thresholds).sum((0, 1)).tolist() for score in scores]
+    assert above[0] == above[1] and len(set(above[0])) > 3
+
+
+def test_rows_tell_whether_a_bound_is_met() -> None:
+    assert Row("a", 30, 10, "x", at_least=3).cells()[-3:] == ["3", ">= 3", "yes"]
+    assert Row("a", 30, 20, "x", at_most=1.1).cells()[-3:] == ["1.5", "<= 1.1", "NO"]
+    assert Row("a", 30, 20, "x").cells()[-2:] == ["", ""]
