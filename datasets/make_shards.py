@@ -22,6 +22,7 @@ import cv2
 
 from datasets.annotations import Video, read_annotations
 from datasets.dataset import VideoFrames
+from datasets.frame_batches import SubsetVideos
 from datasets.project import Project, load_project
 from datasets.transforms import resize
 from utils.box_ops import Tube
@@ -134,8 +135,9 @@ def make_shards(
     first video that cannot be used; with `skip_bad` it is left out instead.
     """
     settings = {"image_size": image_size, "quality": quality}
-    bad: dict[str, str] = {}
-    videos = list(read_annotations(project, project.split(subset), bad if skip_bad else None).values())
+    listed = SubsetVideos(project, subset, skip_bad=skip_bad)
+    bad = dict(listed.bad)
+    videos = list(read_annotations(project, listed.paths, bad if skip_bad else None).values())
     groups = [videos[i : i + per_shard] for i in range(0, len(videos), per_shard)]
     files = [f"shard-{i:06d}.tar" for i in range(len(groups))]
     work = folder / ".work"
@@ -144,7 +146,7 @@ def make_shards(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         todo = [i for i, group in enumerate(groups) if not _is_made(folder / files[i], group, settings)]
-        jobs = [(video, project.frames_path(video.name)) for i in todo for video in groups[i]]
+        jobs = [(video, listed.paths[video.name]) for i in todo for video in groups[i]]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,

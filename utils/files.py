@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import uuid
@@ -52,6 +53,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_parts(path.parent, glob.escape(path.stem))
     part = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         with naming(path, part):
@@ -63,9 +65,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that killed runs left in `folder` (their writer is gone)."""
-    for part in folder.glob(".*.part*"):
+def remove_parts(folder: Path, stem: str = "*") -> None:
+    """Remove the temporary files that killed runs left in `folder` (their writer is gone), of `stem`'s files or all."""
+    for part in folder.glob(f".{stem}.*.part*"):
         owner = part.name.rsplit(".part", 1)[0].rsplit(".", 1)[-1].split("-")[0]
         if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
             part.unlink(missing_ok=True)

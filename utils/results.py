@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.files import read_json, write_json
+from utils.misc import InputError
 from utils.run_log import RunLog
 
 _SAME = (
@@ -71,15 +72,23 @@ def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | Non
             yield prefix + name, value
 
 
+def _read_results(path: Path) -> dict:
+    held = read_json(path, "results file")
+    known = isinstance(held, dict) and isinstance(held.get("args"), dict) and isinstance(held.get("metrics"), dict)
+    if not known or "link_cues" not in held["args"]:
+        raise InputError(f"{path}: not a results file of eval_qmm.py; remove it, or measure again")
+    return held
+
+
 def motion_recall_by_cue(path: Path, level: float) -> dict[str, dict[str, float | None]]:
     """Recall by motion category at 3D IoU `level`, of the results of `eval_qmm.py` in `path` and, where they are
     there, the newest ones beside it with the other link cue and otherwise the same settings (a threshold of similarity
     has no counterpart): "feature" and "iou" -> "small", "medium", "large" -> recall."""
-    mine = read_json(path, "results file")
+    mine = _read_results(path)
     same = {name: value for name, value in mine["args"].items() if name in _SAME}
     by_cue = {mine["args"]["link_cues"]: mine}
     for other in sorted(path.parent.glob("eval_qmm-*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        held = read_json(other, "results file")
+        held = _read_results(other)
         if all(held["args"].get(name) == value for name, value in same.items()):
             by_cue.setdefault(held["args"]["link_cues"], held)
     key = f"motion_recall@{level:g}"

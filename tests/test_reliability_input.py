@@ -1,0 +1,306 @@
+"""Hostile files, harmless in effect, and impossible annotations from the file to a training step."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.annotations import RULES
+from datasets.dataset import VideoFrames, decode_image
+from datasets.make_shards import make_shards, read_shards
+from datasets.project import load_project
+from datasets.use_shards import ClipDataset, collate, epoch_batches
+from models.detr import build_model, normalize
+from tests.test_annotations import own_project, tube, video
+from tests.test_weights import SMALL
+from utils.files import load_torch, seal, write_json
+from utils.misc import InputError
+from utils.safe_pickle import read_pickle
+from utils.tar_store import TarStore, write_npz, write_tar
+
+ROOT = Path(__file__).parents[1]
+
+
+class Call:
+    """Something that makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+# --- hostile files ---
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_that_calls_is_refused_before_anything_runs(tmp_path: Path, legacy: bool) -> None:
+    torch.save(
+        {"model": {}, "call": Call(tmp_path / "made")}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy
+    )
+    with pytest.raises(InputError, match=r"x\.pth: not a readable"):
+        load_torch(tmp_path / "x.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_checkpoint_that_would_inflate_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"model": {"a": torch.zeros(1).expand(10**9)}}, path)
+    with pytest.raises(InputError, match="larger than what is stored"):
+        load_torch(path)
+    torch.save({"model": {"a": torch.zeros(10**6)}}, path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "y.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(InputError, match="larger than the file"):
+        load_torch(tmp_path / "y.pth")
+
+
+def test_a_pickle_that_multiplies_is_refused(tmp_path: Path) -> None:
+    text = "a" * 100_000
+    encode = b"c_codecs\nencode\nq\x01"
+    body = b"\x80\x02" + encode + b"X" + struct.pack("<I", len(text)) + text.encode() + b"X\x06\x00\x00\x00latin1"
+    body += b"\x86q\x02R0"  # the arguments are remembered, and used ten thousand times
+    (tmp_path / "a.pkl").write_bytes(body + b"](" + b"h\x01h\x02R" * 10_000 + b"e.")
+    with pytest.raises(InputError, match="far more memory"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return info
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        member("v.npz", tarfile.SYMTYPE, "/etc/passwd"),
+        member("v.npz", tarfile.LNKTYPE, "v.json"),
+        member("v.npz", tarfile.CHRTYPE),
+        member("v.npz", tarfile.BLKTYPE),
+        member("v.npz", tarfile.FIFOTYPE),
+        member("v", tarfile.DIRTYPE),
+        member("/tmp/v.npz"),
+        member("../v.npz"),
+        member("a/../../v.npz"),
+        member("v.json"),
+        member(".npz"),
+    ],
+    ids=lambda info: f"{info.name} {info.type!r}",
+)
+def test_members_that_do_not_belong_are_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
+    data = json.dumps(seal({"name": "v"})).encode()
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.addfile(member("v.json", size=len(data)), io.BytesIO(data))
+        tar.addfile(info)
+    with pytest.raises(InputError, match=r"x\.tar: member .*(does not belong|twice)"):
+        TarStore(tmp_path / "x.tar")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tar"]
+
+
+def test_headers_that_lie_about_sizes_are_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [("v", {"json": {"name": "v"}, "npz": b"1234"})])
+    whole = bytearray((tmp_path / "x.tar").read_bytes())
+    for size in (-512, -1, 2**40, 10**6):
+        held = bytearray(whole)
+        at = 1024  # the second member's header
+        held[at + 124 : at + 136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+        held[at + 148 : at + 156] = b" " * 8
+        held[at + 148 : at + 156] = f"{sum(held[at : at + 512]):06o}\0 ".encode()
+        (tmp_path / "x.tar").write_bytes(held)
+        with pytest.raises(InputError, match=r"x\.tar"):
+            TarStore(tmp_path / "x.tar")
+
+
+def test_a_video_twice_or_a_tar_without_its_end_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    write_tar(path, [("a", {"json": {"name": "v"}}), ("b", {"json": {"name": "v"}})])
+    with pytest.raises(InputError, match="'v' is there twice"):
+        TarStore(path)
+    write_tar(path, [("a", {"json": {"name": "a"}}), ("b", {"json": {"name": "b"}})])
+    whole = path.read_bytes()
+    for n in (1024, 1024 + 512, 2048, 2048 + 512):  # between members, where a tar could have ended
+        path.write_bytes(whole[:n])
+        with pytest.raises(InputError, match=r"x\.tar: (damaged|truncated)"):
+            TarStore(path)
+    damaged = bytearray(whole)
+    damaged[1030] ^= 1  # a header in the middle: the reader takes it for the end
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"no member and no end at byte 1024"):
+        TarStore(path)
+
+
+def test_compressed_arrays_in_a_tar_are_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(10**7))
+    write_tar(tmp_path / "x.tar", [("v", {"json": {"name": "v"}, "npz": tmp_path / "bomb.npz"})])
+    with pytest.raises(InputError, match="larger than the member"):
+        TarStore(tmp_path / "x.tar").arrays("v")
+    (tmp_path / "o.npz").write_bytes(b"")
+    np.savez(tmp_path / "o.npz", a=np.array([Call(tmp_path / "made")], object))
+    write_tar(tmp_path / "x.tar", [("v", {"json": {"name": "v"}, "npz": tmp_path / "o.npz"})])
+    with pytest.raises(InputError, match=r"x\.tar: damaged arrays"):
+        TarStore(tmp_path / "x.tar").arrays("v")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+def test_image_bombs_and_other_formats_are_refused(tmp_path: Path, suffix: str) -> None:
+    ok, data = cv2.imencode(suffix, np.zeros((48, 64, 3), np.uint8))
+    assert ok and decode_image(data.tobytes(), "x").shape == (48, 64, 3)
+    held = bytearray(data.tobytes())
+    huge = {".png": (16, struct.pack(">II", 60000, 60000)), ".bmp": (18, struct.pack("<ii", 60000, -60000))}
+    huge[".jpg"] = (held.find(b"\xff\xc0") + 5, struct.pack(">HH", 60000, 60000))
+    huge[".webp"] = (26, struct.pack("<HH", 16383, 16383))
+    if held[12:16] == b"VP8L":
+        huge[".webp"] = (21, struct.pack("<I", 16382 | 16382 << 14))
+    at, size = huge[suffix]
+    held[at : at + len(size)] = size
+    with pytest.raises(InputError, match=r"x: \d+ x \d+ pixels are more than"):
+        decode_image(bytes(held), "x")
+    for other in (b"P6\n60000 60000\n255\n", b"II*\0" + bytes(40), b"GIF89a" + bytes(40), b""):
+        with pytest.raises(InputError, match="x: not a readable image"):
+            decode_image(other, "x")
+
+
+def test_yaml_that_multiplies_or_calls_is_one_line(tmp_path: Path) -> None:
+    doubling = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+    fields = "name: a\nformat: json\nannotations: a\nframes: '{name}'\n"
+    for text in (doubling, fields + "splits: {v: &a {list: *a}}\n", fields + "splits: !!python/name:os.system\n",
+                 fields + doubling + "splits: *a39\n"):  # fmt: skip
+        (tmp_path / "p.yml").write_text(text)
+        with pytest.raises(InputError, match=r"p\.yml") as caught:
+            load_project(tmp_path / "p.yml")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_names_that_lead_out_are_refused_or_left_out(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    cv2.imwrite(str(tmp_path / "secret" / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    root = tmp_path / "data"
+    (root / "videos" / "good").mkdir(parents=True)
+    cv2.imwrite(str(root / "videos" / "good" / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    held = {"tubes": [tube([0], [[4, 6, 30, 40]])]}
+    project = load_project(own_project(root, {"good": held, "../../secret": held}))
+    with pytest.raises(InputError, match="not a path below"):
+        make_shards(project, "val", tmp_path / "shards")
+    bad = make_shards(project, "val", tmp_path / "shards", skip_bad=True)
+    assert list(bad) == ["../../secret"]
+
+    index = tmp_path / "shards" / "index.json"
+    for name in ("../secret/x.tar", "/etc/passwd", 3, "shard-000000.tar"):
+        write_json(index, seal({"shards": ["shard-000000.tar", name]}))
+        with pytest.raises(InputError, match=r"not a file's name|in another shard too"):
+            list(read_shards(tmp_path / "shards"))
+
+
+def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
+    ok, jpeg = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
+    data = jpeg.tobytes()
+    meta = {
+        "name": "../../etc/passwd", "width": 64, "height": 48, "stored": [64, 48], "fps": 25.0, "n_frames": 1,
+        "tubes": [], "offsets": [0, len(data)], "crc32s": [zlib.crc32(data)],
+    }  # fmt: skip
+    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], {"json": meta, "frames": data})])
+    write_json(tmp_path / "index.json", seal({"shards": ["shard-000000.tar"]}))
+    assert ok and ClipDataset(tmp_path).pack([(0, 0)])["names"] == ["../../etc/passwd"]
+    for change in ({"stored": [10**6, 10**6]}, {"stored": [0, 48]}, {"offsets": [0, 10**9]}, {"n_frames": 10**9}):
+        write_tar(tmp_path / "shard-000000.tar", [(meta["name"], {"json": meta | change, "frames": data})])
+        with pytest.raises(InputError, match=r"shard-000000\.tar: damaged sample"):
+            ClipDataset(tmp_path)
+    bomb = bytearray(data)
+    at = bomb.find(b"\xff\xc0") + 5
+    bomb[at : at + 4] = struct.pack(">HH", 60000, 60000)
+    write_tar(
+        tmp_path / "shard-000000.tar",
+        [(meta["name"], {"json": meta | {"crc32s": [zlib.crc32(bytes(bomb))]}, "frames": bytes(bomb)})],
+    )
+    with pytest.raises(InputError, match="60000 x 60000 pixels are more"):
+        ClipDataset(tmp_path).pack([(0, 0)])
+
+
+def test_a_long_name_passes_every_file(tmp_path: Path) -> None:
+    name = "x" * 180 + "/" + "é" * 90
+    path = tmp_path / "videos" / name
+    path.mkdir(parents=True)
+    cv2.imwrite(str(path / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    project = load_project(own_project(tmp_path, {name: {"tubes": [tube([0], [[4, 6, 30, 40]])]}}))
+    assert make_shards(project, "val", tmp_path / "shards") == {}
+    write_npz(tmp_path / "a.npz", {"a": np.zeros(1)})
+    write_tar(tmp_path / "x.tar", [(name, {"json": {"name": name}, "npz": tmp_path / "a.npz"})])
+    assert TarStore(tmp_path / "x.tar").names == [name]
+
+
+# --- impossible annotations ---
+
+
+def test_every_rule_stands_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "own_data.md").read_text()
+    for fault, what in RULES.items():
+        assert f"| {fault} | {what}" in guide, fault
+
+
+def odd_project(folder: Path) -> Path:
+    """Videos of odd and huge sizes, of one frame, without boxes, with a box of one pixel, with people in one frame."""
+    sizes = {
+        "dot": (1, 1),
+        "wide": (2001, 3),
+        "high": (3, 999),
+        "odd": (63, 47),
+        "huge": (3001, 2003),
+        "none": (64, 48),
+    }
+    videos = {}
+    for name, (width, height) in sizes.items():
+        path = folder / "videos" / name
+        path.mkdir(parents=True)
+        length = 1 if name in ("dot", "huge") else 4
+        for i in range(length):
+            cv2.imwrite(str(path / f"{i}.png"), np.full((height, width, 3), 40 * i, np.uint8))
+        pixel = [width - 1, height - 1, width, height]
+        over = [-5, -5, width + 5, height + 5]
+        tubes = [
+            tube([0], [pixel], person_id=1),
+            tube([length - 1], [over], person_id=2),
+            tube([0], [[width / 2, 0, width / 2, 1]]),
+        ]
+        videos[name] = video(*([] if name == "none" else tubes), n_frames=length) | {"width": width, "height": height}
+    return own_project(folder, videos)
+
+
+def test_odd_sizes_and_boxes_train_without_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = load_project(odd_project(tmp_path))
+    assert make_shards(project, "val", tmp_path / "shards", workers=1) == {}
+    told = capsys.readouterr().err
+    assert "5 times: box is empty, left out" in told and "box sticks out of the picture, clipped" in told
+    assert len(list(VideoFrames(project.frames_path("dot")))) == 1
+    detr, criterion, _ = build_model(SMALL | {"dropout": 0.0})
+    data = ClipDataset(tmp_path / "shards", 4, image_size=64, train=True)
+    assert len(data) == 6
+    for batches in (epoch_batches(data, 0, 1), epoch_batches(data, 0, 6)):  # alone, and padded to one another
+        for keys in batches:
+            batch = collate(data.pack(keys))
+            boxes = torch.cat([target["boxes"] for target in batch["targets"]])
+            assert ((boxes >= 0) & (boxes <= 1)).all() and (boxes[:, 2:] > 0).all()
+            detr.train().zero_grad()
+            total = criterion.total(criterion(detr(normalize(batch["images"]), batch["mask"]), batch["targets"]))
+            total.backward()
+            assert total.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in detr.parameters())
+
+
+def test_a_pickle_in_place_of_a_project_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "p.yml").write_bytes(pickle.dumps({"name": Call(tmp_path / "made")}))
+    with pytest.raises(InputError, match=r"p\.yml: not a readable project file"):
+        load_project(tmp_path / "p.yml")
+    assert not (tmp_path / "made").exists()
