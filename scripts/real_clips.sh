@@ -24,15 +24,15 @@ splits: {all: $out/videos.txt}
 labels: $(sed -n '/^labels:/,/\]/p' "$root/datasets/projects/ucf101-24.yml" | sed '1s/^labels: //')
 defaults: {qmm_psn_score_th: 0.75, qmm_iou_th: 0.2, psn_score_th: 0.5, iou_th: 0.2, sim_th: 0.25, filter_length: 16, time_cycle: 800}
 YML
-common=(--dataset "$out/real_clips.yml" --checkpoint_root "$out") folder=$out/real_clips/qmm
+common=(--dataset "$out/real_clips.yml" --checkpoint_root "$out" --comet disabled) folder=$out/real_clips/qmm
 
 stage "shards" "$python" -m datasets.make_shards --dataset "$out/real_clips.yml" --subset all --shards_path "$out/shards"
 stage "the detector, from random weights" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" \
     --subset all --val_subset all --shards_path "$out/shards" --ex_name qmm --epochs 8 --clips_per_video 192 --batch_size 8
 stage "query matching" "$python" train_qmm.py "${common[@]}" "${machine[@]}" --subset all \
-    --detr "$folder/detr/epoch_8.pth" --clips_per_video 32 --comet disabled
+    --detr "$folder/detr/epoch_8.pth" --clips_per_video 32
 stage "following people" "$python" eval_qmm.py "${common[@]}" "${machine[@]}" --subset all
-stage "the action head" "$python" train_action_head.py "${common[@]}" "${machine[@]}" --subset all --val_subset all --comet disabled
+stage "the action head" "$python" train_action_head.py "${common[@]}" "${machine[@]}" --subset all --val_subset all
 stage "action tubes" "$python" eval_map.py "${common[@]}" "${machine[@]}" --subset all
 for video in "$@"; do
     stage "an annotated video" "$python" predict.py "$data/videos/$video.avi" "${machine[@]}" \

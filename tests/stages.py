@@ -24,8 +24,7 @@ class Stages:
     def run(self, script: str, *flags: object) -> None:
         """`python <script>.py <flags>`; what it raises passes through."""
         common = ["--dataset", "synthetic", "--data_root", self.data, "--checkpoint_root", self.checkpoint, *QUIET]
-        if script.startswith("train_"):
-            common += ["--comet", "disabled"]
+        common += ["--comet", "disabled"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"{script}.py", *map(str, [*common, *flags])])
             importlib.import_module(script).main()

@@ -150,7 +150,7 @@ def test_the_chain_and_predict(own, follow, one_thread):
     for command in stages:
         stage = command.split()[1].removesuffix(".py")
         more = "" if stage == "-m" else "--device cpu --workers 0 --threads 1"
-        more += " --comet disabled" * stage.startswith("train") + SMALL * (stage == "train_detr")
+        more += " --comet disabled" * (stage != "-m") + SMALL * (stage == "train_detr")
         status, _, err = follow(command, more)
         assert status == 0, f"{command}: {err}"
     results = {p.name.split("-epoch")[0]: json.loads(p.read_text())["metrics"] for p in own.glob(RESULTS)}
