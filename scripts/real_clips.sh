@@ -16,11 +16,11 @@ mkdir -p "$out"
 printf '%s\n' "$@" > "$out/videos.txt"
 cat > "$out/real_clips.yml" <<YML
 name: real_clips
-root: $data
+root: "$data"
 format: ucf101-24
 annotations: $([ -f "$data/pyannot.pkl" ] && echo pyannot.pkl || echo finalAnnots.mat)
 frames: videos/{name}.avi
-splits: {all: $out/videos.txt}
+splits: {all: "$out/videos.txt"}
 labels: $(sed -n '/^labels:/,/\]/p' "$root/datasets/projects/ucf101-24.yml" | sed '1s/^labels: //')
 defaults: {qmm_psn_score_th: 0.75, qmm_iou_th: 0.2, psn_score_th: 0.5, iou_th: 0.2, sim_th: 0.25, filter_length: 16, time_cycle: 800}
 YML
