@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import zipfile
@@ -304,3 +305,10 @@ def test_a_pickle_in_place_of_a_project_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"p\.yml: not a readable project file"):
         load_project(tmp_path / "p.yml")
     assert not (tmp_path / "made").exists()
+
+
+def test_the_note_names_tests_that_there_are() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    text = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    there = set(re.findall(r"def (test_\w+)", text))
+    assert len(named) > 40 and set(named) <= there
