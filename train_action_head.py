@@ -7,6 +7,7 @@ Leaves checkpoint/<dataset>/<qmm_name>/head/<head_name>/epoch_<n>.pth. Defaults 
 """
 
 import argparse
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -69,20 +70,24 @@ def frame_losses(head: nn.Module, batch: dict, weight: Tensor) -> tuple[Tensor, 
 def losses(
     data: LinkedTubes, size: int, weight: Tensor, model: nn.Module, group: list[list]
 ) -> Iterator[tuple[Tensor, dict]]:
-    """One step over the tubes of `group`, padded `size` at a time: each tube counts alike, however long."""
+    """One step over the tubes of `group`, padded up to `size` at a time: each tube counts alike, however long.
+
+    Processes differ by at most one tube, and DistributedDataParallel waits for as many parts from each: one that has
+    too few tubes for that takes part with another, which counts nothing.
+    """
     which = [index for step in group for _, index in step]
     tubes = rank_mean(torch.tensor(float(len(which)), device=weight.device))
-    chunks = data.chunks(which, size)
+    chunks = data.chunks(which, math.ceil(math.ceil(tubes.item()) / size))
     for people in chunks:
-        each, right, frames = frame_losses(model, data.batch(people), weight)
-        yield each.sum() / tubes, {"accuracy": right / frames / len(chunks)}
+        each, right, frames = frame_losses(model, data.batch(people or data.people[:1]), weight)
+        yield each.sum() * bool(people) / tubes, {"accuracy": right / frames / len(chunks)}
 
 
 @torch.inference_mode()
 def evaluate(data: LinkedTubes, size: int, weight: Tensor, head: nn.Module, epoch: int) -> dict[str, float]:
     """`val_loss`, the mean over tubes, and `val_accuracy`, the share of frames whose action is right."""
     total = right = frames = 0.0
-    for people in data.chunks(range(len(data)), size):
+    for people in data.chunks(range(len(data)), math.ceil(len(data) / size)):
         each, hits, n = frame_losses(head, data.batch(people), weight)
         total, right, frames = total + float(each.sum()), right + int(hits), frames + int(n)
     return {"val_loss": total / len(data), "val_accuracy": right / frames}

@@ -24,10 +24,11 @@ class LinkedTubes:
     def __len__(self) -> int:
         return len(self.people)
 
-    def chunks(self, which: Sequence[int], size: int) -> list[list[LinkedPerson]]:
-        """The people `which` in chunks of up to `size`, sorted by length so that little is padding."""
+    def chunks(self, which: Sequence[int], n: int) -> list[list[LinkedPerson]]:
+        """The people `which` in `n` chunks, sorted by length so that little is padding; the last are empty where there
+        are fewer people."""
         people = sorted((self.people[i] for i in which), key=lambda person: len(person.frames))
-        return [people[i : i + size] for i in range(0, len(people), size)]
+        return [[people[i] for i in part] for part in np.array_split(np.arange(len(people)), n)]
 
     def batch(self, people: Sequence[LinkedPerson]) -> dict[str, Tensor | None]:
         """People padded to the longest: `queries` float32 (B, T, d), `times` int64 (B, T) since each one's first frame,

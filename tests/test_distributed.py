@@ -1,0 +1,136 @@
+"""The stages in two processes: gradients and weights of the joined batch, and one tar of linked people."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.make_shards import make_shards
+from datasets.project import load_project
+from datasets.synthetic import make_synthetic
+from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
+from tests.toy_training import launch
+from utils.linked_store import LinkedPeople
+
+ROOT = Path(__file__).parents[1]
+N_TRAIN = 5
+FROZEN = [flag if flag != "bn" else "frozen" for flag in TINY_DETR]  # statistics of a batch are each process's own
+MATCHED = ("--iou_th", "0.05", *LOOSE)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny data set and the files of a chain run once, as `one`."""
+    root = tmp_path_factory.mktemp("distributed")
+    make_synthetic(root / "synthetic", N_TRAIN, 2, 64, 48, length=(12, 16))
+    project = load_project("synthetic", root)
+    for subset in ("train", "val"):
+        make_shards(project, subset, root / "synthetic" / "shards" / subset)
+    Stages(root, root / "checkpoint").chain("one")
+    return root
+
+
+def as_rank(number: int, port: int, root: Path, script: str, *flags: object) -> None:
+    """A stage as one of two processes that `torchrun` started."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    Stages(root, root / "checkpoint").run(script, *flags)
+
+
+def in_two(root: Path, script: str, *flags: object) -> None:
+    """A stage in two processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    logs = [root / f"{script}-{i}.txt" for i in range(2)]
+    ranks = [launch(log, as_rank, i, port, root, script, *flags) for i, log in enumerate(logs)]
+    for process, log in zip(ranks, logs, strict=True):
+        process.join(60)
+        if process.exitcode is None:
+            for one in ranks:
+                one.kill()
+        assert process.exitcode == 0, log.read_text()
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """The same gradients (AdamW's first moments hold them), figures and weights, up to rounding."""
+    states = [torch.load(folder / "train_state.pth", weights_only=True) for folder in (one, two)]
+    moments = [state["optimizer"]["state"] for state in states]
+    assert moments[0].keys() == moments[1].keys() and moments[0]
+    whole = torch.stack([held["exp_avg"].norm() for held in moments[0].values()]).norm()
+    for key, held in moments[0].items():
+        apart = (moments[1][key]["exp_avg"] - held["exp_avg"]).norm()
+        assert apart < 1e-3 * held["exp_avg"].norm() + 1e-5 * whole
+    lines = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, two)
+    ]
+    for a, b in zip(*lines, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+
+
+def compare(root: Path, script: str, kind: str, name_flag: str, batch_flag: str, size: int, *flags: object) -> None:
+    """A trainer with `size` samples a process in two processes, and with twice as many in one."""
+    names = [f"{script}-{size}-{n}" for n in (1, 2)]
+    Stages(root, root / "checkpoint").run(script, *flags, name_flag, names[0], batch_flag, 2 * size)
+    in_two(root, script, *flags, name_flag, names[1], batch_flag, size)
+    folder = root / "checkpoint" / "synthetic"
+    assert_same_training(*(next(folder.glob(kind.format(name=name))) for name in names))
+
+
+@pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])  # one step of 3 + 2 clips; steps of 2 + 2, 2 + 2, 1 + 1
+def test_two_processes_train_detr_as_one_does(root: Path, size: int, clips: int) -> None:
+    rate = 1e-4  # AdamW makes steps of its rate out of gradients that are all rounding
+    flags = (*FROZEN, "--clips_per_video", clips, "--epochs", 1, "--lr", rate)
+    compare(root, "train_detr", "{name}/detr", "--ex_name", "--batch_size", size, *flags)
+
+
+@pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])
+def test_two_processes_train_query_matching_as_one_does(root: Path, size: int, clips: int) -> None:
+    detr = root / "checkpoint" / "synthetic" / "one" / "detr" / "epoch_1.pth"
+    flags = ("--detr", detr, "--dropout", 0, "--epochs", 2, "--clips_per_video", clips, *MATCHED)
+    compare(root, "train_qmm", "{name}/encoder", "--qmm_name", "--batch_size", size, *flags)
+
+
+def test_two_processes_train_the_action_head_as_one_does(root: Path) -> None:
+    """Also where one process has a tube more than the other, and pads one batch more."""
+    stages, tars = Stages(root, root / "checkpoint"), root / "checkpoint" / "synthetic" / "one" / "qmm_tubes" / "train"
+    for sim_th in (0.9, 0.95, 0.98, 0.99, 0.995, 0.999):
+        flags = ("--qmm_name", "one", "--sim_th", sim_th, "--filter_length", 2, *LOOSE)
+        stages.run("eval_qmm", *flags, "--subset", "train")
+        people = len(list(LinkedPeople(next(tars.glob(f"*-sim{sim_th}-*.tar")))))
+        if people % 2:
+            break
+    assert people % 2 and people > 2
+    flags += ("--dropout", 0, "--epochs", 2, "--batch_size", people // 2)
+    compare(root, "train_action_head", "one/head/{name}", "--head_name", "--iter_update", people, *flags)
+
+
+def test_two_processes_write_the_tars_that_one_writes(root: Path) -> None:
+    """`torchrun eval_qmm.py`, from the frames on: queries and linked people are the same, byte for byte."""
+    folder = root / "checkpoint" / "synthetic"
+    (tar,) = (folder / "one" / "qmm_tubes" / "train").glob("*-sim0.5-*.tar")
+    (queries,) = (folder / "queries").glob("train-*.tar")
+    for path in (tar, queries):
+        shutil.move(path, path.with_suffix(".one"))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        ROOT / "eval_qmm.py",
+    ]
+    command += ["--dataset", "synthetic", "--data_root", root, "--checkpoint_root", root / "checkpoint", *QUIET]
+    command += ["--qmm_name", "one", "--subset", "train", *LOOSE]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    for path in (tar, queries):
+        assert path.read_bytes() == path.with_suffix(".one").read_bytes()
+    assert done.stdout.count("linked people:") == 1
