@@ -1,4 +1,4 @@
-"""Linking by person features against linking by IoU: recall of tubes by motion category, each cue at its best threshold.
+"""Linking by person features against linking by IoU: recall by motion category, each cue at its best threshold.
 
     python -m benchmarks.link_cues --dataset synthetic --qmm_name demo
 
