@@ -1,6 +1,6 @@
 """The figures of a run's results folder and the stages' times as tables.
 
-    printf 'query matching\t30\n' | python -m scripts.report checkpoint/synthetic/demo/results
+printf 'query matching\t30\n' | python -m scripts.report checkpoint/synthetic/demo/results
 """
 
 import sys
