@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # What the scripts that run the whole chain share; sourced. Sets up the environment, then defines:
 # `stage NAME COMMAND...`, which runs a command and notes its time; `summary FOLDER`; and flags for a small machine.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
