@@ -12,6 +12,7 @@ import torch
 
 from datasets.make_shards import main as make_shards
 from datasets.synthetic import make_synthetic
+from models.x3d import x3d_xs
 from tests.stages import LOOSE, Stages
 from utils.linked_store import LinkedPeople
 from utils.misc import InputError
@@ -112,6 +113,19 @@ def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str) ->
     stages.run("eval_map", *head, "--min_tube_length", 1)
     (result,) = (r for r in results(stages, "one", "eval_map") if r["args"]["head_type"] == head_type)
     assert result["metrics"]["v-mAP@0.5"] is not None
+
+
+@pytest.mark.parametrize("clip", ["centre", "repeat"])
+def test_the_x3d_head_asks_with_its_frames(stages: Stages, clip: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"model_state": x3d_xs().state_dict()}, tmp_path / "x3d.pth")
+    frames = ("--x3d_weights", tmp_path / "x3d.pth", "--x3d_clip", clip)
+    head = ("--qmm_name", "one", "--head_type", "x3d", "--head_name", f"x3d-{clip}", *LOOSE)
+    stages.run("train_action_head", *head, *frames, "--epochs", 1)
+    stages.run("eval_map", *head, *frames, "--min_tube_length", 1)
+    other = {"centre": "repeat", "repeat": "centre"}[clip]
+    with pytest.raises(InputError, match=f"was trained with frame features x3d-{clip}"):
+        stages.run("eval_map", *head, "--x3d_weights", tmp_path / "x3d.pth", "--x3d_clip", other)
 
 
 def test_linking_by_iou_has_a_tar_and_a_head_of_its_own(stages: Stages) -> None:
