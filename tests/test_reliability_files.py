@@ -34,9 +34,10 @@ NUMBERS = np.random.default_rng(0).integers(0, 255, 400_000).astype(np.uint8)  #
 
 def spool(path: Path) -> None:
     held = RowSpool(path.parent / "rows")
-    held.append({"a": NUMBERS[:, None]})
-    with atomic(path) as part:
-        held.write(part)
+    with contextlib.closing(held):
+        held.append({"a": NUMBERS[:, None]})
+        with atomic(path) as part:
+            held.write(part)
 
 
 def tar(path: Path) -> None:
@@ -58,6 +59,15 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "a.png": lambda path: contact_sheet([NUMBERS[: 360 * 360 * 3].reshape(360, 360, 3)], path),
     "a.jsonl": lambda path: append_json(path, {"a": NUMBERS.tolist()}),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A script ends with its signals ignored; the tests go on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
