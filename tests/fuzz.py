@@ -254,16 +254,12 @@ def read_metrics(path: Path) -> str:
     return path.read_text()
 
 
-def read_detr(path: Path) -> dict:
-    return load_detr(path)[0].state_dict()
-
-
 KINDS = {
     "shard": Kind(partial(shards, name="shard-000000.tar"), read_clips, True),
     "index": Kind(partial(shards, name="index.json"), read_clips, True),
     "tar": Kind(tar, read_tar, True),
     "linked": Kind(tar, read_linked, True),
-    "checkpoint": Kind(checkpoint, read_detr, True),
+    "checkpoint": Kind(checkpoint, lambda path: load_detr(path)[0].state_dict(), True),
     "state": Kind(state, load_torch, True),
     "mat": Kind(partial(ucf, suffix=".mat"), read_project, True),
     "avi": Kind(partial(movie, code="MJPG", suffix=".avi"), read_frames, False),

@@ -1,4 +1,4 @@
-"""Files whole or not at all: full disks, power loss, two runs at once, interrupts; videos that break on the way."""
+"""Files whole or not at all: full disks, power loss, two runs at once; videos that break on the way."""
 
 import contextlib
 import json
@@ -6,9 +6,7 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,9 +18,7 @@ from datasets.check import contact_sheet
 from models.person_queries import Detector
 from tests.killing import make_data, write_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
-from tests.toy_training import as_rank, launch, slow
 from utils.cli import run
-from utils.distributed import PATIENCE
 from utils.files import atomic, lock, save_torch, write_json
 from utils.misc import InputError
 from utils.resume import NONFINITE, STATE, set_aside
@@ -254,54 +250,6 @@ def test_a_loss_that_is_not_finite_stops_a_stage_with_its_videos_named(copy: Sta
     held = json.loads((copy.folder("wild") / "detr" / NONFINITE).read_text().splitlines()[0])
     names = (copy.data / "synthetic" / "train.txt").read_text().split()
     assert set(held["processes"][0]["batch"]) <= set(names) and held["processes"][0]["batch"]
-
-
-# --- interrupts ---
-
-
-def wait() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
-    print("ready", flush=True)
-    time.sleep(60)
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_is_one_line_and_a_status(tmp_path: Path, number: int, status: int) -> None:
-    log = tmp_path / "log.txt"
-    process = launch(log, wait)
-    while "ready" not in (log.read_text() if log.exists() else ""):
-        assert process.is_alive()
-        time.sleep(0.01)
-    os.kill(process.pid, number)
-    process.join()
-    assert process.exitcode == status
-    assert log.read_text().count("\n") == 2 and "go on with the same command" in log.read_text()
-
-
-def test_an_interrupted_training_ends_with_130(tmp_path: Path) -> None:
-    process = launch(tmp_path / "log.txt", slow, tmp_path / "run", "--epochs", "300")
-    while not (tmp_path / "run" / STATE).is_file():
-        assert process.is_alive()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
-    assert process.exitcode == 130 and "--resume" in (tmp_path / "log.txt").read_text()
-
-
-def group_patience(path: Path) -> None:
-    backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
-    path.with_suffix(f".{torch.distributed.get_rank()}").write_text(str(backend.options._timeout.total_seconds()))
-
-
-def test_processes_wait_for_hours(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    runs = [launch(tmp_path / f"{i}.txt", as_rank, i, 2, port, group_patience, tmp_path / "patience") for i in (0, 1)]
-    for i, process in enumerate(runs):
-        process.join()
-        assert process.exitcode == 0, (tmp_path / f"{i}.txt").read_text()
-        assert float((tmp_path / f"patience.{i}").read_text()) == PATIENCE.total_seconds() >= 6 * 3600
 
 
 # --- videos that cannot be used ---

@@ -1,0 +1,59 @@
+"""Interrupts and their exit statuses; how long processes wait for one another."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.toy_training import as_rank, launch, slow
+from utils.distributed import PATIENCE
+from utils.resume import STATE
+
+
+def wait() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+    print("ready", flush=True)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_one_line_and_a_status(tmp_path: Path, number: int, status: int) -> None:
+    log = tmp_path / "log.txt"
+    process = launch(log, wait)
+    while "ready" not in (log.read_text() if log.exists() else ""):
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == status
+    assert log.read_text().count("\n") == 2 and "go on with the same command" in log.read_text()
+
+
+def test_an_interrupted_training_ends_with_130(tmp_path: Path) -> None:
+    process = launch(tmp_path / "log.txt", slow, tmp_path / "run", "--epochs", "300")
+    while not (tmp_path / "run" / STATE).is_file():
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130 and "--resume" in (tmp_path / "log.txt").read_text()
+
+
+def group_patience(path: Path) -> None:
+    backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    path.with_suffix(f".{torch.distributed.get_rank()}").write_text(str(backend.options._timeout.total_seconds()))
+
+
+def test_processes_wait_for_hours(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    runs = [launch(tmp_path / f"{i}.txt", as_rank, i, 2, port, group_patience, tmp_path / "patience") for i in (0, 1)]
+    for i, process in enumerate(runs):
+        process.join()
+        assert process.exitcode == 0, (tmp_path / f"{i}.txt").read_text()
+        assert float((tmp_path / f"patience.{i}").read_text()) == PATIENCE.total_seconds() >= 6 * 3600
