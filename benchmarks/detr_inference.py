@@ -32,7 +32,7 @@ MATRIX_TFLOPS = 790  # measured bf16 matrix rate of an H200
 PIXELS = 0.5  # how far a box may move
 THRESHOLDS = (0.05, 0.3, 0.5, 0.75, 0.9)  # of the person score
 ASKED = {"cpu": 1.8, "cuda": 0.0}  # times the plain path
-DEMO = "checkpoint/synthetic/demo/detr/epoch_16.pth"
+DEMO = "checkpoint/synthetic/demo/detr/epoch_28.pth"
 SHARE = 0.25  # of the peak, on a GPU
 
 
