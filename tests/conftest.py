@@ -1,4 +1,7 @@
+import functools
+import http.server
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of the files in a folder: (its URL, the folder)."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/", folder
+        running.shutdown()

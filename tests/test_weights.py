@@ -1,11 +1,8 @@
 """Weights by name, by file and by download, and what is said when they do not fit."""
 
-import functools
 import hashlib
-import http.server
 import json
 import os
-import threading
 
 import pytest
 import torch
@@ -31,22 +28,6 @@ SMALL = {
     "pre_norm": True,
 }
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens on the discard port
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server of the files in a folder: (its URL, the folder)."""
-    folder = tmp_path / "www"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/", folder
-        running.shutdown()
 
 
 @pytest.fixture(scope="module")

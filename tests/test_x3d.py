@@ -1,9 +1,6 @@
 """X3D-XS: PyTorchVideo's answers, and where weights come from."""
 
-import functools
-import http.server
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -31,22 +28,6 @@ def hub(tmp_path, monkeypatch):
     """An empty folder in place of torch hub's cache."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints"
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server of the files in a folder: (its URL, the folder)."""
-    folder = tmp_path / "www"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/", folder
-        running.shutdown()
 
 
 def same(model, state):
