@@ -49,6 +49,8 @@ def parse_args() -> argparse.Namespace:
                 help="action tubes of fewer frames are dropped (default: the data set's, else 9)")  # fmt: skip
     parser.flag("measuring", "metric", choices=METRICS, default="v-mAP", help="what to measure")
     parser.flag("measuring", "protocol", choices=PROTOCOLS, default="voc", help="how AP is computed")
+    parser.flag("measuring", "count_duplicates", action="store_true",
+                help="v-mAP as published: a second detection of one tube is correct again")  # fmt: skip
     parser.flag("measuring", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="IoU thresholds, or ranges such as 0.5:0.95")  # fmt: skip
     add_log_flags(parser)
@@ -103,7 +105,7 @@ def measure(
         print_table([args.metric, *columns], [[kind, *means[kind]] for kind in MOTION_CATEGORIES])
         return metrics
     if args.metric == "v-mAP":
-        ap = calc_video_map(pred, gt, n, levels, args.protocol)
+        ap = calc_video_map(pred, gt, n, levels, args.protocol, args.count_duplicates)
     else:
         ap = calc_frame_map(pred, gt, n, levels, args.protocol, scores)
     for column, row in zip(columns, ap, strict=True):
@@ -133,6 +135,8 @@ def main() -> None:
     """The command line."""
     args = parse_args()
     args.tiou_th = thresholds(args.tiou_th)
+    if args.count_duplicates and args.metric != "v-mAP":
+        raise InputError(f"--count_duplicates: is of v-mAP alone, not of --metric {args.metric}")
     start(args)
     device = pick_device(args.device)
     project = load_project(args.dataset, args.data_root)
@@ -147,6 +151,7 @@ def main() -> None:
     metrics = measure(args, project.labels, pred, scores, gt) | {"videos_left_out": len(bad or {})}
     tell_left_out(bad or {})
     name = f"{linked.path.stem}-{head_folder(args, root).name}{args.load_epoch_head}-top{args.topk}-{args.metric}"
+    name += "-act" * (args.protocol == "act") + "-duplicates" * args.count_duplicates
     pictures = partial(draw, args, project, pred, gt) if args.plot else None
     path = write_results(root, "eval_map", args.subset, name, args, metrics, args.load_epoch_head, pictures)
     print(f"results: {path}")

@@ -68,6 +68,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("model", "detr", default="coco-r101-dc5",
                 help="what to start from: an official name, a checkpoint, or 'scratch'")  # fmt: skip
     parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
+    what = "pad frames to squares without a mask, boxes divided by them, as in the published runs"
+    parser.flag("model", "pad_square", action="store_true", help=what)
     for name, what in ARCHITECTURE.items():
         kind = type(DETR_CONFIG[name])
         options = {"action": "store_true"} if kind is bool else {"type": kind}
@@ -80,6 +82,8 @@ def parse_args() -> argparse.Namespace:
     of_queries = "tell {} apart by single queries: a help for detectors from nothing"
     parser.flag("training", "id_loss_coef", type=float, default=0.0, help=of_queries.format("people"))
     parser.flag("training", "action_loss_coef", type=float, default=0.0, help=of_queries.format("actions"))
+    parser.flag("training", "box_overlap", choices=("giou", "iou"),
+                help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
     add_run_flags(parser)
     return parser.parse_args()
 
@@ -87,8 +91,9 @@ def parse_args() -> argparse.Namespace:
 def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
     """The detector to train, its loss and its configuration."""
     changes = {name: getattr(args, flag) for name, (flag, _, _) in LOSSES.items()}
-    if args.image_size:
-        changes["image_size"] = args.image_size
+    for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
+        if getattr(args, name):
+            changes[name] = getattr(args, name)
     asked = {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}
     if args.detr == "scratch":
         config = full_config({"num_classes": 2, **asked, **changes})
@@ -172,7 +177,7 @@ def main() -> None:
         detr, criterion, config = build(args, device)
         jitter = np.array([args.jitter] * 3 + [args.jitter_hue])
         folder = partial(shards_folder, args.shards_path, project, data_root=args.data_root)
-        clips = {"image_size": config["image_size"], "seed": args.seed}
+        clips = {name: config[name] for name in ("image_size", "pad_square")} | {"seed": args.seed}
         data = ClipDataset(
             folder(args.subset),
             args.n_frames,

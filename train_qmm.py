@@ -102,6 +102,7 @@ def augmented_steps(args: argparse.Namespace, project: Project, detector: Detect
         seed=args.seed,
         clips_per_video=args.clips_per_video,
         jitter=[args.jitter] * 3 + [args.jitter_hue],
+        pad_square=detector.square,
     )
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:

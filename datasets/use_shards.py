@@ -95,7 +95,8 @@ class ClipDataset:
     between the first and the last annotated frame, since people outside it may be there without boxes; what is
     shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of the time
     and changes colour as a whole (`jitter`: brightness, contrast, saturation, hue); otherwise clips are spread evenly.
-    Frames come with their longer side `image_size` (0: as stored). InputError for shards that are missing or damaged.
+    Frames come with their longer side `image_size` (0: as stored); with `pad_square` the padding up to a square counts
+    as picture: it has no mask, and boxes are divided by the square. InputError for shards that are missing or damaged.
     """
 
     def __init__(
@@ -108,7 +109,9 @@ class ClipDataset:
         seed: int = 42,
         clips_per_video: int = 1,
         jitter: Sequence[float] = JITTER,
+        pad_square: bool = False,
     ) -> None:
+        self.pad_square = pad_square
         self.n_frames, self.sampling_rate, self.image_size = n_frames, sampling_rate, image_size
         self.train, self.seed, self.clips_per_video, self.jitter = train, seed, clips_per_video, tuple(jitter)
         self._buffers = Buffers()
@@ -168,9 +171,10 @@ class ClipDataset:
         ]
         flips = [self.train and draw.random() < 0.5 for draw in draws]
         shapes = [resized_shape(*v.stored, self.image_size) if self.image_size else v.stored for v in videos]
-        high, wide = map(max, zip(*shapes, strict=True))
+        sizes = [(max(shape), max(shape)) for shape in shapes] if self.pad_square else shapes
+        high, wide = map(max, zip(*sizes, strict=True))
         images = self._buffers.take((sum(map(len, clips)), high, wide, 3), pin)
-        padded = len(set(shapes)) > 1
+        padded = len({*shapes, *sizes}) > 1
         if padded:
             images.zero_()
         ends = np.cumsum([len(frames) for frames in clips])
@@ -187,6 +191,8 @@ class ClipDataset:
         for flip, box in zip(flips, boxes, strict=True):
             if flip:
                 box[:, 0] = 1 - box[:, 0]
+        for (h, w), (square_h, square_w), box in zip(shapes, sizes, boxes, strict=True):
+            box *= np.array([w / square_w, h / square_h] * 2, np.float32)
         colour = None
         if self.train:
             means = [part[:: len(part) // 4 + 1, ::16, ::16].reshape(-1, 3).mean(0) for part in parts]
@@ -194,7 +200,7 @@ class ClipDataset:
             colour = np.stack([jitter_matrix(draw, grey, self.jitter) for draw, grey in zip(draws, greys, strict=True)])
         return {
             "images": images,
-            "sizes": torch.tensor(shapes),
+            "sizes": torch.tensor(sizes),
             "lengths": torch.tensor([len(frames) for frames in clips]),
             "frames": torch.from_numpy(np.concatenate(clips)),
             "boxes": torch.from_numpy(np.concatenate(boxes)),
@@ -211,7 +217,7 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     """A batch of `ClipDataset` as training takes it, on `device`, with the colours changed there.
 
     `images` uint8 RGB (N, 3, H, W), channels last in memory, padded with 0 right and below; `mask` bool (N, H, W),
-    True on padding; `targets` N dicts of `boxes` (n, 4) cxcywh normalised by the unpadded picture, `labels` (n,) all
+    True on padding; `targets` N dicts of `boxes` (n, 4) cxcywh normalised by the picture without it, `labels` (n,) all
     PERSON, `person_ids` (n,) distinct between clips, `actions` (n,); `clip` and `frames` int64 (N,); `names` of the
     clips' videos. N is the number of frames of all clips.
     """

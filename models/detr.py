@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import CHANNELS, Backbone, fuse_batchnorm
-from models.matcher import HungarianMatcher
+from models.matcher import HungarianMatcher, pairwise_overlap
 from models.position_encoding import SinePositionEncoding
 from models.transformer import Attention, Transformer
-from utils.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
+from utils.box_ops import box_cxcywh_to_xyxy
 from utils.distributed import rank_mean
 from utils.misc import InputError
 
@@ -45,13 +45,21 @@ DETR_CONFIG = {
     "eos_coef": 0.1,
     "norm": "frozen",
     "stages": 4,
+    "box_overlap": "giou",
     "image_size": 512,
+    "pad_square": False,
 }
 """The official release's arguments and defaults; ours are `norm` (frozen | bn), `stages` (the ResNet is cut
-after so many), `temperature` (of the position embedding, fixed at 10,000 there; small maps of features want less) and
-`image_size` (the longer side in pixels that the detector is meant for)."""
+after so many), `temperature` (of the position embedding, fixed at 10,000 there; small maps of features want less),
+`box_overlap` (giou | iou, in loss and matching), `image_size` (the longer side in pixels that the detector is meant
+for) and `pad_square` (it is meant for pictures padded to a square, which its boxes are divided by)."""
 
-_CHOICES = {"backbone": tuple(CHANNELS), "position_embedding": ("sine",), "norm": ("frozen", "bn")}
+_CHOICES = {
+    "backbone": tuple(CHANNELS),
+    "position_embedding": ("sine",),
+    "norm": ("frozen", "bn"),
+    "box_overlap": ("giou", "iou"),
+}
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -91,6 +99,15 @@ def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         batch[i, :, : image.shape[1], : image.shape[2]] = image
         mask[i, : image.shape[1], : image.shape[2]] = False
     return batch, mask
+
+
+def pad_square(images: Tensor) -> Tensor:
+    """Pictures (b, 3, H, W) with zeros right and below up to a square, channels last in memory."""
+    height, width = images.shape[-2:]
+    side = max(height, width)
+    square = images.new_zeros(len(images), side, side, 3).permute(0, 3, 1, 2)
+    square[..., :height, :width] = images
+    return square
 
 
 class DETR(nn.Module):
@@ -170,7 +187,8 @@ def for_inference(detr: DETR, dtype: torch.dtype | None = None) -> DETR:
 
 
 class SetCriterion(nn.Module):
-    """DETR's loss: Hungarian matching, then cross-entropy over all queries and L1 + GIoU over the matched.
+    """DETR's loss: Hungarian matching, then cross-entropy over all queries and L1 + GIoU over the matched
+    (`box_overlap` "iou": L1 + IoU).
 
     Calling it gives a dict of scalars: `loss_ce`, `loss_bbox`, `loss_giou` (with a suffix `_i` for earlier
     decoder layers), weighted by `weight_dict`, and `class_error` (%) and `cardinality_error` to look at.
@@ -180,7 +198,9 @@ class SetCriterion(nn.Module):
     def __init__(self, config: dict) -> None:
         super().__init__()
         self.num_classes = config["num_classes"]
-        self.matcher = HungarianMatcher(config["set_cost_class"], config["set_cost_bbox"], config["set_cost_giou"])
+        self.box_overlap = config["box_overlap"]
+        costs = (config[f"set_cost_{name}"] for name in ("class", "bbox", "giou"))
+        self.matcher = HungarianMatcher(*costs, self.box_overlap)
         weights = {
             "loss_ce": config["ce_loss_coef"],
             "loss_bbox": config["bbox_loss_coef"],
@@ -222,7 +242,7 @@ class SetCriterion(nn.Module):
         weights = self.class_weight[classes]
         ce = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
         found = boxes[picture, query]
-        giou = _paired_giou(found, wanted.float())
+        giou = pairwise_overlap(found, wanted.float(), self.box_overlap).diagonal()
         losses = {
             "loss_ce": (ce * weights).sum() / rank_mean(weights.sum()),
             "loss_bbox": (found - wanted).abs().sum() / n_boxes,
@@ -236,11 +256,6 @@ class SetCriterion(nn.Module):
                 there = torch.tensor([float(len(t["labels"])) for t in targets], device=logits.device)
                 losses["cardinality_error"] = (counted - there).abs().mean()
         return losses
-
-
-def _paired_giou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU of the boxes of one row each, cxcywh (n, 4) -> (n,)."""
-    return generalized_box_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b)).diagonal()
 
 
 class PostProcess(nn.Module):

@@ -5,7 +5,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from utils.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
+from utils.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
+
+
+def pairwise_overlap(a: Tensor, b: Tensor, box_overlap: str = "giou") -> Tensor:
+    """GIoU ("giou", official DETR) or IoU ("iou", the method's published runs) of every pair of boxes cxcywh,
+    (n, 4) and (m, 4) -> (n, m)."""
+    a, b = box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b)
+    return generalized_box_iou(a, b) if box_overlap == "giou" else box_iou(a, b)[0]
 
 
 def matching_cost(
@@ -16,14 +23,15 @@ def matching_cost(
     class_weight: float = 1.0,
     bbox_weight: float = 5.0,
     giou_weight: float = 2.0,
+    box_overlap: str = "giou",
 ) -> Tensor:
     """The cost of every (prediction, target) pair: -prob of the class, L1 between boxes, -GIoU, weighted.
 
     `prob` (N, C), `boxes` (N, 4), `target_labels` int64 (n,), `target_boxes` (n, 4), boxes cxcywh
-    normalised -> (N, n) float32.
+    normalised -> (N, n) float32. `box_overlap` as in `pairwise_overlap`.
     """
     boxes, target_boxes = boxes.float(), target_boxes.float()
-    giou = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
+    giou = pairwise_overlap(boxes, target_boxes, box_overlap)
     l1 = torch.cdist(boxes, target_boxes, p=1)
     return bbox_weight * l1 - class_weight * prob.float()[:, target_labels] - giou_weight * giou
 
@@ -42,15 +50,17 @@ class HungarianMatcher(nn.Module):
     `outputs`: `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4); `targets`: B dicts of `labels` (n,), `boxes` (n, 4).
     """
 
-    def __init__(self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0) -> None:
+    def __init__(
+        self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0, box_overlap: str = "giou"
+    ) -> None:
         super().__init__()
-        self.weights = (cost_class, cost_bbox, cost_giou)
+        self.settings = (cost_class, cost_bbox, cost_giou, box_overlap)
 
     @torch.no_grad()
     def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
         prob = outputs["pred_logits"].float().softmax(-1)
         costs = [
-            matching_cost(p, b, t["labels"], t["boxes"], *self.weights)
+            matching_cost(p, b, t["labels"], t["boxes"], *self.settings)
             for p, b, t in zip(prob, outputs["pred_boxes"], targets, strict=True)
         ]
         sizes = [cost.shape[1] for cost in costs]

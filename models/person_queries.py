@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.detr import PERSON, for_inference, normalize
+from models.detr import PERSON, for_inference, normalize, pad_square
 from models.weights import load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, positive_int
@@ -51,7 +51,8 @@ class Detector:
     """A frozen DETR, ready for inference; `key` names its weights and settings, `image_size` the longer side it takes.
 
     `batch_size` frames go through it at a time. `source` as in `models.weights.load_detr`; `amp` a dtype (bfloat16,
-    float16) or None; `image_size` 0 takes the size that the checkpoint was trained for.
+    float16) or None; `image_size` 0 takes the size that the checkpoint was trained for; `square` pads frames to
+    squares, which a checkpoint that was trained so asks for itself.
     """
 
     def __init__(
@@ -63,33 +64,41 @@ class Detector:
         compiled: bool = False,
         image_size: int = 0,
         batch_size: int = 8,
+        square: bool = False,
     ) -> None:
         self.source, self.device, self.batch_size = str(source), device, batch_size
         detr, _, _, config = load_detr(source, checkpoint_root, device)
         self.weights = weights_hash(detr.state_dict())
         self.d = config["hidden_dim"]
         self.image_size = image_size or config["image_size"]
+        self.square = square or config["pad_square"]
         kind = "" if amp is None else f"-{str(amp).removeprefix('torch.')}"
-        self.key = f"{self.weights}-{self.image_size}{kind}"
+        self.key = f"{self.weights}-{self.image_size}{'-square' if self.square else ''}{kind}"
         self.detr = for_inference(detr, amp)
         if compiled:
             self.detr.compile()
 
     def config(self) -> dict:
-        """What a later stage needs to find the same detector: its file, what its weights are, and the frames' size."""
-        return {"source": self.source, "weights": self.weights, "image_size": self.image_size, "key": self.key}
+        """What a later stage needs to find the same detector: its file, what its weights are, and the frames' form."""
+        names = ("source", "weights", "image_size", "square", "key")
+        return {name: getattr(self, name) for name in names}
+
+    def _input(self, images: Tensor) -> Tensor:
+        """uint8 frames (b, 3, H, W) as the network takes them."""
+        images = images.to(self.device, non_blocking=True)
+        return normalize(pad_square(images) if self.square else images)
 
     @torch.inference_mode()
     def backbone(self, images: Tensor) -> Tensor:
         """Features of images uint8 (b, 3, H, W) before the transformer: float32 (b, c, h, w)."""
         dtype = self.detr.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            return self.detr.backbone(normalize(images.to(self.device, non_blocking=True))).float()
+            return self.detr.backbone(self._input(images)).float()
 
     @torch.inference_mode()
     def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> PersonQueries:
         """A training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding -> its queries whose person score is at
-        least `floor`; `frame` is the place in the batch, `boxes` are xyxy over the unpadded picture, from 0 to 1."""
+        least `floor`; `frame` is the place in the batch, `boxes` are xyxy from 0 to 1, as the batch's targets are."""
         out = self.detr(normalize(images), mask)
         scores = out["pred_logits"].softmax(-1)[..., PERSON]
         boxes = box_cxcywh_to_xyxy(out["pred_boxes"])
@@ -98,8 +107,10 @@ class Detector:
     @torch.inference_mode()
     def _launch(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, object]:
         """Start a batch; results are on their way to the host when the returned event is reached."""
-        out = self.detr(normalize(images.to(self.device, non_blocking=True)))
+        out = self.detr(self._input(images))
         scores = out["pred_logits"].softmax(-1)[..., PERSON]
+        if self.square:  # what the square's sides are in pixels of the original frame
+            size = tuple(max(images.shape[2:]) * n / m for n, m in zip(size, images.shape[:1:-1], strict=True))
         boxes = box_cxcywh_to_xyxy(out["pred_boxes"]) * scores.new_tensor([*size, *size])
         parts = scores, boxes, out["queries"]
         if self.device.type != "cuda":
@@ -140,6 +151,8 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
     what = "frozen detector: an official name or a checkpoint"
     parser.flag("detector", "detr", default=detr, help=what + ("" if detr else " (default: the one trained with)"))
     parser.flag("detector", "image_size", type=int, default=0, help="longer side of frames; 0: what it was trained for")
+    what = "pad frames to squares, boxes divided by them, as in the published runs (default: as it was trained)"
+    parser.flag("detector", "pad_square", action="store_true", help=what)
     what = "frames that go through it at a time"
     parser.flag("detector", batch_flag, dest="detr_batch", type=positive_int, default=8, help=what)
 
@@ -151,8 +164,9 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     """
     source = args.detr or known["source"]
     size = args.image_size or (known["image_size"] if known else 0)
+    square = args.pad_square or bool(known and known.get("square"))
     amp = AMP_TYPES[args.amp]
-    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, args.detr_batch)
+    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, args.detr_batch, square)
     if known and detector.weights != known["weights"]:
         raise InputError(
             f"{source}: not the detector that the encoder was trained with ({known['source']}, weights "

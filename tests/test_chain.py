@@ -13,7 +13,7 @@ import torch
 from datasets.make_shards import main as make_shards
 from datasets.synthetic import make_synthetic
 from models.x3d import x3d_xs
-from tests.stages import LOOSE, Stages
+from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.linked_store import LinkedPeople
 from utils.misc import InputError
 
@@ -146,6 +146,26 @@ def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stag
         "train_qmm", "--qmm_name", "live", "--detr", detr, "--no_query_cache", "--epochs", 1, "--iou_th", 0.05, *LOOSE
     )
     assert (stages.folder("live") / "encoder" / "epoch_1.pth").is_file()
+
+
+def test_the_published_deviations_go_through_the_chain(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    stages.run("train_detr", "--ex_name", "square", *TINY_DETR, "--epochs", 1, "--pad_square", "--box_overlap", "iou")
+    detr = stages.folder("square") / "detr" / "epoch_1.pth"
+    held = torch.load(detr, weights_only=True)["config"]
+    assert held["pad_square"] and held["box_overlap"] == "iou"
+    flags = ("--qmm_name", "square", *LOOSE)
+    stages.run("train_qmm", *flags, "--detr", detr, "--no_query_cache", "--epochs", 1, "--iou_th", 0.05)
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", *flags, "--subset", subset)
+    assert len(list((stages.checkpoint / "synthetic" / "queries").glob("*-64-square.tar"))) == 2
+    stages.run("train_action_head", *flags, "--epochs", 1)
+    stages.run("eval_map", *flags, "--min_tube_length", 1)
+    stages.run("eval_map", *flags, "--min_tube_length", 1, "--count_duplicates")
+    counted, plain = results(stages, "square", "eval_map")  # neither has overwritten the other
+    assert counted["args"]["count_duplicates"] and not plain["args"]["count_duplicates"]
+    assert counted["metrics"]["v-mAP@0.2"] >= plain["metrics"]["v-mAP@0.2"]
+    with pytest.raises(InputError, match="of v-mAP alone"):
+        stages.run("eval_map", *flags, "--metric", "frame-mAP", "--count_duplicates")
 
 
 def test_predict_writes_a_video_and_tubes(stages: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from models.backbone import fuse_batchnorm
-from models.detr import PERSON, build_model, for_inference, normalize
+from models.detr import PERSON, build_model, for_inference, full_config, normalize
 from models.transformer import Transformer
 from tests.fill import fill_state_dict
+from utils.box_ops import box_cxcywh_to_xyxy, box_iou
 from utils.misc import InputError
 
 MODELS = {
@@ -95,6 +96,17 @@ def test_matching_loss_and_postprocessing(fixtures):
     for part in ("scores", "labels", "boxes"):
         found = torch.stack([picture[part] for picture in pixels])
         torch.testing.assert_close(found, held[f"post_{part}"], atol=1e-3, rtol=0, check_dtype=False)
+
+
+def test_the_published_box_term_is_iou():
+    boxes = torch.rand(5, 4, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.2
+    outputs = {"pred_logits": torch.zeros(1, 3, 3), "pred_boxes": boxes[None, :3]}
+    targets = [{"labels": torch.ones(2, dtype=torch.int64), "boxes": boxes[3:]}]
+    config = full_config({"num_classes": 2, "box_overlap": "iou", "set_cost_class": 0, "set_cost_bbox": 0})
+    losses = build_model(config)[1](outputs, targets)
+    iou = box_iou(*(box_cxcywh_to_xyxy(b) for b in (boxes[:3], boxes[3:])))[0]
+    best = max(iou[i, 0] + iou[j, 1] for i in range(3) for j in range(3) if i != j)
+    assert losses["loss_giou"] == pytest.approx(float((2 - best) / 2))
 
 
 def test_folded_normalisation_changes_nothing():

@@ -182,6 +182,20 @@ def test_the_detector_sees_each_frame_once_and_unpadded(
     assert {shape for shape, _, _ in seen} == {(48, 64), (32, 64)} and all(mask is None for *_, mask in seen)
 
 
+@pytest.mark.parametrize("height, width", [(48, 64), (64, 40)])
+def test_a_detector_of_squares_sees_frames_padded_by_hand(detr_path: Path, height: int, width: int) -> None:
+    frames = torch.randint(256, (3, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    by_hand = torch.zeros(3, 3, 64, 64, dtype=torch.uint8)
+    by_hand[..., :height, :width] = frames
+    plain, square = (Detector(detr_path, torch.device("cpu"), square=on) for on in (False, True))
+    assert square.key == plain.key.replace(str(plain.image_size), f"{plain.image_size}-square")
+    (wanted,) = plain.run([by_hand], (640, 640), 0.0)
+    (found,) = square.run([frames], (width * 10, height * 10), 0.0)
+    for one, other in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert torch.equal(plain.backbone(by_hand), square.backbone(frames))
+
+
 def test_the_fast_detector_finds_the_people_that_the_plain_one_finds() -> None:
     plain, fast = (fill_state_dict(build_model(SMALL)[0]).eval() for _ in range(2))
     images = torch.randn(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))

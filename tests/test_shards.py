@@ -151,6 +151,21 @@ def test_a_batch_pads_masks_and_keeps_identities_apart(shards):
     assert {int(x) for target in batch["targets"] for x in target["labels"]} == {1}
 
 
+def test_squares_are_pictures_without_a_mask(shards):
+    plain, square = (
+        collate(ClipDataset(shards, 2, 1, 32, pad_square=on).pack([(0, i) for i in range(4)])) for on in (False, True)
+    )
+    assert square["images"].shape == (7, 3, 32, 32) and not square["mask"].any()
+    for one, image, same, target, same_target in zip(
+        plain["mask"], plain["images"], square["images"], plain["targets"], square["targets"], strict=True
+    ):
+        inside = same[:, :24][:, ~one]
+        assert torch.equal(inside, image[:, ~one]) and same.sum() == inside.sum()  # black around it
+        height = int((~one[:, 0]).sum())
+        pixels = target["boxes"] * torch.tensor([32, height, 32, height])
+        torch.testing.assert_close(same_target["boxes"] * 32, pixels)
+
+
 def test_loading_is_the_same_for_any_number_of_workers_and_after_a_restart(shards):
     dataset = ClipDataset(shards, 3, 2, train=True, seed=1, clips_per_video=3)
     batches = epoch_batches(dataset, 2, 2)

@@ -179,6 +179,15 @@ def test_shuffling_predictions_changes_nothing(seed, tied):
         np.testing.assert_array_equal(once[category], again[category])
 
 
+def test_counting_duplicates_is_the_published_evaluation(fixtures):
+    pred, gt, _ = jhmdb21_case(fixtures)
+    assert mean_ap(calc_video_map(pred, gt, 21, 0.2, "act", count_duplicates=True)) == pytest.approx(0.79, abs=0.005)
+    a, b, far = (Tube([0, 1], np.array([[x, 0, x + 10, 10]] * 2), 0, s) for x, s in ((0, 0.9), (1, 0.8), (50, 0.7)))
+    assert calc_video_map({"v": [a, b, far]}, {"v": [a]}, 1, count_duplicates=True)[0] == 2  # found twice over
+    once = {"v": [b, far]}, {"v": [a, far]}  # without duplicates both ways agree
+    assert calc_video_map(*once, 1, count_duplicates=True) == calc_video_map(*once, 1)
+
+
 @pytest.mark.parametrize("protocol", ["voc", "act"])
 def test_a_duplicate_never_raises_ap(fixtures, protocol):
     pred, gt, _ = jhmdb21_case(fixtures)

@@ -24,21 +24,32 @@ Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def calc_video_map(
-    pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float | Sequence[float] = 0.2, protocol: str = "voc"
+    pred: Tubes,
+    gt: Tubes,
+    num_classes: int,
+    tiou_th: float | Sequence[float] = 0.2,
+    protocol: str = "voc",
+    count_duplicates: bool = False,
 ) -> np.ndarray:
     """v-mAP before the mean: AP of every class, float64 (num_classes,), or (n, num_classes) for n thresholds.
 
     `pred` and `gt` map a video's name to its tubes. NaN where a class has no ground truth: leave such classes
     out of the mean (`mean_ap`) and list them. Tubes of `gt` with label -1, people without an action, do not count.
-    A detection in a video without ground truth is a false positive. InputError for a label out of range, a score
-    or box that is not finite, a threshold outside (0, 1] and an unknown protocol.
+    A detection in a video without ground truth is a false positive. `count_duplicates` is the method's published
+    evaluation: ground truth stays free when it is taken, so that any detection of it counts as correct, and AP may
+    exceed 1. InputError for a label out of range, a score or box that is not finite, a threshold outside (0, 1] and
+    an unknown protocol.
     """
     thresholds = check_thresholds(tiou_th)
     a, b = _pack_both(pred, gt, num_classes, protocol)
     order = _by_class_and_score(a.label, a.score, lambda tied: by_content(a, tied))
     pairs = overlaps(a, b, same_label=True, min_iou=min(thresholds))
     n_gt = np.bincount(b.label, minlength=num_classes)
-    ap = [_class_ap(order, a.label, found >= 0, n_gt, protocol) for found in _match(pairs, thresholds, order, len(b))]
+    if count_duplicates:
+        matches = [best_partner(pairs, len(a), threshold) for threshold in thresholds]
+    else:
+        matches = _match(pairs, thresholds, order, len(b))
+    ap = [_class_ap(order, a.label, found >= 0, n_gt, protocol) for found in matches]
     return np.array(ap if np.ndim(tiou_th) else ap[0])
 
 
