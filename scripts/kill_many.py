@@ -3,7 +3,8 @@
     python -m scripts.kill_many --kills 300
 
 The same as tests/test_reliability_kill.py, more often: at random moments, and then just before each file of each
-stage takes its place, one after another. Takes about two seconds a kill.
+stage takes its place, one after another; then one of two processes, where a stage can run in several. Takes about two
+seconds a kill.
 """
 
 import itertools
@@ -12,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.killing import NEEDS, Killing
+from tests.killing import NEEDS, TOGETHER, Killing
 from utils.cli import Parser, positive_int, run
 
 
@@ -30,9 +31,11 @@ def main() -> None:
             each = -(-args.kills // len(args.stages))
             killing.at_random(script, each)
             renames = killing.at_renames(script, itertools.count(1))
-            print(
-                f"{script}: {each} random kills, {renames} before files, each gone on with to the same end", flush=True
-            )
+            pairs = each // 4 if script in TOGETHER else 0
+            if pairs:
+                killing.pairs_at_random(script, pairs)
+            what = f"{each} random kills, {renames} before files, {pairs} of one of two processes"
+            print(f"{script}: {what}, each gone on with to the same end", flush=True)
     print(f"{time.monotonic() - began:.0f} seconds", file=sys.stderr)
 
 

@@ -16,8 +16,9 @@ import torch
 
 from datasets.make_shards import main as make_shards
 from datasets.synthetic import make_synthetic
-from tests.stages import LOOSE, TINY_DETR, Stages
-from tests.toy_training import launch
+from predict import main as predict
+from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
+from tests.toy_training import free_port, launch, set_rank
 
 EVERY_STEP = ("--save_steps", 1)
 NEEDS = {
@@ -27,8 +28,12 @@ NEEDS = {
     "eval_qmm": ("one/detr", "one/encoder"),
     "train_action_head": ("one/encoder", "one/qmm_tubes"),
     "eval_map": ("one/encoder", "one/qmm_tubes", "one/head"),
+    "predict": ("one/encoder", "one/head"),
 }
 """The stages, and what each reads of those before it. `eval_qmm` also makes the queries anew."""
+
+TOGETHER = ("train_detr", "train_qmm", "eval_qmm", "train_action_head")
+"""The stages that run in several processes."""
 
 
 def preload() -> None:
@@ -79,10 +84,23 @@ def run_stage(stages: Stages, shards: Path, script: str, detr: Path, renames: in
         stages.run(script, *name, "--detr", detr, *flags, "--resume", *LOOSE)
     elif script == "train_action_head":
         stages.run(script, *name, "--epochs", 4, "--iter_update", 2, *EVERY_STEP, "--resume", *LOOSE)
+    elif script == "predict":
+        folder = stages.folder("one")
+        argv = [*sorted((stages.data / "synthetic" / "videos").glob("val_*")), "--out", stages.checkpoint / "predicted"]
+        argv += ["--encoder", folder / "encoder/epoch_3.pth", "--head", folder / "head/vanilla/epoch_4.pth"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["predict.py", *map(str, argv), "--detr", str(detr), *QUIET])
+            predict()
     elif script == "eval_map":
         stages.run(script, *name, "--subset", "train", "--min_tube_length", 1, *LOOSE)
     else:
         stages.run(script, *name, "--subset", "train", *LOOSE)
+
+
+def run_rank(number: int, port: int, *args: object) -> None:
+    """`run_stage` as one of two processes that `torchrun` started."""
+    set_rank(number, 2, port)
+    run_stage(*args)
 
 
 class Killing:
@@ -148,6 +166,44 @@ class Killing:
             self._end(stages, script)
         return killed
 
+    def pairs_at_random(self, script: str, kills: int) -> None:
+        """The same for the stage in two processes, of which one is killed. The other ends with a line, or is ended as
+        torchrun does it; what they leave in the end is compared with that of two processes left alone."""
+        stages = self._fresh(script)
+        began, done = time.monotonic(), 0
+        self._end_pair(stages, script)
+        whole, seconds = contents(stages.checkpoint), time.monotonic() - began
+        stages = self._fresh(script)
+        while done < kills:
+            pair = self._launch_pair(stages, script)
+            hit, other = self.draw.sample(pair, 2)
+            hit[0].join(self.draw.uniform(0, seconds))
+            hit[0].kill()
+            hit[0].join()
+            for end in (lambda: None, other[0].terminate, other[0].kill):  # as torchrun, which gives it longer
+                end()
+                other[0].join(5)
+            if hit[0].exitcode == 0:
+                assert same(contents(stages.checkpoint), whole)
+                stages = self._fresh(script)
+                continue
+            done += 1
+            said = other[1].read_text()
+            assert other[0].exitcode in (0, 2, 143, -signal.SIGKILL) and "Traceback" not in said, said
+        self._end_pair(stages, script)
+        assert same(contents(stages.checkpoint), whole)
+
+    def _launch_pair(self, stages: Stages, script: str) -> list[tuple[multiprocessing.Process, Path]]:
+        detr = self.whole.folder("one") / "detr" / "epoch_2.pth"
+        logs, port = [stages.checkpoint.with_suffix(f".{i}.txt") for i in range(2)], free_port()
+        args = (port, stages, stages.checkpoint / "shards", script, detr)
+        return [(launch(log, run_rank, i, *args), log) for i, log in enumerate(logs)]
+
+    def _end_pair(self, stages: Stages, script: str) -> None:
+        for process, log in self._launch_pair(stages, script):
+            process.join()
+            assert process.exitcode == 0, log.read_text()
+
     def _end(self, stages: Stages, script: str) -> None:
         status, said = self._finish(stages, script)
         assert status == 0, said
@@ -160,6 +216,7 @@ class Killing:
         for path, value in made.items():
             assert same(value, wanted[path]), f"{script}: {path} differs"
         parts = {"make_shards": ["shards"], "train_detr": ["synthetic/one/detr"], "eval_map": ["results/eval_map"]}
+        parts["predict"] = ["predicted/"]
         needed = [path for path in wanted if any(part in path for part in parts.get(script, ()))]
         assert set(needed) <= made.keys(), f"{script}: files are missing"
 
@@ -170,7 +227,7 @@ def contents(folder: Path) -> dict[str, object]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         assert not any(mark in name for mark in (".part", ".work", ".previous")), f"{name} is left"
-        if path.suffix == ".tar":
+        if path.suffix in (".tar", ".mp4"):
             held[name] = path.read_bytes()
         elif path.suffix == ".pth":
             state = torch.load(path, weights_only=True)

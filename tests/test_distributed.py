@@ -1,9 +1,7 @@
 """The stages in two processes: gradients and weights of the joined batch, and one tar of linked people."""
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +13,7 @@ from datasets.make_shards import make_shards
 from datasets.project import load_project
 from datasets.synthetic import make_synthetic
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
-from tests.toy_training import launch
+from tests.toy_training import free_port, launch, set_rank
 from utils.linked_store import LinkedPeople
 
 ROOT = Path(__file__).parents[1]
@@ -38,16 +36,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def as_rank(number: int, port: int, root: Path, script: str, *flags: object) -> None:
     """A stage as one of two processes that `torchrun` started."""
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    set_rank(number, 2, port)
     Stages(root, root / "checkpoint").run(script, *flags)
 
 
 def in_two(root: Path, script: str, *flags: object) -> None:
     """A stage in two processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     logs = [root / f"{script}-{i}.txt" for i in range(2)]
     ranks = [launch(log, as_rank, i, port, root, script, *flags) for i, log in enumerate(logs)]
     for process, log in zip(ranks, logs, strict=True):

@@ -18,6 +18,11 @@ def test_killed_at_random_and_gone_on_with(killing: Killing, script: str) -> Non
     killing.at_random(script, 4)
 
 
+@pytest.mark.parametrize("script", ["train_detr", "eval_qmm"])
+def test_one_of_two_processes_killed_and_all_gone_on_with(killing: Killing, script: str) -> None:
+    killing.pairs_at_random(script, 2)
+
+
 def test_killed_just_before_a_file_is_whole(killing: Killing) -> None:
     assert killing.at_renames("eval_qmm", [3, 9]) == 2
     assert killing.at_renames("train_detr", [3]) == 1

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.toy_training import as_rank, launch, slow
+from tests.toy_training import as_rank, free_port, launch, slow
 from utils.distributed import PATIENCE
 from utils.resume import STATE
 
@@ -49,9 +48,7 @@ def group_patience(path: Path) -> None:
 
 
 def test_processes_wait_for_hours(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     runs = [launch(tmp_path / f"{i}.txt", as_rank, i, 2, port, group_patience, tmp_path / "patience") for i in (0, 1)]
     for i, process in enumerate(runs):
         process.join()

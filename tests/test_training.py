@@ -5,7 +5,6 @@ import math
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.toy_training import arguments, as_rank, joined, launch, losses, network, rows_of, slow, train
+from tests.toy_training import arguments, as_rank, free_port, joined, launch, losses, network, rows_of, slow, train
 from utils.files import load_checkpoint, load_torch, lock
 from utils.misc import InputError
 from utils.resume import STATE, StopFlag
@@ -205,9 +204,7 @@ def test_accumulated_equals_the_big_batch(tmp_path: Path) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     logs = [tmp_path / f"rank{i}.txt" for i in range(2)]
     ranks = [launch(log, as_rank, i, 2, port, joined, tmp_path) for i, log in enumerate(logs)]
     for process, log in zip(ranks, logs, strict=True):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -108,10 +109,22 @@ def launch(log: Path, main: Callable, *args: object) -> multiprocessing.Process:
     return process
 
 
-def as_rank(number: int, world: int, port: int, main: Callable, *args: object) -> None:
-    """`main` as one of `world` processes, as torchrun starts them."""
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def set_rank(number: int, world: int, port: int) -> None:
+    """Make this process one of `world`, as torchrun starts them."""
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def as_rank(number: int, world: int, port: int, main: Callable, *args: object) -> None:
+    """`main` as one of `world` processes, in their group."""
+    set_rank(number, world, port)
     with process_group("cpu"):
         main(*args)
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.misc import pick_device
+from utils.misc import InputError, pick_device
 
 PATIENCE = timedelta(hours=24)  # the others wait while the first evaluates, merges or downloads
 
@@ -29,7 +29,7 @@ def process_group(device: str | None) -> Iterator[torch.device]:
     """Join the processes that `torchrun` started (if it did) and yield this process's device.
 
     With several processes each takes the GPU of its local rank, or the CPU under `--device cpu` or where
-    there is none.
+    there is none. InputError where another process is gone, which these cannot go on without.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield pick_device(device)
@@ -41,6 +41,11 @@ def process_group(device: str | None) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield chosen
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # Gloo has no exception of its own
+            raise
+        what = "another process of this run has ended; what it said tells why: start all again, trainers with --resume"
+        raise InputError(what) from None
     finally:
         dist.destroy_process_group()
 
