@@ -51,6 +51,12 @@ LOSSES = {
     "eos_coef": ("eos_coef", 0.1, "weight of 'no object' in the class loss"),
     "dropout": ("dropout", 0.1, "dropout of the transformer"),
 }
+FROM_NOTHING = {
+    "id": "tell people apart by single queries",
+    "action": "tell actions apart by single queries",
+    "place": "tell from single places of the backbone's map whether somebody is there, and what they do",
+}
+"""What the losses of `models.query_losses` do."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,9 +85,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("training", "lr_backbone", type=float, default=1e-5, help="learning rate of the backbone; 0 freezes it")
     for flag, default, what in LOSSES.values():
         parser.flag("training", flag, type=float, default=default, help=what)
-    of_queries = "tell {} apart by single queries: a help for detectors from nothing"
-    parser.flag("training", "id_loss_coef", type=float, default=0.0, help=of_queries.format("people"))
-    parser.flag("training", "action_loss_coef", type=float, default=0.0, help=of_queries.format("actions"))
+    for name, what in FROM_NOTHING.items():
+        parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=what)
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
     add_run_flags(parser)
@@ -127,7 +132,7 @@ def parameter_groups(detr: nn.Module, args: argparse.Namespace) -> list[dict]:
 def losses(
     criterion: SetCriterion,
     queries: QueryLosses | None,
-    coefs: tuple[float, float],
+    coefs: dict[str, float],
     model: nn.Module,
     group: list[dict],
 ) -> Iterator[tuple[Tensor, dict]]:
@@ -139,8 +144,8 @@ def losses(
             total = criterion.total(parts)
             if queries is not None:
                 matches = criterion.matcher(out, batch["targets"])
-                parts["loss_id"], parts["loss_action"] = queries.losses(out, batch["targets"], matches)
-                total = total + coefs[0] * parts["loss_id"] + coefs[1] * parts["loss_action"]
+                parts |= queries.losses(out, batch["targets"], matches)
+                total = total + sum(coef * parts[name] for name, coef in coefs.items())
             yield total, {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}
 
 
@@ -186,12 +191,13 @@ def main() -> None:
             jitter=jitter,
             **clips,
         )
-        coefs = (args.id_loss_coef, args.action_loss_coef)
-        queries = QueryLosses(detr, len(project.labels)) if any(coefs) else None
+        coefs = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in FROM_NOTHING}
+        queries = QueryLosses(detr, len(project.labels)) if any(coefs.values()) else None
         model, groups = detr, parameter_groups(detr, args)
         if queries is not None:
             model = queries
-            groups[0]["params"] += [*queries.identity.parameters(), *queries.action.parameters()]
+            for part in (queries.identity, queries.action, queries.place):
+                groups[0]["params"] += part.parameters()
         measure = None
         if (folder(args.val_subset) / "index.json").is_file():
             val = ClipDataset(folder(args.val_subset), train=False, clips_per_video=4, **clips)

@@ -73,18 +73,21 @@ class Scene:
 
 
 def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stretch]:
-    """Stretches that cover the video: pause, action, pause, another action, ..."""
+    """Stretches that cover the video: pause, action, pause, another action, ... None comes twice before all have come:
+    an action tube holds all frames in which a person does one thing."""
     pace = min(1.0, n_frames / 48)
     pauses, acts, odds = ((2, 6), (20, 36), FAST_ODDS) if fast else ((6, 14), (16, 30), SLOW_ODDS)
     chances = np.array([odds.get(name, 1.0) for name in ACTIONS])
     stretches: list[Stretch] = []
-    start, acting, before = 0, random.random() < 0.2, -1
+    left: list[int] = []
+    start, acting = 0, random.random() < 0.2
     while start < n_frames:
         long = max(2, round(pace * random.integers(*(acts if acting else pauses), endpoint=True)))
-        act = acting and n_frames - start >= 12 * pace
-        other = chances * (np.arange(len(chances)) != before)
-        label = int(random.choice(len(chances), p=other / other.sum())) if act else -1
-        before = label if act else before
+        label = -1
+        if acting and n_frames - start >= 12 * pace:
+            left = left or list(range(len(chances)))
+            label = int(random.choice(left, p=chances[left] / chances[left].sum()))
+            left.remove(label)
         end = start + long if n_frames - start - long >= 3 else n_frames
         stretches.append(Stretch(label, start, end, *random.uniform(0.87, 1.15, 2)))
         start, acting = end, not acting
@@ -141,7 +144,7 @@ def plan(
     span = bounds[1] - bounds[0]
     spread = random.permutation((np.arange(n) + random.uniform(0.2, 0.8, n)) / n)
     near = 0.1 + 0.4 * spread if fast else spread
-    stature = (0.34 + 0.28 * near) * random.uniform(0.9, 1.1, n)
+    stature = (0.4 + 0.26 * near) * random.uniform(0.9, 1.1, n)
     order = random.permutation(n)
     ways = random.choice([-1.0, 1.0], n)
     in_line = fast and random.random() < IN_LINE

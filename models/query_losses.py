@@ -1,7 +1,8 @@
 """Losses that make a detector trained from nothing tell people and actions apart by their queries.
 
 DETR's queries carry what somebody looks like and does when it was trained on COCO's 80 classes and millions of boxes.
-One trained from nothing on boxes of people alone has no reason to keep that. These two losses give it one.
+One trained from nothing on boxes of people alone has no reason to keep that, and is slow to find people at all. These
+losses give it one, and its backbone a gradient that does not wait for the decoder to look at the right places.
 """
 
 import torch
@@ -15,10 +16,12 @@ IDENTITY_D, IDENTITY_TAU = 64, 0.1
 
 
 class QueryLosses(nn.Module):
-    """A DETR with a linear layer for identities and one for actions on its queries, for training alone.
+    """A DETR with linear layers for identities and actions on its queries and on the places of its backbone's map, for
+    training alone.
 
-    `n_actions` without "no action". Calling it gives DETR's outputs with `identity` (B, N, 64) and `action`
-    (B, N, n_actions + 1) beside them.
+    `n_actions` without "no action". Calling it gives DETR's outputs and beside them, of queries, `identity` (B, N, 64)
+    and `action` (B, N, n_actions + 1) and, of places, `place` (B, n_actions + 2, h, w), whose last channel says whether
+    somebody is there; `shown` (B, 2) is the share of the map's width and height that is picture and not padding.
     """
 
     def __init__(self, detr: DETR, n_actions: int) -> None:
@@ -26,15 +29,21 @@ class QueryLosses(nn.Module):
         self.detr, self.n_actions = detr, n_actions
         d = detr.query_embed.embedding_dim
         self.identity, self.action = nn.Linear(d, IDENTITY_D), nn.Linear(d, n_actions + 1)
+        self.place = nn.Conv2d(detr.backbone[0].num_channels, n_actions + 2, 1)
         self.contrast = NPairLoss(IDENTITY_TAU)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict:
         out = self.detr(images, mask)
-        return {**out, "identity": self.identity(out["queries"]), "action": self.action(out["queries"])}
+        shown = images.new_ones(len(images), 2)
+        if mask is not None:
+            shown = torch.stack([(~mask[:, 0]).float().mean(1), (~mask[:, :, 0]).float().mean(1)], 1)
+        of_queries = {"identity": self.identity(out["queries"]), "action": self.action(out["queries"])}
+        return {**out, **of_queries, "place": self.place(out["features"]), "shown": shown}
 
-    def losses(self, out: dict, targets: list[dict], matches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The N-pair loss of the matched queries by `person_ids` (int64 (n,), distinct between clips), and the
-        cross-entropy of their `actions` (int64 (n,), -1 for none); `matches` as `models.matcher.HungarianMatcher`."""
+    def losses(self, out: dict, targets: list[dict], matches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """`loss_id`, the N-pair loss of the matched queries by `person_ids` (int64 (n,), distinct between clips);
+        `loss_action`, the cross-entropy of their `actions` (int64 (n,), -1 for none); `loss_place`, see `_of_places`.
+        `matches` as `models.matcher.HungarianMatcher`."""
         device = out["action"].device
         picture = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)]).to(device)
         query = torch.cat([query for query, _ in matches]).to(device)
@@ -42,8 +51,34 @@ class QueryLosses(nn.Module):
             torch.cat([t[name][m.to(device)] for t, (_, m) in zip(targets, matches, strict=True)])
             for name in ("person_ids", "actions")
         )
+        place = self._of_places(out, targets)
         if not len(query):
-            return out["identity"].sum() * 0, out["action"].sum() * 0
+            return {"loss_id": out["identity"].sum() * 0, "loss_action": out["action"].sum() * 0, "loss_place": place}
         actions = torch.where(actions < 0, self.n_actions, actions)
-        action = F.cross_entropy(out["action"][picture, query].float(), actions)
-        return self.contrast(out["identity"][picture, query], ids), action
+        return {
+            "loss_id": self.contrast(out["identity"][picture, query], ids),
+            "loss_action": F.cross_entropy(out["action"][picture, query].float(), actions),
+            "loss_place": place,
+        }
+
+    def _of_places(self, out: dict, targets: list[dict]) -> Tensor:
+        """The binary cross-entropy of whether somebody is at a place, over all places, and the cross-entropy of each
+        person's action by the mean of the logits within the box."""
+        logits, shown = out["place"].float(), out["shown"]
+        high, wide = logits.shape[2:]
+        x = ((torch.arange(wide, device=logits.device) + 0.5) / wide)[None, None]
+        y = ((torch.arange(high, device=logits.device) + 0.5) / high)[None, :, None]
+        boxes = torch.cat([t["boxes"] * part.repeat(2) for t, part in zip(targets, shown, strict=True)]).float()
+        picture = torch.repeat_interleave(torch.tensor([len(t["boxes"]) for t in targets])).to(logits.device)
+        cx, cy, w, h = boxes[:, :, None, None].unbind(1)
+        # a box smaller than a place still has the one it lies in
+        inside = ((x - cx).abs() <= (w / 2).clamp(min=0.5 / wide)) & ((y - cy).abs() <= (h / 2).clamp(min=0.5 / high))
+        inside = inside.float()
+        taken = torch.zeros_like(logits[:, -1]).index_add_(0, picture, inside).clamp(max=1)
+        real = ((x < shown[:, 0, None, None]) & (y < shown[:, 1, None, None])).float()
+        person = F.binary_cross_entropy_with_logits(logits[:, -1], taken, real, reduction="sum") / real.sum()
+        if not len(boxes):
+            return person
+        mean = torch.einsum("nchw,nhw->nc", logits[picture, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
+        actions = torch.cat([t["actions"] for t in targets])
+        return person + F.cross_entropy(mean, torch.where(actions < 0, self.n_actions, actions))

@@ -26,6 +26,8 @@ class Attention(nn.Module):
             F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
+        if q.requires_grad and q.device.type == "cpu":  # gradients of bf16 attention take twice as long there
+            q, k, v = q.float(), k.float(), v.float()
         seen = None if padding is None else ~padding[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
