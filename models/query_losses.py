@@ -20,8 +20,8 @@ class QueryLosses(nn.Module):
     training alone.
 
     `n_actions` without "no action". Calling it gives DETR's outputs and beside them, of queries, `identity` (B, N, 64)
-    and `action` (B, N, n_actions + 1) and, of places, `place` (B, n_actions + 2, h, w), whose last channel says whether
-    somebody is there; `shown` (B, 2) is the share of the map's width and height that is picture and not padding.
+    and `action` (B, N, n_actions + 1) and, of places, `place` (B, 64 + n_actions + 2, h, w), whose last channel says
+    whether somebody is there; `shown` (B, 2) is the share of the map's width and height that is picture, not padding.
     """
 
     def __init__(self, detr: DETR, n_actions: int) -> None:
@@ -29,7 +29,7 @@ class QueryLosses(nn.Module):
         self.detr, self.n_actions = detr, n_actions
         d = detr.query_embed.embedding_dim
         self.identity, self.action = nn.Linear(d, IDENTITY_D), nn.Linear(d, n_actions + 1)
-        self.place = nn.Conv2d(detr.backbone[0].num_channels, n_actions + 2, 1)
+        self.place = nn.Conv2d(detr.backbone[0].num_channels, IDENTITY_D + n_actions + 2, 1)
         self.contrast = NPairLoss(IDENTITY_TAU)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict:
@@ -54,31 +54,34 @@ class QueryLosses(nn.Module):
         place = self._of_places(out, targets)
         if not len(query):
             return {"loss_id": out["identity"].sum() * 0, "loss_action": out["action"].sum() * 0, "loss_place": place}
-        actions = torch.where(actions < 0, self.n_actions, actions)
         return {
             "loss_id": self.contrast(out["identity"][picture, query], ids),
-            "loss_action": F.cross_entropy(out["action"][picture, query].float(), actions),
+            "loss_action": self._of_actions(out["action"][picture, query].float(), actions),
             "loss_place": place,
         }
 
+    def _of_actions(self, logits: Tensor, actions: Tensor) -> Tensor:
+        return F.cross_entropy(logits, torch.where(actions < 0, self.n_actions, actions))
+
     def _of_places(self, out: dict, targets: list[dict]) -> Tensor:
-        """The binary cross-entropy of whether somebody is at a place, over all places, and the cross-entropy of each
-        person's action by the mean of the logits within the box."""
-        logits, shown = out["place"].float(), out["shown"]
-        high, wide = logits.shape[2:]
-        x = ((torch.arange(wide, device=logits.device) + 0.5) / wide)[None, None]
-        y = ((torch.arange(high, device=logits.device) + 0.5) / high)[None, :, None]
+        """The binary cross-entropy of whether somebody is at a place, over all places, and both losses of queries for
+        each person's mean over the places within the box."""
+        places, shown = out["place"].float(), out["shown"]
+        high, wide = places.shape[2:]
+        x = ((torch.arange(wide, device=places.device) + 0.5) / wide)[None, None]
+        y = ((torch.arange(high, device=places.device) + 0.5) / high)[None, :, None]
         boxes = torch.cat([t["boxes"] * part.repeat(2) for t, part in zip(targets, shown, strict=True)]).float()
-        picture = torch.repeat_interleave(torch.tensor([len(t["boxes"]) for t in targets])).to(logits.device)
+        picture = torch.repeat_interleave(torch.tensor([len(t["boxes"]) for t in targets])).to(places.device)
         cx, cy, w, h = boxes[:, :, None, None].unbind(1)
         # a box smaller than a place still has the one it lies in
         inside = ((x - cx).abs() <= (w / 2).clamp(min=0.5 / wide)) & ((y - cy).abs() <= (h / 2).clamp(min=0.5 / high))
         inside = inside.float()
-        taken = torch.zeros_like(logits[:, -1]).index_add_(0, picture, inside).clamp(max=1)
+        taken = torch.zeros_like(places[:, -1]).index_add_(0, picture, inside).clamp(max=1)
         real = ((x < shown[:, 0, None, None]) & (y < shown[:, 1, None, None])).float()
-        person = F.binary_cross_entropy_with_logits(logits[:, -1], taken, real, reduction="sum") / real.sum()
+        person = F.binary_cross_entropy_with_logits(places[:, -1], taken, real, reduction="sum") / real.sum()
         if not len(boxes):
             return person
-        mean = torch.einsum("nchw,nhw->nc", logits[picture, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
-        actions = torch.cat([t["actions"] for t in targets])
-        return person + F.cross_entropy(mean, torch.where(actions < 0, self.n_actions, actions))
+        mean = torch.einsum("nchw,nhw->nc", places[picture, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
+        identity, action = mean.split([IDENTITY_D, self.n_actions + 1], 1)
+        ids, actions = (torch.cat([t[name] for t in targets]) for name in ("person_ids", "actions"))
+        return person + self.contrast(identity, ids) + self._of_actions(action, actions)
