@@ -54,7 +54,7 @@ LOSSES = {
 FROM_NOTHING = {
     "id": "tell people apart by single queries",
     "action": "tell actions apart by single queries",
-    "place": "tell from single places of the backbone's map whether somebody is there, who, and what they do",
+    "place": "tell from single places of the backbone's map whether somebody is there, and what they do",
 }
 """What the losses of `models.query_losses` do."""
 

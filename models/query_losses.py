@@ -20,7 +20,7 @@ class QueryLosses(nn.Module):
     training alone.
 
     `n_actions` without "no action". Calling it gives DETR's outputs and beside them, of queries, `identity` (B, N, 64)
-    and `action` (B, N, n_actions + 1) and, of places, `place` (B, 64 + n_actions + 2, h, w), whose last channel says
+    and `action` (B, N, n_actions + 1) and, of places, `place` (B, n_actions + 2, h, w), whose last channel says
     whether somebody is there; `shown` (B, 2) is the share of the map's width and height that is picture, not padding.
     """
 
@@ -29,7 +29,7 @@ class QueryLosses(nn.Module):
         self.detr, self.n_actions = detr, n_actions
         d = detr.query_embed.embedding_dim
         self.identity, self.action = nn.Linear(d, IDENTITY_D), nn.Linear(d, n_actions + 1)
-        self.place = nn.Conv2d(detr.backbone[0].num_channels, IDENTITY_D + n_actions + 2, 1)
+        self.place = nn.Conv2d(detr.backbone[0].num_channels, n_actions + 2, 1)
         self.contrast = NPairLoss(IDENTITY_TAU)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict:
@@ -64,8 +64,8 @@ class QueryLosses(nn.Module):
         return F.cross_entropy(logits, torch.where(actions < 0, self.n_actions, actions))
 
     def _of_places(self, out: dict, targets: list[dict]) -> Tensor:
-        """The binary cross-entropy of whether somebody is at a place, over all places, and both losses of queries for
-        each person's mean over the places within the box."""
+        """The binary cross-entropy of whether somebody is at a place, over all places, and the cross-entropy of each
+        person's action by the mean over the places within the box."""
         places, shown = out["place"].float(), out["shown"]
         high, wide = places.shape[2:]
         x = ((torch.arange(wide, device=places.device) + 0.5) / wide)[None, None]
@@ -82,6 +82,4 @@ class QueryLosses(nn.Module):
         if not len(boxes):
             return person
         mean = torch.einsum("nchw,nhw->nc", places[picture, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
-        identity, action = mean.split([IDENTITY_D, self.n_actions + 1], 1)
-        ids, actions = (torch.cat([t[name] for t in targets]) for name in ("person_ids", "actions"))
-        return person + self.contrast(identity, ids) + self._of_actions(action, actions)
+        return person + self._of_actions(mean, torch.cat([t["actions"] for t in targets]))

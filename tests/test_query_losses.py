@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.detr import build_model
 from models.person_encoder import NPairLoss
-from models.query_losses import IDENTITY_D, IDENTITY_TAU, QueryLosses
+from models.query_losses import IDENTITY_TAU, QueryLosses
 from tests.test_detr import SMALL
 
 N_ACTIONS = 3
@@ -38,11 +38,11 @@ TARGETS = [
 
 def obvious_place_loss(place: Tensor, shown: Tensor) -> Tensor:
     """Place by place, box by box."""
-    presence, identities, logits, ids, actions = [], [], [], [], []
+    presence, logits, actions = [], [], []
     high, wide = place.shape[2:]
     for i, target in enumerate(TARGETS):
         taken = torch.zeros(high, wide)
-        for box, person, action in zip(target["boxes"], target["person_ids"], target["actions"], strict=True):
+        for box, action in zip(target["boxes"], target["actions"], strict=True):
             cx, cy, w, h = (box * shown[i].repeat(2)).tolist()
             held = []
             for r in range(high):
@@ -51,17 +51,13 @@ def obvious_place_loss(place: Tensor, shown: Tensor) -> Tensor:
                     if apart[0] <= max(w / 2, 0.5 / wide) and apart[1] <= max(h / 2, 0.5 / high):
                         taken[r, c] = 1
                         held.append(place[i, :, r, c])
-            mean = torch.stack(held).mean(0)
-            identities.append(mean[:IDENTITY_D])
-            logits.append(mean[IDENTITY_D:-1])
-            ids.append(person)
+            logits.append(torch.stack(held).mean(0)[:-1])
             actions.append(action if action >= 0 else torch.tensor(N_ACTIONS))
         for r in range(high):
             for c in range(wide):
                 if (c + 0.5) / wide < shown[i, 0] and (r + 0.5) / high < shown[i, 1]:
                     presence.append(F.binary_cross_entropy_with_logits(place[i, -1, r, c], taken[r, c]))
-    contrast = NPairLoss(IDENTITY_TAU)(torch.stack(identities), torch.stack(ids))
-    return torch.stack(presence).mean() + contrast + F.cross_entropy(torch.stack(logits), torch.stack(actions))
+    return torch.stack(presence).mean() + F.cross_entropy(torch.stack(logits), torch.stack(actions))
 
 
 @pytest.mark.parametrize("padded", [False, True])
