@@ -52,9 +52,9 @@ LOSSES = {
     "dropout": ("dropout", 0.1, "dropout of the transformer"),
 }
 FROM_NOTHING = {
-    "id": "tell people apart by single queries",
-    "action": "tell actions apart by single queries",
-    "place": "tell from single places of the backbone's map whether somebody is there, and what they do",
+    "id": "weight of telling people apart by single queries",
+    "action": "weight of telling actions apart by single queries",
+    "place": "weight of telling whether somebody is at a place of the backbone's map, doing what",
 }
 """What the losses of `models.query_losses` do."""
 
@@ -86,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     for flag, default, what in LOSSES.values():
         parser.flag("training", flag, type=float, default=default, help=what)
     for name, what in FROM_NOTHING.items():
-        parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=what)
+        parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=f"with 'scratch': {what}")
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
     add_run_flags(parser)

@@ -38,7 +38,6 @@ QUALITY = 95  # of the JPEGs
 # how often an action is chosen, 1 where not given: fast videos hold the travelling ones
 FAST_ODDS = {"run": 40.0, "jump": 15.0}
 SLOW_ODDS = {"run": 0.4, "jump": 0.6}
-ALONE = 0.25  # share of the other videos with one person
 IN_LINE = 0.9  # share of the fast videos whose people follow one another
 _BLEND = {False: np.array([1, 2, 3, 2, 1]) / 9, True: np.array([1, 2, 1]) / 4}  # of poses and directions, slow and fast
 
@@ -136,9 +135,11 @@ def plan(
     random: np.random.Generator, n_frames: int, width: int, height: int, max_people: int = 4, fast: bool = False
 ) -> Scene:
     """Draw up a scene: who is there, what they do and where, and how the camera moves."""
-    n = int(random.integers(min(2, max_people), min(3, max_people) if fast else max_people, endpoint=True))
-    if not fast and random.random() < ALONE:
-        n = 1
+    if fast:
+        n = int(random.integers(min(2, max_people), min(3, max_people), endpoint=True))
+    else:
+        odds = 1 / np.arange(2, max_people + 2)  # the more people, the rarer
+        n = 1 + int(random.choice(max_people, p=odds / odds.sum()))
     aspect = width / height
     bounds = (0.12, aspect - 0.12)
     span = bounds[1] - bounds[0]
