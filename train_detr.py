@@ -192,6 +192,7 @@ def main() -> None:
             **clips,
         )
         coefs = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in FROM_NOTHING}
+        detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
         queries = QueryLosses(detr, len(project.labels)) if any(coefs.values()) else None
         model, groups = detr, parameter_groups(detr, args)
         if queries is not None:

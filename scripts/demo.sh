@@ -18,16 +18,16 @@ done
 stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
     --epochs 36 --clips_per_video 3 --n_frames 2 --sampling_rate 8 --batch_size 16 \
     --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 9
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_36.pth" --epochs 80 --clips_per_video 3 \
-    --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 40
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_36.pth" --epochs 60 --clips_per_video 3 \
+    --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 20
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" --subset $subset
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" --subset $subset --end_consecutive_frames 4
 done
-stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" --head_type $head --n_layers 1 --dropout 0.3 \
-    --epochs 20 --lr 1e-3 --iter_update 16 --lr_schedule cosine --clip_max_norm 1 --save_epochs 20
+stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" --head_type $head --n_layers 1 --dropout 0.5 \
+    --dim_feedforward 512 --epochs 16 --lr 2e-3 --lr_schedule cosine --weight_decay 0.05 --iter_update 8 --clip_max_norm 1 --save_epochs 4
 stage "eval_map" "$python" eval_map.py "${qmm[@]}" --head_type $head
 video=$(sed -n 2p "$data/synthetic/val.txt")
 stage "predict" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" --out "$folder/results" \
-    --encoder "$folder/encoder/epoch_80.pth" --head "$folder/head/$head/epoch_20.pth"
+    --encoder "$folder/encoder/epoch_60.pth" --head "$folder/head/$head/epoch_16.pth"
 summary "$folder"
 echo "annotated video: $folder/results/$video.mp4"
