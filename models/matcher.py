@@ -58,12 +58,11 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
-        prob = outputs["pred_logits"].float().softmax(-1)
-        costs = [
-            matching_cost(p, b, t["labels"], t["boxes"], *self.settings)
-            for p, b, t in zip(prob, outputs["pred_boxes"], targets, strict=True)
-        ]
-        sizes = [cost.shape[1] for cost in costs]
-        joined = torch.cat(costs, 1).cpu().numpy()  # one transfer for the whole batch
-        parts = np.split(joined, np.cumsum(sizes)[:-1], axis=1)
-        return [tuple(torch.as_tensor(index, dtype=torch.int64) for index in assign(part)) for part in parts]
+        prob, boxes = outputs["pred_logits"].float().softmax(-1), outputs["pred_boxes"]
+        labels, wanted = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
+        # all predictions with all targets: more pairs than are needed, but few calls and one transfer for the batch
+        costs = matching_cost(prob.flatten(0, 1), boxes.flatten(0, 1), labels, wanted, *self.settings)
+        ends = np.cumsum([len(t["labels"]) for t in targets])[:-1]
+        parts = np.split(costs.unflatten(0, boxes.shape[:2]).cpu().numpy(), ends, axis=2)
+        pairs = [assign(part[i]) for i, part in enumerate(parts)]
+        return [tuple(torch.as_tensor(index, dtype=torch.int64) for index in pair) for pair in pairs]

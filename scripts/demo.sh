@@ -16,9 +16,9 @@ for subset in train val; do
     stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
 stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
-    --epochs 36 --clips_per_video 3 --n_frames 2 --sampling_rate 8 --batch_size 16 \
-    --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 9
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_36.pth" --epochs 60 --clips_per_video 3 \
+    --epochs 34 --clips_per_video 3 --n_frames 2 --sampling_rate 8 --batch_size 16 \
+    --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 17
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_34.pth" --epochs 60 --clips_per_video 3 \
     --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 20
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" --subset $subset --end_consecutive_frames 4

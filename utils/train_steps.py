@@ -48,9 +48,7 @@ class TrainSteps:
         self.folder, self.args, self.device, self.iter_update = folder, args, device, iter_update
         self.bare = model.to(device)
         on_gpu = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=args.lr, weight_decay=args.weight_decay, fused=True if on_gpu else None
-        )
+        self.optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=True)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
