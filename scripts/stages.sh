@@ -6,7 +6,7 @@ cd "$root"
 python=$VENV/bin/python
 machine=(--device "${DEVICE:-cpu}" --threads "${THREADS:-2}" --workers 1)
 # A detector small enough to be trained from nothing on a CPU in minutes.
-small_detr=(--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim 128 --nheads 4 --enc_layers 2 --dec_layers 3
+small_detr=(--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim 128 --enc_layers 2 --dec_layers 3
     --dim_feedforward 512 --num_queries 10 --pre_norm --dropout 0 --temperature 20 --image_size 128
     --lr 5e-4 --lr_backbone 2e-3 --lr_schedule cosine --warmup_steps 40)
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then small_detr+=(--amp bf16); fi # half again as fast
