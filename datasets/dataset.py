@@ -131,7 +131,7 @@ class VideoFrames:
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise InputError(f"{self.path}: not a readable video")
+            raise InputError(f"{self.path}: not a readable video; give a video file or a folder of images")
         if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
             raise InputError(f"{self.path}: frames of more than {MAX_PIXELS} pixels")
         return capture

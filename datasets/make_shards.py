@@ -191,9 +191,9 @@ def make_shards(
 def read_shards(folder: str | Path) -> Iterator[tuple[TarStore, dict]]:
     """(shard, sample json) of every video, in order; InputError when the folder holds no whole set of shards."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no shards here; write them with python -m datasets.make_shards")
     path, seen = folder / "index.json", set()
+    if not path.exists():
+        raise InputError(f"{folder}: no whole set of shards here; write them with python -m datasets.make_shards")
     try:
         index = unseal(read_json(path, "index of shards"))
     except ValueError as error:

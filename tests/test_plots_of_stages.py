@@ -30,7 +30,7 @@ from utils.video_map import average_precision, calc_video_map, sorted_matches
 
 ROOT = Path(__file__).parents[1]
 D, N = 8, 8  # width of a query, classes of the embedded data set
-LINKED = ("epoch1-psn0.5-sim0.5-len4-feature", "epoch1-psn0.5-sim0.3-len4-iou")
+LINKED = ("epoch1-psn0.8-sim0.4-len4-feature", "epoch1-psn0.8-sim0.3-len4-iou")
 
 
 @pytest.mark.parametrize("protocol", ["voc", "act"])
@@ -61,8 +61,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
     made_by = {"encoder": "e", "detector": {"key": "k"}, "labels": []}
     for stem in LINKED:
-        sim, cue = (0.5, "feature") if "feature" in stem else (0.3, "iou")
-        settings = {"load_epoch": 1, "psn_score_th": 0.5, "sim_th": sim, "filter_length": 4, "link_cues": cue}
+        sim, cue = (0.4, "feature") if "feature" in stem else (0.3, "iou")
+        settings = {"load_epoch": 1, "psn_score_th": 0.8, "sim_th": sim, "filter_length": 4, "link_cues": cue}
         settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, **made_by}
 
         def make(names: Sequence[str], spool_of, settings: dict = settings) -> Iterator[tuple[str, dict]]:
