@@ -191,3 +191,7 @@ def _check(path: Path, fields: dict) -> None:
     for name, value in (fields.get("defaults") or {}).items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise fault(f"defaults: {name}", "not a number")
+        if name not in DEFAULTS:
+            raise fault(f"defaults: {name}", f"no such default; there are {', '.join(DEFAULTS)}")
+        if name.endswith("_th") and not (-1 if name == "sim_th" else 0) <= value <= 1:
+            raise fault(f"defaults: {name}", f"{value} is not between {-1 if name == 'sim_th' else 0} and 1")

@@ -193,6 +193,18 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: {all_but: v}}}", "splits"),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}", "labels"),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, typo: 1}", "typo"),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {person_th: 0.5}}",
+            "no such default",
+        ),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {sim_th: 50}}",
+            "between -1 and 1",
+        ),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {psn_score_th: -1}}",
+            "between 0 and 1",
+        ),
     ],
 )
 def test_damaged_project_files_are_told(tmp_path, text, field):
