@@ -137,6 +137,8 @@ def main() -> None:
     args.tiou_th = thresholds(args.tiou_th)
     if args.count_duplicates and args.metric != "v-mAP":
         raise InputError(f"--count_duplicates: is of v-mAP alone, not of --metric {args.metric}")
+    if args.count_duplicates and args.plot:
+        raise InputError("--plot: draws curves in which a second detection is wrong; leave --count_duplicates out")
     start(args)
     device = pick_device(args.device)
     project = load_project(args.dataset, args.data_root)

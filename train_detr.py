@@ -140,10 +140,10 @@ def losses(
     for batch in group:
         out = model(normalize(batch["images"]), batch["mask"])
         with torch.autocast(batch["images"].device.type, enabled=False):
-            parts = criterion(out, batch["targets"])
+            matches = criterion.matcher(out, batch["targets"])
+            parts = criterion(out, batch["targets"], matches)
             total = criterion.total(parts)
             if queries is not None:
-                matches = criterion.matcher(out, batch["targets"])
                 parts |= queries.losses(out, batch["targets"], matches)
                 total = total + sum(coef * parts[name] for name, coef in coefs.items())
             yield total, {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}

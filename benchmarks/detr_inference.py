@@ -24,6 +24,7 @@ from datasets.synthetic import make_synthetic
 from datasets.transforms import resize
 from models.detr import DETR, PERSON, build_model, for_inference, normalize
 from models.weights import load_detr
+from utils.files import epoch_path
 from utils.misc import pick_device
 
 HEIGHT, WIDTH = 384, 512  # a 4:3 video whose longer side is 512
@@ -32,7 +33,7 @@ MATRIX_TFLOPS = 790  # measured bf16 matrix rate of an H200
 PIXELS = 0.5  # how far a box may move
 THRESHOLDS = (0.05, 0.3, 0.5, 0.75, 0.9)  # of the person score
 ASKED = {"cpu": 1.8, "cuda": 0.0}  # times the plain path
-DEMO = "checkpoint/synthetic/demo/detr/epoch_28.pth"
+DEMO = "checkpoint/synthetic/demo/detr"
 SHARE = 0.25  # of the peak, on a GPU
 
 
@@ -89,6 +90,8 @@ def measure(device: str | None = None, batch: int = 0, rounds: int = 3, trained:
     if gpu:
         what = "arithmetic / measured matrix rate of an H200"
         rows.append(Row(what, fast * GFLOP / 1000, MATRIX_TFLOPS, "TFLOP/s", at_least=SHARE))
+    if Path(trained).is_dir():
+        trained = epoch_path(trained, None, "detector", "scripts/demo.sh")
     return rows + (accuracy(trained, place) if Path(trained).is_file() else [])
 
 

@@ -214,13 +214,14 @@ class SetCriterion(nn.Module):
         class_weight[-1] = config["eos_coef"]
         self.register_buffer("class_weight", class_weight)
 
-    def forward(self, outputs: dict, targets: list[dict]) -> dict[str, Tensor]:
-        """`targets`: one dict a picture, `labels` int64 (n,) and `boxes` (n, 4) cxcywh normalised; n may be 0."""
+    def forward(self, outputs: dict, targets: list[dict], matches: list | None = None) -> dict[str, Tensor]:
+        """`targets`: one dict a picture, `labels` int64 (n,) and `boxes` (n, 4) cxcywh normalised; n may be 0.
+        `matches` are the `matcher`'s of the last layer, where they are known already."""
         n_boxes = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=outputs["pred_logits"].device)
         n_boxes = rank_mean(n_boxes).clamp(min=1)
-        losses = self._layer(outputs, targets, n_boxes, last=True)
+        losses = self._layer(outputs, targets, n_boxes, matches, last=True)
         for i, earlier in enumerate(outputs.get("aux_outputs", [])):
-            layer = self._layer(earlier, targets, n_boxes, last=False)
+            layer = self._layer(earlier, targets, n_boxes)
             losses |= {f"{name}_{i}": value for name, value in layer.items()}
         return losses
 
@@ -228,9 +229,11 @@ class SetCriterion(nn.Module):
         """The weighted sum of the losses, the scalar that is minimised."""
         return sum(losses[name] * weight for name, weight in self.weight_dict.items() if name in losses)
 
-    def _layer(self, outputs: dict, targets: list[dict], n_boxes: Tensor, last: bool) -> dict[str, Tensor]:
+    def _layer(
+        self, outputs: dict, targets: list[dict], n_boxes: Tensor, matches: list | None = None, last: bool = False
+    ) -> dict[str, Tensor]:
         logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
-        matches = self.matcher(outputs, targets)
+        matches = matches or self.matcher(outputs, targets)
         picture = torch.cat([torch.full_like(pred, i) for i, (pred, _) in enumerate(matches)])
         query = torch.cat([pred for pred, _ in matches])
         labels = torch.cat([t["labels"][m] for t, (_, m) in zip(targets, matches, strict=True)])

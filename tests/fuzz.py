@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pickle
 import resource
 import shutil
 import tempfile
@@ -31,6 +30,7 @@ from datasets.make_shards import make_shards
 from datasets.project import load_project
 from datasets.use_shards import ClipDataset
 from models.weights import load_detr
+from tests.pickles import pickled
 from tests.test_annotations import own_project, tube
 from tests.test_weights import SMALL
 from utils.cli import Parser, positive_int, run
@@ -178,7 +178,7 @@ def ucf(folder: Path, suffix: str) -> Path:
     path = folder / f"annotations{suffix}"
     if suffix == ".pkl":
         tubes = [{"label": 0, "sf": 1, "ef": 5, "boxes": boxes}]
-        path.write_bytes(pickle.dumps({name: {"numf": 9, "label": 0, "annotations": tubes} for name in "ab"}, 2))
+        path.write_bytes(pickled({name: {"numf": 9, "label": 0, "annotations": tubes} for name in "ab"}))
     else:
         tubes = np.array([(1, 5, 2, boxes)], [("class", "O"), ("ef", "O"), ("sf", "O"), ("boxes", "O")])
         fields = [("name", "O"), ("num_imgs", "O"), ("tubes", "O")]
@@ -195,7 +195,7 @@ def jhmdb(folder: Path) -> Path:
         "labels": ["x"], "gttubes": {"a": {0: [rows]}}, "nframes": {"a": 9}, "resolution": {"a": (48, 64)},
         "train_videos": [["a"]], "test_videos": [["a"]],
     }  # fmt: skip
-    (folder / "annotations.pkl").write_bytes(pickle.dumps(held, 2))
+    (folder / "annotations.pkl").write_bytes(pickled(held))
     splits = {"val": {"list": "test_videos", "number": 1}}
     own_project(folder, {}, format="jhmdb21", annotations="annotations.pkl", labels=["x"], splits=splits)
     return folder / "annotations.pkl"

@@ -1,7 +1,6 @@
 """Annotation formats, project files and what is refused in them."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from datasets.annotation_formats import RawTube, RawVideo
 from datasets.annotations import check_tubes, read_annotations
 from datasets.project import known_projects, load_project
+from tests.pickles import pickled
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
 
@@ -84,7 +84,7 @@ def test_an_empty_subset_is_told():
 def test_ucf101_boxes_of_small_integers_do_not_overflow(tmp_path):
     boxes = np.array([[200, 150, 100, 90]], np.uint8)
     held = {"A/v": {"numf": np.uint8(3), "label": 0, "annotations": [{"label": 0, "sf": 2, "ef": 3, "boxes": boxes}]}}
-    (tmp_path / "pyannot.pkl").write_bytes(pickle.dumps(held, 2))
+    (tmp_path / "pyannot.pkl").write_bytes(pickled(held))
     (tmp_path / "list.txt").write_text("A/v.avi 1\n")
     path = own_project(
         tmp_path, {}, format="ucf101-24", annotations="pyannot.pkl", labels=["A"], splits={"val": "list.txt"}

@@ -164,6 +164,8 @@ def test_the_published_deviations_go_through_the_chain(stages: Stages, capsys: p
     counted, plain = results(stages, "square", "eval_map")  # neither has overwritten the other
     assert counted["args"]["count_duplicates"] and not plain["args"]["count_duplicates"]
     assert counted["metrics"]["v-mAP@0.2"] >= plain["metrics"]["v-mAP@0.2"]
+    with pytest.raises(InputError, match="--plot: draws curves"):
+        stages.run("eval_map", *flags, "--plot", "--count_duplicates")
     with pytest.raises(InputError, match="of v-mAP alone"):
         stages.run("eval_map", *flags, "--metric", "frame-mAP", "--count_duplicates")
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.toy_training import as_rank, free_port, launch, slow
+from tests.toy_training import as_rank, free_port, launch, launch_slow
 from utils.distributed import PATIENCE
-from utils.resume import STATE
 
 
 def wait() -> None:
@@ -33,10 +32,7 @@ def test_an_interrupt_is_one_line_and_a_status(tmp_path: Path, number: int, stat
 
 
 def test_an_interrupted_training_ends_with_130(tmp_path: Path) -> None:
-    process = launch(tmp_path / "log.txt", slow, tmp_path / "run", "--epochs", "300")
-    while not (tmp_path / "run" / STATE).is_file():
-        assert process.is_alive()
-        time.sleep(0.01)
+    process = launch_slow(tmp_path / "run", tmp_path / "log.txt")
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130 and "--resume" in (tmp_path / "log.txt").read_text()

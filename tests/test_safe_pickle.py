@@ -8,6 +8,7 @@ import pickletools
 import numpy as np
 import pytest
 
+from tests.pickles import pickled
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 
@@ -37,13 +38,13 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_data_comes_back_as_the_standard_unpickler_gives_it(tmp_path, protocol):
     path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps(DATA, protocol))
+    path.write_bytes(pickled(DATA, protocol))
     assert same(read_pickle(path), pickle.loads(path.read_bytes()))
 
 
 def test_one_array_twice_is_one_array(tmp_path):
     array = np.arange(3)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps([array, array]))
+    (tmp_path / "a.pkl").write_bytes(pickled([array, array]))
     a, b = read_pickle(tmp_path / "a.pkl")
     assert a is b and a.tolist() == [0, 1, 2]
 
@@ -65,7 +66,7 @@ def test_a_pickle_that_calls_anything_is_refused_before_it_runs(tmp_path, protoc
         _Call(eval, f"open({str(target)!r}, 'w')"),
         _Call(io.open, str(target), "w"),
     ):
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": [1, call]} if nested else call, protocol))
+        (tmp_path / "a.pkl").write_bytes(pickled({"x": [1, call]} if nested else call, protocol))
         with pytest.raises(InputError, match=r"a\.pkl: refused"):
             read_pickle(tmp_path / "a.pkl")
         assert not target.exists()
@@ -79,8 +80,8 @@ def test_a_pickle_that_calls_anything_is_refused_before_it_runs(tmp_path, protoc
         b"(((",
         b"r\xff\xff\xff\x7f.",  # a memo index that would allocate gigabytes
         b"N" + b"r\xff\xff\xff\x7f" + b"(\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
-        pickle.dumps(np.array([object()], object), 2),
-        pickle.dumps({(1, 2): 3}),
+        pickled(np.array([object()], object), 2),
+        pickled({(1, 2): 3}),
         b"cnumpy.core.multiarray\n_reconstruct\n.",
         b"\x80\x02cnumpy\ndtype\n(U\x02f4K\x00K\x01tR.x",
     ],
@@ -95,7 +96,7 @@ def test_malformed_and_unfit_pickles_are_refused(tmp_path, data):
 
 
 def test_random_damage_gives_data_or_one_line(tmp_path):
-    data = pickletools.optimize(pickle.dumps(DATA, 2))
+    data = pickletools.optimize(pickled(DATA, 2))
     draw = np.random.default_rng(0)
     refused = 0
     for _ in range(1500):

@@ -15,7 +15,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.toy_training import arguments, as_rank, free_port, joined, launch, losses, network, rows_of, slow, train
+from tests.toy_training import (
+    arguments,
+    as_rank,
+    free_port,
+    joined,
+    launch,
+    launch_slow,
+    losses,
+    network,
+    rows_of,
+    slow,
+    train,
+)
 from utils.files import load_checkpoint, load_torch, lock
 from utils.misc import InputError
 from utils.resume import STATE, StopFlag
@@ -77,10 +89,7 @@ def test_killed_anywhere_and_resumed(tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    run = launch(tmp_path / "log.txt", slow, tmp_path / "cut", "--epochs", "300")
-    while not (tmp_path / "cut" / STATE).is_file():
-        assert run.is_alive()
-        time.sleep(0.01)
+    run = launch_slow(tmp_path / "cut", tmp_path / "log.txt")
     os.kill(run.pid, signal.SIGTERM)
     os.kill(run.pid, signal.SIGINT)  # a launcher sends a second one
     run.join()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from utils.cli import Parser, Stopped, run
 from utils.distributed import barrier, process_group, rank, rank_mean, world_size
 from utils.misc import rng
+from utils.resume import STATE
 from utils.training import add_run_flags, add_training_flags, fit, start
 
 N, D, BATCH = 48, 6, 4
@@ -106,6 +107,15 @@ def launch(log: Path, main: Callable, *args: object) -> multiprocessing.Process:
     context.set_forkserver_preload(["tests.toy_training", "torch._dynamo"])  # the first optimizer imports it
     process = context.Process(target=as_script, args=(log, main, *args))
     process.start()
+    return process
+
+
+def launch_slow(folder: Path, log: Path) -> multiprocessing.Process:
+    """Start a run of many epochs, `slow`; it has saved its state once."""
+    process = launch(log, slow, folder, "--epochs", "300")
+    while not (folder / STATE).is_file():
+        assert process.is_alive()
+        time.sleep(0.01)
     return process
 
 
