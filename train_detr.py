@@ -18,7 +18,7 @@ from datasets.make_shards import shards_folder
 from datasets.project import load_project
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.detr import DETR_CONFIG, PERSON, SetCriterion, build_model, full_config, normalize
-from models.query_losses import QueryLosses
+from models.query_losses import IDENTITY_TAU, QueryLosses
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, add_data_flags, positive_int, run
@@ -87,6 +87,7 @@ def parse_args() -> argparse.Namespace:
         parser.flag("training", flag, type=float, default=default, help=what)
     for name, what in FROM_NOTHING.items():
         parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=f"with 'scratch': {what}")
+    parser.flag("from nothing", "id_loss_tau", type=float, default=IDENTITY_TAU, help="temperature of --id_loss_coef")
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
     add_run_flags(parser)
@@ -193,7 +194,7 @@ def main() -> None:
         )
         coefs = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in FROM_NOTHING}
         detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
-        queries = QueryLosses(detr, len(project.labels)) if any(coefs.values()) else None
+        queries = QueryLosses(detr, len(project.labels), args.id_loss_tau) if any(coefs.values()) else None
         model, groups = detr, parameter_groups(detr, args)
         if queries is not None:
             model = queries

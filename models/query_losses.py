@@ -12,25 +12,26 @@ from torch import Tensor, nn
 from models.detr import DETR
 from models.person_encoder import NPairLoss
 
-IDENTITY_D, IDENTITY_TAU = 64, 0.1
+IDENTITY_D, IDENTITY_TAU = 64, 0.1  # width, and temperature by default
 
 
 class QueryLosses(nn.Module):
     """A DETR with linear layers for identities and actions on its queries and on the places of its backbone's map, for
     training alone.
 
-    `n_actions` without "no action". Calling it gives DETR's outputs and beside them, of queries, `identity` (B, N, 64)
-    and `action` (B, N, n_actions + 1) and, of places, `place` (B, n_actions + 2, h, w), whose last channel says
-    whether somebody is there; `shown` (B, 2) is the share of the map's width and height that is picture, not padding.
+    `n_actions` without "no action"; `tau` is the temperature of identities. Calling it gives DETR's outputs and beside
+    them, of queries, `identity` (B, N, 64) and `action` (B, N, n_actions + 1) and, of places, `place` (B, n_actions + 2,
+    h, w), whose last channel says whether somebody is there; `shown` (B, 2) is the share of the map's width and height
+    that is picture, not padding.
     """
 
-    def __init__(self, detr: DETR, n_actions: int) -> None:
+    def __init__(self, detr: DETR, n_actions: int, tau: float = IDENTITY_TAU) -> None:
         super().__init__()
         self.detr, self.n_actions = detr, n_actions
         d = detr.query_embed.embedding_dim
         self.identity, self.action = nn.Linear(d, IDENTITY_D), nn.Linear(d, n_actions + 1)
         self.place = nn.Conv2d(detr.backbone[0].num_channels, n_actions + 2, 1)
-        self.contrast = NPairLoss(IDENTITY_TAU)
+        self.contrast = NPairLoss(tau)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict:
         out = self.detr(images, mask)
