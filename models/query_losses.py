@@ -20,9 +20,9 @@ class QueryLosses(nn.Module):
     training alone.
 
     `n_actions` without "no action"; `tau` is the temperature of identities. Calling it gives DETR's outputs and beside
-    them, of queries, `identity` (B, N, 64) and `action` (B, N, n_actions + 1) and, of places, `place` (B, n_actions + 2,
-    h, w), whose last channel says whether somebody is there; `shown` (B, 2) is the share of the map's width and height
-    that is picture, not padding.
+    them, of queries, `identity` (B, N, 64) and `action` (B, N, n_actions + 1) and, of places,
+    `place` (B, n_actions + 2, h, w), whose last channel says whether somebody is there; `shown` (B, 2) is the share of
+    the map's width and height that is picture, not padding.
     """
 
     def __init__(self, detr: DETR, n_actions: int, tau: float = IDENTITY_TAU) -> None:
