@@ -218,6 +218,8 @@ def main() -> None:
     twice = [stem for stem, n in Counter(path.stem for path in paths).items() if n > 1]
     if twice:
         raise InputError(f"{twice[0]}: two videos of this name would be written to one file; predict them one by one")
+    for path in paths:  # a mistake in the last one is told before the first has taken its time
+        VideoFrames(path)
     models = Models(args, pick_device(args.device))
     for path in paths:
         print(predict(path, Path(args.out), models, args))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.make_shards import shards_folder
+from datasets.make_shards import read_shards, shards_folder
 from datasets.project import load_project
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.detr import DETR_CONFIG, PERSON, SetCriterion, build_model, full_config, normalize
@@ -86,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     for flag, default, what in LOSSES.values():
         parser.flag("training", flag, type=float, default=default, help=what)
     for name, what in FROM_NOTHING.items():
-        parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=f"with 'scratch': {what}")
+        parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=what)
     parser.flag("from nothing", "id_loss_tau", type=float, default=IDENTITY_TAU, help="temperature of --id_loss_coef")
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
@@ -180,9 +180,10 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
+        folder = partial(shards_folder, args.shards_path, project, data_root=args.data_root)
+        next(read_shards(folder(args.subset)), None)  # a mistake there is told before weights are fetched
         detr, criterion, config = build(args, device)
         jitter = np.array([args.jitter] * 3 + [args.jitter_hue])
-        folder = partial(shards_folder, args.shards_path, project, data_root=args.data_root)
         clips = {name: config[name] for name in ("image_size", "pad_square")} | {"seed": args.seed}
         data = ClipDataset(
             folder(args.subset),

@@ -5,14 +5,20 @@ import sys
 import time
 
 from benchmarks.rows import Row, print_rows
+from utils.cli import Parser, run
 
 NAMES = ("query_cache", "detr_inference", "loader", "video_map", "npair", "linking", "memory", "head_batches")
 
 
 def main() -> None:
     """Measure one after another, say on stderr how long each took, and print the table."""
+    parser = Parser("Measure each cost beside its yardstick, and print all as one table.", "python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"which (default: all): {', '.join(NAMES)}")
+    names = parser.parse_args().names or NAMES
+    if unknown := sorted(set(names) - set(NAMES)):
+        parser.error(f"no benchmark {unknown[0]}; there are {', '.join(NAMES)}")
     rows: list[Row] = []
-    for name in sys.argv[1:] or NAMES:
+    for name in names:
         start = time.perf_counter()
         rows += importlib.import_module(f"benchmarks.{name}").measure()
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
@@ -20,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

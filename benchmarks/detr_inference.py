@@ -7,7 +7,6 @@ measured on drawn people with a trained detector, by default the one that `scrip
 """
 
 import copy
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from datasets.synthetic import make_synthetic
 from datasets.transforms import resize
 from models.detr import DETR, PERSON, build_model, for_inference, normalize
 from models.weights import load_detr
+from utils.cli import Parser, run
 from utils.files import epoch_path
 from utils.misc import pick_device
 
@@ -122,5 +122,12 @@ def accuracy(trained: str | Path, device: torch.device) -> list[Row]:
     ]
 
 
+def main() -> None:
+    """The command line."""
+    parser = Parser(__doc__.partition("\n")[0])
+    parser.add_argument("trained", nargs="?", default=DEMO, help="checkpoint or run of a trained detector")
+    print_rows(measure(trained=parser.parse_args().trained))
+
+
 if __name__ == "__main__":
-    print_rows(measure(trained=(*sys.argv[1:], DEMO)[0]))
+    run(main)

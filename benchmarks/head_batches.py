@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.rows import Row, one_thread, print_rows, seconds
+from benchmarks.rows import Row, one_thread, seconds, show
 from models.action_head import ActionHead, build_action_head
 
 TUBES, PADDED, CLASSES, D = 64, 16, 24, 256  # a step of the published runs, and how many of it are padded together
@@ -52,4 +52,4 @@ def measure() -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

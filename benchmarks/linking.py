@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.rows import Row, one_thread, print_rows, seconds
+from benchmarks.rows import Row, one_thread, seconds, show
 from models.person_encoder import PersonEncoder, encode
 from models.person_queries import PersonQueries
 from models.tube import LinkedTube, link_people
@@ -89,4 +89,4 @@ def measure() -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

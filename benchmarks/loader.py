@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.rows import Row, one_thread, print_rows
+from benchmarks.rows import Row, one_thread, show
 from datasets.annotations import Video
 from datasets.make_shards import encode_video
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
@@ -111,4 +111,4 @@ def measure(workers: int = 1) -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.query_cache import ROOT, write_random_detr
-from benchmarks.rows import Row, print_rows
+from benchmarks.rows import Row, show
 from models.person_encoder import PersonEncoder
 from models.person_queries import Detector
 from utils.files import save_torch, write_json
@@ -100,4 +100,4 @@ def measure(short: int = SHORT, long: int = LONG) -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

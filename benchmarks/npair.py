@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmarks.rows import Row, one_thread, print_rows, seconds
+from benchmarks.rows import Row, one_thread, seconds, show
 from models.person_encoder import NPairLoss
 
 CLIPS, FRAMES, D = 8, 8, 256  # a batch of the published runs
@@ -41,4 +41,4 @@ def measure() -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

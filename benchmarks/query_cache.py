@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rows import Row, print_rows
+from benchmarks.rows import Row, show
 from datasets.make_shards import make_shards
 from datasets.project import load_project
 from datasets.synthetic import make_synthetic
@@ -70,4 +70,4 @@ def measure() -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

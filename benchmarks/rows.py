@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from utils.cli import Parser, run
 from utils.results import print_table
 
 
@@ -39,6 +40,16 @@ def _number(value: float) -> str:
 def print_rows(rows: Iterable[tuple]) -> None:
     """Rows (what, figure, yardstick, unit[, at_least[, at_most]]) as a table."""
     print_table(HEAD, [Row(*row).cells() for row in rows])
+
+
+def show(description: str, measure: Callable[[], Iterable[tuple]]) -> None:
+    """The command line of a benchmark without flags: print what it measures. `description`: the module's docstring."""
+
+    def main() -> None:
+        Parser(description.partition("\n")[0]).parse_args()
+        print_rows(measure())
+
+    run(main)
 
 
 @contextmanager

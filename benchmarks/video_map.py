@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.rows import Row, print_rows
+from benchmarks.rows import Row, show
 from utils.box_ops import MOTION_BOUNDS, MOTION_STRIDES, Tube, motion_categories, paired_iou, tube_iou
 from utils.tube_recall import tube_precision_recall
 from utils.video_map import average_precision, calc_motion_ap, calc_video_map
@@ -169,4 +169,4 @@ def measure() -> list[Row]:
 
 
 if __name__ == "__main__":
-    print_rows(measure())
+    show(__doc__, measure)

@@ -70,7 +70,7 @@ def read_source(project: "Project") -> Source:
     try:
         stat = project.annotations.stat()
     except OSError as error:
-        raise InputError(f"{project.annotations}: no annotation file ({error.strerror}); see {project.path}") from None
+        raise InputError(f"{project.annotations}: no annotation file ({error.strerror}); {project.remedy}") from None
     return _read(project.annotations, project.format, stat.st_mtime_ns, stat.st_size)
 
 

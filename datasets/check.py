@@ -20,7 +20,7 @@ from datasets.transforms import resize
 from utils.box_ops import motion_category
 from utils.cli import Parser, positive_int, run
 from utils.files import atomic
-from utils.misc import InputError
+from utils.misc import InputError, counted
 from utils.progress import progress
 
 CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet; pixels, pictures
@@ -132,7 +132,7 @@ def main() -> None:
     names: list[str] = []
     for subset in args.subset or project.splits:
         listed = project.split(subset)
-        print(f"{subset}: {len(listed)} videos")
+        print(f"{subset}: {counted(len(listed), 'video')}")
         names += listed
     videos, lines = annotation_faults(project, list(dict.fromkeys(names)))
     for line in summary(project, videos):
@@ -152,9 +152,9 @@ def main() -> None:
     for line in sorted(lines):
         print(line)
     errors = sum(line.startswith("error") for line in lines)
-    print(f"{errors} errors, {len(lines) - errors} warnings")
+    print(f"{counted(errors, 'error')}, {counted(len(lines) - errors, 'warning')}")
     if errors:
-        raise InputError(f"{args.dataset}: {errors} faults that stop the other stages; they are listed above")
+        raise InputError(f"{args.dataset}: {counted(errors, 'fault')}, listed above, to mend before the other stages")
 
 
 if __name__ == "__main__":

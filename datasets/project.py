@@ -1,5 +1,6 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
+import difflib
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -38,6 +39,15 @@ class Project:
     defaults: dict[str, float]
     path: Path
 
+    @property
+    def remedy(self) -> str:
+        """What to do where a file of the data set is missing, as the end of an error line."""
+        if self.path.parent != BUILT_IN:
+            return f"see {self.path}"
+        if self.name == "synthetic":
+            return "draw the data set with python -m datasets.synthetic, or name its folder's parent with --data_root"
+        return "'Data sets' in README.md says where to get it, and --data_root where data sets lie"
+
     def split(self, subset: str) -> list[str]:
         """Names of the subset's videos, in the list's order, each once.
 
@@ -75,7 +85,7 @@ class Project:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path}: no readable list of videos ({getattr(error, 'strerror', error)}); see {self.path}"
+                f"{path}: no readable list of videos ({getattr(error, 'strerror', error)}); {self.remedy}"
             ) from None
         names = [line for line in lines if line]
         if self.format == "ucf101-24":
@@ -107,8 +117,9 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     if not own:
         path = BUILT_IN / f"{dataset}.yml"
         if str(dataset) not in known_projects():
-            known = ", ".join(known_projects())
-            raise InputError(f"--dataset {dataset}: not one of {known}, nor the path of a .yml file")
+            known = known_projects()
+            near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(str(dataset), known, 1))
+            raise InputError(f"--dataset {dataset}: not one of {', '.join(known)}, nor the path of a .yml file{near}")
     fields = {**_read_yaml(path), **overrides}
     _check(path, fields)
     root = path.parent / fields.get("root", ".") if own else Path(data_root) / fields["name"]

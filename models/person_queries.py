@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.detr import PERSON, for_inference, normalize, pad_square
-from models.weights import load_detr, weights_hash
+from models.weights import OFFICIAL, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, positive_int
 from utils.distributed import rank
@@ -163,6 +163,8 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     InputError when its weights are not those of `known`.
     """
     source = args.detr or known["source"]
+    if not args.detr and source not in OFFICIAL and not Path(source).is_file():
+        raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))
     amp = AMP_TYPES[args.amp]

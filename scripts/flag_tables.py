@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-from utils.cli import Parser
+from utils.cli import Parser, run
 from utils.files import atomic
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +116,7 @@ def fill(text: str, held: dict[str, list[Row]], keep: bool) -> str:
 
 def main() -> None:
     """Renew both READMEs."""
+    Parser("Write the tables of flags in README.md and README.ja.md anew.").parse_args()
     held = tables()
     for name, keep in (("README.md", False), ("README.ja.md", True)):
         path = ROOT / name
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,9 +6,8 @@ printf 'query matching\t30\n' | python -m scripts.report checkpoint/synthetic/de
 import sys
 from pathlib import Path
 
-from utils.cli import run
+from utils.cli import Parser, run
 from utils.files import read_json
-from utils.misc import InputError
 from utils.results import print_table
 
 SHOWN = ("recall@", "precision@", "IDF1", "HOTA", "v-mAP@", "frame-mAP@")
@@ -16,10 +15,11 @@ SHOWN = ("recall@", "precision@", "IDF1", "HOTA", "v-mAP@", "frame-mAP@")
 
 def main() -> None:
     """The command line: a folder of results as its argument, lines `stage<tab>seconds` on standard input."""
-    if len(sys.argv) != 2:
-        raise InputError("usage: python -m scripts.report RESULTS < TIMES")
+    parser = Parser("Print the figures of a run's results and the times of its stages, from standard input, as tables.")
+    parser.add_argument("results", help="folder of results; times come as lines of stage<tab>seconds")
+    folder = parser.parse_args().results
     rows = []
-    for path in sorted(Path(sys.argv[1]).glob("eval_*.json")):
+    for path in sorted(Path(folder).glob("eval_*.json")):
         held = read_json(path, "results")
         subset = held["args"]["subset"]
         rows += [[f"{name}, {subset}", value] for name, value in held["metrics"].items() if name.startswith(SHOWN)]
@@ -27,7 +27,7 @@ def main() -> None:
     print()
     times = [line.rstrip("\n").split("\t") for line in sys.stdin]
     print_table(["stage", "seconds"], times)
-    print(f"\nresults: {sys.argv[1]}/*.json")
+    print(f"\nresults: {folder}/*.json")
 
 
 if __name__ == "__main__":

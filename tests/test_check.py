@@ -54,7 +54,7 @@ def test_every_fault_is_listed_with_its_place(checked):
             "wide": {**video(tube()), "width": 300},
         }
     )
-    assert status == 2 and "3 errors, 1 warnings" in out
+    assert status == 2 and "3 errors, 1 warning" in out
     assert "video 'nan', tube 1, frame 2: box is not finite" in out
     assert "video 'edge', tube 0, frame 4: box sticks out" in out
     assert "late: a box is annotated at frame 30, but the video has 5 frames" in out

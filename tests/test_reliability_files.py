@@ -282,15 +282,15 @@ def test_bad_videos_stop_each_stage_or_are_listed_and_left_out(
         with pytest.raises(InputError, match=r"cannot be decoded|box is not finite"):
             copy.run("eval_qmm", *name, "--subset", subset)
         copy.run("eval_qmm", *name, "--subset", subset, skip)
-        assert f"{n} videos left out" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"1 videos could not be used, the first.*--skip_bad"):
+        assert f"{n} video{'s' * (n > 1)} left out" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"1 video could not be used, the first.*--skip_bad"):
         copy.run("eval_qmm", *name, "--from_tar")
     copy.run("eval_qmm", *name, "--from_tar", skip)
     with pytest.raises(InputError, match="2 videos could not be used"):
         copy.run("train_action_head", *name, "--epochs", 1)
     for head in (("--head_type", "vanilla"), ("--head_type", "res")):
         copy.run("train_action_head", *name, *head, "--epochs", 1, skip)
-        with pytest.raises(InputError, match="1 videos could not be used"):
+        with pytest.raises(InputError, match="1 video could not be used"):
             copy.run("eval_map", *name, *head)
         copy.run("eval_map", *name, *head, "--min_tube_length", 1, skip)
     for path in (copy.folder("bad") / "results").glob("*.json"):

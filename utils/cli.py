@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from utils.files import FULL
-from utils.misc import InputError
+from utils.misc import InputError, counted
 
 USER_ERROR = 2
 
@@ -58,9 +58,9 @@ class Parser(argparse.ArgumentParser):
     `flag` adds to a named group, which is made on first use, so that `--help` reads in sections.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, prog: str | None = None) -> None:
         more = "One dash will do too: -epochs 20."
-        super().__init__(description=description, epilog=more, formatter_class=_Help, allow_abbrev=False)
+        super().__init__(prog, description=description, epilog=more, formatter_class=_Help, allow_abbrev=False)
         self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def flag(self, section: str, name: str, **options) -> None:
@@ -77,9 +77,11 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """The usage names what must be given; all else stands in its section."""
         needed = [
-            f"{action.option_strings[0]} {action.metavar}" if action.option_strings else f"{action.dest} [...]"
+            f"{action.option_strings[0]} {action.metavar}"
+            if action.option_strings
+            else f"{action.dest}{' [...]' * (action.nargs == '+')}"
             for action in self._actions
-            if action.required
+            if action.required and action.nargs not in ("*", "?")
         ]
         self.usage = " ".join(["%(prog)s", *needed, "[flags]"])
         return super().format_help()
@@ -97,7 +99,10 @@ class Parser(argparse.ArgumentParser):
 
 def positive_int(text: str) -> int:
     """An integer of at least 1, for `type=`."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
@@ -105,17 +110,21 @@ def positive_int(text: str) -> int:
 
 def share(text: str) -> float:
     """A number from 0 to 1, for `type=`."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    return _number_between(0, 1, text)
 
 
 def cosine(text: str) -> float:
     """A number from -1 to 1, for `type=`."""
-    value = float(text)
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between -1 and 1")
+    return _number_between(-1, 1, text)
+
+
+def _number_between(least: float, most: float, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
     return value
 
 
@@ -151,7 +160,7 @@ def tell_left_out(bad: dict[str, str]) -> None:
     for why in bad.values():
         print(f"left out: {why}", file=sys.stderr)
     if bad:
-        print(f"{len(bad)} videos left out: they cannot be used")
+        print(f"{counted(len(bad), 'video')} left out: unusable")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -176,6 +185,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         status, line = USER_ERROR, f"error: {where}{error.strerror}"
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            line += "; a file lies where a folder is needed: name another one"
         if error.errno in FULL:
             line += "; what was there is unchanged: make room, then go on with the same command"
     except torch.cuda.OutOfMemoryError:

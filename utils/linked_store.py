@@ -19,7 +19,7 @@ import numpy as np
 from utils.box_ops import Tube
 from utils.cli import Parser, cosine, positive_int, share
 from utils.files import epoch_path
-from utils.misc import InputError
+from utils.misc import InputError, counted
 from utils.tar_store import Rows, TarStore
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class LinkedPeople:
             raise InputError(f"{path}: no linked people with these settings (there are: {there}); run {made_by}")
         self.store = TarStore(self.path, "tar of linked people")
         if self.store.bad and bad is None:
-            n, why = len(self.store.bad), next(iter(self.store.bad.values()))
-            raise InputError(f"{path}: {n} videos could not be used, the first: {why}; leave them out with --skip_bad")
+            n, why = counted(len(self.store.bad), "video"), next(iter(self.store.bad.values()))
+            raise InputError(f"{path}: {n} could not be used, the first: {why}; leave them out with --skip_bad")
         if bad is not None:
             bad |= self.store.bad
         self.names = [name for name in self.store.names if name not in (bad or {})]

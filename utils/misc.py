@@ -15,6 +15,11 @@ class InputError(Exception):
     """
 
 
+def counted(n: int, noun: str) -> str:
+    """`n` with its noun: "1 video", "2 videos"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def set_seed(seed: int) -> None:
     """Seed Python, NumPy and torch (every device)."""
     random.seed(seed)
