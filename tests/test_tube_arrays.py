@@ -47,7 +47,7 @@ def test_all_boxes_of_a_frame_meet():
         for x in range(len(a.frames))
         for y in range(len(b.frames))
         if (a.video[a.owner[x]], a.frames[x]) == (b.video[b.owner[y]], b.frames[y])
-        and tube_iou(Tube([0], a.boxes[:, [x]].T), Tube([0], b.boxes[:, [y]].T)) >= 0.3
+        and tube_iou(Tube([0], a.boxes[[x]]), Tube([0], b.boxes[[y]])) >= 0.3
     }
     assert set(zip(i.tolist(), j.tolist(), strict=True)) == expected
     assert len(expected) == len(i) > 50 and iou.min() >= 0.3

@@ -133,7 +133,7 @@ def motion_categories(tubes: Sequence[Tube]) -> list[str]:
     boxes = np.concatenate([tube.boxes for tube in tubes])
     end = lengths.cumsum()
     owner = np.repeat(np.arange(len(tubes)), lengths)
-    age = frames - frames[end - lengths][owner]
+    age = (frames - frames[end - lengths][owner]).astype(np.int32)  # remainders of int64 take twice the time
     first_to_last = paired_iou(boxes[end - lengths], boxes[end - 1])
     means = []
     for stride in MOTION_STRIDES:

@@ -191,7 +191,7 @@ def read_metrics(path: str | Path) -> list[dict]:
 def plot_training(path: str | Path, metrics: Sequence[Mapping], title: str = "") -> None:
     """A panel a figure over the epochs, `metrics` as from `read_metrics`: losses first, then others, then the rate.
 
-    A figure `val_x` shares the panel of `x`. Figures that are null leave a gap.
+    A figure `val_x` shares the panel of `x`. Figures that are null leave a gap; epochs without one are passed over.
     """
     epochs = [line["epoch"] for line in metrics]
     names = dict.fromkeys(name for line in metrics for name, value in line.items() if isinstance(value, int | float))
@@ -206,14 +206,15 @@ def plot_training(path: str | Path, metrics: Sequence[Mapping], title: str = "")
     with page(path, 0.5 + 2.5 * columns, 0.7 + 1.9 * rows, title or f"Training: {stage}") as figure:
         for axes, panel in zip(panels(figure, len(order), rows, columns), order, strict=True):
             for name in sharing[panel]:
-                values = np.array([line.get(name) for line in metrics], np.float64)
+                told = [line for line in metrics if name in line]
+                values = np.array([line[name] for line in told], np.float64)
                 held_out = name.startswith("val_")
                 look = (
                     {"color": RED, "ls": "--", "label": "held out"}
                     if held_out
                     else {"color": BLUE, "label": "training"}
                 )
-                axes.plot(epochs, values, lw=1.5, marker="o", ms=3, **look)
+                axes.plot([line["epoch"] for line in told], values, lw=1.5, marker="o", ms=3, **look)
                 if panel == "lr" and np.nanmax(values) > 3 * np.nanmin(values) > 0:
                     axes.set_yscale("log")
             axes.set_title(panel if panel in names else sharing[panel][0], fontsize=9)

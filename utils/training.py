@@ -56,7 +56,7 @@ def add_training_flags(
     parser.flag("training", "warmup_steps", type=int, default=0, help="steps in which the rate rises from zero")
     parser.flag("training", "clip_max_norm", type=float, default=0.1, help="largest gradient norm; 0 clips nothing")
     parser.flag("run", "resume", action="store_true", help="go on where the last run of this name stopped")
-    parser.flag("run", "save_epochs", type=positive_int, default=1, help="epochs between checkpoints")
+    parser.flag("run", "save_epochs", type=positive_int, default=1, help="epochs between checkpoints, which are measured")
     parser.flag(
         "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: every 10 minutes"
     )
@@ -99,7 +99,7 @@ def fit(
     numbers or tensors of one element. With several processes gradients are averaged: a loss divided by
     `rank_mean` of its normaliser has the gradient of the joined batch (BatchNorm's statistics alone are each
     process's own). `keys(batch)` names the batch's samples, for the record of a loss that is not finite.
-    `evaluate(model, epoch)` gives further figures, every epoch, on rank 0. `exported` is the part of `model` that
+    `evaluate(model, epoch)` gives further figures of the epochs that leave a checkpoint, on rank 0. `exported` is the part of `model` that
     checkpoints hold, where that is not the whole.
 
     With `args.plot` the curves are drawn at the end, as `<folder>/training.png`.
@@ -141,14 +141,15 @@ def fit(
                 figures["skipped_steps"] = done.skipped
             figures["lr"] = loop.optimizer.param_groups[0]["lr"]
             figures["seconds"] = time.monotonic() - began
-            if evaluate is not None:
+            last = epoch + 1 == args.epochs
+            kept_epoch = last or (epoch + 1) % args.save_epochs == 0
+            if evaluate is not None and kept_epoch:
                 loop.save_state()  # a long evaluation that is cut off costs no training
                 if rank() == 0:
                     figures |= evaluate(model.eval(), epoch + 1)
             log.metrics(figures, epoch + 1)
-            last = epoch + 1 == args.epochs
             if rank() == 0:
-                if last or (epoch + 1) % args.save_epochs == 0:
+                if kept_epoch:
                     path = folder / f"epoch_{epoch + 1}.pth"
                     weights = {name: value.cpu() for name, value in exported.state_dict().items()}
                     save_torch(path, {"model": weights, "config": config, "epoch": epoch + 1})

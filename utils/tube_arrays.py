@@ -20,7 +20,8 @@ class TubeArrays:
     """n tubes with R boxes in all. Rows of one tube follow each other, at `offset[i]:offset[i + 1]`.
 
     `tubes` the n tubes; `video` int64 (n,) index into the names they were packed with; `label` int64 (n,),
-    `score` float64 (n,); `offset` int64 (n + 1,); `frames` int64 (R,); `boxes` float64 (4, R) xyxy.
+    `score` float64 (n,); `offset` int64 (n + 1,); `frames` int64 (R,); `boxes` float32 (R, 4) xyxy as they were given,
+    `corners` for computing; `inclusive` as in `pack`.
     """
 
     tubes: list[Tube]
@@ -30,9 +31,17 @@ class TubeArrays:
     offset: np.ndarray
     frames: np.ndarray
     boxes: np.ndarray
+    inclusive: bool = False
 
     def __len__(self) -> int:
         return len(self.tubes)
+
+    def corners(self, rows: np.ndarray) -> np.ndarray:
+        """The boxes of these rows, int64 (k,), as float64 (4, k): left, top, right, bottom edges."""
+        corners = self.boxes.take(rows, 0).T.astype(np.float64, "C")
+        if self.inclusive:
+            corners[2:] += 1
+        return corners
 
     @cached_property
     def length(self) -> np.ndarray:
@@ -89,7 +98,7 @@ class TubeArrays:
         """float64 (6, B): hull of a block xyxy, area of its smallest box, number of boxes; 0 where it has none."""
         place = (self.block_offset[:-1] - self.block_start)[self.owner] + self.frames // BLOCK
         begin = np.flatnonzero(np.diff(place, prepend=-1))
-        x0, y0, x1, y1 = self.boxes
+        x0, y0, x1, y1 = self.corners(np.arange(len(self.frames)))
         area = np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)
         table = np.zeros((6, self.block_offset[-1]))
         table[:, place[begin]] = [
@@ -122,7 +131,7 @@ def pack(tubes: Mapping[str, Sequence[Tube]], names: Sequence[str], inclusive: b
     """The tubes of the videos `names`, in their order, as arrays. Empty tubes are left out.
 
     With `inclusive` the right and lower edges are the last pixels of a box, which is then one pixel wider
-    and higher than their difference (the boxes are stored with the edges moved outwards).
+    and higher than their difference.
     Raises InputError, naming the video, where a score or a box is not a finite number.
     """
     items: list[Tube] = []
@@ -139,16 +148,15 @@ def pack(tubes: Mapping[str, Sequence[Tube]], names: Sequence[str], inclusive: b
         np.fromiter((tube.score for tube in items), np.float64, n),
         np.concatenate([[0], np.fromiter((len(tube.frames) for tube in items), np.int64, n).cumsum()]),
         np.concatenate([tube.frames for tube in items] or [np.zeros(0, np.int64)]),
-        np.ascontiguousarray(np.concatenate([tube.boxes for tube in items] or [np.zeros((0, 4))]).T, np.float64),
+        np.concatenate([tube.boxes for tube in items] or [np.zeros((0, 4), np.float32)]),
+        inclusive,
     )
-    if inclusive:
-        packed.boxes[2:] += 1
     if not np.isfinite(packed.score).all():
         bad = int(np.argmin(np.isfinite(packed.score)))
         raise InputError(f"video {names[video[bad]]!r}: a tube's score is {packed.score[bad]}; scores must be finite")
-    finite = np.isfinite(packed.boxes).all(0)
+    finite = np.isfinite(packed.boxes)
     if not finite.all():
-        row = int(np.argmin(finite))
+        row = int(np.argmin(finite.all(1)))
         raise InputError(
             f"video {names[video[packed.owner[row]]]!r}: the box in frame {packed.frames[row]} is not finite; "
             "leave such boxes out"
@@ -216,7 +224,7 @@ def box_overlaps(
     span = max(a.frames.max(initial=0), b.frames.max(initial=0)) - first + 1
     found = []
     for i, j in join(*(_group(x, same_label, top)[x.owner] * span + x.frames - first for x in (a, b))):
-        iou = paired_iou(a.boxes.take(i, 1).T, b.boxes.take(j, 1).T)
+        iou = paired_iou(a.corners(i).T, b.corners(j).T)
         keep = iou >= min_iou
         found.append((i[keep], j[keep], iou[keep]))
     return _concatenate(found)
@@ -323,11 +331,11 @@ def _pair_iou(
             begins = n.cumsum() - n
             if gapless[at[0]]:
                 rows_b = rows_a + np.repeat(row_b[at] - row_a[at], n)
-                iou = paired_iou(a.boxes.take(rows_a, 1).T, b.boxes.take(rows_b, 1).T)
+                iou = paired_iou(a.corners(rows_a).T, b.corners(rows_b).T)
             else:
                 rows_b = b.row(np.repeat(j[at], n), a.frames[rows_a])
                 both = b.frames[rows_b] == a.frames[rows_a]
-                iou = np.where(both, paired_iou(a.boxes.take(rows_a, 1).T, b.boxes.take(rows_b, 1).T), 0)
+                iou = np.where(both, paired_iou(a.corners(rows_a).T, b.corners(rows_b).T), 0)
                 common[at] = np.add.reduceat(both, begins, dtype=np.int64)
             if frame_iou is not None:
                 iou = np.where(iou > frame_iou, 1.0, iou)
