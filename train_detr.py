@@ -39,6 +39,7 @@ ARCHITECTURE = {
     "dim_feedforward": "width of feed-forward layers",
     "num_queries": "object queries a frame",
     "temperature": "temperature of the position embedding",
+    "position_in_features": "add the position embedding to the features too, which shortens training",
     "pre_norm": "normalise before each step, not after",
 }
 LOSSES = {

@@ -26,6 +26,7 @@ DETR_CONFIG = {
     "dilation": False,
     "position_embedding": "sine",
     "temperature": 10000.0,
+    "position_in_features": False,
     "hidden_dim": 256,
     "nheads": 8,
     "enc_layers": 6,
@@ -51,6 +52,8 @@ DETR_CONFIG = {
 }
 """The official release's arguments and defaults; ours are `norm` (frozen | bn), `stages` (the ResNet is cut
 after so many), `temperature` (of the position embedding, fixed at 10,000 there; small maps of features want less),
+`position_in_features` (it is added to the features too, not to attention's queries and keys alone: what attention
+gathers then says where it comes from, which a detector trained from nothing learns to read much sooner),
 `box_overlap` (giou | iou, in loss and matching), `image_size` (the longer side in pixels that the detector is meant
 for) and `pad_square` (it is meant for pictures padded to a square, which its boxes are divided by)."""
 
@@ -120,6 +123,7 @@ class DETR(nn.Module):
         self.backbone = nn.Sequential(backbone)  # the official names begin with backbone.0
         self.input_proj = nn.Conv2d(backbone.num_channels, d, 1)
         self.position = SinePositionEncoding(d, config["temperature"])
+        self.position_in_features = config["position_in_features"]
         self.transformer = Transformer(
             d,
             config["nheads"],
@@ -153,7 +157,10 @@ class DETR(nn.Module):
             pos = self.position(mask, tuple(features.shape[-2:]), features.device)
             # full precision between the layers and in the heads: bf16 rounds a box at 500 pixels by up to 2
             embed = self.query_embed.weight
-            states, _ = self.transformer(self.input_proj(features).to(embed.dtype), mask, embed, pos)
+            source = self.input_proj(features).to(embed.dtype)
+            if self.position_in_features:
+                source = source + pos
+            states, _ = self.transformer(source, mask, embed, pos)
         with torch.autocast(device, enabled=False):
             states = states.to(embed.dtype)
             logits, boxes = self.class_embed(states), self.bbox_embed(states).sigmoid()

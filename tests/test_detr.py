@@ -157,6 +157,20 @@ def test_positions_kept_from_inference_serve_training(small):
     assert len(detr.position._unpadded) <= 64
 
 
+def test_positions_in_features_are_what_the_transformer_reads(small):
+    detr, images = small
+    added, _, _ = build_model({**SMALL, "position_in_features": True})
+    added.load_state_dict(detr.state_dict())
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[0, :, 64:] = True
+    with torch.inference_mode():
+        plain, found = detr(images, mask), added.eval()(images, mask)
+        detr.transformer.register_forward_pre_hook(lambda _, args: (args[0] + args[3], *args[1:]))
+        expected = detr(images, mask)
+    assert (plain["pred_boxes"] - found["pred_boxes"]).abs().max() > 1e-3
+    torch.testing.assert_close(found["pred_boxes"], expected["pred_boxes"])
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_the_fast_form_gives_the_same_boxes(small, dtype):
     detr, images = small

@@ -225,7 +225,7 @@ def test_training_has_a_panel_a_figure(tmp_path: Path) -> None:
         assert share(image, colour_of(6)) > 1e-4
     assert wide[0] == wide[1]  # held-out and training loss share a panel
     assert wide[2] != wide[0]
-    for metrics in ([], run_of(1)):
+    for metrics in ([], run_of(1), [*run_of(4), {**run_of(5)[-1], "val_loss": 2.0}]):
         plot_training(path, metrics)
         read(path)
 

@@ -159,13 +159,14 @@ def test_evaluation_cut_off_costs_no_training(tmp_path: Path) -> None:
 
 
 def test_checkpoints_figures_and_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    train(tmp_path, arguments("--save_epochs", "2"))
+    train(tmp_path, arguments("--save_epochs", "2"), evaluate=lambda model, epoch: {"val": float(epoch)})
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["epoch_2.pth", "epoch_3.pth", STATE]
     held = load_checkpoint(tmp_path / "epoch_3.pth", "toy")
     assert held["config"] == {"width": 8} and held["epoch"] == 3
     network(noisy=True).load_state_dict(held["model"])
     lines = figures(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[0]["rows"] == 4.0
+    assert [line.get("val") for line in lines] == [None, 2.0, 3.0], "what leaves a checkpoint is measured"
     assert [line["lr"] for line in lines] == pytest.approx([1e-2, 1e-2, 1e-3]), "--lr_drop 2: two epochs in full"
     assert lines[2]["loss"] < lines[0]["loss"] and lines[0]["grad_norm"] > 0
 
