@@ -150,7 +150,8 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
     """Flags of the stages that look through the frozen detector."""
     what = "frozen detector: an official name or a checkpoint"
     parser.flag("detector", "detr", default=detr, help=what + ("" if detr else " (default: the one trained with)"))
-    parser.flag("detector", "image_size", type=int, default=0, help="longer side of frames; 0: as trained, official: 512")
+    what = "longer side of frames; 0: what it was trained for, 512 for official ones"
+    parser.flag("detector", "image_size", type=int, default=0, help=what)
     what = "pad frames to squares, boxes divided by them, as in the published runs (default: as it was trained)"
     parser.flag("detector", "pad_square", action="store_true", help=what)
     what = "frames that go through it at a time"

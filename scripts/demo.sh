@@ -11,17 +11,17 @@ folder=$checkpoint/synthetic/demo head=time_ecd:cat
 common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --comet disabled)
 qmm=("${common[@]}" "${machine[@]}" --qmm_name demo)
 
-stage "drawing videos" "$python" -m datasets.synthetic --data_root "$data" --n_train 180 --workers "${THREADS:-2}"
+stage "drawing videos" "$python" -m datasets.synthetic --data_root "$data" --n_train 240 --workers "${THREADS:-2}"
 for subset in train val; do
     stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
 stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
-    --epochs 34 --clips_per_video 3 --n_frames 2 --sampling_rate 8 --batch_size 16 \
-    --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 17
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" --detr "$folder/detr/epoch_34.pth" --epochs 60 --clips_per_video 3 \
-    --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 20
+    --epochs 35 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 \
+    --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 7
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${amp[@]}" --detr_batch 32 --detr "$folder/detr/epoch_35.pth" --epochs 60 \
+    --clips_per_video 2 --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 20
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" --subset $subset --end_consecutive_frames 4
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" --n_frames 32 --subset $subset --end_consecutive_frames 4
 done
 stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" --head_type $head --n_layers 1 --dropout 0.5 \
     --dim_feedforward 512 --epochs 16 --lr 2e-3 --lr_schedule cosine --weight_decay 0.05 --iter_update 8 --clip_max_norm 1 --save_epochs 4

@@ -9,7 +9,8 @@ import pytest
 
 TINY_DETR = shlex.split(
     "--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim 32 --nheads 4 --enc_layers 1 --dec_layers 2 "
-    "--dim_feedforward 64 --num_queries 6 --pre_norm --dropout 0 --image_size 64 --lr 1e-3 --clips_per_video 4"
+    "--dim_feedforward 64 --num_queries 6 --pre_norm --dropout 0 --image_size 64 --lr 1e-3 --clips_per_video 4 "
+    "--position_in_features --temperature 0.05"
 )
 QUIET = ("--threads", "1", "--workers", "1", "--device", "cpu")
 LOOSE = ("--psn_score_th", "0.3")  # a detector of one epoch is not sure of anything

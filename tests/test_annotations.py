@@ -157,6 +157,21 @@ def test_check_tubes_accepts_one_pixel_one_frame_and_unknown_sizes():
     assert not faults and tubes[0].label == -1 and tubes[0].person_id == 0
 
 
+def test_missing_data_says_where_it_comes_from(tmp_path):
+    for name in ("ucf101-24", "jhmdb21"):
+        project = load_project(name, tmp_path)
+        with pytest.raises(InputError, match=r"'Data sets' in README\.md"):
+            read_annotations(project)
+        with pytest.raises(InputError, match=r"'Data sets' in README\.md"):
+            project.split("val")
+    with pytest.raises(InputError, match="draw the data set with python -m datasets"):
+        load_project("synthetic", tmp_path).split("val")
+    own = tmp_path / "own.yml"
+    own.write_text("{name: own, format: json, annotations: a.json, frames: '{name}.avi', splits: {}, labels: [a]}")
+    with pytest.raises(InputError, match=f"see {own}"):
+        read_annotations(load_project(own))
+
+
 def test_unknown_names_are_told(tmp_path):
     with pytest.raises(InputError, match="ucf101-24"):
         load_project("ucf")

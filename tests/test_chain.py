@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,8 @@ import torch
 
 from datasets.make_shards import main as make_shards
 from datasets.synthetic import make_synthetic
+from models.person_encoder import load_encoder
+from models.person_queries import detector_of
 from models.x3d import x3d_xs
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.linked_store import LinkedPeople
@@ -215,8 +218,9 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
 @pytest.mark.parametrize(
     ("script", "flags", "told"),
     [
-        ("train_detr", ["--dataset", "nowhere"], "--dataset nowhere: not one of"),
-        ("train_qmm", ["--dataset", "synthetic", "--data_root", "{tmp}"], "train.txt: no readable list"),
+        ("train_detr", ["--dataset", "syntetic"], "did you mean synthetic?"),
+        ("train_detr", ["--dataset", "ucf101-24", "--data_root", "{tmp}"], "no whole set of shards here; write them"),
+        ("train_qmm", ["--dataset", "synthetic", "--data_root", "{tmp}"], "draw the data set with python -m datasets"),
         (
             "eval_qmm",
             ["--dataset", "synthetic", "-qmm_name", "none", "--data_root", "{data}"],
@@ -227,18 +231,32 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
             ["--dataset", "synthetic", "--tiou_th", "2", "--data_root", "{data}"],
             "--tiou_th 2: thresholds lie above 0",
         ),
-        ("predict", ["{tmp}/none.mp4", "--encoder", "{tmp}/e.pth", "--head", "{tmp}/h.pth"], "h.pth: no such"),
-        ("train_detr", ["--epochs", "0", "--dataset", "synthetic"], "0 is not at least 1"),
+        ("predict", ["{video}", "--encoder", "{tmp}/e.pth", "--head", "{tmp}/h.pth"], "h.pth: no such"),
+        ("predict", ["{video}", "none.mp4", "--encoder", "e.pth", "--head", "h.pth"], "none.mp4: no such video file"),
+        ("train_detr", ["--epochs", "many", "--dataset", "synthetic"], "many is not a whole number"),
     ],
 )
 def test_mistakes_are_told_in_one_line_with_status_2(
     script: str, flags: list[str], told: str, stages: Stages, tmp_path: Path
 ) -> None:
-    flags = [flag.format(tmp=tmp_path, data=stages.data) for flag in flags]
+    video = next((stages.data / "synthetic" / "videos").iterdir())
+    flags = [flag.format(tmp=tmp_path, data=stages.data, video=video) for flag in flags]
     run = subprocess.run([sys.executable, ROOT / f"{script}.py", *flags], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 2
     assert told in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) -> None:
+    (path,) = (stages.folder("one") / "encoder").glob("epoch_1.pth")
+    _, config, _ = load_encoder(path)
+    known = {**config["detector"], "source": str(tmp_path / "gone.pth")}
+    args = Namespace(detr=None, image_size=0, pad_square=False, amp="off", compile=False, detr_batch=8)
+    args.checkpoint_root = tmp_path
+    with pytest.raises(InputError, match=r"gone.pth: the detector .* is not there; name it with --detr"):
+        detector_of(args, torch.device("cpu"), known)
+    args.detr = config["detector"]["source"]
+    assert detector_of(args, torch.device("cpu"), known).weights == known["weights"]
 
 
 def test_annotations_of_frames_that_a_video_lacks_are_told(stages: Stages, tmp_path: Path) -> None:

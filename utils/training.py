@@ -56,7 +56,8 @@ def add_training_flags(
     parser.flag("training", "warmup_steps", type=int, default=0, help="steps in which the rate rises from zero")
     parser.flag("training", "clip_max_norm", type=float, default=0.1, help="largest gradient norm; 0 clips nothing")
     parser.flag("run", "resume", action="store_true", help="go on where the last run of this name stopped")
-    parser.flag("run", "save_epochs", type=positive_int, default=1, help="epochs between checkpoints, which are measured")
+    what = "epochs between checkpoints, which are measured on held-out data"
+    parser.flag("run", "save_epochs", type=positive_int, default=1, help=what)
     parser.flag(
         "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: every 10 minutes"
     )
@@ -99,8 +100,8 @@ def fit(
     numbers or tensors of one element. With several processes gradients are averaged: a loss divided by
     `rank_mean` of its normaliser has the gradient of the joined batch (BatchNorm's statistics alone are each
     process's own). `keys(batch)` names the batch's samples, for the record of a loss that is not finite.
-    `evaluate(model, epoch)` gives further figures of the epochs that leave a checkpoint, on rank 0. `exported` is the part of `model` that
-    checkpoints hold, where that is not the whole.
+    `evaluate(model, epoch)` gives further figures of the epochs that leave a checkpoint, on rank 0. `exported` is the
+    part of `model` that checkpoints hold, where that is not the whole.
 
     With `args.plot` the curves are drawn at the end, as `<folder>/training.png`.
 
