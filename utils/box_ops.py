@@ -1,5 +1,6 @@
 """Boxes and tubes: conversions, IoU in the plane and in space-time, and the motion categories."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -133,8 +134,10 @@ def motion_categories(tubes: Sequence[Tube]) -> list[str]:
     boxes = np.concatenate([tube.boxes for tube in tubes])
     end = lengths.cumsum()
     owner = np.repeat(np.arange(len(tubes)), lengths)
-    age = (frames - frames[end - lengths][owner]).astype(np.int32)  # remainders of int64 take twice the time
+    age = frames - frames[end - lengths][owner]
     first_to_last = paired_iou(boxes[end - lengths], boxes[end - 1])
+    often = np.flatnonzero(age % math.gcd(*MOTION_STRIDES) == 0)  # the rows that any stride samples
+    age, owner, boxes = age[often], owner[often], boxes[often]
     means = []
     for stride in MOTION_STRIDES:
         sampled = np.flatnonzero(age % stride == 0)

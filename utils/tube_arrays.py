@@ -76,12 +76,10 @@ class TubeArrays:
         return np.repeat(np.arange(len(self.frames)), steps)
 
     @cached_property
-    def _keys(self) -> np.ndarray:
-        return self.owner * self._key_step + self.frames - self.frames.min()
-
-    @cached_property
-    def _key_step(self) -> int:
-        return int(np.ptp(self.frames)) + 2
+    def _table_offset(self) -> np.ndarray | None:
+        """What a tube adds to a frame for its place in `_row_of_frame`; None where frames are too thin for a table."""
+        spans = self.end - self.start + 1
+        return spans.cumsum() - spans - self.start if spans.sum() <= 16 * len(self.frames) else None
 
     @cached_property
     def block_start(self) -> np.ndarray:
@@ -111,20 +109,25 @@ class TubeArrays:
 
     def row(self, tube: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """The first row of each tube that is not before `frame`, which lies in its span or one past it; int64 (k,)."""
-        since = frame - self.start[tube]
-        row = self.offset[tube] + since
+        row = self.offset[tube] + frame - self.start[tube]
         gaps = np.flatnonzero(~self.gapless[tube])
-        if not len(gaps):
-            return row
-        tube, since, frame = tube[gaps], since[gaps], frame[gaps]
-        spans = self.end - self.start + 1
-        if spans.sum() <= 16 * len(self.frames):
-            past = since == spans[tube]
-            place = (spans.cumsum() - spans)[tube] + since
-            row[gaps] = np.where(past, self.offset[tube + 1], self._row_of_frame[place - past])
-        else:  # frames too thin for a table
-            row[gaps] = np.searchsorted(self._keys, tube * self._key_step + frame - self.frames.min())
+        row[gaps] = self._bisect(tube[gaps], frame[gaps])
         return row
+
+    def rows_within(self, tube: np.ndarray, n: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """`row` for many frames, `n` of each tube, int64 (n.sum(),), which lie in its span."""
+        if self._table_offset is None:
+            return self._bisect(np.repeat(tube, n), frame)
+        return self._row_of_frame[np.repeat(self._table_offset[tube], n) + frame]
+
+    def _bisect(self, tube: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """`row` by halving each tube's rows until one is left."""
+        low, high = self.offset[tube], self.offset[tube + 1]
+        while (low < high).any():
+            middle = (low + high) // 2
+            before = (low < high) & (self.frames[np.minimum(middle, len(self.frames) - 1)] < frame)
+            low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+        return low
 
 
 def pack(tubes: Mapping[str, Sequence[Tube]], names: Sequence[str], inclusive: bool = False) -> TubeArrays:
@@ -333,8 +336,9 @@ def _pair_iou(
                 rows_b = rows_a + np.repeat(row_b[at] - row_a[at], n)
                 iou = paired_iou(a.corners(rows_a).T, b.corners(rows_b).T)
             else:
-                rows_b = b.row(np.repeat(j[at], n), a.frames[rows_a])
-                both = b.frames[rows_b] == a.frames[rows_a]
+                frames = a.frames[rows_a]
+                rows_b = b.rows_within(j[at], n, frames)
+                both = b.frames[rows_b] == frames
                 iou = np.where(both, paired_iou(a.corners(rows_a).T, b.corners(rows_b).T), 0)
                 common[at] = np.add.reduceat(both, begins, dtype=np.int64)
             if frame_iou is not None:
