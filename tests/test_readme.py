@@ -117,7 +117,7 @@ def test_every_flag_that_is_named_exists(name: str) -> None:
     held = {option for script in SCRIPTS for action in parser_of(script)._actions for option in action.option_strings}
     modules = "".join(path.read_text() for path in (ROOT / "datasets").glob("*.py"))
     held |= {f"--{flag}" for flag in re.findall(r'flag\("\w+", "(\w+)"', modules)}
-    others = {"--nproc_per_node", "--help", "--ipc", "--shm-size", "--gpus", "--api-key"}
+    others = {"--nproc_per_node", "--help", "--ipc", "--volume", "--shm-size", "--gpus", "--api-key"}
     spans = re.findall(r"`([^`\n]+)`", CODE.sub("", read(name)))
     named = {flag for span in spans for flag in re.findall(r"(?:^|\s)(--[\w-]+)", span)}
     assert named - held - others == set()
