@@ -4,16 +4,16 @@
 # VIDEO is a held-out video's name (default: the one of the demo). Needs ffmpeg. $DATA_ROOT and $CHECKPOINT_ROOT as in
 # demo.sh; $RUN (demo) names the run and $HEAD (time_ecd:cat) its head.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-cd "$root"
+source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint} run=${RUN:-demo}
-python=$VENV/bin/python folder=$checkpoint/synthetic/$run
+folder=$checkpoint/synthetic/$run
 newest() { ls -t "$@" | head -n 1; }
 video=${1:-$(sed -n 2p "$data/synthetic/val.txt")}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 flags=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --qmm_name "$run" --threads 1 --comet disabled)
+flags+=("${amp[@]}" --end_consecutive_frames 4) # as in the demo
 "$python" eval_qmm.py "${flags[@]}" --link_cues iou
 "$python" eval_qmm.py "${flags[@]}" --plot
 pictures=$(newest -d "$folder"/results/eval_qmm-val-*-feature/)
