@@ -26,7 +26,7 @@ from utils.gt_tubes import make_gt_tubes
 from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
 from utils.misc import InputError, pick_device
 from utils.progress import progress
-from utils.results import print_table, write_results
+from utils.results import add_plot_video_flag, check_plot_video, print_table, write_results
 from utils.training import add_log_flags, add_run_flags, start
 from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
 
@@ -54,6 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.flag("measuring", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="IoU thresholds, or ranges such as 0.5:0.95")  # fmt: skip
     add_log_flags(parser)
+    add_plot_video_flag(parser)
     add_run_flags(parser)
     return parser.parse_args()
 
@@ -125,10 +126,10 @@ def draw(
     """The pictures of `--plot`, in `folder`."""
     from utils.evaluation_plots import action_figures  # Matplotlib only where something is drawn
 
-    levels = args.tiou_th
-    return action_figures(
-        folder, pred, gt, project.labels, levels, args.protocol, lambda name: VideoFrames(project.frames_path(name))
-    )
+    def frames_of(name: str) -> VideoFrames:
+        return VideoFrames(project.frames_path(name))
+
+    return action_figures(folder, pred, gt, project.labels, args.tiou_th, args.protocol, frames_of, args.plot_video)
 
 
 def main() -> None:
@@ -147,6 +148,7 @@ def main() -> None:
     project.fill(args, min_tube_length="min_tube_length")
     bad: dict[str, str] | None = {} if args.skip_bad else None
     gt = make_gt_tubes(project, args.subset, bad=bad)
+    check_plot_video(args, gt)
     linked = LinkedPeople(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
     gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
     pred, scores = classify(args, project, root, linked, device)

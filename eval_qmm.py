@@ -29,7 +29,7 @@ from utils.files import epoch_path
 from utils.gt_tubes import label_frames, make_gt_tubes
 from utils.linked_store import NAMED, LinkedPeople, add_linked_flags, fill_linked_flags, tar_path
 from utils.misc import InputError
-from utils.results import motion_recall_by_cue, print_table, write_results
+from utils.results import add_plot_video_flag, check_plot_video, motion_recall_by_cue, print_table, write_results
 from utils.tar_store import RowSpool
 from utils.tracking import tracking_metrics
 from utils.training import add_log_flags, add_run_flags, start
@@ -64,6 +64,7 @@ def parse_args() -> argparse.Namespace:
                 help="only annotated frames count")  # fmt: skip
     parser.flag("measuring", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
     add_log_flags(parser)
+    add_plot_video_flag(parser)
     add_run_flags(parser)
     return parser.parse_args()
 
@@ -175,9 +176,11 @@ def draw(
     results = folder.with_name(f"{folder.name}.json")
     recalls = {level: motion_recall_by_cue(results, level) for level in args.tiou_th}
     match = partial(match_people, iou_th=args.iou_th)
-    return linked_figures(
-        folder, linked, gt, project.labels, lambda name: VideoFrames(project.frames_path(name)), match, recalls
-    )
+
+    def frames_of(name: str) -> VideoFrames:
+        return VideoFrames(project.frames_path(name))
+
+    return linked_figures(folder, linked, gt, project.labels, frames_of, match, recalls, args.plot_video)
 
 
 def main() -> None:
@@ -192,6 +195,7 @@ def main() -> None:
         gt = make_gt_tubes(project, args.subset, bad=bad)
         fill_linked_flags(args, project, root)
         project.fill(args, iou_th="iou_th")
+        check_plot_video(args, gt)
         if args.from_tar:
             linked = LinkedPeople(tar_path(args, root, args.subset), tar_settings(args), bad=bad)
         else:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain on the embedded data set, from drawing it to action tubes on held-out videos: about 13 minutes on 2 cores.
+# The whole chain on the embedded data set, from drawing it to action tubes on held-out videos: about 11 minutes on 2 cores.
 #
 #     bash scripts/demo.sh
 #

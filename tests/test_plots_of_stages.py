@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.project import load_project
 from datasets.synthetic import make_synthetic
 from models.action_head import build_action_head
 from models.person_queries import match_people
@@ -22,6 +23,7 @@ from utils.box_ops import Tube
 from utils.evaluation_plots import action_figures, linked_figures, shown_video
 from utils.files import save_torch
 from utils.gt_tubes import make_gt_tubes
+from utils.misc import InputError
 from utils.plot_utils import precision_recall
 from utils.results import motion_recall_by_cue
 from utils.tar_store import RowSpool
@@ -137,6 +139,19 @@ def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFix
     assert pictures(folder) == {"precision_recall@0.5.png", "tubes.png", "frames.png"}
     (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert line["epoch"] == 3 and {"v-mAP@0.5", "AP@0.5/walk"} <= line.keys()
+
+
+def test_the_shown_video_can_be_chosen(root: Path) -> None:
+    flags, drawn = (root, "eval_map", "--min_tube_length", 1, "--tiou_th", "0.5"), set()
+    names = load_project("synthetic", root / "data").split("val")
+    for name in names:
+        (folder,) = run(*flags, "--plot", "--plot_video", name)
+        drawn.add((folder / "frames.png").read_bytes())
+    assert len(drawn) == len(names) > 1
+    with pytest.raises(InputError, match=f"no usable video of subset 'val'; did you mean {names[0][:-1]}"):
+        run(*flags, "--plot", "--plot_video", f"{names[0]}x")
+    with pytest.raises(InputError, match="only goes with --plot"):
+        run(*flags, "--plot_video", names[0])
 
 
 def test_comet_gets_the_figures_and_pictures_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,10 +41,11 @@ def linked_figures(
     frames_of: Frames,
     match: Match,
     recalls: Mapping[float, Mapping[str, Mapping[str, float]]],
+    shown: str | None = None,
 ) -> list[Path]:
     """The pictures of `eval_qmm.py`, under `folder`; their paths.
 
-    `recalls`: 3D IoU -> link cue -> recall by motion category.
+    `recalls`: 3D IoU -> link cue -> recall by motion category. `shown`: the video in detail (None: `shown_video`).
     """
     counts = Counter(motion_categories([tube for tubes in gt.values() for tube in tubes]))
     paths = []
@@ -53,7 +54,7 @@ def linked_figures(
         named = {CUES[cue]: recall for cue, recall in by_cue.items()}
         plot_motion_recall(paths[-1], named, counts, f"Recall of people at 3D IoU {level:g}, by motion")
     tubes = linked.tubes()
-    name = shown_video({name: gt[name] for name in tubes if name in gt})
+    name = shown or shown_video({name: gt[name] for name in tubes if name in gt})
     ids, frames, features = _features(linked, name, gt[name], match)
     clip, cloud = (np.isin(frames, _spread(frames, n)) for n in (CLIP_FRAMES, FEATURE_FRAMES))
     paths += [folder / "similarity.png", folder / "features.png"]
@@ -70,20 +71,22 @@ def action_figures(
     levels: Sequence[float],
     protocol: str,
     frames_of: Frames,
+    shown: str | None = None,
 ) -> list[Path]:
-    """The pictures of `eval_map.py`, under `folder`; their paths. Curves are of action tubes, at each of `levels`."""
+    """The pictures of `eval_map.py`, under `folder`; their paths. Curves are of action tubes, at each of `levels`;
+    `shown` as in `linked_figures`."""
     paths = []
     for level in levels:
         correct, n_gt = sorted_matches(pred, gt, len(labels), level, protocol)
         paths.append(folder / f"precision_recall@{level:g}.png")
         title = f"Precision and recall of action tubes at 3D IoU {level:g}"
         plot_precision_recall(paths[-1], correct, n_gt, labels, protocol, title)
-    name = shown_video({name: gt[name] for name in pred if name in gt})
+    name = shown or shown_video({name: gt[name] for name in pred if name in gt})
     return paths + _video_figures(folder, name, pred[name], gt[name], labels, frames_of)
 
 
 def shown_video(gt: Tubes) -> str:
-    """The video that is shown in detail: the first by name of those with most people, where up to `PEOPLE` count."""
+    """The video shown where none is asked for: the first by name of those with most people, of whom `PEOPLE` count."""
     return max(sorted(gt), key=lambda name: min(len({tube.person_id for tube in gt[name]}), PEOPLE))
 
 

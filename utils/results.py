@@ -1,12 +1,14 @@
 """What an evaluation leaves: a table on the screen, and the same figures as JSON, in the run's log and as pictures."""
 
 import argparse
+import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from utils.cli import Parser
 from utils.files import read_json, write_json
 from utils.misc import InputError
 from utils.run_log import RunLog
@@ -20,6 +22,24 @@ _SAME = (
     "label_centric",
     "frame_iou",
 )
+
+
+def add_plot_video_flag(parser: Parser) -> None:
+    """The flag of the evaluations that says which video their pictures show."""
+    what = "video that --plot shows in detail (default: the first of those with most people)"
+    parser.flag("run", "plot_video", help=what)
+
+
+def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
+    """InputError for a `--plot_video` that is not one of the subset's videos `names`, or that nothing is drawn of."""
+    if args.plot_video is None:
+        return
+    if not args.plot:
+        raise InputError(f"--plot_video {args.plot_video}: only goes with --plot")
+    names = list(names)
+    if args.plot_video not in names:
+        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(args.plot_video, names, 1))
+        raise InputError(f"--plot_video {args.plot_video}: no usable video of subset {args.subset!r}{near}")
 
 
 def plain(value: object) -> object:
