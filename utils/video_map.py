@@ -16,7 +16,8 @@ import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
 from utils.misc import InputError
-from utils.tube_arrays import TubeArrays, best_partner, box_overlaps, by_content, check_thresholds, overlaps, pack
+from utils.tube_arrays import TubeArrays, by_content, check_thresholds, pack
+from utils.tube_overlaps import best_partner, box_overlaps, overlaps
 
 PROTOCOLS = ("voc", "act")
 Tubes = Mapping[str, Sequence[Tube]]
