@@ -148,9 +148,9 @@ def main() -> None:
     project.fill(args, min_tube_length="min_tube_length")
     bad: dict[str, str] | None = {} if args.skip_bad else None
     gt = make_gt_tubes(project, args.subset, bad=bad)
-    check_plot_video(args, gt)
     linked = LinkedPeople(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
     gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+    check_plot_video(args, gt.keys() & linked.names)
     pred, scores = classify(args, project, root, linked, device)
     metrics = measure(args, project.labels, pred, scores, gt) | {"videos_left_out": len(bad or {})}
     tell_left_out(bad or {})

@@ -202,6 +202,7 @@ def main() -> None:
             linked = link_subset(args, project, root, device, gt, bad)
         if rank() == 0:
             gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+            check_plot_video(args, gt.keys() & linked.names)
             metrics = measure(args, project, linked, gt) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
             pictures = partial(draw, args, project, linked, gt) if args.plot else None

@@ -18,10 +18,10 @@ done
 stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
     --epochs 35 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 \
     --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 7
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${amp[@]}" --detr_batch 32 --detr "$folder/detr/epoch_35.pth" --epochs 60 \
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" ${amp[@]+"${amp[@]}"} --detr_batch 32 --detr "$folder/detr/epoch_35.pth" --epochs 60 \
     --clips_per_video 2 --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 20
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" --n_frames 32 --subset $subset --end_consecutive_frames 4
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${amp[@]+"${amp[@]}"} --n_frames 32 --subset $subset --end_consecutive_frames 4
 done
 stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" --head_type $head --n_layers 1 --dropout 0.5 \
     --dim_feedforward 512 --epochs 16 --lr 2e-3 --lr_schedule cosine --weight_decay 0.05 --iter_update 8 --clip_max_norm 1 --save_epochs 4

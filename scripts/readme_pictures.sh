@@ -13,7 +13,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 flags=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --qmm_name "$run" --threads 1 --comet disabled)
-flags+=("${amp[@]}" --end_consecutive_frames 4) # as in the demo
+flags+=(${amp[@]+"${amp[@]}"} --end_consecutive_frames 4) # as in the demo
 "$python" eval_qmm.py "${flags[@]}" --link_cues iou
 "$python" eval_qmm.py "${flags[@]}" --plot --plot_video "$video"
 pictures=$(newest -d "$folder"/results/eval_qmm-val-*-feature/)

@@ -8,14 +8,13 @@
 # DATA holds pyannot.pkl (or finalAnnots.mat) and videos/<class>/<name>.avi. Everything goes to $OUT (checkpoint/real_clips).
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: bash scripts/real_clips.sh DATA VIDEO..." >&2; exit 2; }
-for file in "$1"/{pyannot.pkl,finalAnnots.mat}; do [ -f "$file" ] && break; done ||
-    { echo "error: $1: holds neither pyannot.pkl nor finalAnnots.mat; 'Data sets' in README.md says where to get them" >&2; exit 2; }
-for video in "${@:2}"; do
-    [ -f "$1/videos/$video.avi" ] || { echo "error: $1/videos/$video.avi: no such video" >&2; exit 2; }
-done
-source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
-data=$(cd "$1" && pwd)
+fail() { echo "error: $*" >&2; exit 2; }
+data=$(cd "$1" 2>/dev/null && pwd) || fail "$1: no such folder; 'Data sets' in README.md says what it holds and where to get it"
 shift
+[ -f "$data/pyannot.pkl" ] || [ -f "$data/finalAnnots.mat" ] ||
+    fail "$data: holds neither pyannot.pkl nor finalAnnots.mat; 'Data sets' in README.md says where to get them"
+for video in "$@"; do [ -f "$data/videos/$video.avi" ] || fail "$data/videos/$video.avi: no such video"; done
+source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 out=${OUT:-$root/checkpoint/real_clips}
 mkdir -p "$out"
 printf '%s\n' "$@" > "$out/videos.txt"

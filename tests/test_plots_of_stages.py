@@ -152,6 +152,14 @@ def test_the_shown_video_can_be_chosen(root: Path) -> None:
         run(*flags, "--plot", "--plot_video", f"{names[0]}x")
     with pytest.raises(InputError, match="only goes with --plot"):
         run(*flags, "--plot_video", names[0])
+    path = root / "data" / "synthetic" / "val.txt"
+    text = path.read_text()
+    path.write_text(f"{text}train_0000\n")  # annotated, but nobody was followed in it yet
+    try:
+        with pytest.raises(InputError, match="train_0000: no usable video"):
+            run(*flags, "--plot", "--plot_video", "train_0000")
+    finally:
+        path.write_text(text)
 
 
 def test_comet_gets_the_figures_and_pictures_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,6 +206,17 @@ def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         train(tmp_path, arguments("--resume"))
 
 
+def test_flags_that_are_younger_than_a_run_do_not_stop_it(tmp_path: Path) -> None:
+    train(tmp_path, arguments("--epochs", "1"))
+    args = arguments("--resume", "--epochs", "2")
+    args.younger, args.unnamed = True, None
+    with pytest.raises(InputError, match=r"started with --younger \(no such argument\), not True"):
+        train(tmp_path, args)
+    args.younger = False
+    train(tmp_path, args)
+    assert len(figures(tmp_path)) == 2
+
+
 def test_accumulated_equals_the_big_batch(tmp_path: Path) -> None:
     train(tmp_path / "big", arguments(), False, 12, losses=PLAIN)
     train(tmp_path / "small", arguments(), False, 4, losses=PLAIN, iter_update=3)

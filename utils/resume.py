@@ -174,6 +174,8 @@ def load_state(
         then, now, missing = state["args"], _fixed_args(args), "(no such argument)"
         for name in sorted(now.keys() | then.keys()):
             was, given = then.get(name, missing), now.get(name, missing)
+            if was == missing and given in ("None", "False"):
+                continue  # a flag that is younger than the run, and not used
             if was != given:
                 raise InputError(f"{path}: the run was started with --{name} {was}, not {given}; repeat it to resume")
         if len(state["ranks"]) != world_size():

@@ -56,7 +56,7 @@ def add_training_flags(
     parser.flag("training", "warmup_steps", type=int, default=0, help="steps in which the rate rises from zero")
     parser.flag("training", "clip_max_norm", type=float, default=0.1, help="largest gradient norm; 0 clips nothing")
     parser.flag("run", "resume", action="store_true", help="go on where the last run of this name stopped")
-    what = "epochs between checkpoints, which are measured on held-out data"
+    what = "epochs between checkpoints, and between figures of held-out data where there are any"
     parser.flag("run", "save_epochs", type=positive_int, default=1, help=what)
     parser.flag(
         "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: every 10 minutes"
