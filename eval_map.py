@@ -20,7 +20,7 @@ from models.frame_features import add_frame_flags, features_of_people, frame_ext
 from models.person_queries import add_detector_flags
 from models.tube import action_tubes
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, add_data_flags, positive_int, run, tell_left_out, thresholds
+from utils.cli import Parser, add_data_flags, positive_int, run, run_name, tell_left_out, thresholds
 from utils.files import epoch_path
 from utils.gt_tubes import make_gt_tubes
 from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
@@ -37,10 +37,10 @@ def parse_args() -> argparse.Namespace:
     parser = Parser("Classify linked people frame by frame and measure the action tubes.")
     add_data_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to measure on")
-    parser.flag("data", "qmm_name", default="qmm", help="name of the run of train_qmm.py")
+    parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linked_flags(parser, "load_epoch_qmm")
     parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="kind of head, for its default name")
-    parser.flag("model", "head_name", help=HEAD_NAME_HELP)
+    parser.flag("model", "head_name", type=run_name, help=HEAD_NAME_HELP)
     parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)
@@ -63,15 +63,19 @@ def classify(
     args: argparse.Namespace, project: Project, root: Path, linked: LinkedPeople, device: torch.device
 ) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
     """The action tubes of every video, and each one's score in each of its frames."""
-    path = epoch_path(head_folder(args, root), args.load_epoch_head, "action head", "train_action_head.py")
+    path = epoch_path(head_folder(args, root), args.load_epoch_head, "action head", "train_action_head.py", beside=True)
     head, config, args.load_epoch_head = load_head(path, device)
     if config["labels"] != project.labels:
         raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
+    then, now = config["settings"], linked.settings
     for name in ("encoder", "detector", "link_cues"):
-        if config["settings"][name] != linked.settings[name]:
-            raise InputError(
-                f"{path}: was trained on people linked by another {name} than {linked.path}; train it again"
-            )
+        if then[name] != now[name]:
+            by, remedy = f"another {name} than", "train it again"
+            if name == "detector" and then[name]["weights"] == now[name]["weights"]:
+                by = f"{then[name]['key']}, not by {now[name]['key']} as"
+                remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
+            raise InputError(f"{path}: was trained on people linked by {by} {linked.path}; {remedy}")
+    args.end_consecutive_frames = now.get("end_consecutive_frames")  # for the results file
     features_of = None
     if head.needs_frames:
         extractor = frame_extractor(head.needs_frames, args, device, linked.settings["detector"])

@@ -23,7 +23,7 @@ from models.person_queries import CachedQueries, add_detector_flags, cache_queri
 from models.tube import LinkedTube, link_people
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, add_data_flags, positive_int, run, share, tell_left_out, thresholds
+from utils.cli import Parser, add_data_flags, positive_int, run, run_name, share, tell_left_out, thresholds
 from utils.distributed import process_group, rank
 from utils.files import epoch_path
 from utils.gt_tubes import label_frames, make_gt_tubes
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser("Follow people by their queries, measure it, and keep the linked queries for the action head.")
     add_data_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to follow people in")
-    parser.flag("model", "qmm_name", default="qmm", help="name of the run of train_qmm.py")
+    parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="insist that the encoder has a skip connection")
     add_detector_flags(parser, detr=None, batch_flag="n_frames")
     add_linked_flags(parser)

@@ -217,9 +217,12 @@ def main() -> None:
     paths = [Path(video) for video in args.videos]
     twice = [stem for stem, n in Counter(path.stem for path in paths).items() if n > 1]
     if twice:
-        raise InputError(f"{twice[0]}: two videos of this name would be written to one file; predict them one by one")
+        raise InputError(f"{twice[0]}: two videos have this name; predict them apart, each with an --out of its own")
     for path in paths:  # a mistake in the last one is told before the first has taken its time
         VideoFrames(path)
+        target = Path(args.out) / f"{path.stem}.mp4"
+        if target.exists() and target.samefile(path):
+            raise InputError(f"{path}: the annotated video would be written over it; name another folder with --out")
     models = Models(args, pick_device(args.device))
     for path in paths:
         print(predict(path, Path(args.out), models, args))

@@ -23,7 +23,7 @@ from datasets.use_shards import epoch_batches
 from models.action_head import HEAD_TYPES, build_action_head
 from models.frame_features import FRAME_KINDS, add_frame_flags, features_of_people, frame_extractor
 from models.person_queries import add_detector_flags
-from utils.cli import Parser, add_data_flags, positive_int, run, share, tell_left_out
+from utils.cli import Parser, add_data_flags, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import process_group, rank, rank_mean, world_size
 from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
 from utils.misc import InputError
@@ -35,10 +35,10 @@ def parse_args() -> argparse.Namespace:
     add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to measure on, where its linked queries are there")
-    parser.flag("data", "qmm_name", default="qmm", help="name of the run of train_qmm.py")
+    parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linked_flags(parser)
     parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="kind of head")
-    parser.flag("model", "head_name", help=HEAD_NAME_HELP)
+    parser.flag("model", "head_name", type=run_name, help=HEAD_NAME_HELP)
     parser.flag("model", "time_cycle", type=positive_int,
                 help="period of the time encoding in frames (default: the data set's)")  # fmt: skip
     parser.flag("model", "time_d", type=positive_int, default=32, help="width of the time where it is appended")
@@ -50,7 +50,9 @@ def parse_args() -> argparse.Namespace:
     add_detector_flags(parser, detr=None)
     add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, unit="tubes padded together in")
     parser.flag("training", "iter_update", type=positive_int, default=64, help="tubes a step")
-    parser.flag("training", "no_action_weight", type=float, help="weight of 'no action' (default: the data set's)")
+    parser.flag(
+        "training", "no_action_weight", type=not_negative, help="weight of 'no action' (default: the data set's)"
+    )
     add_run_flags(parser)
     return parser.parse_args()
 

@@ -21,7 +21,7 @@ from models.detr import DETR_CONFIG, PERSON, SetCriterion, build_model, full_con
 from models.query_losses import IDENTITY_TAU, QueryLosses
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, add_data_flags, positive_int, run
+from utils.cli import Parser, add_data_flags, not_negative, positive, positive_int, run, run_name
 from utils.distributed import process_group, rank, world_size
 from utils.misc import InputError
 from utils.training import add_run_flags, add_training_flags, fit, start
@@ -69,9 +69,9 @@ def parse_args() -> argparse.Namespace:
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
     parser.flag("data", "n_frames", type=positive_int, default=1, help="frames of a clip; --batch_size counts frames")
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
-    parser.flag("data", "jitter", type=float, default=0.2, help="change of brightness, contrast and saturation")
-    parser.flag("data", "jitter_hue", type=float, default=0.1, help="change of hue")
-    parser.flag("model", "ex_name", default="detr", help="name of the run")
+    parser.flag("data", "jitter", type=not_negative, default=0.2, help="change of brightness, contrast and saturation")
+    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="change of hue")
+    parser.flag("model", "ex_name", type=run_name, default="detr", help="name of the run")
     parser.flag("model", "detr", default="coco-r101-dc5",
                 help="what to start from: an official name, a checkpoint, or 'scratch'")  # fmt: skip
     parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
@@ -79,16 +79,21 @@ def parse_args() -> argparse.Namespace:
     parser.flag("model", "pad_square", action="store_true", help=what)
     for name, what in ARCHITECTURE.items():
         kind = type(DETR_CONFIG[name])
-        options = {"action": "store_true"} if kind is bool else {"type": kind}
+        number = {int: positive_int, float: positive}.get(kind, kind)
+        options = {"action": "store_true"} if kind is bool else {"type": number}
         shown = "" if kind is bool else f" (default: {DETR_CONFIG[name]})"
         parser.flag("model", name, default=None, help=f"{what}, with 'scratch'{shown}", **options)
     add_training_flags(parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, unit="frames")
-    parser.flag("training", "lr_backbone", type=float, default=1e-5, help="learning rate of the backbone; 0 freezes it")
+    parser.flag(
+        "training", "lr_backbone", type=not_negative, default=1e-5, help="learning rate of the backbone; 0 freezes it"
+    )
     for flag, default, what in LOSSES.values():
-        parser.flag("training", flag, type=float, default=default, help=what)
+        parser.flag("training", flag, type=not_negative, default=default, help=what)
     for name, what in FROM_NOTHING.items():
-        parser.flag("from nothing", f"{name}_loss_coef", type=float, default=0.0, help=what)
-    parser.flag("from nothing", "id_loss_tau", type=float, default=IDENTITY_TAU, help="temperature of --id_loss_coef")
+        parser.flag("from nothing", f"{name}_loss_coef", type=not_negative, default=0.0, help=what)
+    parser.flag(
+        "from nothing", "id_loss_tau", type=positive, default=IDENTITY_TAU, help="temperature of --id_loss_coef"
+    )
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
     add_run_flags(parser)

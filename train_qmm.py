@@ -24,7 +24,7 @@ from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
 from models.person_queries import CachedQueries, Detector, add_detector_flags, cache_queries, detector_of, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.cli import Parser, add_data_flags, positive_int, run, share, tell_left_out
+from utils.cli import Parser, add_data_flags, not_negative, positive, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import gather_rows, process_group, rank, world_size
 from utils.misc import InputError
 from utils.training import add_run_flags, add_training_flags, fit, start
@@ -41,9 +41,11 @@ def parse_args() -> argparse.Namespace:
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
     parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
-    parser.flag("data", "jitter", type=float, default=0.2, help="--no_query_cache: brightness, contrast, saturation")
-    parser.flag("data", "jitter_hue", type=float, default=0.1, help="--no_query_cache: change of hue")
-    parser.flag("model", "qmm_name", default="qmm", help="name of the run")
+    parser.flag(
+        "data", "jitter", type=not_negative, default=0.2, help="--no_query_cache: brightness, contrast, saturation"
+    )
+    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="--no_query_cache: change of hue")
+    parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
     parser.flag("model", "is_skip", action="store_true", help="add the query to the encoder's output")
     parser.flag("model", "hidden_d", type=positive_int, help="width of the encoder's inner layers (default: a query's)")
     parser.flag("model", "dropout", type=share, default=0.1, help="dropout of the encoder")
@@ -52,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.flag("matching", "psn_score_th", type=share, help=f"person score of a query that counts {of_data}")
     parser.flag("matching", "iou_th", type=share, help=f"IoU of that query with the person it stands for {of_data}")
     add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
-    parser.flag("training", "tau", type=float, default=1.0, help="temperature of the N-pair loss")
+    parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
     add_run_flags(parser)
     return parser.parse_args()
 

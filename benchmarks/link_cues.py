@@ -16,7 +16,7 @@ from models.person_encoder import encode, load_encoder
 from models.person_queries import CachedQueries
 from models.tube import link_people
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
-from utils.cli import Parser, add_data_flags, positive_int, run, share
+from utils.cli import Parser, add_data_flags, positive_int, run, run_name, share
 from utils.files import epoch_path
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
@@ -53,7 +53,7 @@ def main() -> None:
     parser = Parser("Compare linking by features and by IoU.")
     add_data_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to measure on")
-    parser.flag("data", "qmm_name", default="qmm", help="name of the run of train_qmm.py")
+    parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("data", "load_epoch", type=positive_int, help="epoch of the encoder (default: the last)")
     parser.flag("linking", "psn_score_th", type=share, help="person score (default: the data set's)")
     parser.flag("linking", "filter_length", type=positive_int, help="shortest tube (default: the data set's)")

@@ -128,6 +128,8 @@ def main() -> None:
     parser.flag("output", "sheet", help="contact sheet to draw (default: check-<dataset>.png)")
     parser.flag("output", "workers", type=positive_int, default=2, help="videos decoded at a time")
     args = parser.parse_args()
+    if args.sheet and Path(args.sheet).is_dir():
+        raise InputError(f"--sheet {args.sheet}: a folder; name a PNG file")
     project = load_project(args.dataset, args.data_root)
     names: list[str] = []
     for subset in args.subset or project.splits:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import zlib
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,7 +27,7 @@ from datasets.frame_batches import SubsetVideos
 from datasets.project import Project, load_project
 from datasets.transforms import resize
 from utils.box_ops import Tube
-from utils.cli import Parser, positive_int, run, tell_left_out
+from utils.cli import Parser, count, positive_int, run, tell_left_out
 from utils.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
 from utils.misc import InputError
 from utils.progress import progress
@@ -219,7 +220,7 @@ def shards_folder(shards_path: str | Path | None, project: Project, subset: str,
 def _quality(text: str) -> int:
     value = positive_int(text)
     if value > 100:
-        raise ValueError(text)
+        raise ArgumentTypeError(f"{text} is not between 1 and 100")
     return value
 
 
@@ -231,14 +232,12 @@ def main() -> None:
     parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
     parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
     parser.flag("output", "shards_path", help="folder to write <subset>/ in (default: <data_root>/<dataset>/shards)")
-    parser.flag("output", "image_size", type=int, default=0, help="shrink longer sides above this; 0: as they are")
+    parser.flag("output", "image_size", type=count, default=0, help="shrink longer sides above this; 0: as they are")
     parser.flag("output", "quality", type=_quality, default=95, help="JPEG quality, 1 to 100")
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
     cores = len(os.sched_getaffinity(0))
     parser.flag("output", "workers", type=positive_int, default=cores, help="threads")
     args = parser.parse_args()
-    if args.image_size < 0:
-        raise InputError(f"--image_size {args.image_size}: a number of pixels, or 0")
     project = load_project(args.dataset, args.data_root)
     folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
     bad = make_shards(

@@ -26,7 +26,7 @@ import numpy as np
 
 from datasets.figures import ACTIONS, IDLE, LIFT, POSE_SIZE, TURN, Action, Look, draw_looks, figure, mirrored, paint
 from datasets.scenery import MARGIN, background
-from utils.cli import Parser, positive_int, run
+from utils.cli import Parser, count, positive_int, run
 from utils.files import atomic, remove_parts, write_json
 from utils.misc import InputError, rng
 from utils.progress import progress
@@ -317,7 +317,7 @@ def main() -> None:
     parser.flag("output", "data_root", default="data", help="the data set goes to <data_root>/synthetic")
     parser.flag("output", "n_train", type=positive_int, default=120, help="videos for training")
     parser.flag("output", "n_val", type=positive_int, default=30, help="videos held out")
-    parser.flag("output", "seed", type=int, default=0, help="another seed draws other people and videos")
+    parser.flag("output", "seed", type=count, default=0, help="another seed draws other people and videos")
     parser.flag("videos", "width", type=positive_int, default=160, help="pixels")
     parser.flag("videos", "height", type=positive_int, default=120, help="pixels; people are 35 to 60 %% of it")
     parser.flag("videos", "length", type=positive_int, nargs=2, default=[40, 72], help="least and most frames")

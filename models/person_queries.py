@@ -14,7 +14,7 @@ from torch import Tensor
 from models.detr import PERSON, for_inference, normalize, pad_square
 from models.weights import OFFICIAL, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, positive_int
+from utils.cli import Parser, count, positive_int
 from utils.distributed import rank
 from utils.misc import AMP_TYPES, InputError
 from utils.progress import progress
@@ -151,7 +151,7 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
     what = "frozen detector: an official name or a checkpoint"
     parser.flag("detector", "detr", default=detr, help=what + ("" if detr else " (default: the one trained with)"))
     what = "longer side of frames; 0: what it was trained for, 512 for official ones"
-    parser.flag("detector", "image_size", type=int, default=0, help=what)
+    parser.flag("detector", "image_size", type=count, default=0, help=what)
     what = "pad frames to squares, boxes divided by them, as in the published runs (default: as it was trained)"
     parser.flag("detector", "pad_square", action="store_true", help=what)
     what = "frames that go through it at a time"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from utils.cli import Parser, run
 from utils.files import read_json
+from utils.misc import InputError
 from utils.results import print_table
 
 SHOWN = ("recall@", "precision@", "IDF1", "HOTA", "v-mAP@", "frame-mAP@")
@@ -18,6 +19,8 @@ def main() -> None:
     parser = Parser("Print the figures of a run's results and the times of its stages, from standard input, as tables.")
     parser.add_argument("results", help="folder of results; times come as lines of stage<tab>seconds")
     folder = parser.parse_args().results
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of results")
     rows = []
     for path in sorted(Path(folder).glob("eval_*.json")):
         held = read_json(path, "results")

@@ -16,7 +16,9 @@ from datasets.synthetic import make_synthetic
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
+from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, TINY_DETR, Stages
+from utils.cli import run_name
 from utils.linked_store import LinkedPeople
 from utils.misc import InputError
 
@@ -245,6 +247,55 @@ def test_mistakes_are_told_in_one_line_with_status_2(
     assert run.returncode == 2
     assert told in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_numbers_that_mean_nothing_are_refused(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser, tried = parser_of(script), 0
+    for action in parser._actions:
+        if action.option_strings and action.type not in (None, str, run_name) and not action.choices:
+            for text in ("-1.5", "nan", "few"):
+                with pytest.raises(SystemExit) as stop:
+                    parser.parse_args([f"{action.option_strings[0]}={text}"])
+                told = capsys.readouterr().err
+                assert stop.value.code == 2 and f"{action.option_strings[0]}: {text} is not" in told, told
+                tried += 1
+    assert tried > 20
+
+
+@pytest.mark.parametrize("name", ["../up", "/tmp/up", "a/../../b", ""])
+def test_run_names_stay_in_their_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for script, flag in (("train_detr", "ex_name"), ("train_qmm", "qmm_name"), ("train_action_head", "head_name")):
+        with pytest.raises(SystemExit):
+            parser_of(script).parse_args(["--dataset", "synthetic", f"--{flag}", name])
+        assert "is not a name for a folder" in capsys.readouterr().err
+
+
+def test_predict_never_writes_over_its_video(stages: Stages, tmp_path: Path) -> None:
+    import predict
+
+    video = tmp_path / "seen.mp4"
+    video.write_bytes(next((stages.data / "synthetic" / "videos").iterdir()).read_bytes())
+    before = video.read_bytes()
+    (tmp_path / "up").mkdir()
+    flags = [video, "--encoder", "e.pth", "--head", "h.pth", "--out", tmp_path / "up" / ".."]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict.py", *map(str, flags)])
+        with pytest.raises(InputError, match=r"seen\.mp4: the annotated video would be written over it"):
+            predict.main()
+    assert video.read_bytes() == before
+
+
+def test_people_followed_otherwise_are_told_apart(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    name = ("--qmm_name", "one", *LOOSE)
+    try:
+        stages.run("eval_qmm", *name, "--end_consecutive_frames", 3)
+        assert "other settings (end_consecutive_frames 8, now 3), so it was made again" in capsys.readouterr().err
+        stages.run("eval_qmm", *name, "--amp", "bf16")
+        with pytest.raises(InputError, match=r"-bfloat16 as .*run eval_qmm\.py with the same --amp"):
+            stages.run("eval_map", *name, "--min_tube_length", 1)
+    finally:
+        stages.run("eval_qmm", *name)
 
 
 def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) -> None:

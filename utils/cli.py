@@ -2,12 +2,14 @@
 
 import argparse
 import difflib
+import math
 import os
 import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import PurePath
 
 import torch
 
@@ -70,8 +72,7 @@ class Parser(argparse.ArgumentParser):
         if options.get("action") == "store_true" and name.startswith("no_"):
             options.setdefault("dest", name)
         if "action" not in options and "choices" not in options:
-            number = {int: "N", positive_int: "N", float: "X", share: "X", cosine: "X"}
-            options.setdefault("metavar", number.get(options.get("type"), name.upper()))
+            options.setdefault("metavar", _SHOWN.get(options.get("type"), name.upper()))
         self._sections[section].add_argument(f"--{name}", f"-{name}", **options)
 
     def format_help(self) -> str:
@@ -99,13 +100,46 @@ class Parser(argparse.ArgumentParser):
 
 def positive_int(text: str) -> int:
     """An integer of at least 1, for `type=`."""
+    return _whole_number(1, text)
+
+
+def count(text: str) -> int:
+    """An integer of at least 0, for `type=`."""
+    return _whole_number(0, text)
+
+
+def _whole_number(least: int, text: str) -> int:
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
     return value
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, for `type=`."""
+    value = _number_between(0, math.inf, text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and finite")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0, for `type=`."""
+    value = _number_between(0, math.inf, text)
+    if value == math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return value
+
+
+def run_name(text: str) -> str:
+    """A run's name, which is that of its folder, for `type=`; it does not lead out of the folder of runs."""
+    path = PurePath(text)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
+    return text
 
 
 def share(text: str) -> float:
@@ -124,7 +158,8 @@ def _number_between(least: float, most: float, text: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not a number") from None
     if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
+        bounds = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
+        raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
     return value
 
 
@@ -144,6 +179,12 @@ def thresholds(texts: list[str]) -> list[float]:
             raise InputError(f"--tiou_th {text}: thresholds lie above 0 and up to 1, ranges go upwards")
         values += [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-9) + 1)]
     return list(dict.fromkeys(values))
+
+
+_SHOWN = dict.fromkeys((int, positive_int, count), "N") | dict.fromkeys(
+    (float, share, cosine, positive, not_negative), "X"
+)
+"""What `--help` shows for a value by its type."""
 
 
 def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:

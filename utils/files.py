@@ -142,7 +142,7 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such {what}")
+        raise InputError(f"{path}: " + (f"a folder; name a {what} in it" if path.is_dir() else f"no such {what}"))
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -182,12 +182,15 @@ def load_checkpoint(path: str | Path, what: str) -> dict:
     return held
 
 
-def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str) -> Path:
-    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing."""
+def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str, beside: bool = False) -> Path:
+    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing, and with
+    `beside` the folders beside it that hold such."""
     folder = Path(folder)
     held = sorted((int(p.stem[6:]), p) for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal())
     if not held:
-        raise InputError(f"{folder}: no {what} checkpoint here; make one with {made_by}")
+        others = ", ".join(sorted({p.parent.name for p in folder.parent.glob("*/epoch_*.pth")})) if beside else ""
+        there = f" (there are: {others})" if others else ""
+        raise InputError(f"{folder}: no {what} checkpoint here{there}; make one with {made_by}")
     if epoch is None:
         return held[-1][1]
     path = folder / f"epoch_{epoch}.pth"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import Parser, positive_int
+from utils.cli import Parser, count, not_negative, positive_int
 from utils.distributed import any_rank, barrier, rank
 from utils.files import lock, remove_parts, save_torch
 from utils.misc import AMP_TYPES, set_seed
@@ -25,9 +25,9 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
     parser.flag("machine", "amp", choices=AMP_TYPES, default="off", help="mixed precision")
     parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
-    parser.flag("machine", "workers", type=int, default=2, help="threads that decode frames; 0: the main one")
-    parser.flag("machine", "threads", type=int, default=0, help="CPU threads of torch; 0: as torch chooses")
-    parser.flag("machine", "seed", type=int, default=42, help="seed of every random number")
+    parser.flag("machine", "workers", type=count, default=2, help="threads that decode frames; 0: the main one")
+    parser.flag("machine", "threads", type=count, default=0, help="CPU threads of torch; 0: as torch chooses")
+    parser.flag("machine", "seed", type=count, default=42, help="seed of every random number")
 
 
 def add_log_flags(parser: Parser) -> None:
@@ -43,8 +43,8 @@ def add_training_flags(
     """Flags of every trainer; the arguments are this trainer's published settings."""
     parser.flag("training", "epochs", type=positive_int, default=epochs, help="epochs to train")
     parser.flag("training", "batch_size", type=positive_int, default=batch_size, help=f"{unit} a batch and process")
-    parser.flag("training", lr_flag, dest="lr", type=float, default=lr, help="learning rate")
-    parser.flag("training", "weight_decay", type=float, default=1e-4, help="AdamW's weight decay")
+    parser.flag("training", lr_flag, dest="lr", type=not_negative, default=lr, help="learning rate")
+    parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
     parser.flag(
         "training",
         "lr_schedule",
@@ -53,13 +53,19 @@ def add_training_flags(
         help="step: a tenth after --lr_drop epochs; cosine: to zero at the end",
     )
     parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help="epochs before the rate drops")
-    parser.flag("training", "warmup_steps", type=int, default=0, help="steps in which the rate rises from zero")
-    parser.flag("training", "clip_max_norm", type=float, default=0.1, help="largest gradient norm; 0 clips nothing")
+    parser.flag("training", "warmup_steps", type=count, default=0, help="steps in which the rate rises from zero")
+    parser.flag(
+        "training", "clip_max_norm", type=not_negative, default=0.1, help="largest gradient norm; 0 clips nothing"
+    )
     parser.flag("run", "resume", action="store_true", help="go on where the last run of this name stopped")
     what = "epochs between checkpoints, and between figures of held-out data where there are any"
     parser.flag("run", "save_epochs", type=positive_int, default=1, help=what)
     parser.flag(
-        "run", "save_steps", type=int, default=0, help="steps between saves of the training state; 0: every 10 minutes"
+        "run",
+        "save_steps",
+        type=count,
+        default=0,
+        help="steps between saves of the training state; 0: every 10 minutes",
     )
     parser.flag(
         "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"

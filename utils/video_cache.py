@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def video_cache(
             _make_parts(work, todo[rank() :: world_size()], wanted, make)
             barrier()
             if rank() == 0:
+                _tell_changes(path, settings)
                 write_tar(path, ((n, held[n].sample(n) if n in held else _part(work, n)) for n in wanted))
                 shutil.rmtree(work)
             barrier()
@@ -71,6 +73,17 @@ def _fitting(path: Path, wanted: dict[str, dict], skip_bad: bool) -> dict[str, T
     except InputError:
         return {}
     return {name: store for name in store.names if _fits(store.json(name), wanted.get(name), skip_bad)}
+
+
+def _tell_changes(path: Path, settings: dict) -> None:
+    """Say in which settings a tar that is about to be made again differs."""
+    with contextlib.suppress(InputError, KeyError, IndexError, AttributeError):
+        store = TarStore(path)
+        then = store.json(store.names[0])["made_from"]["settings"]
+        changed = [name for name in settings if then.get(name) != settings[name]]
+        shown = [f"{n} {then.get(n)}, now {settings[n]}" if not isinstance(settings[n], dict) else n for n in changed]
+        if changed:
+            print(f"{path}: was made with other settings ({'; '.join(shown)}), so it was made again", file=sys.stderr)
 
 
 def _fits(meta: dict, made_from: dict | None, skip_bad: bool) -> bool:
