@@ -24,7 +24,7 @@ from models.detr import build_model, normalize
 from tests.pickles import pickled
 from tests.test_annotations import own_project, tube, video
 from tests.test_weights import SMALL
-from utils.files import load_torch, seal, write_json
+from utils.files import load_torch, save_torch, seal, write_json
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 from utils.tar_store import TarStore, write_npz, write_tar
@@ -53,6 +53,18 @@ def test_a_checkpoint_that_calls_is_refused_before_anything_runs(tmp_path: Path,
     with pytest.raises(InputError, match=r"x\.pth: not a readable"):
         load_torch(tmp_path / "x.pth")
     assert not (tmp_path / "made").exists()
+
+
+def test_a_part_that_claims_to_go_beyond_the_files_end_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    save_torch(path, {"model": {"w": torch.zeros(4)}, "config": {}, "epoch": 1})
+    data = bytearray(path.read_bytes())
+    entry = data.rfind(b"PK\x01\x02")  # the last one of the archive's directory: its sizes stand at 20 and 24
+    beyond = len(data) - struct.unpack_from("<I", data, entry + 42)[0] - 20
+    struct.pack_into("<II", data, entry + 20, beyond, beyond)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.pth: not a readable checkpoint \(EOFError\)"):
+        load_torch(path)
 
 
 def test_a_checkpoint_that_would_inflate_is_refused(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: not a readable {what} ({str(error).splitlines()[0][:120]})") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]  # an EOFError says nothing
+        raise InputError(f"{path}: not a readable {what} ({reason})") from None
 
 
 def _refuse_inflated(held: object) -> None:
