@@ -75,7 +75,6 @@ def classify(
                 by = f"{then[name]['key']}, not by {now[name]['key']} as"
                 remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
             raise InputError(f"{path}: was trained on people linked by {by} {linked.path}; {remedy}")
-    args.end_consecutive_frames = now.get("end_consecutive_frames")  # for the results file
     features_of = None
     if head.needs_frames:
         extractor = frame_extractor(head.needs_frames, args, device, linked.settings["detector"])
@@ -160,6 +159,7 @@ def main() -> None:
     tell_left_out(bad or {})
     name = f"{linked.path.stem}-{head_folder(args, root).name}{args.load_epoch_head}-top{args.topk}-{args.metric}"
     name += "-act" * (args.protocol == "act") + "-duplicates" * args.count_duplicates
+    args.end_consecutive_frames = linked.settings.get("end_consecutive_frames")  # told in the results too
     pictures = partial(draw, args, project, pred, gt) if args.plot else None
     path = write_results(root, "eval_map", args.subset, name, args, metrics, args.load_epoch_head, pictures)
     print(f"results: {path}")

@@ -1,6 +1,5 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
-import difflib
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -8,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from datasets import annotation_formats
-from utils.misc import InputError
+from utils.misc import InputError, did_you_mean
 
 BUILT_IN = Path(__file__).parent / "projects"
 _FIELDS = {
@@ -118,7 +117,7 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
         path = BUILT_IN / f"{dataset}.yml"
         if str(dataset) not in known_projects():
             known = known_projects()
-            near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(str(dataset), known, 1))
+            near = did_you_mean(str(dataset), known)
             raise InputError(f"--dataset {dataset}: not one of {', '.join(known)}, nor the path of a .yml file{near}")
     fields = {**_read_yaml(path), **overrides}
     _check(path, fields)

@@ -1,7 +1,6 @@
 """Command lines of the stage scripts: flags with one dash or two, one-line errors, exit statuses."""
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import PurePath
 import torch
 
 from utils.files import FULL
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, did_you_mean
 
 USER_ERROR = 2
 
@@ -92,8 +91,7 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(r"(--[\w-]+)/-\w+", r"\1", message)  # a flag's other spelling
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         if unknown:
-            near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
-            message += f"; did you mean {near[0]}?" if near else ""
+            message += did_you_mean(unknown[1], self._option_string_actions)
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         raise SystemExit(USER_ERROR)
 

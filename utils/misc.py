@@ -1,6 +1,8 @@
 """Errors for the user, seeds and devices: what every stage needs once."""
 
+import difflib
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,6 +20,11 @@ class InputError(Exception):
 def counted(n: int, noun: str) -> str:
     """`n` with its noun: "1 video", "2 videos"."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error line that suggests the nearest of the known names, empty where none is near."""
+    return "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, list(known), 1))
 
 
 def set_seed(seed: int) -> None:

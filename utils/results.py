@@ -1,7 +1,6 @@
 """What an evaluation leaves: a table on the screen, and the same figures as JSON, in the run's log and as pictures."""
 
 import argparse
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from utils.cli import Parser
 from utils.files import read_json, write_json
-from utils.misc import InputError
+from utils.misc import InputError, did_you_mean
 from utils.run_log import RunLog
 
 _SAME = (
@@ -38,7 +37,7 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
         raise InputError(f"--plot_video {args.plot_video}: only goes with --plot")
     names = list(names)
     if args.plot_video not in names:
-        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(args.plot_video, names, 1))
+        near = did_you_mean(args.plot_video, names)
         raise InputError(f"--plot_video {args.plot_video}: no usable video of subset {args.subset!r}{near}")
 
 

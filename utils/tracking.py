@@ -88,7 +88,7 @@ def _boxes(tubes: Mapping[str, Sequence[Tube]], names: Sequence[str]) -> Boxes:
     track = np.unique(keys, axis=1, return_inverse=True)[1].ravel()[packed.owner]
     video = packed.video[packed.owner]
     order = np.lexsort((track, packed.frames, video))
-    both = Boxes(video, packed.frames, track, packed.corners(np.arange(len(order)))).at(order)
+    both = Boxes(video, packed.frames, track, packed.corners()).at(order)
     again = (np.diff(both.frame) == 0) & (np.diff(both.track) == 0)
     return both.at(np.append(True, ~again)[: len(order)])
 

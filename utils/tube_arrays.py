@@ -33,9 +33,9 @@ class TubeArrays:
     def __len__(self) -> int:
         return len(self.tubes)
 
-    def corners(self, rows: np.ndarray) -> np.ndarray:
-        """The boxes of these rows, int64 (k,), as float64 (4, k): left, top, right, bottom edges."""
-        corners = self.boxes.take(rows, 0).T.astype(np.float64, "C")
+    def corners(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """The boxes of these rows, int64 (k,), or of all, as float64 (4, k): left, top, right, bottom edges."""
+        corners = (self.boxes if rows is None else self.boxes.take(rows, 0)).T.astype(np.float64, "C")
         if self.inclusive:
             corners[2:] += 1
         return corners
@@ -93,7 +93,7 @@ class TubeArrays:
         """float64 (6, B): hull of a block xyxy, area of its smallest box, number of boxes; 0 where it has none."""
         place = (self.block_offset[:-1] - self.block_start)[self.owner] + self.frames // BLOCK
         begin = np.flatnonzero(np.diff(place, prepend=-1))
-        x0, y0, x1, y1 = self.corners(np.arange(len(self.frames)))
+        x0, y0, x1, y1 = self.corners()
         area = np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)
         table = np.zeros((6, self.block_offset[-1]))
         table[:, place[begin]] = [
