@@ -9,7 +9,7 @@ frames after; those in the JSON by whole tubes, which is the same for videos up 
 import argparse
 import contextlib
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from datasets.dataset import VideoFrames
 from datasets.frame_batches import VideoBatches, open_videos
 from models.action_head import action_probabilities, load_head
 from models.frame_features import BackboneFeatures, X3DFeatures, add_frame_flags, frame_extractor
+from models.frozen import held_back
 from models.person_encoder import encode, load_encoder
 from models.person_queries import Detector, add_detector_flags, detector_of
 from models.tube import ActionTubes, LinkedTube, action_tubes, update_tubes
@@ -89,8 +90,9 @@ class Follower:
         self.ids: dict[int, int] = {}
         self.n_frames, self.features = 0, None
         if models.extractor:
-            (features,) = (list(models.extractor.run(video.batches)) for video in self._open(models.extractor))
-            self.features = np.concatenate(features)
+            for video in self._open(models.extractor):
+                started = held_back(models.extractor.start(video.batches))
+                self.features = np.concatenate([fetch()["features"] for _, fetch in started])
         self._opened = self._open(models.detector)  # kept: with it its decoder would end
         self.video = next(self._opened)
 
@@ -100,18 +102,13 @@ class Follower:
 
     def follow(self) -> Iterator[int]:
         """Link batch by batch; how many frames are linked after each."""
-        sizes: deque[int] = deque()
-
-        def counted() -> Iterator[torch.Tensor]:
-            for batch in self.video.batches:
-                sizes.append(len(batch))
-                yield batch
-
-        for found in self.models.detector.run(counted(), self.video.size, self.args.psn_score_th):
+        started = self.models.detector.start(self.video.batches, self.video.size, self.args.psn_score_th)
+        for n_frames, fetch in held_back(started):
+            found = fetch()
             features = encode(self.models.encoder, found.queries) if self.models.link_cue == "feature" else None
             update_tubes(self.tubes, found, features)
             self.queries.extend(found.queries)
-            self.n_frames += sizes.popleft()
+            self.n_frames += n_frames
             yield self.n_frames
 
     def actions(self, tube: LinkedTube, first: int = 0) -> tuple[np.ndarray, slice]:

@@ -4,25 +4,30 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.person_queries import Detector, Videos, detector_of
+from models.frozen import Started, fetch_later, found_in_videos
+from models.person_queries import Detector, Videos, batch_size, detector_of
 from models.weights import weights_hash
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
 from utils.cli import Parser
-from utils.distributed import rank
 from utils.linked_store import LinkedPerson
 from utils.misc import InputError
-from utils.progress import progress
 from utils.tar_store import RowSpool, TarStore
-from utils.video_cache import BadVideo, video_cache
+from utils.video_cache import video_cache
 
 FRAME_KINDS = ("x3d", "res")  # of action heads
 X3D_CLIPS = ("centre", "repeat")
+
+
+def _rows_later(features: Tensor) -> Callable[[], dict[str, np.ndarray]]:
+    fetch = fetch_later(features)
+    return lambda: {"features": fetch()[0]}
 
 
 class BackboneFeatures:
@@ -33,11 +38,11 @@ class BackboneFeatures:
         self.image_size, self.batch_size = detector.image_size, detector.batch_size
         self.width, self._detector = detector.detr.backbone[0].num_channels, detector
 
-    @torch.inference_mode()
-    def run(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """float32 (b, width) for each batch of a video's frames in order."""
+    def start(self, batches: Iterable[Tensor]) -> Started:
+        """Start on one video's frames, in order: how many each batch has, and a function that waits for their
+        `features`, float32 (b, width), in a dict."""
         for images in batches:
-            yield self._detector.backbone(images).mean((2, 3)).cpu().numpy()
+            yield len(images), _rows_later(self._detector.backbone(images).mean((2, 3)))
 
 
 class X3DFeatures:
@@ -57,13 +62,14 @@ class X3DFeatures:
         self.offsets = (steps * (X3D_STRIDE if clip == "centre" else 0)).astype(int).tolist()
 
     @torch.inference_mode()
-    def run(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """float32 (b, width) for runs of a video's frames in order; holds no more frames than a clip spans."""
+    def start(self, batches: Iterable[Tensor]) -> Started:
+        """Start on one video's frames, in order: how many each run of them has, and a function that waits for their
+        `features`, float32 (b, width), in a dict. Holds no more frames than a clip spans."""
         size = (X3D_SIZE, X3D_SIZE)
         held: deque[Tensor] = deque()  # frames `first`, `first + 1`, ...
         first = done = read = 0
 
-        def ready(limit: int) -> Iterator[np.ndarray]:
+        def ready(limit: int) -> Started:
             nonlocal first, done
             while done < limit:
                 stop = min(done + self.batch_size, limit)
@@ -71,14 +77,15 @@ class X3DFeatures:
                 for t in range(done, stop):
                     places = np.clip(np.add(t, self.offsets), 0, read - 1).tolist()
                     clips.append(torch.stack([held[place - first] for place in places], 1))
-                yield self.model.features(torch.stack(clips)).float().cpu().numpy()
+                yield stop - done, _rows_later(self.model.features(torch.stack(clips)).float())
                 done = stop
                 while first < done + self.offsets[0]:
                     held.popleft()
                     first += 1
 
         for images in batches:
-            small = F.interpolate(images.to(self.device).float(), size, mode="bilinear", antialias=True)
+            pictures = images.to(self.device, non_blocking=True).float()
+            small = F.interpolate(pictures, size, mode="bilinear", antialias=True)
             held.extend(normalize_x3d(small.round().clamp(0, 255).to(torch.uint8)))
             read += len(images)
             yield from ready(read - self.offsets[-1])
@@ -91,18 +98,12 @@ def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X
     def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
         opened = videos.open(names, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
         what = f"{extractor.key.split('-')[0]} over {videos.subset}"
-        with progress(desc=what, unit="frame", disable=rank() != 0) as bar:
-            for video in opened:
-                spool, n_frames, meta = spool_of(video.name), 0, {}
-                try:
-                    for features in extractor.run(video.batches):
-                        spool.append({"features": features})
-                        n_frames += len(features)
-                        bar.update(len(features))
-                except BadVideo as error:
-                    n_frames, meta = 0, {"bad": str(error)}
-                    spool_of(video.name).append({"features": np.zeros((0, extractor.width), np.float32)})
-                yield video.name, {"n_frames": n_frames, **meta}
+        nothing = {"features": np.zeros((0, extractor.width), np.float32)}
+        for video, meta in found_in_videos(what, names, opened, start, nothing, spool_of):
+            yield video.name, meta
+
+    def start(video: Any) -> Started:
+        return extractor.start(video.batches)
 
     path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
     settings = {"extractor": extractor.key}
@@ -120,7 +121,7 @@ def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: 
     """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
     if kind == "res":
         return BackboneFeatures(detector_of(args, device, detector))
-    return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root)
+    return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, batch_size(args, device))
 
 
 def features_of_people(

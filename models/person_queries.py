@@ -1,27 +1,27 @@
 """Frames -> person queries: the one place where DETR is run for the later stages."""
 
-import contextlib
 import itertools
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.detr import PERSON, for_inference, normalize, pad_square
+from models.frozen import Started, fetch_later, found_in_videos
 from models.weights import OFFICIAL, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, count, positive_int
-from utils.distributed import rank
+from utils.cli import Parser, count
 from utils.misc import AMP_TYPES, InputError
-from utils.progress import progress
 from utils.tar_store import Rows, RowSpool, TarStore
-from utils.video_cache import BadVideo, video_cache
+from utils.video_cache import video_cache
 
 FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
+BATCH = {"cuda": 32, "cpu": 8}  # frames at a time: starting some 500 operations takes a host as long as a GPU 8 frames
 
 
 class Videos(Protocol):
@@ -96,54 +96,39 @@ class Detector:
             return self.detr.backbone(self._input(images)).float()
 
     @torch.inference_mode()
+    def _launch(self, images: Tensor, mask: Tensor | None = None) -> Callable[[], list[np.ndarray]]:
+        """Start a batch float (b, 3, H, W); the function waits for its person scores (b, N), boxes (b, N, 4) xyxy from
+        0 to 1, and queries (b, N, d). Nothing in here may make the host wait."""
+        out = self.detr(images, mask)
+        scores = out["pred_logits"].softmax(-1)[..., PERSON]
+        return fetch_later(scores, box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
+
     def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> PersonQueries:
         """A training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding -> its queries whose person score is at
         least `floor`; `frame` is the place in the batch, `boxes` are xyxy from 0 to 1, as the batch's targets are."""
-        out = self.detr(normalize(images), mask)
-        scores = out["pred_logits"].softmax(-1)[..., PERSON]
-        boxes = box_cxcywh_to_xyxy(out["pred_boxes"])
-        return _collect(0, scores.cpu(), boxes.cpu(), out["queries"].cpu(), None, floor)
+        return _collect(self._launch(normalize(images), mask), 0, (1, 1), floor)
 
-    @torch.inference_mode()
-    def _launch(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, object]:
-        """Start a batch; results are on their way to the host when the returned event is reached."""
-        out = self.detr(self._input(images))
-        scores = out["pred_logits"].softmax(-1)[..., PERSON]
-        if self.square:  # what the square's sides are in pixels of the original frame
-            size = tuple(max(images.shape[2:]) * n / m for n, m in zip(size, images.shape[:1:-1], strict=True))
-        boxes = box_cxcywh_to_xyxy(out["pred_boxes"]) * scores.new_tensor([*size, *size])
-        parts = scores, boxes, out["queries"]
-        if self.device.type != "cuda":
-            return *parts, None
-        host = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True).copy_(p, non_blocking=True) for p in parts]
-        event = torch.cuda.Event()
-        event.record()
-        return *host, event
+    def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
+        """Start on one video's frames, batches uint8 (b, 3, H, W) in order: how many each batch has, and a function
+        that waits for its queries whose person score is at least `floor`, `PersonQueries`.
 
-    def run(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Iterator[PersonQueries]:
-        """Batches uint8 (b, 3, H, W) of one video's frames in order -> the queries of each batch whose person score
-        is at least `floor`; `size` (width, height) of the original frame. Frames count from 0.
-
-        The next batch is started before the last one is looked at, so that a GPU never waits for the host.
+        `size` (width, height) in pixels of the original frame. Frames count from 0.
         """
-        running, first = None, 0
+        first = 0
         for images in batches:
-            started = (first, *self._launch(images, size))
+            scale = size
+            if self.square:  # what the square's sides are in pixels of the original frame
+                scale = [max(images.shape[2:]) * n / m for n, m in zip(size, images.shape[:1:-1], strict=True)]
+            yield len(images), partial(_collect, self._launch(self._input(images)), first, scale, floor)
             first += len(images)
-            if running is not None:
-                yield _collect(*running, floor)
-            running = started
-        if running is not None:
-            yield _collect(*running, floor)
 
 
-def _collect(first: int, scores: Tensor, boxes: Tensor, queries: Tensor, event: object, floor: float) -> PersonQueries:
-    if event is not None:
-        event.synchronize()
-    frame, query = np.nonzero(scores.numpy() >= floor)
-    return PersonQueries(
-        frame + first, scores.numpy()[frame, query], boxes.numpy()[frame, query], queries.numpy()[frame, query]
-    )
+def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> PersonQueries:
+    """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
+    scores, boxes, queries = fetch()
+    frame, query = np.nonzero(scores >= floor)
+    found = boxes[frame, query] * np.float32([*size, *size])
+    return PersonQueries(frame + first, scores[frame, query], found, queries[frame, query])
 
 
 def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch_flag: str = "detr_batch") -> None:
@@ -154,8 +139,13 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
     parser.flag("detector", "image_size", type=count, default=0, help=what)
     what = "pad frames to squares, boxes divided by them, as in the published runs (default: as it was trained)"
     parser.flag("detector", "pad_square", action="store_true", help=what)
-    what = "frames that go through it at a time"
-    parser.flag("detector", batch_flag, dest="detr_batch", type=positive_int, default=8, help=what)
+    what = f"frames that go through it at a time; 0: {BATCH['cuda']} on a GPU, {BATCH['cpu']} on a CPU"
+    parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0, help=what)
+
+
+def batch_size(args: Namespace, device: torch.device) -> int:
+    """How many frames go through a frozen model at a time (`add_detector_flags`)."""
+    return args.detr_batch or BATCH[device.type]
 
 
 def detector_of(args: Namespace, device: torch.device, known: dict | None = None) -> Detector:
@@ -169,7 +159,8 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))
     amp = AMP_TYPES[args.amp]
-    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, args.detr_batch, square)
+    batch = batch_size(args, device)
+    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, batch, square)
     if known and detector.weights != known["weights"]:
         raise InputError(
             f"{source}: not the detector that the encoder was trained with ({known['source']}, weights "
@@ -220,29 +211,15 @@ def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th
 
     def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
         opened = videos.open(names, detector.image_size, detector.batch_size, detector.device.type == "cuda")
-        bar = progress(desc=f"DETR over {videos.subset}", unit="frame", disable=rank() != 0)
-        with contextlib.closing(bar):
-            for number, video in enumerate(opened):
-                spool, n_frames = spool_of(video.name), 0
-                spool.append(_columns(PersonQueries(*_empty(detector.d))))
+        nothing = _columns(PersonQueries(*_empty(detector.d)))
+        what = f"DETR over {videos.subset}"
+        for video, meta in found_in_videos(what, names, opened, start, nothing, spool_of):
+            width, height = video.size
+            yield video.name, {**meta, "width": width, "height": height, "fps": video.fps}
 
-                def counted(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-                    nonlocal n_frames
-                    for batch in batches:
-                        n_frames += len(batch)
-                        yield batch
-                        bar.update(len(batch))
-
-                width, height = video.size
-                meta = {"width": width, "height": height, "fps": video.fps}
-                try:
-                    for found in detector.run(counted(video.batches), video.size, floor):
-                        spool.append(_columns(found))
-                except BadVideo as error:
-                    n_frames, meta["bad"] = 0, str(error)
-                    spool_of(video.name).append(_columns(PersonQueries(*_empty(detector.d))))
-                bar.set_postfix_str(f"video {number + 1}/{len(names)}")
-                yield video.name, {"n_frames": n_frames, **meta}
+    def start(video: Any) -> Started:
+        for n_frames, fetch in detector.start(video.batches, video.size, floor):
+            yield n_frames, lambda fetch=fetch: _columns(fetch())
 
     settings = {"detector": detector.key, "floor": floor}
     return video_cache(path, videos.sources(), make, settings, "query cache", videos.skip_bad)

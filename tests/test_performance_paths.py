@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.head_batches import gradients
 from benchmarks.linking import link_by_loops, same_tubes, wandering_people
@@ -18,14 +19,18 @@ from datasets.make_shards import encode_video
 from datasets.use_shards import ClipDataset
 from models.action_head import build_action_head
 from models.detr import DETR, PERSON, build_model, for_inference
+from models.frame_features import BackboneFeatures, X3DFeatures
+from models.frozen import held_back
 from models.person_encoder import NPairLoss
 from models.person_queries import Detector, PersonQueries, cache_queries
 from models.tube import ActionTubes, link_people
+from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
 from train_action_head import losses
 from utils.box_ops import Tube
 from utils.files import save_torch, seal, write_json
 from utils.linked_store import LinkedPeople
+from utils.misc import InputError, pick_device
 from utils.tar_store import RowSpool, write_tar
 
 SMALL = {"backbone": "resnet18", "stages": 2, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
@@ -182,6 +187,101 @@ def test_the_detector_sees_each_frame_once_and_unpadded(
     assert {shape for shape, _, _ in seen} == {(48, 64), (32, 64)} and all(mask is None for *_, mask in seen)
 
 
+def test_the_next_video_is_started_before_the_last_one_is_written(
+    detr_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, events = Detector(detr_path, torch.device("cpu"), batch_size=4), []
+    launch, write = Detector._launch, RowSpool.write
+
+    def launched(self: Detector, images: torch.Tensor) -> object:
+        events.append(f"start {images.shape[2]}")
+        return launch(self, images)
+
+    def written(self: RowSpool, path: Path) -> None:
+        events.append("write")
+        write(self, path)
+
+    monkeypatch.setattr(Detector, "_launch", launched)
+    monkeypatch.setattr(RowSpool, "write", written)
+    cache_queries(tmp_path / "queries", Counted(), detector, 0.5)
+    assert events == ["start 48"] * 3 + ["start 32"] * 2 + ["write"] * 2
+
+
+def test_what_was_started_before_an_error_is_still_given() -> None:
+    drawn = []
+
+    def items():
+        for i in range(4):
+            drawn.append(i)
+            yield i
+        raise ValueError
+
+    given = held_back(items(), 2)
+    assert (next(given), drawn) == (0, [0, 1, 2])
+    assert [next(given) for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(ValueError):
+        next(given)
+    assert list(held_back(range(3), 5)) == [0, 1, 2]
+
+
+def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event on another GPU's stream does not wait for this one's results."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
+    assert [pick_device(name).index for name in ("1", "cuda:0", "cpu")] == [1, 0, None] and chosen == [1, 0]
+    for name in ("2", "meta", "xyz", "-1"):
+        with pytest.raises(InputError, match=f"--device {name}"):
+            pick_device(name)
+
+
+class HostReads(TorchDispatchMode):
+    """Names of the operations that make the host wait for a GPU: numbers read from it, new constants sent to it,
+    shapes that depend on what it holds."""
+
+    WAITS = (
+        "item",
+        "_local_scalar_dense",
+        "lift_fresh",
+        "nonzero",
+        "masked_select",
+        "repeat_interleave",
+        "unique",
+        "equal",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if any(wait in name for wait in self.WAITS):
+            self.seen.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_starting_a_batch_makes_the_host_wait_for_nothing(detr_path: Path, tmp_path: Path) -> None:
+    frames = torch.randint(256, (12, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x3d = tmp_path / "x3d.pth"
+    save_torch(x3d, {"model_state": x3d_xs().state_dict()})
+    detectors = [Detector(detr_path, torch.device("cpu"), amp=amp) for amp in (None, torch.bfloat16)]
+    square = Detector(detr_path, torch.device("cpu"), square=True)
+    starts = [lambda d=d: d.start(frames.split(4), (64, 48), 0.5) for d in (*detectors, square)]
+    starts.append(lambda: BackboneFeatures(detectors[1]).start(frames.split(4)))
+    extractor = X3DFeatures(x3d, "centre", torch.device("cpu"), tmp_path)
+    starts.append(lambda: extractor.start(frames.split(4)))
+    for start in starts:
+        wanted = list(start())  # constants that are made once
+        with HostReads() as reads:
+            found = list(start())
+        assert reads.seen == []
+        assert sum(n for n, _ in found) == 12 and len(wanted) == len(found)
+    with HostReads() as reads:
+        torch.tensor([1.0]).item()
+    assert reads.seen  # they would be seen
+
+
 @pytest.mark.parametrize("height, width", [(48, 64), (64, 40)])
 def test_a_detector_of_squares_sees_frames_padded_by_hand(detr_path: Path, height: int, width: int) -> None:
     frames = torch.randint(256, (3, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -189,9 +289,9 @@ def test_a_detector_of_squares_sees_frames_padded_by_hand(detr_path: Path, heigh
     by_hand[..., :height, :width] = frames
     plain, square = (Detector(detr_path, torch.device("cpu"), square=on) for on in (False, True))
     assert square.key == plain.key.replace(str(plain.image_size), f"{plain.image_size}-square")
-    (wanted,) = plain.run([by_hand], (640, 640), 0.0)
-    (found,) = square.run([frames], (width * 10, height * 10), 0.0)
-    for one, other in zip(wanted, found, strict=True):
+    ((_, wanted),) = plain.start([by_hand], (640, 640), 0.0)
+    ((_, found),) = square.start([frames], (width * 10, height * 10), 0.0)
+    for one, other in zip(wanted(), found(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     assert torch.equal(plain.backbone(by_hand), square.backbone(frames))
 

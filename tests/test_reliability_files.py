@@ -236,7 +236,7 @@ def test_a_cache_made_by_another_run_in_the_meantime_is_taken(stages: Stages, mo
     before = held.read_bytes()
     asked = iter([False])
     monkeypatch.setattr("utils.video_cache._is_made", lambda *_: next(asked))
-    monkeypatch.setattr(Detector, "run", lambda *_: pytest.fail("DETR ran again"))
+    monkeypatch.setattr(Detector, "start", lambda *_: pytest.fail("DETR ran again"))
     stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", *LOOSE)
     monkeypatch.setattr("utils.video_cache._is_made", lambda path, *_: "queries" not in str(path))
     stages.run("eval_qmm", "--qmm_name", "one", *LOOSE)
@@ -300,8 +300,8 @@ def test_bad_videos_stop_each_stage_or_are_listed_and_left_out(
 
     broken[1].write_bytes(whole[1])
     seen = []
-    detect = Detector.run
-    monkeypatch.setattr(Detector, "run", lambda *args: (seen.append(args[2]), detect(*args))[1])
+    detect = Detector.start
+    monkeypatch.setattr(Detector, "start", lambda *args: (seen.append(args[2]), detect(*args))[1])
     copy.run("eval_qmm", *name)
     assert len(seen) == 1, "the repaired video alone is looked at again"
     (fixed,), (never,) = (at.folder("queries").glob("val*.tar") for at in (copy, Stages(copy.data, copy.checkpoint)))

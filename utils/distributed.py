@@ -36,8 +36,6 @@ def process_group(device: str | None) -> Iterator[torch.device]:
         return
     on_gpu = torch.cuda.is_available() and device != "cpu"
     chosen = pick_device(os.environ["LOCAL_RANK"] if on_gpu else "cpu")
-    if on_gpu:
-        torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield chosen

@@ -46,14 +46,19 @@ def rng(*key: int) -> np.random.Generator:
 def pick_device(name: str | None = None) -> torch.device:
     """The device that `--device` names: "0" or "cuda:0" a GPU, "cpu"; None the first GPU if there is one.
 
-    Raises InputError when the name is not a device or the GPU is not there.
+    A GPU becomes the current one: streams, events and compiled kernels are those of the current one. Raises InputError
+    when the name is not a device or the GPU is not there.
     """
     if name is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        name = "0" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError:
-        raise InputError(f"--device {name}: not a device; use a GPU's number, cuda:N or cpu") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs torch can use")
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: not a device; use a GPU's number, cuda:N or cpu")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs torch can use")
+        torch.cuda.set_device(device)
     return device

@@ -97,7 +97,7 @@ def _is_made(path: Path, wanted: dict[str, dict], skip_bad: bool) -> bool:
 
 def _files(work: Path, name: str) -> tuple[Path, Path]:
     key = hashlib.sha256(name.encode()).hexdigest()[:32]  # a name may be longer than a file's can be
-    return work / f"{key}.npz", work / f"{key}.json"
+    return work / key / "rows.npz", work / key / "rows.json"  # a folder each: `atomic` looks through what is beside
 
 
 def _part(work: Path, name: str) -> dict[str, dict | Path | Member]:
