@@ -67,12 +67,12 @@ def classify(
     head, config, args.load_epoch_head = load_head(path, device)
     if config["labels"] != project.labels:
         raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
-    then, now = config["settings"], linked.settings
-    for name in ("encoder", "detector", "link_cues"):
+    then, now = ({**settings, **settings["detector"]} for settings in (config["settings"], linked.settings))
+    for name, what in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
         if then[name] != now[name]:
-            by, remedy = f"another {name} than", "train it again"
-            if name == "detector" and then[name]["weights"] == now[name]["weights"]:
-                by = f"{then[name]['key']}, not by {now[name]['key']} as"
+            by, remedy = f"another {what} than", "train it again"
+            if name == "key" and then["weights"] == now["weights"]:
+                by = f"{then[name]}, not by {now[name]} as"
                 remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
             raise InputError(f"{path}: was trained on people linked by {by} {linked.path}; {remedy}")
     features_of = None

@@ -131,7 +131,8 @@ def link_subset(
     found = videos.sources() | {name: [] for name in videos.bad}
     sources = {name: [*source, _checksum(gt.get(name, []))] for name, source in found.items()}
     tar = tar_path(args, root, args.subset)
-    video_cache(tar, sources, make, settings, "tar of linked people", args.skip_bad)
+    compared = settings | {"detector": detector.key}  # wherever its file lies
+    video_cache(tar, sources, make, compared, "tar of linked people", args.skip_bad)
     return LinkedPeople(tar, bad=bad)
 
 

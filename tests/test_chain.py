@@ -1,6 +1,7 @@
 """The whole chain on a tiny embedded data set: every script, the files between them, and what they say of mistakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -308,6 +309,18 @@ def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) 
         detector_of(args, torch.device("cpu"), known)
     args.detr = config["detector"]["source"]
     assert detector_of(args, torch.device("cpu"), known).weights == known["weights"]
+
+
+def test_a_detector_that_has_moved_is_the_same(
+    stages: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = next((stages.folder("one") / "qmm_tubes" / "val").glob("*.tar"))
+    before, moved = tar.stat().st_mtime_ns, shutil.copy(stages.folder("one") / "detr" / "epoch_1.pth", tmp_path)
+    stages.run("eval_qmm", "--qmm_name", "one", *LOOSE, "--detr", moved)
+    assert tar.stat().st_mtime_ns == before and "made again" not in capsys.readouterr().err
+    tar.unlink()  # made anew, it names the other file
+    stages.run("eval_qmm", "--qmm_name", "one", *LOOSE, "--detr", moved)
+    stages.run("eval_map", "--qmm_name", "one", *LOOSE, "--min_tube_length", 1)
 
 
 def test_annotations_of_frames_that_a_video_lacks_are_told(stages: Stages, tmp_path: Path) -> None:
