@@ -78,8 +78,10 @@ def losses(
     too few tubes for that takes part with another, which counts nothing.
     """
     which = [index for step in group for _, index in step]
-    tubes = rank_mean(torch.tensor(float(len(which)), device=weight.device))
-    chunks = data.chunks(which, math.ceil(math.ceil(tubes.item()) / size))
+    tubes = float(len(which))
+    if world_size() > 1:
+        tubes = rank_mean(torch.tensor(tubes, device=weight.device)).item()
+    chunks = data.chunks(which, math.ceil(math.ceil(tubes) / size))
     for people in chunks:
         each, right, frames = frame_losses(model, data.batch(people or data.people[:1]), weight)
         yield each.sum() * bool(people) / tubes, {"accuracy": right / frames / len(chunks)}

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from datasets.make_shards import read_shards, shards_folder
 from datasets.project import load_project
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
-from models.detr import DETR_CONFIG, PERSON, SetCriterion, build_model, full_config, normalize
+from models.detr import DETR_CONFIG, PERSON, build_model, full_config, normalize
+from models.detr_loss import SetCriterion
 from models.query_losses import IDENTITY_TAU, QueryLosses
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
@@ -147,11 +148,11 @@ def losses(
     for batch in group:
         out = model(normalize(batch["images"]), batch["mask"])
         with torch.autocast(batch["images"].device.type, enabled=False):
-            matches = criterion.matcher(out, batch["targets"])
+            matches = criterion.match(out, batch["targets"])
             parts = criterion(out, batch["targets"], matches)
             total = criterion.total(parts)
             if queries is not None:
-                parts |= queries.losses(out, batch["targets"], matches)
+                parts |= queries.losses(out, batch["targets"], matches[0])
                 total = total + sum(coef * parts[name] for name, coef in coefs.items())
             yield total, {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}
 

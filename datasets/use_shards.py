@@ -227,11 +227,13 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     images = on["images"].permute(0, 3, 1, 2)
     n, _, high, wide = images.shape
     if packed["colour"] is not None:
-        colour, mirrored = (on[key].repeat_interleave(on["lengths"], 0) for key in ("colour", "mirrored"))
+        colour, mirrored = (
+            on[key].repeat_interleave(on["lengths"], 0, output_size=n) for key in ("colour", "mirrored")
+        )
         images = augment(images, colour, mirrored)
     mask = torch.zeros((1, 1, 1), dtype=torch.bool, device=device).expand(n, high, wide)
     if (sizes != sizes.new_tensor([high, wide])).any():
-        h, w = sizes.to(device).T[:, :, None]
+        h, w = sizes.to(device, non_blocking=True).T[:, :, None]
         mask = (torch.arange(high, device=device) >= h)[:, :, None] | (torch.arange(wide, device=device) >= w)[:, None]
         images = images.masked_fill(mask[:, None], 0)
     labels = torch.full_like(on["person_ids"], PERSON)

@@ -1,4 +1,4 @@
-"""DETR (Carion 2020): the detector, its loss and its output in pixels."""
+"""DETR (Carion 2020): the detector and its output in pixels."""
 
 import argparse
 import contextlib
@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import CHANNELS, Backbone, fuse_batchnorm
-from models.matcher import HungarianMatcher, pairwise_overlap
+from models.detr_loss import SetCriterion
 from models.position_encoding import SinePositionEncoding
 from models.transformer import Attention, Transformer
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.distributed import rank_mean
 from utils.misc import InputError
 
 PERSON = 1  # the class of people, as in COCO
@@ -191,81 +190,6 @@ def for_inference(detr: DETR, dtype: torch.dtype | None = None) -> DETR:
             if isinstance(part, nn.Conv2d | nn.Linear | Attention):
                 part.to(dtype)
     return detr
-
-
-class SetCriterion(nn.Module):
-    """DETR's loss: Hungarian matching, then cross-entropy over all queries and L1 + GIoU over the matched
-    (`box_overlap` "iou": L1 + IoU).
-
-    Calling it gives a dict of scalars: `loss_ce`, `loss_bbox`, `loss_giou` (with a suffix `_i` for earlier
-    decoder layers), weighted by `weight_dict`, and `class_error` (%) and `cardinality_error` to look at.
-    Normalisers are averaged over the processes, so that ranks together give the joined batch's gradient.
-    """
-
-    def __init__(self, config: dict) -> None:
-        super().__init__()
-        self.num_classes = config["num_classes"]
-        self.box_overlap = config["box_overlap"]
-        costs = (config[f"set_cost_{name}"] for name in ("class", "bbox", "giou"))
-        self.matcher = HungarianMatcher(*costs, self.box_overlap)
-        weights = {
-            "loss_ce": config["ce_loss_coef"],
-            "loss_bbox": config["bbox_loss_coef"],
-            "loss_giou": config["giou_loss_coef"],
-        }
-        self.weight_dict = dict(weights)
-        if config["aux_loss"]:
-            for i in range(config["dec_layers"] - 1):
-                self.weight_dict |= {f"{name}_{i}": weight for name, weight in weights.items()}
-        class_weight = torch.ones(self.num_classes + 1)
-        class_weight[-1] = config["eos_coef"]
-        self.register_buffer("class_weight", class_weight)
-
-    def forward(self, outputs: dict, targets: list[dict], matches: list | None = None) -> dict[str, Tensor]:
-        """`targets`: one dict a picture, `labels` int64 (n,) and `boxes` (n, 4) cxcywh normalised; n may be 0.
-        `matches` are the `matcher`'s of the last layer, where they are known already."""
-        n_boxes = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=outputs["pred_logits"].device)
-        n_boxes = rank_mean(n_boxes).clamp(min=1)
-        losses = self._layer(outputs, targets, n_boxes, matches, last=True)
-        for i, earlier in enumerate(outputs.get("aux_outputs", [])):
-            layer = self._layer(earlier, targets, n_boxes)
-            losses |= {f"{name}_{i}": value for name, value in layer.items()}
-        return losses
-
-    def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the losses, the scalar that is minimised."""
-        return sum(losses[name] * weight for name, weight in self.weight_dict.items() if name in losses)
-
-    def _layer(
-        self, outputs: dict, targets: list[dict], n_boxes: Tensor, matches: list | None = None, last: bool = False
-    ) -> dict[str, Tensor]:
-        logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
-        matches = matches or self.matcher(outputs, targets)
-        picture = torch.cat([torch.full_like(pred, i) for i, (pred, _) in enumerate(matches)])
-        query = torch.cat([pred for pred, _ in matches])
-        labels = torch.cat([t["labels"][m] for t, (_, m) in zip(targets, matches, strict=True)])
-        wanted = torch.cat([t["boxes"][m] for t, (_, m) in zip(targets, matches, strict=True)])
-        picture, query = picture.to(logits.device), query.to(logits.device)
-
-        classes = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
-        classes[picture, query] = labels
-        weights = self.class_weight[classes]
-        ce = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
-        found = boxes[picture, query]
-        giou = pairwise_overlap(found, wanted.float(), self.box_overlap).diagonal()
-        losses = {
-            "loss_ce": (ce * weights).sum() / rank_mean(weights.sum()),
-            "loss_bbox": (found - wanted).abs().sum() / n_boxes,
-            "loss_giou": (1 - giou).sum() / n_boxes,
-        }
-        if last:
-            with torch.no_grad():
-                right = logits[picture, query].argmax(-1) == labels
-                losses["class_error"] = 100 - 100 * right.float().sum() / max(len(labels), 1)
-                counted = (logits.argmax(-1) != self.num_classes).sum(1).float()
-                there = torch.tensor([float(len(t["labels"])) for t in targets], device=logits.device)
-                losses["cardinality_error"] = (counted - there).abs().mean()
-        return losses
 
 
 class PostProcess(nn.Module):

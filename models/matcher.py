@@ -44,8 +44,12 @@ def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9))
 
 
+Matches = list[tuple[Tensor, Tensor]]
+"""Of each picture: indices of predictions and of the targets that they stand for, int64 (n,) on the CPU."""
+
+
 class HungarianMatcher(nn.Module):
-    """Matches a batch: a list of (prediction indices, target indices), int64 on the CPU, one pair a picture.
+    """Matches a batch: (prediction indices, target indices) of each picture, see `Matches`.
 
     `outputs`: `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4); `targets`: B dicts of `labels` (n,), `boxes` (n, 4).
     """
@@ -56,13 +60,32 @@ class HungarianMatcher(nn.Module):
         super().__init__()
         self.settings = (cost_class, cost_bbox, cost_giou, box_overlap)
 
+    def forward(self, outputs: dict, targets: list[dict]) -> Matches:
+        return self.of_layers([outputs], targets)[0]
+
     @torch.no_grad()
-    def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
-        prob, boxes = outputs["pred_logits"].float().softmax(-1), outputs["pred_boxes"]
+    def of_layers(self, layers: list[dict], targets: list[dict]) -> list[Matches]:
+        """The matches of each of several decoder layers, `outputs` each."""
+        logits, boxes = (torch.stack([layer[name] for layer in layers]) for name in ("pred_logits", "pred_boxes"))
+        prob = logits.float().softmax(-1)
         labels, wanted = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
-        # all predictions with all targets: more pairs than are needed, but few calls and one transfer for the batch
-        costs = matching_cost(prob.flatten(0, 1), boxes.flatten(0, 1), labels, wanted, *self.settings)
+        # all predictions with all targets: more pairs than are needed, but few calls and one transfer for all
+        costs = matching_cost(prob.flatten(0, 2), boxes.flatten(0, 2), labels, wanted, *self.settings)
         ends = np.cumsum([len(t["labels"]) for t in targets])[:-1]
-        parts = np.split(costs.unflatten(0, boxes.shape[:2]).cpu().numpy(), ends, axis=2)
-        pairs = [assign(part[i]) for i, part in enumerate(parts)]
-        return [tuple(torch.as_tensor(index, dtype=torch.int64) for index in pair) for pair in pairs]
+        parts = np.split(costs.unflatten(0, boxes.shape[:3]).cpu().numpy(), ends, axis=3)
+        return [
+            [tuple(map(torch.from_numpy, assign(part[layer, i]))) for i, part in enumerate(parts)]
+            for layer in range(len(layers))
+        ]
+
+
+def match_indices(layers: list[Matches], targets: list[dict], device: torch.device) -> Tensor:
+    """Matches of L layers as indices int64 (L, 3, M) on `device`: the picture, the query in it, and the target among
+    those of all pictures, one after another. They are sent in one go, for which the host does not wait."""
+    starts = np.cumsum([0, *(len(t["labels"]) for t in targets)]).tolist()
+    rows = []
+    for matches in layers:
+        picture = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)])
+        target = torch.cat([start + target for start, (_, target) in zip(starts, matches, strict=False)])
+        rows.append(torch.stack([picture, torch.cat([query for query, _ in matches]), target]))
+    return torch.stack(rows).to(device, non_blocking=True)

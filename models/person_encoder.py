@@ -95,7 +95,8 @@ class NPairLoss(nn.Module):
     def forward(self, embs: Tensor, labels: Tensor) -> Tensor:
         """`embs` float (M, d), `labels` int (M,) person identities; returns a scalar float32."""
         unit = F.normalize(embs.float(), dim=1)
-        similarity = unit @ unit.T / self.tau
+        with torch.autocast(embs.device.type, enabled=False):  # 16 bits of a cosine over a small `tau` are too few
+            similarity = unit @ unit.T / self.tau
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         positive = (labels[:, None] == labels[None, :]) & ~itself
         anchors = positive.any(1)

@@ -21,11 +21,14 @@ class SinePositionEncoding(nn.Module):
         """`mask` bool (B, h, w) True on padding -> (B, d, h, w); None (nothing padded) -> (1, d, h, w), kept."""
         if mask is not None:
             return self._encode(~mask)
+        inside = torch.ones(1, *size, dtype=torch.bool, device=device)
+        if torch.compiler.is_compiling():  # which would compile anew whenever a shape is added to those kept
+            return self._encode(inside)
         key = (size, device)
         if key not in self._unpadded:
             if len(self._unpadded) == 64:  # training on many shapes must not fill the memory
                 self._unpadded.clear()
-            self._unpadded[key] = self._encode(torch.ones(1, *size, dtype=torch.bool, device=device))
+            self._unpadded[key] = self._encode(inside)
         return self._unpadded[key]
 
     def _encode(self, inside: Tensor) -> Tensor:

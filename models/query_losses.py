@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.detr import DETR
+from models.matcher import Matches, match_indices
 from models.person_encoder import NPairLoss
 
 IDENTITY_D, IDENTITY_TAU = 64, 0.1  # width, and temperature by default
@@ -41,17 +42,12 @@ class QueryLosses(nn.Module):
         of_queries = {"identity": self.identity(out["queries"]), "action": self.action(out["queries"])}
         return {**out, **of_queries, "place": self.place(out["features"]), "shown": shown}
 
-    def losses(self, out: dict, targets: list[dict], matches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def losses(self, out: dict, targets: list[dict], matches: Matches) -> dict[str, Tensor]:
         """`loss_id`, the N-pair loss of the matched queries by `person_ids` (int64 (n,), distinct between clips);
         `loss_action`, the cross-entropy of their `actions` (int64 (n,), -1 for none); `loss_place`, see `_of_places`.
-        `matches` as `models.matcher.HungarianMatcher`."""
-        device = out["action"].device
-        picture = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)]).to(device)
-        query = torch.cat([query for query, _ in matches]).to(device)
-        ids, actions = (
-            torch.cat([t[name][m.to(device)] for t, (_, m) in zip(targets, matches, strict=True)])
-            for name in ("person_ids", "actions")
-        )
+        `matches` are those of the last decoder layer."""
+        ((picture, query, target),) = match_indices([matches], targets, out["action"].device)
+        ids, actions = (torch.cat([t[name] for t in targets])[target] for name in ("person_ids", "actions"))
         place = self._of_places(out, targets)
         if not len(query):
             return {"loss_id": out["identity"].sum() * 0, "loss_action": out["action"].sum() * 0, "loss_place": place}
@@ -71,8 +67,9 @@ class QueryLosses(nn.Module):
         high, wide = places.shape[2:]
         x = ((torch.arange(wide, device=places.device) + 0.5) / wide)[None, None]
         y = ((torch.arange(high, device=places.device) + 0.5) / high)[None, :, None]
-        boxes = torch.cat([t["boxes"] * part.repeat(2) for t, part in zip(targets, shown, strict=True)]).float()
-        picture = torch.repeat_interleave(torch.tensor([len(t["boxes"]) for t in targets])).to(places.device)
+        picture = torch.repeat_interleave(torch.tensor([len(t["boxes"]) for t in targets]))
+        picture = picture.to(places.device, non_blocking=True)
+        boxes = torch.cat([t["boxes"] for t in targets]).float() * shown.repeat(1, 2)[picture]
         cx, cy, w, h = boxes[:, :, None, None].unbind(1)
         # a box smaller than a place still has the one it lies in
         inside = ((x - cx).abs() <= (w / 2).clamp(min=0.5 / wide)) & ((y - cy).abs() <= (h / 2).clamp(min=0.5 / high))

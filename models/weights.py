@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.detr import DETR, DETR_CONFIG, PostProcess, SetCriterion, full_config
+from models.detr import DETR, DETR_CONFIG, PostProcess, full_config
+from models.detr_loss import SetCriterion
 from utils.files import atomic, load_torch
 from utils.misc import InputError
 from utils.progress import progress

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.head_batches import gradients
@@ -81,6 +82,8 @@ def test_npair_loss_is_its_loop() -> None:
         fast.backward(), slow.backward()
         torch.testing.assert_close(fast, slow)
         torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):  # under which it stays float32
+            assert NPairLoss(tau)(one, labels) == fast
 
 
 @pytest.fixture
@@ -229,10 +232,20 @@ def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch: pytest.Monke
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
-    assert [pick_device(name).index for name in ("1", "cuda:0", "cpu")] == [1, 0, None] and chosen == [1, 0]
+    assert [pick_device(name).index for name in ("1", "cuda", "cuda:0", "cpu")] == [1, 0, 0, None]
+    assert chosen == [1, 0, 0]
     for name in ("2", "meta", "xyz", "-1"):
         with pytest.raises(InputError, match=f"--device {name}"):
             pick_device(name)
+
+
+def test_a_compiled_detector_is_not_compiled_for_every_shape(detr_path: Path) -> None:
+    detector, compiler = Detector(detr_path, torch.device("cpu")), CompileCounter()
+    detector.detr.compile(backend=compiler)
+    for height, width in ((48, 64), (64, 48), (40, 64), (64, 56), (32, 64), (64, 32)):
+        for n in (4, 3):
+            list(detector.start([torch.zeros(n, 3, height, width, dtype=torch.uint8)], (width, height), 0.5))
+    assert 0 < compiler.frame_count <= 4
 
 
 class HostReads(TorchDispatchMode):

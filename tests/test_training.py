@@ -31,7 +31,7 @@ from tests.toy_training import (
 from utils.files import load_checkpoint, load_torch, lock
 from utils.misc import InputError
 from utils.resume import STATE, StopFlag
-from utils.train_steps import rate_factor
+from utils.train_steps import _average_gradients, rate_factor
 
 PLAIN = partial(losses, 0.0, False)
 
@@ -249,6 +249,20 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     with pytest.raises(InputError, match="with 2 processes, not 1"):
         train(tmp_path / "plain", arguments("--resume"), False, 8)
+
+
+def test_averaged_gradients_lie_in_memory_as_their_parameters_do() -> None:
+    """Fused AdamW goes through both in the order of memory."""
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    try:
+        conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        conv(torch.randn(1, 3, 5, 5)).square().sum().backward()
+        before = [p.grad.clone() for p in conv.parameters()]
+        _average_gradients(list(conv.parameters()))
+        for p, grad in zip(conv.parameters(), before, strict=True):
+            assert p.grad.stride() == p.stride() and torch.equal(p.grad, grad)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def spoiled(where: str, seen: list, model: nn.Module, group: list) -> Iterator[tuple[Tensor, dict]]:

@@ -37,15 +37,18 @@ def process_group(device: str | None) -> Iterator[torch.device]:
     on_gpu = torch.cuda.is_available() and device != "cpu"
     chosen = pick_device(os.environ["LOCAL_RANK"] if on_gpu else "cpu")
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    whole = False
     try:
         yield chosen
+        whole = True
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # Gloo has no exception of its own
             raise
         what = "another process of this run has ended; what it said tells why: start all again, trainers with --resume"
         raise InputError(what) from None
     finally:
-        dist.destroy_process_group()
+        if whole or not on_gpu:  # NCCL's would wait for the other processes, which wait for what this one cannot do
+            dist.destroy_process_group()
 
 
 def barrier() -> None:
@@ -82,12 +85,12 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
         return [rows.detach()]
     sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    longest = int(max(size.item() for size in sizes))
-    padded = rows.detach().new_zeros(longest, *rows.shape[1:])
+    lengths = torch.cat(sizes).tolist()
+    padded = rows.detach().new_zeros(max(lengths), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     held = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(held, padded)
-    return [part[: int(size.item())] for part, size in zip(held, sizes, strict=True)]
+    return [part[:length] for part, length in zip(held, lengths, strict=True)]
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

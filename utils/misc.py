@@ -58,7 +58,9 @@ def pick_device(name: str | None = None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: not a device; use a GPU's number, cuda:N or cpu")
     if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= torch.cuda.device_count():
             raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs torch can use")
         torch.cuda.set_device(device)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and tubes and pictures have many
     return device

@@ -171,7 +171,9 @@ def _average_gradients(parameters: list[Tensor]) -> None:
     dist.all_reduce(flat)
     flat /= world_size()
     for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad = grad.view_as(p)
+        p.grad = torch.empty_like(p).copy_(
+            grad.view_as(p)
+        )  # in the parameter's order of memory, as fused AdamW reads it
 
 
 def _groups(batches: Iterable, size: int) -> Iterator[list]:
