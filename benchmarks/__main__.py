@@ -7,7 +7,17 @@ import time
 from benchmarks.rows import Row, print_rows
 from utils.cli import Parser, run
 
-NAMES = ("query_cache", "detr_inference", "loader", "video_map", "npair", "linking", "memory", "head_batches")
+NAMES = (
+    "query_cache",
+    "detr_inference",
+    "around_detr",
+    "loader",
+    "video_map",
+    "npair",
+    "linking",
+    "memory",
+    "head_batches",
+)
 
 
 def main() -> None:
