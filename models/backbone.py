@@ -6,6 +6,8 @@ from torchvision.models import resnet
 
 CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}  # after the fourth stage
 
+FIRST_SCALE = 0.1  # of what a deep ResNet's blocks add, where it is trained from nothing (Goyal 2017 takes 0)
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation with fixed statistics and affine parameters: (B, C, H, W) -> the same shape."""
@@ -60,6 +62,10 @@ class Backbone(nn.Module):
         for part in ("conv1", "bn1", "relu", "maxpool", *layers):
             self.body.add_module(part, getattr(full, part))
         self.num_channels = CHANNELS[name] // 2 ** (4 - stages)
+        if norm == "bn":
+            for block in self.body.modules():
+                if isinstance(block, resnet.Bottleneck):  # many of them, each of which should begin by changing little
+                    nn.init.constant_(block.bn3.weight, FIRST_SCALE)
         if norm == "frozen":
             for part in (self.body.conv1, self.body.layer1):
                 part.requires_grad_(False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbone import fuse_batchnorm
+from models.backbone import Backbone, fuse_batchnorm
 from models.detr import PERSON, build_model, for_inference, full_config, normalize
 from models.transformer import Transformer
 from tests.fill import fill_state_dict
@@ -257,3 +257,14 @@ def test_settings_that_do_not_exist_are_named():
         build_model({"backbone": "resnet19"})
     with pytest.raises(InputError, match=r"num_queries=2\.5"):
         build_model({"num_queries": 2.5})
+
+
+def test_a_deep_backbone_from_nothing_begins_with_small_gradients() -> None:
+    """Those of the first layer do not grow with the number of blocks; a ResNet-101 could hardly be trained else."""
+    norms = []
+    for name in ("resnet50", "resnet101"):
+        torch.manual_seed(0)
+        backbone = Backbone(name, True, "bn", 4)
+        backbone(torch.randn(2, 3, 64, 64)).square().mean().backward()
+        norms.append(backbone.body.conv1.weight.grad.norm().item())
+    assert norms[1] < 2 * norms[0] < 1
