@@ -22,7 +22,7 @@ NAMES = (
 
 def main() -> None:
     """Measure one after another, say on stderr how long each took, and print the table."""
-    parser = Parser("Measure each cost beside its yardstick, and print all as one table.", "python -m benchmarks")
+    parser = Parser("Measure each cost beside its yardstick, and print all as one table.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"which (default: all): {', '.join(NAMES)}")
     names = parser.parse_args().names or NAMES
     if unknown := sorted(set(names) - set(NAMES)):

@@ -59,7 +59,9 @@ class Parser(argparse.ArgumentParser):
     `flag` adds to a named group, which is made on first use, so that `--help` reads in sections.
     """
 
-    def __init__(self, description: str, prog: str | None = None) -> None:
+    def __init__(self, description: str) -> None:
+        module = getattr(sys.modules["__main__"], "__spec__", None)  # of what `python -m` runs, as Python 3.14 shows it
+        prog = f"python -m {module.name.removesuffix('.__main__')}" if module else None
         more = "One dash will do too: -epochs 20."
         super().__init__(prog, description=description, epilog=more, formatter_class=_Help, allow_abbrev=False)
         self._sections: dict[str, argparse._ArgumentGroup] = {}
