@@ -90,6 +90,6 @@ def found_in_videos(
                 bar.update(n)
                 continue
             done += 1
-            bar.set_postfix_str(f"video {done}/{len(names)}")
+            bar.set_postfix_str(f"video {done}/{len(names)}", refresh=False)  # shown with the next line
             yield video, {"n_frames": n_frames} | ({"bad": str(found)} if found else {})
             spool = None

@@ -54,8 +54,8 @@ def pick_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: not a device; use a GPU's number, cuda:N or cpu")
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)

@@ -171,9 +171,7 @@ def _average_gradients(parameters: list[Tensor]) -> None:
     dist.all_reduce(flat)
     flat /= world_size()
     for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad = torch.empty_like(p).copy_(
-            grad.view_as(p)
-        )  # in the parameter's order of memory, as fused AdamW reads it
+        p.grad = torch.empty_like(p).copy_(grad.view_as(p))  # in the order of memory that fused AdamW reads it in
 
 
 def _groups(batches: Iterable, size: int) -> Iterator[list]:

@@ -80,10 +80,9 @@ def _tell_changes(path: Path, settings: dict) -> None:
     with contextlib.suppress(InputError, KeyError, IndexError, AttributeError):
         store = TarStore(path)
         then = store.json(store.names[0])["made_from"]["settings"]
-        changed = [name for name in settings if then.get(name) != settings[name]]
-        shown = [f"{n} {then.get(n)}, now {settings[n]}" if not isinstance(settings[n], dict) else n for n in changed]
+        changed = [f"{n} {then.get(n)}, now {now}" for n, now in settings.items() if then.get(n) != now]
         if changed:
-            print(f"{path}: was made with other settings ({'; '.join(shown)}), so it was made again", file=sys.stderr)
+            print(f"{path}: was made with other settings ({'; '.join(changed)}), so it was made again", file=sys.stderr)
 
 
 def _fits(meta: dict, made_from: dict | None, skip_bad: bool) -> bool:
