@@ -12,22 +12,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
-from datasets.project import Project, load_project
 from models.action_head import HEAD_TYPES, action_probabilities, load_head
 from models.frame_features import add_frame_flags, features_of_people, frame_extractor
 from models.person_queries import add_detector_flags
 from models.tube import action_tubes
 from utils.box_ops import MOTION_CATEGORIES, Tube
 from utils.cli import Parser, add_data_flags, positive_int, run, run_name, tell_left_out, thresholds
-from utils.files import epoch_path
 from utils.gt_tubes import make_gt_tubes
-from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
 from utils.misc import InputError, pick_device
 from utils.progress import progress
 from utils.results import add_plot_video_flag, check_plot_video, print_table, write_results
-from utils.training import add_log_flags, add_run_flags, start
+from utils.storage.files import epoch_path
+from utils.storage.tracks import (
+    HEAD_NAME_HELP,
+    LinkedPeople,
+    add_linked_flags,
+    fill_linked_flags,
+    head_folder,
+    tar_path,
+)
+from utils.training.loop import add_log_flags, add_run_flags, start
 from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
 
 METRICS = ("v-mAP", "motion-AP", "frame-mAP")
@@ -127,7 +134,7 @@ def draw(
     args: argparse.Namespace, project: Project, pred: dict[str, list[Tube]], gt: dict[str, list[Tube]], folder: Path
 ) -> list[Path]:
     """The pictures of `--plot`, in `folder`."""
-    from utils.evaluation_plots import action_figures  # Matplotlib only where something is drawn
+    from utils.drawing.evaluation_plots import action_figures  # Matplotlib only where something is drawn
 
     def frames_of(name: str) -> VideoFrames:
         return VideoFrames(project.frames_path(name))

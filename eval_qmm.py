@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
-from datasets.project import Project, load_project
 from models.person_encoder import encode, load_encoder
 from models.person_queries import CachedQueries, add_detector_flags, cache_queries, detector_of, match_people
 from models.tube import LinkedTube, link_people
@@ -25,16 +25,16 @@ from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Tube
 from utils.cli import Parser, add_data_flags, positive_int, run, run_name, share, tell_left_out, thresholds
 from utils.distributed import process_group, rank
-from utils.files import epoch_path
 from utils.gt_tubes import label_frames, make_gt_tubes
-from utils.linked_store import NAMED, LinkedPeople, add_linked_flags, fill_linked_flags, tar_path
+from utils.metrics.tracking import tracking_metrics
+from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError
 from utils.results import add_plot_video_flag, check_plot_video, motion_recall_by_cue, print_table, write_results
-from utils.tar_store import RowSpool
-from utils.tracking import tracking_metrics
-from utils.training import add_log_flags, add_run_flags, start
-from utils.tube_recall import tube_precision_recall
-from utils.video_cache import video_cache
+from utils.storage.files import epoch_path
+from utils.storage.tars import RowSpool
+from utils.storage.tracks import NAMED, LinkedPeople, add_linked_flags, fill_linked_flags, tar_path
+from utils.storage.video_cache import video_cache
+from utils.training.loop import add_log_flags, add_run_flags, start
 
 NOBODY = LinkedTube(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 UNKNOWN = {"n_frames": 0, "width": 0, "height": 0, "fps": 0.0}  # of a video that cannot be used
@@ -172,7 +172,7 @@ def draw(
     args: argparse.Namespace, project: Project, linked: LinkedPeople, gt: dict[str, list[Tube]], folder: Path
 ) -> list[Path]:
     """The pictures of `--plot`, in `folder`, which stands beside the results file and has its name."""
-    from utils.evaluation_plots import linked_figures  # Matplotlib only where something is drawn
+    from utils.drawing.evaluation_plots import linked_figures  # Matplotlib only where something is drawn
 
     results = folder.with_name(f"{folder.name}.json")
     recalls = {level: motion_recall_by_cue(results, level) for level in args.tiou_th}

@@ -26,11 +26,11 @@ from models.person_queries import Detector, add_detector_flags, detector_of
 from models.tube import ActionTubes, LinkedTube, action_tubes, update_tubes
 from models.weights import weights_hash
 from utils.cli import Parser, cosine, positive_int, run, share
-from utils.files import write_json
+from utils.drawing.timeline import Person
+from utils.drawing.video_writer import TubeVideoWriter
 from utils.misc import InputError, pick_device
-from utils.timeline import Person
-from utils.training import add_run_flags, start
-from utils.video_writer import TubeVideoWriter
+from utils.storage.files import write_json
+from utils.training.loop import add_run_flags, start
 
 BLOCK = 64  # frames that are drawn at a time
 WINDOW = 512  # frames before a block that its actions are judged by

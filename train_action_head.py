@@ -16,18 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.linked_tubes import LinkedTubes
-from datasets.project import load_project
+from datasets.track_batches import LinkedTubes
 from datasets.use_shards import epoch_batches
 from models.action_head import HEAD_TYPES, build_action_head
 from models.frame_features import FRAME_KINDS, add_frame_flags, features_of_people, frame_extractor
 from models.person_queries import add_detector_flags
 from utils.cli import Parser, add_data_flags, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import process_group, rank, rank_mean, world_size
-from utils.linked_store import HEAD_NAME_HELP, LinkedPeople, add_linked_flags, fill_linked_flags, head_folder, tar_path
 from utils.misc import InputError
-from utils.training import add_run_flags, add_training_flags, fit, start
+from utils.storage.tracks import (
+    HEAD_NAME_HELP,
+    LinkedPeople,
+    add_linked_flags,
+    fill_linked_flags,
+    head_folder,
+    tar_path,
+)
+from utils.training.loop import add_run_flags, add_training_flags, fit, start
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.config import load_project
 from datasets.make_shards import read_shards, shards_folder
-from datasets.project import load_project
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
+from models.auxiliary_losses import IDENTITY_TAU, QueryLosses
 from models.detr import DETR_CONFIG, PERSON, build_model, full_config, normalize
 from models.detr_loss import SetCriterion
-from models.query_losses import IDENTITY_TAU, QueryLosses
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, add_data_flags, not_negative, positive, positive_int, run, run_name
 from utils.distributed import process_group, rank, world_size
 from utils.misc import InputError
-from utils.training import add_run_flags, add_training_flags, fit, start
+from utils.training.loop import add_run_flags, add_training_flags, fit, start
 from utils.video_map import calc_frame_map
 
 ARCHITECTURE = {
@@ -58,7 +58,7 @@ FROM_NOTHING = {
     "action": "weight of telling actions apart by single queries",
     "place": "weight of telling whether somebody is at a place of the backbone's map, doing what",
 }
-"""What the losses of `models.query_losses` do."""
+"""What the losses of `models.auxiliary_losses` do."""
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from datasets.annotations import read_annotations
+from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.make_shards import shards_folder
-from datasets.project import Project, load_project
 from datasets.query_clips import QueryClips
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
@@ -27,7 +27,7 @@ from utils.box_ops import box_cxcywh_to_xyxy
 from utils.cli import Parser, add_data_flags, not_negative, positive, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import gather_rows, process_group, rank, world_size
 from utils.misc import InputError
-from utils.training import add_run_flags, add_training_flags, fit, start
+from utils.training.loop import add_run_flags, add_training_flags, fit, start
 
 ID_STEP = 2**32  # between the person ids of two processes
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import Row, one_thread, seconds, show
+from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.project import load_project
-from datasets.synthetic import make_synthetic
+from datasets.synthetic.videos import make_synthetic
 from models.frozen import Started
 from models.person_queries import PersonQueries, cache_queries
 

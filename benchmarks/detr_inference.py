@@ -19,13 +19,13 @@ from torch import Tensor
 
 from benchmarks.rows import Row, print_rows
 from datasets.dataset import VideoFrames
-from datasets.synthetic import make_synthetic
+from datasets.synthetic.videos import make_synthetic
 from datasets.transforms import resize
 from models.detr import DETR, PERSON, build_model, for_inference, normalize
 from models.weights import load_detr
 from utils.cli import Parser, run
-from utils.files import epoch_path
 from utils.misc import pick_device
+from utils.storage.files import epoch_path
 
 HEIGHT, WIDTH = 384, 512  # a 4:3 video whose longer side is 512
 GFLOP = 98  # of one such frame

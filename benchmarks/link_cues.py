@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.project import load_project
+from datasets.config import load_project
 from models.person_encoder import encode, load_encoder
 from models.person_queries import CachedQueries
 from models.tube import link_people
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
 from utils.cli import Parser, add_data_flags, positive_int, run, run_name, share
-from utils.files import epoch_path
 from utils.gt_tubes import make_gt_tubes
+from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError
 from utils.results import print_table
-from utils.tar_store import TarStore
-from utils.tube_recall import tube_precision_recall
+from utils.storage.files import epoch_path
+from utils.storage.tars import TarStore
 
 THRESHOLDS = {"feature": np.arange(-0.2, 0.91, 0.1), "iou": [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
 

@@ -13,8 +13,8 @@ from datasets.annotations import Video
 from datasets.make_shards import encode_video
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from utils.box_ops import Tube
-from utils.files import seal, write_json
-from utils.tar_store import write_tar
+from utils.storage.files import seal, write_json
+from utils.storage.tars import write_tar
 
 CLIP, RATE, BATCH, ROUNDS = 8, 4, 8, 3
 SIZE = (320, 240)  # width, height: UCF101's

@@ -21,7 +21,7 @@ from benchmarks.query_cache import ROOT, write_random_detr
 from benchmarks.rows import Row, show
 from models.person_encoder import PersonEncoder
 from models.person_queries import Detector
-from utils.files import save_torch, write_json
+from utils.storage.files import save_torch, write_json
 
 SHORT, LONG, PEOPLE = 2000, 20000, 10
 SIZE = (64, 48)  # width, height

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.rows import Row, show
+from datasets.config import load_project
 from datasets.make_shards import make_shards
-from datasets.project import load_project
-from datasets.synthetic import make_synthetic
+from datasets.synthetic.videos import make_synthetic
 from models.detr import build_model, full_config
-from utils.files import save_torch
+from utils.storage.files import save_torch
 
 ROOT = Path(__file__).parents[1]
 VIDEOS, LENGTH, SIZE = 3, 30, (320, 240)

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.rows import Row, show
 from utils.box_ops import MOTION_BOUNDS, MOTION_STRIDES, Tube, motion_categories, paired_iou, tube_iou
-from utils.tube_recall import tube_precision_recall
+from utils.metrics.tube_recall import tube_precision_recall
 from utils.video_map import average_precision, calc_motion_ap, calc_video_map
 
 N_PRED, N_GT, LENGTH, SPAN, ROUNDS = 5000, 2000, 100, 300, 5

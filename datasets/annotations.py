@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.annotation_formats import RawTube, RawVideo, read_source
-from datasets.project import Project
+from datasets.config import Project
+from datasets.formats.readers import RawTube, RawVideo, read_source
 from utils.box_ops import Tube
 from utils.misc import InputError
 

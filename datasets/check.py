@@ -11,17 +11,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotation_formats import read_source
 from datasets.annotations import RULES, Video, read_video
+from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
+from datasets.formats.readers import read_source
 from datasets.make_shards import fit_to_video
-from datasets.project import Project, load_project
 from datasets.transforms import resize
 from utils.box_ops import motion_category
 from utils.cli import Parser, positive_int, run
-from utils.files import atomic
 from utils.misc import InputError, counted
 from utils.progress import progress
+from utils.storage.files import atomic
 
 CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet; pixels, pictures
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (86, 180, 233))

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.config import Project
 from datasets.dataset import VideoFrames
-from datasets.project import Project
 from datasets.transforms import resize
 from utils.misc import InputError
-from utils.video_cache import BadVideo
+from utils.storage.video_cache import BadVideo
 
 AHEAD = 3  # batches of a video that wait for the model
 

@@ -22,16 +22,16 @@ from pathlib import Path
 import cv2
 
 from datasets.annotations import Video, read_annotations
+from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
-from datasets.project import Project, load_project
 from datasets.transforms import resize
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, tell_left_out
-from utils.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
 from utils.misc import InputError
 from utils.progress import progress
-from utils.tar_store import TarStore, write_tar
+from utils.storage.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
+from utils.storage.tars import TarStore, write_tar
 
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
 

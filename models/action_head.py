@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.weights import load_weights
-from utils.files import load_checkpoint
 from utils.misc import InputError
+from utils.storage.files import load_checkpoint
 
 HEAD_TYPES = ("vanilla", "time_ecd:add", "time_ecd:cat", "x3d", "res")
 """`vanilla` sees the queries in no order; `time_ecd` adds the time to them or appends it; `x3d` and `res` ask

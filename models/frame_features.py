@@ -16,10 +16,10 @@ from models.person_queries import Detector, Videos, batch_size, detector_of
 from models.weights import weights_hash
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
 from utils.cli import Parser
-from utils.linked_store import LinkedPerson
 from utils.misc import InputError
-from utils.tar_store import RowSpool, TarStore
-from utils.video_cache import video_cache
+from utils.storage.tars import RowSpool, TarStore
+from utils.storage.tracks import LinkedPerson
+from utils.storage.video_cache import video_cache
 
 FRAME_KINDS = ("x3d", "res")  # of action heads
 X3D_CLIPS = ("centre", "repeat")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from utils.distributed import rank
 from utils.progress import progress
-from utils.tar_store import RowSpool
-from utils.video_cache import BadVideo
+from utils.storage.tars import RowSpool
+from utils.storage.video_cache import BadVideo
 
 AHEAD = 2  # batches that a device has before it while the host is busy with an earlier one, of this video or the last
 Item = TypeVar("Item")
@@ -72,7 +72,7 @@ def found_in_videos(
     nothing: dict[str, np.ndarray],
     spool_of: Callable[[str], RowSpool],
 ) -> Iterator[tuple[object, dict]]:
-    """What a model finds in each of the videos `names`, `opened` one after another: for `utils.video_cache`.
+    """What a model finds in each of the videos `names`, `opened` one after another: for `utils.storage.video_cache`.
 
     `start(video)` starts the model on its batches, and its functions give rows, a mapping from name to array, which are
     appended to the video's spool; `nothing` is such rows without any. Yields each video when it is whole, with its

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.weights import load_weights
-from utils.files import load_checkpoint
 from utils.misc import InputError
+from utils.storage.files import load_checkpoint
 
 
 class PersonEncoder(nn.Module):

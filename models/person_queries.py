@@ -17,8 +17,8 @@ from models.weights import OFFICIAL, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, count
 from utils.misc import AMP_TYPES, InputError
-from utils.tar_store import Rows, RowSpool, TarStore
-from utils.video_cache import video_cache
+from utils.storage.tars import Rows, RowSpool, TarStore
+from utils.storage.video_cache import video_cache
 
 FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
 BATCH = {"cuda": 32, "cpu": 8}  # frames at a time: starting some 500 operations takes a host as long as a GPU 8 frames

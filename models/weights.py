@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from models.detr import DETR, DETR_CONFIG, PostProcess, full_config
 from models.detr_loss import SetCriterion
-from utils.files import atomic, load_torch
 from utils.misc import InputError
 from utils.progress import progress
+from utils.storage.files import atomic, load_torch
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/detr/"
 OFFICIAL = {

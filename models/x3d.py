@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.weights import download, load_weights
-from utils.files import load_torch
+from utils.storage.files import load_torch
 
 X3D_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/X3D_XS.pyth"
 X3D_FRAMES, X3D_STRIDE, X3D_SIZE = 4, 12, 182

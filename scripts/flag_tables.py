@@ -14,7 +14,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from utils.cli import Parser, run
-from utils.files import atomic
+from utils.storage.files import atomic
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map", "predict")

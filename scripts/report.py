@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from utils.cli import Parser, run
-from utils.files import read_json
 from utils.misc import InputError
 from utils.results import print_table
+from utils.storage.files import read_json
 
 SHOWN = ("recall@", "precision@", "IDF1", "HOTA", "v-mAP@", "frame-mAP@")
 

@@ -21,7 +21,7 @@ import numpy as np
 from tests.killing import make_data
 from tests.stages import LOOSE, Stages
 from utils.cli import Parser, run
-from utils.files import atomic
+from utils.storage.files import atomic
 
 FIELDS = ("round", "seconds", "rss_mib", "open_files", "threads", "children", "work_files")
 

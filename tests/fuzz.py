@@ -25,21 +25,21 @@ import scipy.io
 import torch
 
 from datasets.annotations import read_annotations
+from datasets.config import load_project
 from datasets.dataset import VideoFrames
 from datasets.make_shards import make_shards
-from datasets.project import load_project
 from datasets.use_shards import ClipDataset
 from models.weights import load_detr
 from tests.pickles import pickled
 from tests.test_annotations import own_project, tube
 from tests.test_weights import SMALL
 from utils.cli import Parser, positive_int, run
-from utils.files import load_torch, save_torch, write_json
-from utils.linked_store import LinkedPeople
 from utils.misc import InputError, rng
 from utils.results import motion_recall_by_cue
 from utils.run_log import METRICS, RunLog
-from utils.tar_store import TarStore, write_npz, write_tar
+from utils.storage.files import load_torch, save_torch, write_json
+from utils.storage.tars import TarStore, write_npz, write_tar
+from utils.storage.tracks import LinkedPeople
 
 MAX_MEMORY = 3 * 2**20  # KiB, with all libraries loaded
 HANG = 600  # seconds for all damages of a kind, which take one or a few

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from datasets.make_shards import main as make_shards
-from datasets.synthetic import make_synthetic
+from datasets.synthetic.videos import make_synthetic
 from predict import main as predict
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
 from tests.toy_training import free_port, launch, set_rank

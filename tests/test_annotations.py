@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.annotation_formats import RawTube, RawVideo
 from datasets.annotations import check_tubes, read_annotations
-from datasets.project import known_projects, load_project
+from datasets.config import known_projects, load_project
+from datasets.formats.readers import RawTube, RawVideo
 from tests.pickles import pickled
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from datasets.make_shards import main as make_shards
-from datasets.synthetic import make_synthetic
+from datasets.synthetic.videos import make_synthetic
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
 from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.cli import run_name
-from utils.linked_store import LinkedPeople
 from utils.misc import InputError
+from utils.storage.tracks import LinkedPeople
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map", "predict")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets.config import load_project
 from datasets.make_shards import make_shards
-from datasets.project import load_project
-from datasets.synthetic import make_synthetic
+from datasets.synthetic.videos import make_synthetic
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
 from tests.toy_training import free_port, launch, set_rank
-from utils.linked_store import LinkedPeople
+from utils.storage.tracks import LinkedPeople
 
 ROOT = Path(__file__).parents[1]
 N_TRAIN = 5

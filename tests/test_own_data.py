@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from datasets.annotations import RULES, read_annotations
+from datasets.config import load_project
 from datasets.make_shards import read_shards
-from datasets.project import load_project
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from benchmarks.linking import link_by_loops, same_tubes, wandering_people
 from benchmarks.npair import npair_by_loop
 from benchmarks.rows import Row
 from datasets.annotations import Video
-from datasets.linked_tubes import LinkedTubes
 from datasets.make_shards import encode_video
+from datasets.track_batches import LinkedTubes
 from datasets.use_shards import ClipDataset
 from models.action_head import build_action_head
 from models.detr import DETR, PERSON, build_model, for_inference
@@ -29,10 +29,10 @@ from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
 from train_action_head import losses
 from utils.box_ops import Tube
-from utils.files import save_torch, seal, write_json
-from utils.linked_store import LinkedPeople
 from utils.misc import InputError, pick_device
-from utils.tar_store import RowSpool, write_tar
+from utils.storage.files import save_torch, seal, write_json
+from utils.storage.tars import RowSpool, write_tar
+from utils.storage.tracks import LinkedPeople
 
 SMALL = {"backbone": "resnet18", "stages": 2, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
 SMALL |= {"dim_feedforward": 64, "num_queries": 6, "num_classes": 2, "image_size": 64}

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from datasets.figures import ACTIONS
-from datasets.synthetic import plan, render
+from datasets.synthetic.people import ACTIONS
+from datasets.synthetic.videos import plan, render
 from utils import plot_utils
 from utils.box_ops import Tube
-from utils.draw import WHITE, colour_of
-from utils.figure import DPI
+from utils.drawing.draw import WHITE, colour_of
+from utils.drawing.figure import DPI
+from utils.drawing.plot_tubes import CELL
 from utils.misc import InputError, rng
-from utils.plot_tubes import CELL
 from utils.plot_utils import (
     plot_features,
     plot_motion_recall,

@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.project import load_project
-from datasets.synthetic import make_synthetic
+from datasets.config import load_project
+from datasets.synthetic.videos import make_synthetic
 from models.action_head import build_action_head
 from models.person_queries import match_people
 from tests.toy_training import arguments, train
 from tests.tube_cases import jhmdb21_case, random_case
 from utils.box_ops import Tube
-from utils.evaluation_plots import action_figures, linked_figures, shown_video
-from utils.files import save_torch
+from utils.drawing.evaluation_plots import action_figures, linked_figures, shown_video
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
 from utils.plot_utils import precision_recall
 from utils.results import motion_recall_by_cue
-from utils.tar_store import RowSpool
-from utils.video_cache import video_cache
+from utils.storage.files import save_torch
+from utils.storage.tars import RowSpool
+from utils.storage.video_cache import video_cache
 from utils.video_map import average_precision, calc_video_map, sorted_matches
 
 ROOT = Path(__file__).parents[1]
@@ -177,8 +177,8 @@ def test_the_shown_video_has_most_people(root: Path) -> None:
 
 
 def test_features_are_named_by_the_annotated_person(root: Path) -> None:
-    from utils.evaluation_plots import _features
-    from utils.linked_store import LinkedPeople
+    from utils.drawing.evaluation_plots import _features
+    from utils.storage.tracks import LinkedPeople
 
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
     linked = LinkedPeople(root / "checkpoint/synthetic/one/qmm_tubes/val" / f"{LINKED[0]}.tar")

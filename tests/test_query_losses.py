@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.auxiliary_losses import IDENTITY_TAU, QueryLosses
 from models.detr import build_model
 from models.person_encoder import NPairLoss
-from models.query_losses import IDENTITY_TAU, QueryLosses
 from tests.test_detr import SMALL
 
 N_ACTIONS = 3

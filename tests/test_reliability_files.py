@@ -19,11 +19,11 @@ from models.person_queries import Detector
 from tests.killing import make_data, write_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.cli import run
-from utils.files import atomic, lock, save_torch, write_json
 from utils.misc import InputError
-from utils.resume import NONFINITE, STATE, set_aside
 from utils.run_log import append_json
-from utils.tar_store import RowSpool, TarStore, write_npz, write_tar
+from utils.storage.files import atomic, lock, save_torch, write_json
+from utils.storage.tars import RowSpool, TarStore, write_npz, write_tar
+from utils.training.resume import NONFINITE, STATE, set_aside
 
 NUMBERS = np.random.default_rng(0).integers(0, 255, 400_000).astype(np.uint8)  # that nothing compresses
 
@@ -235,10 +235,10 @@ def test_a_cache_made_by_another_run_in_the_meantime_is_taken(stages: Stages, mo
     (held,) = stages.folder("queries").glob("val*.tar")
     before = held.read_bytes()
     asked = iter([False])
-    monkeypatch.setattr("utils.video_cache._is_made", lambda *_: next(asked))
+    monkeypatch.setattr("utils.storage.video_cache._is_made", lambda *_: next(asked))
     monkeypatch.setattr(Detector, "start", lambda *_: pytest.fail("DETR ran again"))
     stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", *LOOSE)
-    monkeypatch.setattr("utils.video_cache._is_made", lambda path, *_: "queries" not in str(path))
+    monkeypatch.setattr("utils.storage.video_cache._is_made", lambda path, *_: "queries" not in str(path))
     stages.run("eval_qmm", "--qmm_name", "one", *LOOSE)
     assert held.read_bytes() == before and not list(held.parent.glob("*.parts"))
 

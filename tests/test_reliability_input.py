@@ -16,18 +16,18 @@ import pytest
 import torch
 
 from datasets.annotations import RULES
+from datasets.config import load_project
 from datasets.dataset import VideoFrames, decode_image
+from datasets.formats.pickles import read_pickle
 from datasets.make_shards import make_shards, read_shards
-from datasets.project import load_project
 from datasets.use_shards import ClipDataset, collate, epoch_batches
 from models.detr import build_model, normalize
 from tests import pickles
 from tests.test_annotations import own_project, tube, video
 from tests.test_weights import SMALL
-from utils.files import load_torch, save_torch, seal, write_json
 from utils.misc import InputError
-from utils.safe_pickle import read_pickle
-from utils.tar_store import TarStore, write_npz, write_tar
+from utils.storage.files import load_torch, save_torch, seal, write_json
+from utils.storage.tars import TarStore, write_npz, write_tar
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import webdataset
 
+from datasets.config import load_project
 from datasets.dataset import VideoFrames
 from datasets.make_shards import make_shards
-from datasets.project import load_project
 from datasets.transforms import augment, jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
 from tests.test_annotations import own_project

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from datasets.annotations import read_annotations
+from datasets.config import load_project
 from datasets.dataset import VideoFrames
-from datasets.figures import ACTIONS, IDLE, LIFT, draw_looks, mirrored, skeleton
-from datasets.project import load_project
-from datasets.synthetic import FAST_EVERY, MIN_VISIBLE, Scene, make_synthetic, plan, render
+from datasets.synthetic.people import ACTIONS, IDLE, LIFT, draw_looks, mirrored, skeleton
+from datasets.synthetic.videos import FAST_EVERY, MIN_VISIBLE, Scene, make_synthetic, plan, render
 from utils.box_ops import motion_categories, paired_iou
 from utils.misc import InputError, rng
 
@@ -142,7 +142,7 @@ def test_fast_videos_break_linking_by_overlap_and_others_do_not() -> None:
 
 def action_tubes(scene: Scene) -> list:
     from datasets.annotations import Tube
-    from datasets.synthetic import _tubes
+    from datasets.synthetic.videos import _tubes
 
     boxes, seen = annotated(scene)
     return [Tube(t["frames"], t["boxes"]) for t in _tubes(scene, boxes, seen) if t["label"] is not None]

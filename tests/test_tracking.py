@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils.box_ops import Tube, paired_iou
-from utils.tracking import tracking_metrics
+from utils.metrics.tracking import tracking_metrics
 
 SEEDS = range(8)
 

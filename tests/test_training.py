@@ -28,10 +28,10 @@ from tests.toy_training import (
     slow,
     train,
 )
-from utils.files import load_checkpoint, load_torch, lock
 from utils.misc import InputError
-from utils.resume import STATE, StopFlag
-from utils.train_steps import _average_gradients, rate_factor
+from utils.storage.files import load_checkpoint, load_torch, lock
+from utils.training.resume import STATE, StopFlag
+from utils.training.steps import _average_gradients, rate_factor
 
 PLAIN = partial(losses, 0.0, False)
 

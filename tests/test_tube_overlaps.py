@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from utils.box_ops import Tube, tube_iou
-from utils.tube_arrays import pack
-from utils.tube_overlaps import CHUNK_PAIRS, box_overlaps, join, overlaps
+from utils.metrics.tube_arrays import pack
+from utils.metrics.tube_overlaps import CHUNK_PAIRS, box_overlaps, join, overlaps
 
 
 def crowd(seed: int, n: int, step: int = 1) -> list[Tube]:

@@ -6,8 +6,8 @@ import pytest
 from tests.test_box_ops import obvious_motion, obvious_tube_iou
 from tests.tube_cases import random_case
 from utils.box_ops import Tube
+from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError
-from utils.tube_recall import tube_precision_recall
 
 BOX = [0, 0, 10, 10]
 N = 4

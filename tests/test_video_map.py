@@ -99,7 +99,7 @@ def test_equals_the_act_evaluation_on_jhmdb21(fixtures, protocol):
 @pytest.mark.parametrize("dataset", ["jhmdb21", "ucf101-24"])
 def test_equals_the_act_evaluation_on_the_annotations_themselves(shared, dataset):
     from datasets.annotations import read_annotations
-    from datasets.project import load_project
+    from datasets.config import load_project
 
     with np.load(shared / "oracles" / "video_map.npz") as file:
         held = {key.split("/")[1]: file[key] for key in file.files if key.startswith(dataset)}

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import video_writer
-from utils.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
+from utils.drawing import video_writer
+from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
+from utils.drawing.timeline import Person, PersonTrack, Strip
+from utils.drawing.video_writer import LEAST, LEAST_WIDTH, MOST, ROWS, TubeVideoWriter, write_tube_video
 from utils.misc import InputError
-from utils.timeline import Person, PersonTrack, Strip
-from utils.video_writer import LEAST, LEAST_WIDTH, MOST, ROWS, TubeVideoWriter, write_tube_video
 
 LABELS = ["walk", "run", "sit"]
 

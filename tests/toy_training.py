@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from utils.cli import Parser, Stopped, run
 from utils.distributed import barrier, process_group, rank, rank_mean, world_size
 from utils.misc import rng
-from utils.resume import STATE
-from utils.training import add_run_flags, add_training_flags, fit, start
+from utils.training.loop import add_run_flags, add_training_flags, fit, start
+from utils.training.resume import STATE
 
 N, D, BATCH = 48, 6, 4
 

@@ -12,8 +12,8 @@ from pathlib import PurePath
 
 import torch
 
-from utils.files import FULL
 from utils.misc import InputError, counted, did_you_mean
+from utils.storage.files import FULL
 
 USER_ERROR = 2
 

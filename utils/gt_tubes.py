@@ -8,7 +8,7 @@ import numpy as np
 from utils.box_ops import Tube, paired_iou
 
 if TYPE_CHECKING:
-    from datasets.project import Project
+    from datasets.config import Project
 
 
 def make_gt_tubes(
@@ -19,14 +19,14 @@ def make_gt_tubes(
 ) -> dict[str, list[Tube]]:
     """The annotated tubes of every video of a subset, as annotated (never clipped); videos without tubes are keys too.
 
-    `dataset` is a built-in data set's name, a project file's path or a `datasets.project.Project`. `params` may
+    `dataset` is a built-in data set's name, a project file's path or a `datasets.config.Project`. `params` may
     give `data_root` and replace fields of the project file. Tubes: `frames` int64 (T,) from 0, `boxes`
     float32 (T, 4) xyxy pixels, `label` an index of the project's labels or -1 for a person without action.
     Raises InputError as `load_project` and `read_annotations` do; with `bad` given, videos that cannot be used are left
     out and entered there (name -> why).
     """
     from datasets.annotations import read_annotations
-    from datasets.project import Project, load_project
+    from datasets.config import Project, load_project
 
     project = dataset if isinstance(dataset, Project) else load_project(dataset, **(params or {}))
     return {name: video.tubes for name, video in read_annotations(project, project.split(subset), bad).items()}

@@ -1,6 +1,6 @@
 """Figures of what the stages find, each one PNG, readable at a glance and under every kind of colour blindness.
 
-All functions take arrays or tubes and write whole files or none (`utils.files.atomic`).
+All functions take arrays or tubes and write whole files or none (`utils.storage.files.atomic`).
 """
 
 import json
@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from utils.box_ops import MOTION_CATEGORIES
-from utils.draw import colour_of
-from utils.figure import grid, page, panels, rgb
+from utils.drawing.draw import colour_of
+from utils.drawing.figure import grid, page, panels, rgb
+from utils.drawing.plot_tubes import plot_predictions, plot_tubes
 from utils.misc import InputError
-from utils.plot_tubes import plot_predictions, plot_tubes
 from utils.video_map import average_precision
 
 __all__ = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli import Parser
-from utils.files import read_json, write_json
 from utils.misc import InputError, did_you_mean
 from utils.run_log import RunLog
+from utils.storage.files import read_json, write_json
 
 _SAME = (
     "subset",

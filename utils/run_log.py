@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from utils.files import atomic, sync
+from utils.storage.files import atomic, sync
 
 METRICS = "metrics.jsonl"
 REACH_SECONDS = 3.0  # how long a server may take to answer before the run goes on without it

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
+from utils.metrics.tube_arrays import TubeArrays, by_content, check_thresholds, pack
+from utils.metrics.tube_overlaps import best_partner, box_overlaps, overlaps
 from utils.misc import InputError
-from utils.tube_arrays import TubeArrays, by_content, check_thresholds, pack
-from utils.tube_overlaps import best_partner, box_overlaps, overlaps
 
 PROTOCOLS = ("voc", "act")
 Tubes = Mapping[str, Sequence[Tube]]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from utils.distributed import barrier, per_rank, rank, world_size
-from utils.files import atomic, lock, remove_parts, write_json
 from utils.misc import InputError
-from utils.tar_store import Member, RowSpool, TarStore, write_tar
+from utils.storage.files import atomic, lock, remove_parts, write_json
+from utils.storage.tars import Member, RowSpool, TarStore, write_tar
 
 Entry = tuple[str, dict]
 

@@ -20,10 +20,10 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from utils.draw import colour_of, draw_boxes
-from utils.files import atomic
+from utils.drawing.draw import colour_of, draw_boxes
+from utils.drawing.timeline import GROUND, Person, PersonTrack, Strip
 from utils.misc import InputError
-from utils.timeline import GROUND, Person, PersonTrack, Strip
+from utils.storage.files import atomic
 
 LEAST, MOST = 480, 1280  # pixels of the longer side: text must be readable, and encoding takes its time
 LEAST_WIDTH = 320  # of the strip

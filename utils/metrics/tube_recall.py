@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
-from utils.tube_arrays import TubeArrays, by_content, check_thresholds, pack
-from utils.tube_overlaps import best_partner, overlaps
+from utils.metrics.tube_arrays import TubeArrays, by_content, check_thresholds, pack
+from utils.metrics.tube_overlaps import best_partner, overlaps
 
 
 def tube_precision_recall(

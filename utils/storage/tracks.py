@@ -18,12 +18,12 @@ import numpy as np
 
 from utils.box_ops import Tube
 from utils.cli import Parser, cosine, positive_int, share
-from utils.files import epoch_path
 from utils.misc import InputError, counted
-from utils.tar_store import Rows, TarStore
+from utils.storage.files import epoch_path
+from utils.storage.tars import Rows, TarStore
 
 if TYPE_CHECKING:
-    from datasets.project import Project
+    from datasets.config import Project
 
 NAMED = ("load_epoch", "psn_score_th", "sim_th", "filter_length", "link_cues")
 """The settings in a tar's name; the others stand in its samples."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from utils.box_ops import paired_iou
-from utils.tube_arrays import TubeArrays
+from utils.metrics.tube_arrays import TubeArrays
 
 CHUNK_BOXES = 8192  # compared at a time: what a core's cache holds
 CHUNK_PAIRS = 1 << 20  # considered at a time: bounds the memory where every tube meets every other

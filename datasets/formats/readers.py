@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import scipy.io
 
-from utils.files import read_json
+from datasets.formats.pickles import read_pickle
 from utils.misc import InputError
-from utils.safe_pickle import read_pickle
+from utils.storage.files import read_json
 
 if TYPE_CHECKING:
-    from datasets.project import Project
+    from datasets.config import Project
 
 
 _COMPRESSED = 15  # MATLAB's miCOMPRESSED

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.distributed import per_rank, rank, world_size
 from utils.misc import AMP_TYPES, InputError, set_seed
 from utils.progress import IN_FILE, progress
-from utils.resume import NONFINITE, STATE, Progress, StopFlag, load_state, save_state
 from utils.run_log import append_json
+from utils.training.resume import NONFINITE, STATE, Progress, StopFlag, load_state, save_state
 
 SAVE_SECONDS = 600  # between saves of the training state, unless --save_steps
 Losses = Callable[[nn.Module, Sequence], Generator[tuple[Tensor, dict[str, float | Tensor]], None, None]]

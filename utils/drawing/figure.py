@@ -13,8 +13,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.draw import Colour, font_families
-from utils.files import atomic
+from utils.drawing.draw import Colour, font_families
+from utils.storage.files import atomic
 
 DPI = 150  # pixels an inch
 LEAST_WIDTH = 4.5  # inches: what a title takes

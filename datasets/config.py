@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from datasets import annotation_formats
+from datasets.formats import readers as annotation_formats
 from utils.misc import InputError, did_you_mean
 
 BUILT_IN = Path(__file__).parent / "projects"

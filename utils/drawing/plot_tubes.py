@@ -11,10 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
 from utils.box_ops import Tube
-from utils.draw import BLACK, WHITE, colour_of, draw_boxes, ink_on, put_text
-from utils.figure import page, rgb
-from utils.files import atomic
+from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, ink_on, put_text
+from utils.drawing.figure import page, rgb
 from utils.misc import InputError
+from utils.storage.files import atomic
 
 CELL = 480  # pixels of a frame's longer side in the contact sheet
 

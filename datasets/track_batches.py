@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.linked_store import LinkedPeople, LinkedPerson
+from utils.storage.tracks import LinkedPeople, LinkedPerson
 
 
 class LinkedTubes:

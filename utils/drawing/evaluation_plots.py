@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from utils.box_ops import Tube, motion_categories
-from utils.linked_store import LinkedPeople
 from utils.plot_utils import (
     plot_features,
     plot_motion_recall,
@@ -17,6 +16,7 @@ from utils.plot_utils import (
     plot_similarity,
     plot_tubes,
 )
+from utils.storage.tracks import LinkedPeople
 from utils.video_map import sorted_matches
 
 CLIP_FRAMES = 8  # frames of the clip whose features are compared with each other

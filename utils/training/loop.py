@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from utils.cli import Parser, count, not_negative, positive_int
 from utils.distributed import any_rank, barrier, rank
-from utils.files import lock, remove_parts, save_torch
 from utils.misc import AMP_TYPES, set_seed
-from utils.resume import StopFlag, set_aside, something_to_resume
 from utils.run_log import METRICS, RunLog
-from utils.train_steps import Losses, TrainSteps
+from utils.storage.files import lock, remove_parts, save_torch
+from utils.training.resume import StopFlag, set_aside, something_to_resume
+from utils.training.steps import Losses, TrainSteps
 
 
 def add_run_flags(parser: Parser) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from utils.box_ops import Tube, paired_iou
-from utils.tube_arrays import pack
-from utils.tube_overlaps import join
+from utils.metrics.tube_arrays import pack
+from utils.metrics.tube_overlaps import join
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
 MATCH_IOU = 0.5  # of IDF1 and identity switches

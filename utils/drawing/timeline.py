@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.draw import WHITE, Colour, colour_of, fill, ink_on, put_text, text_size
+from utils.drawing.draw import WHITE, Colour, colour_of, fill, ink_on, put_text, text_size
 
 ABSENT, IDLE = -2, -1  # in the strip's cells: not there, there without an action
 GROUND, TRACK, GREY = (22, 22, 22), (44, 44, 44), (170, 170, 170)

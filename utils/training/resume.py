@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from utils.cli import Stopped
 from utils.distributed import per_rank, rank, world_size
-from utils.files import load_torch, save_torch
 from utils.misc import InputError
 from utils.run_log import METRICS
+from utils.storage.files import load_torch, save_torch
 
 STATE = "train_state.pth"
 NONFINITE = "nonfinite.jsonl"

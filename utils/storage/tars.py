@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import webdataset
 
-from utils.files import atomic, naming, seal, unseal
 from utils.misc import InputError
+from utils.storage.files import atomic, naming, seal, unseal
 
 _MEMBER_LIMIT = 64 * 2**30  # bytes: a header that claims more is damaged
 _END = (2 * tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE)  # zeros after the last member, in bytes

@@ -24,12 +24,24 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.figures import ACTIONS, IDLE, LIFT, POSE_SIZE, TURN, Action, Look, draw_looks, figure, mirrored, paint
-from datasets.scenery import MARGIN, background
+from datasets.synthetic.people import (
+    ACTIONS,
+    IDLE,
+    LIFT,
+    POSE_SIZE,
+    TURN,
+    Action,
+    Look,
+    draw_looks,
+    figure,
+    mirrored,
+    paint,
+)
+from datasets.synthetic.scenery import MARGIN, background
 from utils.cli import Parser, count, positive_int, run
-from utils.files import atomic, remove_parts, write_json
 from utils.misc import InputError, rng
 from utils.progress import progress
+from utils.storage.files import atomic, remove_parts, write_json
 
 FPS = 25.0
 MIN_VISIBLE = 0.2  # of a person's area, to be annotated
