@@ -8,6 +8,7 @@ import torch
 
 from tests.tube_cases import jhmdb21_case, random_case
 from utils.box_ops import (
+    Track,
     Tube,
     box_cxcywh_to_xyxy,
     box_iou,
@@ -111,6 +112,23 @@ def test_label_centric_ignores_frames_that_are_not_annotated():
     assert tube_iou(long, short) == 0.5
     assert tube_iou(long, short, label_centric=True) == 1
     assert tube_iou(short, long, label_centric=True) == 0.5
+
+
+def test_a_track_converts_refuses_and_becomes_a_tube():
+    track = Track([2, 5], np.zeros((2, 4)), [0.5, 1.0], rows=[7, 9], person_id=3, video="v")
+    assert (track.frames.dtype, track.boxes.dtype, track.scores.dtype) == (np.int64, np.float32, np.float32)
+    assert track.rows.dtype == np.int64 and track.labels is None and len(track) == 2
+    tube = track.tube()
+    assert tube.frames.tolist() == [2, 5] and tube.score == 0.75 and (tube.person_id, tube.label) == (3, -1)
+    for columns in (
+        {"frames": [5, 2]},
+        {"boxes": np.zeros((1, 4))},
+        {"scores": [0.5]},
+        {"rows": [7]},
+        {"labels": [1, 2, 3]},
+    ):
+        with pytest.raises(ValueError, match="track"):
+            Track(**{"frames": [2, 5], "boxes": np.zeros((2, 4)), "scores": [0.5, 1.0]} | columns)
 
 
 def test_tube_converts_and_refuses():

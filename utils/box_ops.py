@@ -42,6 +42,49 @@ class Tube:
         return len(self.frames)
 
 
+@dataclass(frozen=True)
+class Track:
+    """One followed person: detections of rising frames that belong together.
+
+    `frames` int64 (T,) strictly increasing, gaps allowed; `boxes` float32 (T, 4) xyxy in pixels of the original frame;
+    `scores` float32 (T,) person scores, or the action's where actions are drawn; `rows` int64 (T,) the places in the
+    video's detections, or None; `labels` int64 (T,) an action per frame, or None; `person_id` the track's number or
+    -1; `video` its name. Arrays are converted; ValueError when their shapes do not fit or frames do not increase.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    rows: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    person_id: int = -1
+    video: str = ""
+
+    def __post_init__(self) -> None:
+        frames = np.asarray(self.frames, np.int64)
+        boxes = np.asarray(self.boxes, np.float32)
+        columns = {"scores": np.asarray(self.scores, np.float32)}
+        for name in ("rows", "labels"):
+            value = getattr(self, name)
+            columns[name] = None if value is None else np.asarray(value, np.int64)
+        if frames.ndim != 1 or boxes.shape != (len(frames), 4):
+            raise ValueError(f"a track needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
+        for name, column in columns.items():
+            if column is not None and column.shape != frames.shape:
+                raise ValueError(f"a track of {len(frames)} frames has {name} of shape {column.shape}")
+        if (np.diff(frames) <= 0).any():
+            raise ValueError("a track's frames must be strictly increasing")
+        for name, column in {"frames": frames, "boxes": boxes, **columns}.items():
+            object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def tube(self) -> Tube:
+        """The same as a `Tube` without a label, scored by its mean score."""
+        return Tube(self.frames, self.boxes, score=float(self.scores.mean()), person_id=self.person_id)
+
+
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
     cx, cy, w, h = boxes.unbind(-1)
