@@ -15,26 +15,30 @@ import torch
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
-from models.action_head import HEAD_TYPES, action_probabilities, load_head
-from models.frame_features import add_frame_flags, features_of_people, frame_extractor
-from models.person_queries import add_detector_flags
+from models.action_head import action_probabilities, load_head
+from models.frame_features import features_of_people, frame_extractor
 from models.tube import action_tubes
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, add_data_flags, positive_int, run, run_name, tell_left_out, thresholds
+from utils.cli import Parser, positive_int, run, run_name, tell_left_out, thresholds
+from utils.flags import (
+    add_data_flags,
+    add_detector_flags,
+    add_frame_flags,
+    add_head_flags,
+    add_linking_flags,
+    add_log_flags,
+    add_run_flags,
+)
 from utils.gt_tubes import make_gt_tubes
-from utils.misc import InputError, pick_device
-from utils.progress import progress
+from utils.misc import InputError, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, print_table, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tracks import (
-    HEAD_NAME_HELP,
     LinkedPeople,
-    add_linked_flags,
     fill_linked_flags,
     head_folder,
     tar_path,
 )
-from utils.training.loop import add_log_flags, add_run_flags, start
 from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
 
 METRICS = ("v-mAP", "motion-AP", "frame-mAP")
@@ -45,9 +49,8 @@ def parse_args() -> argparse.Namespace:
     add_data_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to measure on")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
-    add_linked_flags(parser, "load_epoch_qmm")
-    parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="kind of head, for its default name")
-    parser.flag("model", "head_name", type=run_name, help=HEAD_NAME_HELP)
+    add_linking_flags(parser, "load_epoch_qmm")
+    add_head_flags(parser)
     parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)

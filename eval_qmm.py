@@ -19,22 +19,22 @@ from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from models.person_encoder import encode, load_encoder
-from models.person_queries import CachedQueries, add_detector_flags, cache_queries, detector_of, match_people
+from models.person_queries import CachedQueries, cache_queries, detector_of, match_people
 from models.tube import LinkedTube, link_people
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, add_data_flags, positive_int, run, run_name, share, tell_left_out, thresholds
+from utils.cli import Parser, positive_int, run, run_name, share, tell_left_out, thresholds
 from utils.distributed import process_group, rank
+from utils.flags import add_data_flags, add_detector_flags, add_linking_flags, add_log_flags, add_run_flags
 from utils.gt_tubes import label_frames, make_gt_tubes
 from utils.metrics.tracking import tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall
-from utils.misc import InputError
+from utils.misc import InputError, start
 from utils.results import add_plot_video_flag, check_plot_video, motion_recall_by_cue, print_table, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tars import RowSpool
-from utils.storage.tracks import NAMED, LinkedPeople, add_linked_flags, fill_linked_flags, tar_path
+from utils.storage.tracks import NAMED, LinkedPeople, fill_linked_flags, tar_path
 from utils.storage.video_cache import video_cache
-from utils.training.loop import add_log_flags, add_run_flags, start
 
 NOBODY = LinkedTube(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 UNKNOWN = {"n_frames": 0, "width": 0, "height": 0, "fps": 0.0}  # of a video that cannot be used
@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="insist that the encoder has a skip connection")
     add_detector_flags(parser, detr=None, batch_flag="n_frames")
-    add_linked_flags(parser)
+    add_linking_flags(parser)
     parser.flag("linking", "end_consecutive_frames", type=positive_int, default=8,
                 help="frames without a link after which a tube ends")  # fmt: skip
     parser.flag(

@@ -19,18 +19,18 @@ import torch
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import VideoBatches, open_videos
 from models.action_head import action_probabilities, load_head
-from models.frame_features import BackboneFeatures, X3DFeatures, add_frame_flags, frame_extractor
+from models.frame_features import BackboneFeatures, X3DFeatures, frame_extractor
 from models.frozen import held_back
 from models.person_encoder import encode, load_encoder
-from models.person_queries import Detector, add_detector_flags, detector_of
+from models.person_queries import Detector, detector_of
 from models.tube import ActionTubes, LinkedTube, action_tubes, update_tubes
 from models.weights import weights_hash
 from utils.cli import Parser, cosine, positive_int, run, share
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter
-from utils.misc import InputError, pick_device
+from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
+from utils.misc import InputError, pick_device, start
 from utils.storage.files import write_json
-from utils.training.loop import add_run_flags, start
 
 BLOCK = 64  # frames that are drawn at a time
 WINDOW = 512  # frames before a block that its actions are judged by

@@ -20,21 +20,27 @@ from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.track_batches import LinkedTubes
 from datasets.use_shards import epoch_batches
-from models.action_head import HEAD_TYPES, build_action_head
-from models.frame_features import FRAME_KINDS, add_frame_flags, features_of_people, frame_extractor
-from models.person_queries import add_detector_flags
-from utils.cli import Parser, add_data_flags, not_negative, positive_int, run, run_name, share, tell_left_out
+from models.action_head import build_action_head
+from models.frame_features import FRAME_KINDS, features_of_people, frame_extractor
+from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import process_group, rank, rank_mean, world_size
-from utils.misc import InputError
+from utils.flags import (
+    add_data_flags,
+    add_detector_flags,
+    add_frame_flags,
+    add_head_flags,
+    add_linking_flags,
+    add_run_flags,
+    add_training_flags,
+)
+from utils.misc import InputError, start
 from utils.storage.tracks import (
-    HEAD_NAME_HELP,
     LinkedPeople,
-    add_linked_flags,
     fill_linked_flags,
     head_folder,
     tar_path,
 )
-from utils.training.loop import add_run_flags, add_training_flags, fit, start
+from utils.training.loop import fit
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,9 +49,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to measure on, where its linked queries are there")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
-    add_linked_flags(parser)
-    parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="kind of head")
-    parser.flag("model", "head_name", type=run_name, help=HEAD_NAME_HELP)
+    add_linking_flags(parser)
+    add_head_flags(parser)
     parser.flag("model", "time_cycle", type=positive_int,
                 help="period of the time encoding in frames (default: the data set's)")  # fmt: skip
     parser.flag("model", "time_d", type=positive_int, default=32, help="width of the time where it is appended")

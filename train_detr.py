@@ -22,10 +22,11 @@ from models.detr import DETR_CONFIG, PERSON, build_model, full_config, normalize
 from models.detr_loss import SetCriterion
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, add_data_flags, not_negative, positive, positive_int, run, run_name
+from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
 from utils.distributed import process_group, rank, world_size
-from utils.misc import InputError
-from utils.training.loop import add_run_flags, add_training_flags, fit, start
+from utils.flags import add_data_flags, add_run_flags, add_training_flags
+from utils.misc import InputError, start
+from utils.training.loop import fit
 from utils.video_map import calc_frame_map
 
 ARCHITECTURE = {

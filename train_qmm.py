@@ -22,12 +22,13 @@ from datasets.make_shards import shards_folder
 from datasets.query_clips import QueryClips
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import CachedQueries, Detector, add_detector_flags, cache_queries, detector_of, match_people
+from models.person_queries import CachedQueries, Detector, cache_queries, detector_of, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.cli import Parser, add_data_flags, not_negative, positive, positive_int, run, run_name, share, tell_left_out
+from utils.cli import Parser, not_negative, positive, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import gather_rows, process_group, rank, world_size
-from utils.misc import InputError
-from utils.training.loop import add_run_flags, add_training_flags, fit, start
+from utils.flags import add_data_flags, add_detector_flags, add_run_flags, add_training_flags
+from utils.misc import InputError, start
+from utils.training.loop import fit
 
 ID_STEP = 2**32  # between the person ids of two processes
 

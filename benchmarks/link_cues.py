@@ -16,7 +16,8 @@ from models.person_encoder import encode, load_encoder
 from models.person_queries import CachedQueries
 from models.tube import link_people
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
-from utils.cli import Parser, add_data_flags, positive_int, run, run_name, share
+from utils.cli import Parser, positive_int, run, run_name, share
+from utils.flags import add_data_flags
 from utils.gt_tubes import make_gt_tubes
 from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError

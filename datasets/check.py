@@ -19,8 +19,7 @@ from datasets.make_shards import fit_to_video
 from datasets.transforms import resize
 from utils.box_ops import motion_category
 from utils.cli import Parser, positive_int, run
-from utils.misc import InputError, counted
-from utils.progress import progress
+from utils.misc import InputError, counted, progress
 from utils.storage.files import atomic
 
 CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet; pixels, pictures

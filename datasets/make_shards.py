@@ -28,8 +28,7 @@ from datasets.frame_batches import SubsetVideos
 from datasets.transforms import resize
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, tell_left_out
-from utils.misc import InputError
-from utils.progress import progress
+from utils.misc import InputError, progress
 from utils.storage.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
 from utils.storage.tars import TarStore, write_tar
 

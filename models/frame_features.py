@@ -15,14 +15,12 @@ from models.frozen import Started, fetch_later, found_in_videos
 from models.person_queries import Detector, Videos, batch_size, detector_of
 from models.weights import weights_hash
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
-from utils.cli import Parser
 from utils.misc import InputError
 from utils.storage.tars import RowSpool, TarStore
 from utils.storage.tracks import LinkedPerson
 from utils.storage.video_cache import video_cache
 
 FRAME_KINDS = ("x3d", "res")  # of action heads
-X3D_CLIPS = ("centre", "repeat")
 
 
 def _rows_later(features: Tensor) -> Callable[[], dict[str, np.ndarray]]:
@@ -108,13 +106,6 @@ def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X
     path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
     settings = {"extractor": extractor.key}
     return video_cache(path, videos.sources(), make, settings, "cache of frame features", videos.skip_bad)
-
-
-def add_frame_flags(parser: Parser) -> None:
-    """Flags of the heads that look at frames."""
-    parser.flag("frames", "x3d_weights", help="X3D-XS weights, for --head_type x3d (default: cached or downloaded)")
-    parser.flag("frames", "x3d_clip", choices=X3D_CLIPS, default="centre",
-                help="centre: real neighbouring frames; repeat: the frame itself, as published")  # fmt: skip
 
 
 def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> BackboneFeatures | X3DFeatures:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.distributed import rank
-from utils.progress import progress
+from utils.misc import progress
 from utils.storage.tars import RowSpool
 from utils.storage.video_cache import BadVideo
 

@@ -15,13 +15,12 @@ from models.detr import PERSON, for_inference, normalize, pad_square
 from models.frozen import Started, fetch_later, found_in_videos
 from models.weights import OFFICIAL, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, count
-from utils.misc import AMP_TYPES, InputError
+from utils.flags import DETECTOR_BATCH
+from utils.misc import InputError, amp_type
 from utils.storage.tars import Rows, RowSpool, TarStore
 from utils.storage.video_cache import video_cache
 
 FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
-BATCH = {"cuda": 32, "cpu": 8}  # frames at a time: starting some 500 operations takes a host as long as a GPU 8 frames
 
 
 class Videos(Protocol):
@@ -131,25 +130,13 @@ def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -
     return PersonQueries(frame + first, scores[frame, query], found, queries[frame, query])
 
 
-def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch_flag: str = "detr_batch") -> None:
-    """Flags of the stages that look through the frozen detector."""
-    what = "frozen detector: an official name or a checkpoint"
-    parser.flag("detector", "detr", default=detr, help=what + ("" if detr else " (default: the one trained with)"))
-    what = "longer side of frames; 0: what it was trained for, 512 for official ones"
-    parser.flag("detector", "image_size", type=count, default=0, help=what)
-    what = "pad frames to squares, boxes divided by them, as in the published runs (default: as it was trained)"
-    parser.flag("detector", "pad_square", action="store_true", help=what)
-    what = f"frames that go through it at a time; 0: {BATCH['cuda']} on a GPU, {BATCH['cpu']} on a CPU"
-    parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0, help=what)
-
-
 def batch_size(args: Namespace, device: torch.device) -> int:
-    """How many frames go through a frozen model at a time (`add_detector_flags`)."""
-    return args.detr_batch or BATCH[device.type]
+    """How many frames go through a frozen model at a time (`utils.flags.add_detector_flags`)."""
+    return args.detr_batch or DETECTOR_BATCH[device.type]
 
 
 def detector_of(args: Namespace, device: torch.device, known: dict | None = None) -> Detector:
-    """The detector of `add_detector_flags`; that of `known`, a checkpoint's `Detector.config()`, without `--detr`.
+    """The detector that the flags name; without `--detr` that of `known`, a checkpoint's `Detector.config()`.
 
     InputError when its weights are not those of `known`.
     """
@@ -158,7 +145,7 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))
-    amp = AMP_TYPES[args.amp]
+    amp = amp_type(args.amp)
     batch = batch_size(args, device)
     detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, batch, square)
     if known and detector.weights != known["weights"]:

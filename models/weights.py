@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from models.detr import DETR, DETR_CONFIG, PostProcess, full_config
 from models.detr_loss import SetCriterion
-from utils.misc import InputError
-from utils.progress import progress
+from utils.misc import InputError, progress
 from utils.storage.files import atomic, load_torch
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/detr/"

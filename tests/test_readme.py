@@ -166,4 +166,4 @@ def test_help_shows_each_flag_once_with_its_default(script: str) -> None:
     assert text.splitlines()[0].endswith("[flags]") and "-epochs 20" in text.splitlines()[-1]
     names = re.findall(r"^  (-\S+)", text, re.MULTILINE)
     assert len(names) == len(set(names)) == len([a for a in parser_of(script)._actions if a.option_strings])
-    assert "0: as torch chooses (default: 0)" in " ".join(text.split())
+    assert "0: all cores (default: 0)" in " ".join(text.split())

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from utils.cli import Parser, Stopped, run
 from utils.distributed import barrier, process_group, rank, rank_mean, world_size
-from utils.misc import rng
-from utils.training.loop import add_run_flags, add_training_flags, fit, start
+from utils.flags import add_run_flags, add_training_flags
+from utils.misc import rng, start
+from utils.training.loop import fit
 from utils.training.resume import STATE
 
 N, D, BATCH = 48, 6, 4

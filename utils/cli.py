@@ -7,10 +7,8 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
-
-import torch
 
 from utils.misc import InputError, counted, did_you_mean
 from utils.storage.files import FULL
@@ -19,7 +17,7 @@ USER_ERROR = 2
 
 
 class Stopped(Exception):
-    """The run was asked to stop by `number` (SIGINT, SIGTERM) and has saved its state; the text says how to go on."""
+    """The run was asked to stop by the signal `number` and has saved its state; the text says how to go on."""
 
     def __init__(self, text: str, number: int = signal.SIGTERM) -> None:
         super().__init__(text)
@@ -27,7 +25,7 @@ class Stopped(Exception):
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM where nothing else is made of it: finishes like an interrupt from the keyboard."""
+    """SIGTERM, where no training loop handles it: ends the script like an interrupt from the keyboard."""
 
 
 def _terminate(*_: object) -> None:
@@ -35,28 +33,23 @@ def _terminate(*_: object) -> None:
 
 
 class _Help(argparse.HelpFormatter):
-    """Each flag once, with its default where that says something."""
+    """Shows a flag's default where that says something and the help text does not give it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default == argparse.SUPPRESS:
+        silent = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        if silent or "(default:" in action.help:
             return action.help
         shown = " ".join(map(str, action.default)) if isinstance(action.default, list) else "%(default)s"
         return f"{action.help} (default: {shown})"
 
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        names = [name for name in action.option_strings if name.startswith("--") or len(name) == 2]
-        if not names or action.nargs == 0:
-            return ", ".join(names) or super()._format_action_invocation(action)
-        return f"{', '.join(names)} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
-
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose long flags are also taken with one dash (`-epochs 20`).
+    """An argument parser whose long flags are also accepted with one dash (`-epochs 20`).
 
-    `flag` adds to a named group, which is made on first use, so that `--help` reads in sections.
+    `flag` adds to a named section of `--help`. A mistake is one line and exit status 2.
     """
 
     def __init__(self, description: str) -> None:
@@ -67,30 +60,34 @@ class Parser(argparse.ArgumentParser):
         self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def flag(self, section: str, name: str, **options) -> None:
-        """Add `--name` (and `-name`) to the help's `section`; options are those of `add_argument`."""
+        """Add `--name` to the help's `section`, which is made on first use; options are those of `add_argument`."""
         if section not in self._sections:
             self._sections[section] = self.add_argument_group(section)
-        if options.get("action") == "store_true" and name.startswith("no_"):
-            options.setdefault("dest", name)
         if "action" not in options and "choices" not in options:
             options.setdefault("metavar", _SHOWN.get(options.get("type"), name.upper()))
-        self._sections[section].add_argument(f"--{name}", f"-{name}", **options)
+        self._sections[section].add_argument(f"--{name}", **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
+        """The flags in `args` (default: the command line's)."""
+        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        known = self._option_string_actions
+        words = [f"-{word}" if f"-{word.partition('=')[0]}" in known else word for word in words]
+        return super().parse_args(words, namespace)
 
     def format_help(self) -> str:
         """The usage names what must be given; all else stands in its section."""
-        needed = [
+        required = [
             f"{action.option_strings[0]} {action.metavar}"
             if action.option_strings
             else f"{action.dest}{' [...]' * (action.nargs == '+')}"
             for action in self._actions
             if action.required and action.nargs not in ("*", "?")
         ]
-        self.usage = " ".join(["%(prog)s", *needed, "[flags]"])
+        self.usage = " ".join(["%(prog)s", *required, "[flags]"])
         return super().format_help()
 
     def error(self, message: str) -> None:
-        """One line and exit status 2, as for every mistake of the user."""
-        message = re.sub(r"(--[\w-]+)/-\w+", r"\1", message)  # a flag's other spelling
+        """Print one line and exit with status 2, as for every mistake of the user."""
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         if unknown:
             message += did_you_mean(unknown[1], self._option_string_actions)
@@ -98,40 +95,46 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_ERROR)
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1, for `type=`."""
-    return _whole_number(1, text)
+def _number(
+    kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> Callable[[str], float]:
+    """A type of argument: a finite int or float from `low` (or `above` it) to `high`."""
+    bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not a {'whole ' * (kind is int)}number") from None
+        if above and not low < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above {low:g} and finite")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
+        if value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not finite")
+        return value
+
+    return parse
 
 
-def count(text: str) -> int:
-    """An integer of at least 0, for `type=`."""
-    return _whole_number(0, text)
+positive_int = _number(int, 1)
+count = _number(int, 0)
+positive = _number(float, 0, above=True)
+not_negative = _number(float, 0)
+share = _number(float, 0, 1)
+cosine = _number(float, -1, 1)
 
-
-def _whole_number(least: int, text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-    return value
-
-
-def positive(text: str) -> float:
-    """A finite number above 0, for `type=`."""
-    value = _number_between(0, math.inf, text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and finite")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """A finite number of at least 0, for `type=`."""
-    value = _number_between(0, math.inf, text)
-    if value == math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    return value
+_SHOWN = {
+    positive_int: "N",
+    count: "N",
+    int: "N",
+    float: "X",
+    positive: "X",
+    not_negative: "X",
+    share: "X",
+    cosine: "X",
+}
+"""What `--help` shows for a value by its type."""
 
 
 def run_name(text: str) -> str:
@@ -140,27 +143,6 @@ def run_name(text: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
     return text
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1, for `type=`."""
-    return _number_between(0, 1, text)
-
-
-def cosine(text: str) -> float:
-    """A number from -1 to 1, for `type=`."""
-    return _number_between(-1, 1, text)
-
-
-def _number_between(least: float, most: float, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
-    if not least <= value <= most:
-        bounds = f"between {least:g} and {most:g}" if most < math.inf else f"at least {least:g}"
-        raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
-    return value
 
 
 def thresholds(texts: list[str]) -> list[float]:
@@ -181,21 +163,6 @@ def thresholds(texts: list[str]) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-_SHOWN = dict.fromkeys((int, positive_int, count), "N") | dict.fromkeys(
-    (float, share, cosine, positive, not_negative), "X"
-)
-"""What `--help` shows for a value by its type."""
-
-
-def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
-    """Flags of every stage: which data set, and where data and checkpoints lie."""
-    parser.flag("data", "dataset", required=True, help="built-in data set, or path of a project file")
-    parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
-    if needs_videos:
-        parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
-    parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
-
-
 def tell_left_out(bad: dict[str, str]) -> None:
     """List and count the videos that `--skip_bad` has left out (name -> why)."""
     for why in bad.values():
@@ -207,7 +174,7 @@ def tell_left_out(bad: dict[str, str]) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; the user's mistakes and stops become one line on stderr and an exit status.
 
-    2 a mistake of the user, 130 interrupted by SIGINT, 143 by SIGTERM; bugs keep their traceback.
+    2 a mistake of the user or no memory left, 130 interrupted by SIGINT, 143 by SIGTERM; bugs keep their traceback.
     """
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator.*")
     program = os.path.basename(sys.argv[0])  # noqa: PTH119 (argv[0] may be "-c")
@@ -230,8 +197,11 @@ def run(main: Callable[[], None]) -> None:
             line += "; a file lies where a folder is needed: name another one"
         if error.errno in FULL:
             line += "; what was there is unchanged: make room, then go on with the same command"
-    except torch.cuda.OutOfMemoryError:
-        status, line = USER_ERROR, "error: the GPU's memory is full; try a smaller --batch_size or --amp"
+    except Exception as error:
+        memory = _memory_that_is_full(error)
+        if memory is None:
+            raise
+        status, line = USER_ERROR, f"error: {memory} is full; try a smaller --batch_size or --image_size, or --amp"
     else:
         return
     print(f"{program}: {line}", file=sys.stderr)
@@ -239,3 +209,13 @@ def run(main: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(status)
+
+
+def _memory_that_is_full(error: Exception) -> str | None:
+    """Which memory an error of Python, NumPy, OpenCV or PyTorch says is full; None for any other error."""
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU
+        return "the GPU's memory"
+    texts = ("DefaultCPUAllocator", "Insufficient memory")  # a RuntimeError of PyTorch, cv2.error
+    if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
+        return "this machine's memory"
+    return None

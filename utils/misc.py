@@ -1,17 +1,27 @@
-"""Errors for the user, seeds and devices: what every stage needs once."""
+"""Errors for the user, seeds, devices, cores and progress bars: what every stage needs once."""
 
 import difflib
+import math
+import os
 import random
+import sys
+from argparse import Namespace
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from tqdm import tqdm
 
-AMP_TYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+AMP_TYPES = {"off": None, "bf16": "bfloat16", "fp16": "float16"}
+BAR_ON_SCREEN, BAR_IN_FILE = 0.2, 30.0  # seconds between two updates of a progress bar
 
 
 class InputError(Exception):
-    """A mistake in what the user gave (a file, a name, a value): told in one line, exit status 2.
+    """A mistake in what the user gave (a file, a name, a value): one line and exit status 2.
 
     The message names the file or value at fault and says what to do about it.
     """
@@ -27,11 +37,60 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, list(known), 1))
 
 
+def progress(*args: Any, **options: Any) -> tqdm:
+    """`tqdm` on stderr: redrawn in place on a terminal, a line now and then where the output is a file."""
+    interval = BAR_ON_SCREEN if sys.stderr.isatty() else BAR_IN_FILE
+    return tqdm(*args, **{"mininterval": interval, "maxinterval": interval, "dynamic_ncols": True, **options})
+
+
+def available_cores() -> int:
+    """The CPU cores that this process may use: its affinity, and a container's CPU quota (cgroup v2, `cpu.max`).
+
+    Of several processes that `torchrun` started on one machine each gets its share. At least 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return max(1, math.ceil(min(cores, quota)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def cpu_quota(root: Path, membership: Path) -> float:
+    """The smallest CPU quota, in cores, of a process's cgroup (v2) and those around it; infinite where there is none.
+
+    Args:
+        root: where cgroups are mounted.
+        membership: the process's `/proc/<pid>/cgroup`, with the line `0::<path under root>`.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return math.inf
+    path = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+    quota = math.inf
+    for group in (root / path, *(root / path).parents):
+        limit = group / "cpu.max"
+        if group.is_relative_to(root) and limit.is_file():
+            allowed, period = limit.read_text().split()
+            if allowed != "max":
+                quota = min(quota, int(allowed) / int(period))
+    return quota
+
+
 def set_seed(seed: int) -> None:
-    """Seed Python, NumPy and torch (every device)."""
+    """Seed Python, NumPy and PyTorch (every device)."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def start(args: Namespace) -> None:
+    """Set PyTorch's threads (`--threads`) and every seed (`--seed`), before anything is drawn or computed."""
+    import torch
+
+    torch.set_num_threads(args.threads or available_cores())
+    torch.backends.cudnn.benchmark = False
+    set_seed(args.seed)
 
 
 def rng(*key: int) -> np.random.Generator:
@@ -43,12 +102,23 @@ def rng(*key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([k % 2**63 for k in key]))
 
 
-def pick_device(name: str | None = None) -> torch.device:
+def amp_type(name: str) -> "torch.dtype | None":
+    """The dtype of `--amp`: None for "off"."""
+    import torch
+
+    return getattr(torch, AMP_TYPES[name]) if AMP_TYPES[name] else None
+
+
+def pick_device(name: str | None = None) -> "torch.device":
     """The device that `--device` names: "0" or "cuda:0" a GPU, "cpu"; None the first GPU if there is one.
 
-    A GPU becomes the current one: streams, events and compiled kernels are those of the current one. Raises InputError
-    when the name is not a device or the GPU is not there.
+    A GPU becomes the current one: streams, events and compiled kernels are those of the current one.
+
+    Raises:
+        InputError: the name is not a device, or this machine lacks the GPU.
     """
+    import torch
+
     if name is None:
         name = "0" if torch.cuda.is_available() else "cpu"
     try:
@@ -62,5 +132,5 @@ def pick_device(name: str | None = None) -> torch.device:
         if device.index >= torch.cuda.device_count():
             raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs torch can use")
         torch.cuda.set_device(device)
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and tubes and pictures have many
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and tracks and images have many
     return device

@@ -39,8 +39,7 @@ from datasets.synthetic.people import (
 )
 from datasets.synthetic.scenery import MARGIN, background
 from utils.cli import Parser, count, positive_int, run
-from utils.misc import InputError, rng
-from utils.progress import progress
+from utils.misc import InputError, progress, rng
 from utils.storage.files import atomic, remove_parts, write_json
 
 FPS = 25.0

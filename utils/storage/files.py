@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from utils.misc import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -124,6 +122,8 @@ def unseal(value: object) -> dict:
 
 def save_torch(path: str | Path, value: object) -> None:
     """`torch.save`, atomically."""
+    import torch
+
     with atomic(path) as part, part.open("wb") as file:
         try:
             torch.save(value, file)
@@ -140,6 +140,8 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
     a weight would pass unseen. What would take more memory than the file has bytes (compressed or overlapping parts,
     tensors larger than what is stored of them) is refused.
     """
+    import torch
+
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: " + (f"a folder; name a {what} in it" if path.is_dir() else f"no such {what}"))
@@ -163,6 +165,8 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
 
 def _refuse_inflated(held: object) -> None:
     """ValueError when a tensor anywhere in `held` claims more elements than are stored of it."""
+    import torch
+
     if torch.is_tensor(held):
         if held.layout != torch.strided or held.numel() * held.element_size() > held.untyped_storage().nbytes():
             raise ValueError("it holds a tensor that is larger than what is stored of it")

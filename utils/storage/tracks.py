@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.box_ops import Tube
-from utils.cli import Parser, cosine, positive_int, share
 from utils.misc import InputError, counted
 from utils.storage.files import epoch_path
 from utils.storage.tars import Rows, TarStore
@@ -35,17 +34,6 @@ def settings_name(settings: dict) -> str:
     return f"epoch{epoch}-psn{psn:g}-sim{sim:g}-len{length}-{cue}"
 
 
-def add_linked_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
-    """Flags of the settings in a tar's name."""
-    of_data = "(default: the data set's)"
-    what = "epoch of the person encoder (default: the last)"
-    parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int, help=what)
-    parser.flag("linking", "link_cues", choices=("feature", "iou"), default="feature", help="what links queries")
-    parser.flag("linking", "psn_score_th", type=share, help=f"person score of a query that counts {of_data}")
-    parser.flag("linking", "sim_th", type=cosine, help=f"similarity (or IoU) down to which queries link {of_data}")
-    parser.flag("linking", "filter_length", type=positive_int, help=f"tubes of fewer queries are dropped {of_data}")
-
-
 def fill_linked_flags(args: Namespace, project: "Project", root: Path) -> None:
     """The data set's settings, and the last epoch under `root`, the run's folder, where a flag was left out."""
     link = "sim_th" if args.link_cues == "feature" else "iou_link_th"
@@ -58,9 +46,6 @@ def fill_linked_flags(args: Namespace, project: "Project", root: Path) -> None:
 def tar_path(args: Namespace, root: Path, subset: str) -> Path:
     """Where the linked people of a subset lie for the settings in `args`; `root` is the run's folder."""
     return root / "qmm_tubes" / subset / f"{settings_name(vars(args))}.tar"
-
-
-HEAD_NAME_HELP = "name of the head (default: its type, with -iou where IoU links)"
 
 
 def head_folder(args: Namespace, root: Path) -> Path:

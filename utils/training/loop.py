@@ -11,74 +11,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import Parser, count, not_negative, positive_int
 from utils.distributed import any_rank, barrier, rank
-from utils.misc import AMP_TYPES, set_seed
 from utils.run_log import METRICS, RunLog
 from utils.storage.files import lock, remove_parts, save_torch
 from utils.training.resume import StopFlag, set_aside, something_to_resume
 from utils.training.steps import Losses, TrainSteps
-
-
-def add_run_flags(parser: Parser) -> None:
-    """Flags of every script that computes: where, with how many threads and workers, from which seed."""
-    parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
-    parser.flag("machine", "amp", choices=AMP_TYPES, default="off", help="mixed precision")
-    parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
-    parser.flag("machine", "workers", type=count, default=2, help="threads that decode frames; 0: the main one")
-    parser.flag("machine", "threads", type=count, default=0, help="CPU threads of torch; 0: as torch chooses")
-    parser.flag("machine", "seed", type=count, default=42, help="seed of every random number")
-
-
-def add_log_flags(parser: Parser) -> None:
-    """Flags of every script that reports figures: where to, and whether as pictures too."""
-    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online",
-                help="Comet: its server (where there is a key), an archive to upload later, or none")  # fmt: skip
-    parser.flag("run", "plot", action="store_true", help="draw the figures as PNG files too")
-
-
-def add_training_flags(
-    parser: Parser, epochs: int, batch_size: int, lr: float, lr_drop: int, unit: str, lr_flag: str = "lr"
-) -> None:
-    """Flags of every trainer; the arguments are this trainer's published settings."""
-    parser.flag("training", "epochs", type=positive_int, default=epochs, help="epochs to train")
-    parser.flag("training", "batch_size", type=positive_int, default=batch_size, help=f"{unit} a batch and process")
-    parser.flag("training", lr_flag, dest="lr", type=not_negative, default=lr, help="learning rate")
-    parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
-    parser.flag(
-        "training",
-        "lr_schedule",
-        choices=("step", "cosine", "constant"),
-        default="step",
-        help="step: a tenth after --lr_drop epochs; cosine: to zero at the end",
-    )
-    parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help="epochs before the rate drops")
-    parser.flag("training", "warmup_steps", type=count, default=0, help="steps in which the rate rises from zero")
-    parser.flag(
-        "training", "clip_max_norm", type=not_negative, default=0.1, help="largest gradient norm; 0 clips nothing"
-    )
-    parser.flag("run", "resume", action="store_true", help="go on where the last run of this name stopped")
-    what = "epochs between checkpoints, and between figures of held-out data where there are any"
-    parser.flag("run", "save_epochs", type=positive_int, default=1, help=what)
-    parser.flag(
-        "run",
-        "save_steps",
-        type=count,
-        default=0,
-        help="steps between saves of the training state; 0: every 10 minutes",
-    )
-    parser.flag(
-        "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
-    )
-    add_log_flags(parser)
-
-
-def start(args: argparse.Namespace) -> None:
-    """Threads and seeds, before anything is drawn or computed."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.backends.cudnn.benchmark = False
-    set_seed(args.seed)
 
 
 def fit(

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.distributed import per_rank, rank, world_size
-from utils.misc import AMP_TYPES, InputError, set_seed
-from utils.progress import IN_FILE, progress
+from utils.misc import BAR_IN_FILE, InputError, amp_type, progress, set_seed
 from utils.run_log import append_json
 from utils.training.resume import NONFINITE, STATE, Progress, StopFlag, load_state, save_state
 
@@ -52,7 +51,7 @@ class TrainSteps:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
-        self.amp = torch.autocast(device.type, AMP_TYPES[args.amp], enabled=args.amp != "off")
+        self.amp = torch.autocast(device.type, amp_type(args.amp), enabled=args.amp != "off")
         self.progress = Progress()
         self.saved_at = time.monotonic()
         self.parallel = None
@@ -83,7 +82,7 @@ class TrainSteps:
             desc=f"epoch {done.epoch + 1}/{args.epochs}",
             unit="batch",
             disable=rank() != 0,
-            delay=0 if sys.stderr.isatty() else IN_FILE,
+            delay=0 if sys.stderr.isatty() else BAR_IN_FILE,
             leave=False,
         )
         with bar:

@@ -1,0 +1,109 @@
+"""Flags that several scripts share, each group in one function.
+
+Nothing here imports PyTorch, so that `--help` and a mistyped flag answer at once. What a flag chooses from is
+implemented elsewhere; `tests/test_flags.py` compares the names here with the tables there.
+"""
+
+from utils.cli import Parser, cosine, count, not_negative, positive_int, run_name, share
+from utils.misc import AMP_TYPES, available_cores
+
+COMET_MODES = ("online", "offline", "disabled")
+HEAD_TYPES = ("vanilla", "time_ecd:add", "time_ecd:cat", "x3d", "res")  # models/action_head.py
+LINK_CUES = ("feature", "iou")  # models/tube.py
+X3D_CLIPS = ("centre", "repeat")  # models/frame_features.py
+DETECTOR_BATCH = {"cuda": 32, "cpu": 8}  # frames: starting some 500 operations takes a host as long as a GPU 8 frames
+MAX_WORKERS = 16  # each decodes batches ahead, which takes memory
+
+OF_DATA = "(default: the data set's)"
+
+
+def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
+    """Flags of every stage: which data set, and where data and checkpoints lie."""
+    parser.flag("data", "dataset", required=True, help="built-in data set, or path of a project file")
+    parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
+    if needs_videos:
+        parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
+    parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
+
+
+def add_run_flags(parser: Parser) -> None:
+    """Flags of every script that computes: device, threads and workers, seed."""
+    parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
+    parser.flag("machine", "amp", choices=tuple(AMP_TYPES), default="off", help="mixed precision")
+    parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
+    parser.flag("machine", "workers", type=count, default=min(available_cores(), MAX_WORKERS),
+                help=f"threads that decode frames; 0: the main one (default: cores, up to {MAX_WORKERS})")  # fmt: skip
+    parser.flag("machine", "threads", type=count, default=0,
+                help="CPU threads of PyTorch, whose number may change results' last digits; 0: all cores")  # fmt: skip
+    parser.flag("machine", "seed", type=count, default=42, help="seed of every random number")
+
+
+def add_log_flags(parser: Parser) -> None:
+    """Flags of every script that reports metrics: where to, and whether as plots too."""
+    parser.flag("run", "comet", choices=COMET_MODES, default="online",
+                help="Comet: its server (where there is a key), an archive to upload later, or none")  # fmt: skip
+    parser.flag("run", "plot", action="store_true", help="plot the metrics as PNG files too")
+
+
+def add_training_flags(
+    parser: Parser, epochs: int, batch_size: int, lr: float, lr_drop: int, unit: str, lr_flag: str = "lr"
+) -> None:
+    """Flags of every trainer; the arguments are this trainer's published settings."""
+    parser.flag("training", "epochs", type=positive_int, default=epochs, help="epochs to train")
+    parser.flag("training", "batch_size", type=positive_int, default=batch_size, help=f"{unit} a batch and process")
+    parser.flag("training", lr_flag, dest="lr", type=not_negative, default=lr, help="learning rate")
+    parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
+    parser.flag("training", "lr_schedule", choices=("step", "cosine", "constant"), default="step",
+                help="learning rate; step: a tenth after --lr_drop epochs; cosine: to zero at the end")  # fmt: skip
+    parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help="epochs before the learning rate drops")
+    parser.flag("training", "warmup_steps", type=count, default=0, help="steps of linear learning-rate warm-up")
+    parser.flag(
+        "training", "clip_max_norm", type=not_negative, default=0.1, help="maximum gradient norm; 0: no clipping"
+    )
+    parser.flag("run", "resume", action="store_true", help="continue the last run of this name where it stopped")
+    parser.flag("run", "save_epochs", type=positive_int, default=1,
+                help="epochs between checkpoints, and between evaluations on --val_subset where it exists")  # fmt: skip
+    parser.flag("run", "save_steps", type=count, default=0,
+                help="steps between saves of the training state; 0: every 10 minutes")  # fmt: skip
+    parser.flag(
+        "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
+    )
+    add_log_flags(parser)
+
+
+def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch_flag: str = "detr_batch") -> None:
+    """Flags of the stages that run the frozen detector."""
+    shown = "" if detr else " (default: the one trained with)"
+    parser.flag("detector", "detr", default=detr, help=f"frozen detector: an official name or a checkpoint{shown}")
+    parser.flag("detector", "image_size", type=count, default=0,
+                help="longer side of frames; 0: what it was trained for, 512 for official ones")  # fmt: skip
+    parser.flag("detector", "pad_square", action="store_true",
+                help="pad frames to squares, which divide the boxes, as published (default: as trained)")  # fmt: skip
+    parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0,
+                help="frames a batch; 0: {cuda} on a GPU, {cpu} on a CPU".format(**DETECTOR_BATCH))  # fmt: skip
+
+
+def add_frame_flags(parser: Parser) -> None:
+    """Flags of the action heads that use frame features."""
+    parser.flag("frames", "x3d_weights", help="X3D-XS weights, for --head_type x3d (default: cached or downloaded)")
+    parser.flag("frames", "x3d_clip", choices=X3D_CLIPS, default="centre",
+                help="centre: real neighbouring frames; repeat: the frame itself, as published")  # fmt: skip
+
+
+def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
+    """Flags of the settings that name a tar of tracks."""
+    parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int,
+                help="epoch of the person encoder (default: the last)")  # fmt: skip
+    parser.flag("linking", "link_cues", choices=LINK_CUES, default="feature", help="what the assignment compares")
+    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
+    parser.flag("linking", "sim_th", type=cosine,
+                help=f"minimum similarity of a link (cosine, or IoU with --link_cues iou) {OF_DATA}")  # fmt: skip
+    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
+
+
+def add_head_flags(parser: Parser) -> None:
+    """Flags that say which action head."""
+    parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="type of the action head")
+    parser.flag(
+        "model", "head_name", type=run_name, help="name of the head (default: its type, with -iou where IoU links)"
+    )
