@@ -17,11 +17,10 @@
 # `-cudnn-runtime` image would hold them twice. `-base` is the CUDA runtime and what `--gpus` needs.
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
 
-# ffmpeg writes annotated videos much faster than OpenCV does. A compiler and Python's headers are for `--compile`,
-# which builds its kernels' launchers with them.
+# A compiler and Python's headers are for `--compile`, which builds its kernels' launchers with them.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        ca-certificates ffmpeg gcc libc6-dev python3-dev python3-venv \
+        ca-certificates gcc libc6-dev python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 ENV VENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
