@@ -113,7 +113,7 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Se
         config = full_config({"num_classes": 2, **asked, **changes})
         detr, criterion, _ = build_model(config)
         return detr, criterion.to(device), config
-    loaded, _, _, config = load_detr(args.detr, args.checkpoint_root)
+    loaded, config = load_detr(args.detr, args.checkpoint_root)
     for name, value in asked.items():
         if config[name] != value:
             raise InputError(

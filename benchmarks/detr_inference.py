@@ -99,7 +99,7 @@ def measure(device: str | None = None, batch: int = 0, rounds: int = 3, trained:
 @torch.inference_mode()
 def accuracy(trained: str | Path, device: torch.device) -> list[Row]:
     """How far 16 bits move the boxes of a trained detector's people, and how many people across a threshold."""
-    plain, _, _, config = load_detr(trained, device=device)
+    plain, config = load_detr(trained, device=device)
     detectors = [plain, *(for_inference(copy.deepcopy(plain), dtype) for dtype in SHORT)]
     boxes, scores = [], []
     with tempfile.TemporaryDirectory() as folder:

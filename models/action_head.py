@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.weights import load_weights
+from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
@@ -109,6 +109,7 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
 
     InputError when the file is something else.
     """
+    path = checkpoint_path(path, "head")
     held = load_checkpoint(path, "action head")
     try:
         head, config = build_action_head(**held["config"]["head"]), held["config"]

@@ -1,11 +1,10 @@
-"""DETR (Carion 2020): the detector and its output in pixels."""
+"""DETR (Carion et al., ECCV 2020): the detector, its configuration, and its output in pixels."""
 
-import argparse
 import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +48,17 @@ DETR_CONFIG = {
     "image_size": 512,
     "pad_square": False,
 }
-"""The official release's arguments and defaults; ours are `norm` (frozen | bn), `stages` (the ResNet is cut
-after so many), `temperature` (of the position embedding, fixed at 10,000 there; small maps of features want less),
-`position_in_features` (it is added to the features too, not to attention's queries and keys alone: what attention
-gathers then says where it comes from, which a detector trained from nothing learns to read much sooner),
-`box_overlap` (giou | iou, in loss and matching), `image_size` (the longer side in pixels that the detector is meant
-for) and `pad_square` (it is meant for pictures padded to a square, which its boxes are divided by)."""
+"""The official release's arguments and defaults. Added to them:
+
+norm: frozen (BatchNorm with fixed statistics) or bn.
+stages: number of the ResNet's stages that are kept.
+temperature: of the position embedding, 10,000 in the release; small feature maps need less.
+position_in_features: add the position embedding to the values of attention too, not to queries and keys alone; a
+    detector trained from scratch learns to localise much sooner with it.
+box_overlap: giou or iou, in the loss and in matching.
+image_size: longer side in pixels of the images that the detector was trained for.
+pad_square: it was trained on images padded to squares, and normalises its boxes by them.
+"""
 
 _CHOICES = {
     "backbone": tuple(CHANNELS),
@@ -65,7 +69,7 @@ _CHOICES = {
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 RGB (..., 3, H, W) -> float32, with ImageNet's mean and deviation, on the same device."""
+    """uint8 RGB (..., 3, H, W) -> float32, normalised by ImageNet's mean and standard deviation."""
     mean, deviation = _statistics(images.device)
     return (images.float() - mean) / deviation
 
@@ -89,11 +93,9 @@ class _MLP(nn.Module):
         return self.layers[-1](x)
 
 
-def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Pictures (3, H, W) of different sizes -> (B, 3, H', W') padded right and below, and bool (B, H', W')
-    True on padding (None when all have one size)."""
-    if len({image.shape for image in images}) == 1:
-        return torch.stack(images), None
+def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Images (3, H, W) of any sizes -> a batch (B, 3, H', W') padded right and below, mask bool (B, H', W') True on
+    padding."""
     height, width = (max(image.shape[i] for image in images) for i in (1, 2))
     batch = images[0].new_zeros(len(images), 3, height, width)
     mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
@@ -104,7 +106,7 @@ def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 def pad_square(images: Tensor) -> Tensor:
-    """Pictures (b, 3, H, W) with zeros right and below up to a square, channels last in memory."""
+    """Images (B, 3, H, W) padded with zeros right and below to squares, channels last in memory."""
     height, width = images.shape[-2:]
     side = max(height, width)
     square = images.new_zeros(len(images), side, side, 3).permute(0, 3, 1, 2)
@@ -139,15 +141,19 @@ class DETR(nn.Module):
         self.dtype: torch.dtype | None = None  # set by `for_inference`
 
     def forward(self, images: Tensor | list[Tensor], mask: Tensor | None = None) -> dict:
-        """`images`: float (B, 3, H, W), normalised (`normalize`), with `mask` bool (B, H, W) True on padding
-        or None; or a list of (3, H, W), padded here.
+        """Detect.
 
-        Returns `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh over the unpadded picture,
-        `queries` (B, N, d) of the last decoder layer, all float32, `features` (B, c, h, w) of the backbone
-        and, in training, `aux_outputs`, a list of logits and boxes of the earlier layers.
+        Args:
+            images: float (B, 3, H, W), normalised (`normalize`), or a list of (3, H, W) of different sizes.
+            mask: bool (B, H, W), True on padding; None where nothing is padded.
+
+        Returns:
+            `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh relative to the unpadded image and `queries`
+            (B, N, d) of the last decoder layer, all float32; `features` (B, c, h, w) of the backbone; in training
+            `aux_outputs`, a list of logits and boxes of the earlier decoder layers.
         """
         if not isinstance(images, Tensor):
-            images, mask = pad_images(list(images))
+            images, mask = pad_images(images)
         device = images.device.type
         with contextlib.nullcontext() if self.dtype is None else torch.autocast(device, self.dtype):
             features = self.backbone(images)
@@ -177,11 +183,11 @@ class DETR(nn.Module):
 
 @torch.no_grad()
 def for_inference(detr: DETR, dtype: torch.dtype | None = None) -> DETR:
-    """Change `detr` in place into its fast form, for inference alone: normalisation folded into the
-    convolutions, channels last, weights of `dtype` (bfloat16 or float16; None keeps float32).
+    """Make `detr` fast for inference, in place: BatchNorm folded into convolutions, channels last, weights in `dtype`
+    (bfloat16 or float16; None: float32).
 
-    Its answers stay float32 and those of the original up to rounding; its state dict does not. Call it on
-    the target device and without autocast around it.
+    Its outputs stay float32 and equal up to rounding; the names of its state dict change. Call it on the target device
+    and without autocast around it.
     """
     fuse_batchnorm(detr.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
     detr.dtype = dtype
@@ -192,24 +198,27 @@ def for_inference(detr: DETR, dtype: torch.dtype | None = None) -> DETR:
     return detr
 
 
-class PostProcess(nn.Module):
-    """Outputs -> a dict a picture of `scores` (N,), `labels` (N,) without "no object", `boxes` (N, 4) xyxy pixels."""
+@torch.no_grad()
+def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
+    """Detections in pixels, as the official release's PostProcess gives them.
 
-    @torch.no_grad()
-    def forward(self, outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
-        """`sizes` (B, 2): height and width in pixels of each original picture."""
-        scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
-        height, width = sizes.to(scores.device).unbind(1)
-        scale = torch.stack([width, height, width, height], 1)[:, None]
-        boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"]) * scale
-        rows = zip(scores, labels, boxes, strict=True)
-        return [{"scores": s, "labels": c, "boxes": b} for s, c, b in rows]
+    Args:
+        outputs: of `DETR`.
+        sizes: (B, 2), height and width in pixels of each original image.
+
+    Returns:
+        An image's `scores` (N,), `labels` (N,) without "no object" and `boxes` (N, 4) xyxy.
+    """
+    scores, labels = outputs["pred_logits"].softmax(-1)[..., :-1].max(-1)
+    boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"]) * sizes.flip(1).repeat(1, 2)[:, None]
+    rows = zip(scores, labels, boxes, strict=True)
+    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in rows]
 
 
 def _checked(name: str, value: object) -> bool | int | float | str:
-    """`value` in the type of the setting's default; InputError when it is not one of its values."""
-    kind, choices = type(DETR_CONFIG[name]), _CHOICES.get(name)
-    if choices:
+    """`value` in the type of the setting's default; InputError when it is invalid."""
+    kind = type(DETR_CONFIG[name])
+    if choices := _CHOICES.get(name):
         if value not in choices:
             raise InputError(f"detector setting {name}={value!r}: choose from {', '.join(choices)}")
         return value
@@ -219,22 +228,19 @@ def _checked(name: str, value: object) -> bool | int | float | str:
     return kind(value)
 
 
-def full_config(config: Mapping | argparse.Namespace) -> dict:
-    """`config` over the defaults; InputError for a name or a choice that does not exist."""
-    given = dict(config) if isinstance(config, Mapping) else vars(config)
-    if unknown := sorted(given.keys() - DETR_CONFIG.keys()):
-        raise InputError(f"detector setting {unknown[0]!r} does not exist; there are {', '.join(DETR_CONFIG)}")
-    whole = {**DETR_CONFIG, **given}
-    for name, value in whole.items():
-        whole[name] = _checked(name, value)
-    if not 1 <= whole["stages"] <= 4:
-        raise InputError(f"detector setting stages={whole['stages']}: a ResNet has 1 to 4 stages")
-    if whole["hidden_dim"] % whole["nheads"] or whole["hidden_dim"] % 4:
+def full_config(config: Mapping) -> dict:
+    """`config` completed by the defaults; InputError for unknown names and invalid values."""
+    if unknown := sorted(config.keys() - DETR_CONFIG.keys()):
+        raise InputError(f"detector setting {unknown[0]!r} does not exist; choose from {', '.join(DETR_CONFIG)}")
+    config = {name: _checked(name, value) for name, value in {**DETR_CONFIG, **config}.items()}
+    if not 1 <= config["stages"] <= 4:
+        raise InputError(f"detector setting stages={config['stages']}: a ResNet has 1 to 4 stages")
+    if config["hidden_dim"] % config["nheads"] or config["hidden_dim"] % 4:
         raise InputError("detector setting hidden_dim must be a multiple of nheads and of 4")
-    return whole
+    return config
 
 
-def build_model(config: Mapping | argparse.Namespace) -> tuple[DETR, SetCriterion, PostProcess]:
-    """Detector, loss and post-processing of a configuration (names and defaults: `DETR_CONFIG`)."""
-    whole = full_config(config)
-    return DETR(whole), SetCriterion(whole), PostProcess()
+def build_model(config: Mapping) -> tuple[DETR, SetCriterion, Callable[[dict, Tensor], list[dict[str, Tensor]]]]:
+    """Detector with random weights, loss and post-processing of a configuration (`DETR_CONFIG` has the defaults)."""
+    config = full_config(config)
+    return DETR(config), SetCriterion(config), postprocess

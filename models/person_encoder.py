@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.weights import load_weights
+from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
@@ -61,6 +61,7 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
 
     InputError when the file is something else.
     """
+    path = checkpoint_path(path, "encoder")
     held = load_checkpoint(path, "person encoder")
     try:
         encoder, config = PersonEncoder(**held["config"]["encoder"]), held["config"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.detr import PERSON, for_inference, normalize, pad_square
 from models.frozen import Started, fetch_later, found_in_videos
-from models.weights import OFFICIAL, load_detr, weights_hash
+from models.weights import OFFICIAL, checkpoint_path, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
 from utils.flags import DETECTOR_BATCH
 from utils.misc import InputError, amp_type
@@ -66,7 +66,7 @@ class Detector:
         square: bool = False,
     ) -> None:
         self.source, self.device, self.batch_size = str(source), device, batch_size
-        detr, _, _, config = load_detr(source, checkpoint_root, device)
+        detr, config = load_detr(source, checkpoint_root, device)
         self.weights = weights_hash(detr.state_dict())
         self.d = config["hidden_dim"]
         self.image_size = image_size or config["image_size"]
@@ -141,7 +141,7 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     InputError when its weights are not those of `known`.
     """
     source = args.detr or known["source"]
-    if not args.detr and source not in OFFICIAL and not Path(source).is_file():
+    if not args.detr and source not in OFFICIAL and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))

@@ -1,21 +1,19 @@
-"""Weights from files: the official detectors by name, our own checkpoints, and errors that say what does not fit."""
+"""Checkpoints from files: released and shipped ones by name, others by path; errors say what does not fit."""
 
 import contextlib
 import fcntl
 import hashlib
 import http.client
 import re
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models.detr import DETR, DETR_CONFIG, PostProcess, full_config
-from models.detr_loss import SetCriterion
-from utils.misc import InputError, progress
-from utils.storage.files import atomic, load_torch
+from models.detr import DETR, DETR_CONFIG, full_config
+from utils.misc import InputError, counted
+from utils.storage.files import load_torch
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/detr/"
 OFFICIAL = {
@@ -26,9 +24,29 @@ OFFICIAL = {
 }
 """Names for `--detr` and the files of the official release, whose names end in the start of their SHA-256."""
 
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""Folder of the checkpoints that come with the code, `<name>/{detr,encoder,head}.pth`: names for `--detr`,
+`--encoder` and `--head`."""
+
 _FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes")
 _FROM_SHAPES += ("pre_norm", "norm", "stages")
+_MAKE = "make one with train_detr.py, or name an official one"
 _BLOCKS = {2: "resnet18", 6: "resnet50", 23: "resnet101"}  # residual blocks of the third stage; 34 has 6 basic ones
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints that come with the code."""
+    return sorted(path.name for path in SHIPPED.glob("*/") if (path / "detr.pth").is_file())
+
+
+def checkpoint_path(name: str | Path, kind: str) -> Path:
+    """File of a checkpoint.
+
+    Args:
+        name: a shipped checkpoint's name (`shipped_names`), or a path.
+        kind: "detr", "encoder" or "head".
+    """
+    return SHIPPED / str(name) / f"{kind}.pth" if str(name) in shipped_names() else Path(name)
 
 
 def load_detr(
@@ -36,39 +54,46 @@ def load_detr(
     checkpoint_root: str | Path = "checkpoint",
     device: str | torch.device = "cpu",
     url: str = OFFICIAL_URL,
-) -> tuple[DETR, SetCriterion, PostProcess, dict]:
-    """The detector that `source` names, in evaluation mode on `device`: model, loss, post-processing, full config.
+) -> tuple[DETR, dict]:
+    """Detector of a checkpoint, in evaluation mode, and its full configuration.
 
-    `source` is a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded from `url` when it is not
-    there), an official file (`{"model"}`) or a checkpoint of this project (`{"model", "config", "epoch"}`).
-    InputError when it is none of these, or does not fit.
+    Args:
+        source: a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded once), a shipped checkpoint's name,
+            an official file (`{"model"}`) or a checkpoint of this project (`{"model", "config", "epoch"}`).
+        url: where official files are downloaded from.
+
+    Raises:
+        InputError: the file is none of these, or its weights do not fit its configuration.
     """
     if str(source) in OFFICIAL:
         name = OFFICIAL[str(source)]
         path = Path(checkpoint_root) / "detr" / name
         download(url + name, path, name.removesuffix(".pth").rsplit("-", 1)[1])
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"{source}: no such detector checkpoint; give a file or one of {', '.join(OFFICIAL)}")
-    held = load_torch(path, "detector checkpoint")
-    state = held.get("model") if isinstance(held, dict) else None
+        path = checkpoint_path(source, "detr")
+        if not path.exists():
+            known = ", ".join([*OFFICIAL, *shipped_names()])
+            raise InputError(f"{source}: no such detector checkpoint; give a file or one of {known}")
+    checkpoint = load_torch(path, "detector checkpoint")
+    state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not (_is_weights(state) and "query_embed.weight" in state):
-        raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state or held)}")
+        raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state or checkpoint)}; {_MAKE}")
     try:
-        told = infer_config(state, path.name)
-        config = full_config(held.get("config", told))
+        inferred = infer_config(state, path.name)
+        config = full_config(checkpoint.get("config", inferred))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (TypeError, ValueError, LookupError, AttributeError):
-        raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state)}") from None
+        raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state)}; {_MAKE}") from None
     for name in _FROM_SHAPES:  # before anything is built from sizes that a file claims
-        if config[name] != told[name]:
-            raise InputError(f"{path}: its config says {name}={config[name]}, its weights {told[name]}; it is damaged")
+        if config[name] != inferred[name]:
+            raise InputError(
+                f"{path}: its config says {name}={config[name]}, its weights {inferred[name]}; it is damaged"
+            )
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)
-    return detr.eval(), SetCriterion(config).to(device).eval(), PostProcess(), config
+    return detr.eval(), config
 
 
 def infer_config(state: Mapping[str, Tensor], name: str = "") -> dict:
@@ -134,7 +159,7 @@ def describe(state: object) -> str:
                 f"{c['dec_layers']} layers, {c['num_queries']} queries, {c['num_classes']} classes"
             )
     names = [str(name) for name in state]
-    return f"{len(names)} entries ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{counted(len(names), 'item')} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
@@ -148,50 +173,38 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def download(url: str, path: str | Path, sha256: str = "") -> None:
-    """Fetch `url` to `path` unless it is there, with a progress bar; the file appears whole or not at all.
+    """Download `url` to `path` unless it exists; the file appears whole or not at all.
 
-    `sha256` is the start of the checksum in hex, verified for a file that was there already too. Processes
-    that want the same file wait for the one that downloads it. InputError when the file is damaged or
-    cannot be had, with where to put it.
+    Processes that want the same file wait for the one that downloads it.
+
+    Args:
+        sha256: start of the checksum in hex, compared with a file that existed already too.
+
+    Raises:
+        InputError: the file is damaged or cannot be downloaded.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        try:
-            with _alone(path):
-                if not path.is_file():
-                    _fetch(url, path, sha256)
-                    return
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise InputError(
-                f"{path}: not there, and the download failed ({reason}); get {url} where there is a network "
-                "and put it there"
-            ) from None
-    if not _sha256(path).startswith(sha256):
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_file():
+                _download_locked(url, path, sha256)
+                return
+    if sha256 and not _sha256(path).startswith(sha256):
         raise InputError(f"{path}: damaged (its SHA-256 does not start with {sha256}); remove it and try again")
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is writing `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _fetch(url: str, path: Path, sha256: str) -> None:
-    """Download to a temporary name, verify, rename. OSError when the connection fails or ends early."""
-    with urllib.request.urlopen(url, timeout=20) as answer, atomic(path) as part:
-        size = int(answer.headers.get("Content-Length") or 0)
-        with part.open("wb") as file, progress(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
-            while block := answer.read(1 << 20):
-                bar.update(file.write(block))
-        if bar.n < size:
-            raise OSError(f"only {bar.n} of {size} bytes came")
-        if not (found := _sha256(part)).startswith(sha256):
-            raise OSError(f"its SHA-256 starts with {found[:8]}, not {sha256}")
+def _download_locked(url: str, path: Path, sha256: str) -> None:
+    for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a download that was killed
+        partial.unlink()
+    try:
+        torch.hub.download_url_to_file(url, str(path), sha256 or None)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:  # RuntimeError: the checksum is another
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{path}: no such file, and the download failed ({reason}); download {url} elsewhere and copy it there"
+        ) from None
 
 
 def _sha256(path: Path) -> str:

@@ -63,7 +63,7 @@ def test_a_part_that_claims_to_go_beyond_the_files_end_is_told(tmp_path: Path) -
     beyond = len(data) - struct.unpack_from("<I", data, entry + 42)[0] - 20
     struct.pack_into("<II", data, entry + 20, beyond, beyond)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"a\.pth: not a readable checkpoint \(EOFError\)"):
+    with pytest.raises(InputError, match=r"a\.pth: not a readable checkpoint \(it begins with"):
         load_torch(path)
 
 

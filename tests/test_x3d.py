@@ -118,10 +118,10 @@ def without(state, name):
     [
         (lambda s: b"no weights", "x3d.pyth: not a readable X3D-XS weights"),
         (lambda s: [1, 2], "x3d.pyth: not weights; it holds a list"),
-        (lambda s: {"model": s, "config": {}, "epoch": 1}, r"x3d.pyth: not weights; it holds 3 entries \(model,"),
+        (lambda s: {"model": s, "config": {}, "epoch": 1}, r"x3d.pyth: not weights; it holds 3 items \(model,"),
         (lambda s: {"model_state": 3}, "x3d.pyth: not weights; it holds a int"),
         (lambda s: without(s, "blocks.0.norm.bias"), "another architecture: blocks.0.norm.bias is missing; it holds"),
-        (lambda s: {"fc.weight": torch.zeros(2)}, r"blocks.0.conv.conv_t.weight is missing;.* 1 entries \(fc.weight"),
+        (lambda s: {"fc.weight": torch.zeros(2)}, r"blocks.0.conv.conv_t.weight is missing;.* 1 item \(fc.weight"),
         (lambda s: s | {"fc.bias": torch.zeros(2)}, "fc.bias is not in this model"),
         (
             lambda s: {"model_state": x3d_xs(num_classes=5).state_dict()},

@@ -1,11 +1,13 @@
 """Files that appear whole or not at all, and readers that name the file when something is wrong with it."""
 
+import argparse
 import contextlib
 import errno
 import fcntl
 import glob
 import json
 import os
+import re
 import uuid
 import zipfile
 import zlib
@@ -153,14 +155,30 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
                     raise InputError(f"{path}: damaged {what} (its parts are larger than the file)")
                 if (bad := archive.testzip()) is not None:
                     raise InputError(f"{path}: damaged {what} (checksum of {bad} is wrong)")
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # in checkpoints of official DETR's training
+            held = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_inflated(held)
         return held
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]  # an EOFError says nothing
-        raise InputError(f"{path}: not a readable {what} ({reason})") from None
+        raise InputError(f"{path}: not a readable {what} ({_reason(path, error)})") from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why `torch.load` could not read a file: what the file holds and what to do, in one line."""
+    if match := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error)):
+        return (
+            f"it holds a Python object, {match[1]}; only tensors, numbers, text and containers of them are read: save "
+            "the state dict alone, with the program that made it"
+        )
+    if isinstance(error, ValueError):
+        return str(error)
+    with path.open("rb") as file:
+        start = file.read(12)
+    if not start:
+        return "it is empty"
+    return f"it begins with {start!r}: not written by torch.save, or cut off or damaged; copy it again"
 
 
 def _refuse_inflated(held: object) -> None:
