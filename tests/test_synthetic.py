@@ -10,7 +10,7 @@ import pytest
 from datasets.annotations import read_annotations
 from datasets.config import load_project
 from datasets.dataset import VideoFrames
-from datasets.synthetic.people import ACTIONS, IDLE, LIFT, draw_looks, mirrored, skeleton
+from datasets.synthetic.people import ACTIONS, IDLE, LIFT, mirrored, random_looks, skeleton
 from datasets.synthetic.videos import FAST_EVERY, MIN_VISIBLE, Scene, make_synthetic, plan, render
 from utils.box_ops import motion_categories, paired_iou
 from utils.misc import InputError, rng
@@ -162,7 +162,7 @@ def test_people_pause_before_between_and_after() -> None:
 
 
 def test_people_of_a_video_look_different() -> None:
-    looks = [draw_looks(rng(3, i), 4) for i in range(50)]
+    looks = [random_looks(rng(3, i), 4) for i in range(50)]
     clothes = np.array([[(*a.shirt, *a.trousers) for a in group] for group in looks], float)
     distance = np.linalg.norm(clothes[:, :, None] - clothes[:, None], axis=-1)
     assert distance[:, ~np.eye(4, dtype=bool)].min() > 60

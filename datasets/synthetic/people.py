@@ -1,8 +1,8 @@
-"""People of the embedded data set: what they look like, how their limbs move in each action, how they are drawn.
+"""People of the synthetic data set: their looks, the motion of their limbs in each action, their outlines.
 
-Lengths are in statures (a person's standing height is about 1), angles in degrees, actions in cycles. A pose is
-one array of joint angles, so that two actions blend by a weighted sum. The skeleton is three-dimensional and
-seen from the front (turn 0) to the side (turn +-90), which gives the walk and the squat their depth.
+Lengths are in statures (a person's standing height is about 1), angles in degrees, actions in cycles. A pose is one
+array of joint angles, so that two actions blend by a weighted sum. The skeleton is three-dimensional and seen from the
+front (turn 0) to the side (turn +-90).
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 POSE_SIZE = 21
-TURN, LIFT = 0, 1  # places in a pose
-SHIFT = 4  # fractional bits of the coordinates that OpenCV draws with
+TURN, LIFT = 0, 1  # indices in a pose
+SHIFT = 4  # fractional bits of the coordinates that OpenCV fills polygons with
 _CIRCLE = np.stack([f(np.arange(20) * (2 * np.pi / 20)) for f in (np.cos, np.sin)], 1)
 
 Limb = tuple[float, float, float, float]  # swing, spread, bend, roll: see `pose`
-Blob = tuple[np.ndarray, tuple[int, int, int]]  # a convex outline (n, 2) in pixels, its colour
+Blob = tuple[np.ndarray, tuple[int, int, int]]  # convex outline (n, 2) in pixels, BGR colour
 
 
 def pose(
@@ -29,14 +29,18 @@ def pose(
     sway: float = 0.0,
     nod: float = 0.0,
 ) -> np.ndarray:
-    """Joint angles (POSE_SIZE,). A limb, left first, is (swing forward, spread sideways, bend of elbow or knee,
-    roll of that bend: 0 in the plane of the swing, 90 in that of the spread); `lift` is the feet's height
-    above the floor."""
+    """Joint angles (POSE_SIZE,).
+
+    Args:
+        arms, legs: left and right limb, each (swing forward, spread sideways, bend of elbow or knee, roll of that bend:
+            0 in the plane of the swing, 90 in that of the spread).
+        lift: height of the feet above the floor.
+    """
     return np.array([turn, lift, lean, sway, nod, *arms[0], *arms[1], *legs[0], *legs[1]], np.float64)
 
 
 def mirrored(poses: np.ndarray) -> np.ndarray:
-    """The same poses (T, POSE_SIZE) with left and right exchanged; the direction is the caller's."""
+    """Poses (T, POSE_SIZE) with left and right limbs exchanged; `turn` stays."""
     swapped = poses[:, np.r_[0:5, 9:13, 5:9, 17:21, 13:17]]
     swapped[:, 3] *= -1
     return swapped
@@ -112,7 +116,7 @@ def bow(p: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Action:
-    """`pose(cycles)`, frames in a cycle, and statures travelled a frame (0 on the spot)."""
+    """Pose at a time in cycles, frames in a cycle, and speed in statures a frame."""
 
     pose: Callable[[float], np.ndarray]
     period: float
@@ -159,8 +163,9 @@ SKIN = [(205, 222, 250), (150, 185, 232), (105, 145, 205), (70, 100, 160), (45, 
 HAIR = [(25, 25, 30), (30, 50, 85), (60, 120, 190), (110, 190, 230), (40, 60, 160), (175, 175, 180)]
 
 
-def draw_looks(random: np.random.Generator, n: int) -> list[Look]:
-    """`n` people who differ: hues of shirts, and of trousers, are spread over the circle; light and dark alternate."""
+def random_looks(random: np.random.Generator, n: int) -> list[Look]:
+    """Looks of `n` people who differ: hues of shirts and of trousers are spread over the circle, light and dark
+    trousers alternate."""
     shirts, trousers = (random.random() + random.permutation(n) / n + random.uniform(-0.06, 0.06, n) for _ in range(2))
     dark = (random.integers(2) + random.permutation(n)) % 2 == 0
     looks = []
@@ -188,7 +193,8 @@ def draw_looks(random: np.random.Generator, n: int) -> list[Look]:
 
 
 def _limb(angles: np.ndarray, side: int, lengths: tuple[float, float], bend: int) -> tuple[np.ndarray, np.ndarray]:
-    """From its root to the middle joint and on to the end, two vectors (3,): x to the person's left, y up, z ahead."""
+    """Vectors (3,) from a limb's root to its middle joint and from there to its end: x to the person's left, y up,
+    z ahead."""
     swing, spread, flex, roll = np.radians(angles)
     down = np.array([side * np.sin(spread), -np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing)])
     ahead = np.array([0.0, np.sin(swing), np.cos(swing)])
@@ -198,7 +204,7 @@ def _limb(angles: np.ndarray, side: int, lengths: tuple[float, float], bend: int
 
 
 def skeleton(angles: np.ndarray) -> dict[str, np.ndarray]:
-    """Joints (3,) in statures: x to the right of the picture, y up from the floor, z towards the viewer."""
+    """Joints (3,) in statures: x to the right of the image, y up from the floor, z towards the viewer."""
     turn, lift, lean, sway, nod = angles[:5]
     lean_r, sway_r, nod_r, turn_r = np.radians([lean, sway, lean + nod, turn])
     spine = np.array([np.sin(sway_r), np.cos(lean_r), np.sin(lean_r)])
@@ -215,8 +221,7 @@ def skeleton(angles: np.ndarray) -> dict[str, np.ndarray]:
         joints[f"hip_{name}"] = side * np.array([0.055, 0, 0])
         joints[f"knee_{name}"] = joints[f"hip_{name}"] + upper
         joints[f"foot_{name}"] = joints[f"knee_{name}"] + lower
-        # the foot stands at a right angle to the shin, ahead of it
-        ahead = np.cross(np.array([-1.0, 0, 0]), lower) / 0.225
+        ahead = np.array([0, lower[2], -lower[1]]) / 0.225  # at a right angle to the shin
         joints[f"toe_{name}"] = joints[f"foot_{name}"] + 0.07 * ahead + np.array([side * 0.015, 0, 0])
     names, points = list(joints), np.array(list(joints.values()))
     floor = min(joints[f"{part}_{side}"][1] for part in ("foot", "toe") for side in "lr") - 0.028
@@ -227,20 +232,20 @@ def skeleton(angles: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, points, strict=True))
 
 
-def _hull(points: list[np.ndarray], radii: list[float]) -> np.ndarray:
+def _hull(centres: list[np.ndarray], radii: list[float]) -> np.ndarray:
     """Outline (n, 2) of the convex hull of discs."""
-    discs = [p + r * _CIRCLE for p, r in zip(points, radii, strict=True)]
-    return cv2.convexHull(np.concatenate(discs).astype(np.float32))[:, 0]
+    discs = np.array(centres)[:, None] + np.array(radii)[:, None, None] * _CIRCLE
+    return cv2.convexHull(discs.reshape(-1, 2).astype(np.float32))[:, 0]
 
 
 def _shade(colour: tuple, factor: float) -> tuple:
     return tuple(int(min(255, c * factor)) for c in colour)
 
 
-def figure(angles: np.ndarray, look: Look, foot: tuple[float, float], stature: float) -> list[Blob]:
-    """The person's blobs, farthest first, in pixels: standing on `foot` (x, y), `stature` pixels tall.
+def person_blobs(angles: np.ndarray, look: Look, foot: tuple[float, float], stature: float) -> list[Blob]:
+    """A person's blobs, farthest first, in pixels: standing on `foot` (x, y), `stature` pixels tall.
 
-    Each limb is outlined as a whole in a dark shade first, which sets it off from what lies behind it.
+    Each limb has a dark rim, which sets it off from what lies behind it.
     """
     joints = skeleton(angles)
     at = {name: np.array([foot[0], foot[1]]) + stature * np.array([p[0], -p[1]]) for name, p in joints.items()}
@@ -317,8 +322,9 @@ def figure(angles: np.ndarray, look: Look, foot: tuple[float, float], stature: f
     return [blob for _, blobs in sorted(groups, key=lambda g: g[0]) for blob in blobs]
 
 
-def paint(canvas: np.ndarray, blobs: list[Blob], person: int | None = None, offset: tuple = (0, 0)) -> None:
-    """Fill blobs, shifted by `-offset`, into a canvas: BGR and `person` in its fourth channel, or `person` alone."""
+def paint(canvas: np.ndarray, blobs: list[Blob], person: int, corner: tuple[int, int] = (0, 0)) -> None:
+    """Fill blobs into a canvas whose upper left corner is `corner` (x, y): uint8 (H, W, 4), BGR and `person`, or
+    (H, W), `person` alone."""
     for outline, colour in blobs:
-        fixed = np.round((outline - offset) * 2**SHIFT).astype(np.int32)
+        fixed = np.round((outline - corner) * 2**SHIFT).astype(np.int32)
         cv2.fillConvexPoly(canvas, fixed, (*colour, person) if canvas.ndim == 3 else person, shift=SHIFT)

@@ -32,10 +32,10 @@ from datasets.synthetic.people import (
     TURN,
     Action,
     Look,
-    draw_looks,
-    figure,
     mirrored,
     paint,
+    person_blobs,
+    random_looks,
 )
 from datasets.synthetic.scenery import MARGIN, background
 from utils.cli import Parser, count, positive_int, run
@@ -183,7 +183,7 @@ def plan(
     camera = swing * random.uniform(0, [0.1, 0.025, 0.06]) + shake * random.choice([0.0, 1.0]) * [0.012, 0.012, 0.004]
     camera[:, 2] += 1
     scenery = background(random, width, height)
-    return Scene(width, height, scenery, draw_looks(random, n), poses, feet, labels, stature, camera)
+    return Scene(width, height, scenery, random_looks(random, n), poses, feet, labels, stature, camera)
 
 
 def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -209,19 +209,19 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
 
     canvas = np.zeros((height * fine, width * fine, 4), np.uint8)
     area = np.zeros(len(feet))
-    reach = np.zeros((len(feet), 4), int)
+    extent = np.zeros((len(feet), 4), int)
     for p in sorted(range(len(feet)) if shown is None else shown, key=lambda i: feet[i, 1]):
-        blobs = figure(scene.poses[t, p], scene.looks[p], tuple(feet[p] * fine), stature[p] * fine)
+        blobs = person_blobs(scene.poses[t, p], scene.looks[p], tuple(feet[p] * fine), stature[p] * fine)
         points = np.concatenate([outline for outline, _ in blobs])
         low, high = np.floor(points.min(0)).astype(int) - 1, np.ceil(points.max(0)).astype(int) + 2
         alone = np.zeros((high - low)[::-1], np.uint8)
         paint(alone, blobs, 1, tuple(low))
         area[p] = np.count_nonzero(alone)
         paint(canvas, blobs, p + 1)
-        reach[p] = np.clip([*low, *high], 0, [width * fine, height * fine] * 2)
+        extent[p] = np.clip([*low, *high], 0, [width * fine, height * fine] * 2)
     boxes, seen = np.zeros((len(feet), 4)), np.zeros(len(feet))
     for p in np.flatnonzero(area):
-        x0, y0, x1, y1 = reach[p]
+        x0, y0, x1, y1 = extent[p]
         mask = canvas[y0:y1, x0:x1, 3] == p + 1
         if mask.any():
             columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
