@@ -44,7 +44,7 @@ class Project:
         if self.path.parent != BUILT_IN:
             return f"see {self.path}"
         if self.name == "synthetic":
-            return "draw the data set with python -m datasets.synthetic, or name its folder's parent with --data_root"
+            return "render the data set with python -m datasets.synthetic, or name its folder's parent with --data_root"
         return "'Data sets' in README.md says where to get it, and --data_root where data sets lie"
 
     def split(self, subset: str) -> list[str]:

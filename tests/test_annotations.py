@@ -166,7 +166,7 @@ def test_missing_data_says_where_it_comes_from(tmp_path):
     ):
         with pytest.raises(InputError, match=r"'Data sets' in README\.md"):
             read()
-    with pytest.raises(InputError, match="draw the data set with python -m datasets"):
+    with pytest.raises(InputError, match="render the data set with python -m datasets"):
         load_project("synthetic", tmp_path).split("val")
     own = tmp_path / "own.yml"
     own.write_text("{name: own, format: json, annotations: a.json, frames: '{name}.avi', splits: {}, labels: [a]}")

@@ -223,7 +223,11 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
     [
         ("train_detr", ["--dataset", "syntetic"], "did you mean synthetic?"),
         ("train_detr", ["--dataset", "ucf101-24", "--data_root", "{tmp}"], "no whole set of shards here; write them"),
-        ("train_qmm", ["--dataset", "synthetic", "--data_root", "{tmp}"], "draw the data set with python -m datasets"),
+        (
+            "train_qmm",
+            ["--dataset", "synthetic", "--data_root", "{tmp}"],
+            "render the data set with python -m datasets",
+        ),
         (
             "eval_qmm",
             ["--dataset", "synthetic", "-qmm_name", "none", "--data_root", "{data}"],

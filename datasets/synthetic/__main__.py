@@ -1,4 +1,4 @@
-"""`python -m datasets.synthetic`: see `datasets.synthetic.videos`."""
+"""`python -m datasets.synthetic`, see `datasets.synthetic.videos`."""
 
 from datasets.synthetic.videos import main
 from utils.cli import run

@@ -1,20 +1,20 @@
-"""Backgrounds of the embedded data set: streets, parks, rooms and fields, drawn from a generator."""
+"""Backgrounds of the synthetic data set: streets, parks, rooms and fields."""
 
 import cv2
 import numpy as np
 
-FLOOR = 0.62  # where the floor begins, in picture heights from the top
-MARGIN = 0.4  # how far a background reaches beyond the picture on each side, in picture heights
+FLOOR = 0.62  # where the floor begins, in image heights from the top
+MARGIN = 0.4  # how far a background reaches beyond the image on each side, in image heights
 
 
 def _tone(random: np.random.Generator, hue: tuple[float, float], saturation: tuple, value: tuple) -> np.ndarray:
-    """A BGR colour (3,) with hue (in turns), saturation and value from these ranges."""
+    """A random BGR colour (3,), its hue (in turns), saturation and value from these ranges."""
     h, s, v = (random.uniform(*limits) for limits in (hue, saturation, value))
     return cv2.cvtColor(np.uint8([[[h % 1 * 179, s * 255, v * 255]]]), cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 
 def _grain(random: np.random.Generator, shape: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
-    """Smooth noise (H, W, 1) around 0 whose lumps are `cell` (height, width) pixels large."""
+    """Smooth noise float32 (H, W, 1) around 0 with lumps of `cell` (height, width) pixels."""
     coarse = [max(2, round(n / max(c, 1))) for n, c in zip(shape, cell, strict=True)]
     noise = random.standard_normal(coarse, np.float32)
     return cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC)[..., None]
@@ -68,27 +68,28 @@ def _hills(random: np.random.Generator, sky: np.ndarray, unit: float) -> None:
         cv2.fillPoly(sky, [outline], _tone(random, (0.25, 0.45), (0.15, 0.35), (0.45, 0.7)).tolist(), cv2.LINE_AA)
 
 
-def _posts(random: np.random.Generator, picture: np.ndarray, horizon: int, unit: float) -> None:
+def _posts(random: np.random.Generator, image: np.ndarray, horizon: int, unit: float) -> None:
     colour = _tone(random, (0, 1), (0, 0.3), (0.3, 0.85)).tolist()
     low, high = horizon + int(unit * 0.6), horizon - int(unit * random.uniform(2, 3.5))
     thick = max(1, int(unit * 0.35))
-    for x in np.arange(random.uniform(0, 4 * unit), picture.shape[1], unit * random.uniform(3, 6)):
-        cv2.line(picture, (int(x), low), (int(x), high), colour, thick, cv2.LINE_AA)
+    for x in np.arange(random.uniform(0, 4 * unit), image.shape[1], unit * random.uniform(3, 6)):
+        cv2.line(image, (int(x), low), (int(x), high), colour, thick, cv2.LINE_AA)
     for y in (high + unit * 0.4, (high + low) / 2):
-        cv2.line(picture, (0, int(y)), (picture.shape[1], int(y)), colour, max(1, thick // 2), cv2.LINE_AA)
+        cv2.line(image, (0, int(y)), (image.shape[1], int(y)), colour, max(1, thick // 2), cv2.LINE_AA)
 
 
 def background(random: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A scene, uint8 BGR, 1.25 pixels a picture pixel, `MARGIN` picture heights larger on each side.
+    """A random background for images of `width` x `height`.
 
-    `width` and `height` are the picture's; the floor begins at `FLOOR`.
+    Returns:
+        uint8 (H, W, 3) BGR, 1.25 pixels an image pixel, `MARGIN` image heights larger on each side.
     """
     scale = 1.25 * height
     shape = (round((1 + 2 * MARGIN) * scale), round((width / height + 2 * MARGIN) * scale))
     horizon, unit = round((MARGIN + FLOOR) * scale), scale / 28
     kind = random.choice(["street", "park", "room", "field"])
-    picture = np.empty((*shape, 3), np.float32)
-    above, floor = picture[:horizon], picture[horizon:]
+    image = np.empty((*shape, 3), np.float32)
+    above, floor = image[:horizon], image[horizon:]
     if kind in ("street", "room"):
         tone = _tone(random, (0, 1), (0.05, 0.3), (0.5, 0.85))
         above[:] = _gradient(tone, tone, above.shape[:2])
@@ -115,5 +116,5 @@ def background(random: np.random.Generator, width: int, height: int) -> np.ndarr
             random, floor.shape[:2], (unit, 5 * unit)
         )
     if random.random() < 0.4:
-        _posts(random, picture, horizon, unit)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        _posts(random, image, horizon, unit)
+    return np.clip(image, 0, 255).astype(np.uint8)

@@ -1,20 +1,18 @@
-"""The embedded data set, drawn by the program and fixed by a seed: `python -m datasets.synthetic`.
+"""The synthetic data set, rendered from a seed: `python -m datasets.synthetic`.
 
-Written to `<data_root>/synthetic/`: `videos/<name>.avi` (Motion JPEG), `annotations.json` (the project's own
-format) and the lists `train.txt` and `val.txt`. One to four people a video act, pause and act again, before a
-moving camera. Every third video is "fast", as if filmed at a low frame rate: its people dash and leap by about
-a body's width a frame, in most of them one after another so that each lands where the next one just stood. Boxes
-of consecutive frames then hardly overlap, or those of different people do.
+Written to `<data_root>/synthetic/`: `videos/<name>.avi` (Motion JPEG), `annotations.json` (the project's own format),
+`train.txt` and `val.txt`. In a video one to four people act, pause and act again in front of a moving camera. Every
+third video is "fast", as if recorded at a low frame rate: people dash and leap by about a body's width a frame, in most
+of these videos one behind another, so that a person lands where the next one stood in the frame before. Boxes of
+one person in consecutive frames then hardly overlap, and those of different people do.
 
-Annotation. One tube for each stretch of an action, one after another with the same `person_id`. Pauses are
-tubes with `"label": null`, a person without action (`Tube.label` -1): they train the detector and the identities
-of query matching and count as people in tracking, but are no ground truth of any action. A box is the extent of
-what can be seen, within the picture; a person of whom less than `MIN_VISIBLE` can be seen is not annotated in that
-frame.
+Annotation: one tube an action instance; the tubes of a person follow one another and share a `person_id`. Pauses are
+tubes with `"label": null` (`Tube.label` -1): they train the detector and the person encoder and count as people in
+tracking, but are not ground truth of any action. A box is the visible extent within the image; in frames where less
+than `MIN_VISIBLE` of a person is visible, the person is not annotated.
 """
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -39,22 +37,23 @@ from datasets.synthetic.people import (
 )
 from datasets.synthetic.scenery import MARGIN, background
 from utils.cli import Parser, count, positive_int, run
-from utils.misc import InputError, progress, rng
+from utils.misc import InputError, available_cores, progress, rng
 from utils.storage.files import atomic, remove_parts, write_json
 
 FPS = 25.0
 MIN_VISIBLE = 0.2  # of a person's area, to be annotated
 FAST_EVERY = 3  # one video in so many
 QUALITY = 95  # of the JPEGs
-# how often an action is chosen, 1 where not given: fast videos hold the travelling ones
+# relative frequency of actions, 1 by default: fast videos show those that travel
 FAST_ODDS = {"run": 40.0, "jump": 15.0}
 SLOW_ODDS = {"run": 0.4, "jump": 0.6}
-IN_LINE = 0.9  # share of the fast videos whose people follow one another
-_BLEND = {False: np.array([1, 2, 3, 2, 1]) / 9, True: np.array([1, 2, 1]) / 4}  # of poses and directions, slow and fast
+IN_LINE = 0.9  # share of the fast videos whose people move one behind another
+# kernels that smooth poses and directions, by `fast`
+_BLEND = {False: np.array([1, 2, 3, 2, 1]) / 9, True: np.array([1, 2, 1]) / 4}
 
 
 class Stretch(NamedTuple):
-    """What a person does from frame `first` to before `end`; period and speed are factors of the action's own."""
+    """A person's action in frames [first, end); label -1 is a pause, `period` and `speed` scale the action's own."""
 
     label: int
     first: int
@@ -65,10 +64,10 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """A video before it is drawn: T frames, P people; lengths in picture heights.
+    """A video before rendering: T frames, P people; lengths in image heights.
 
-    `poses` (T, P, POSE_SIZE), `feet` (T, P, 2) on the floor, `labels` int (T, P), -1 without action, `stature` (P,),
-    `camera` (T, 3): shift right, shift down, zoom.
+    poses: (T, P, POSE_SIZE). feet: (T, P, 2), on the floor. labels: int (T, P), -1 without action. stature: (P,).
+    camera: (T, 3), shift right, shift down, zoom.
     """
 
     width: int
@@ -83,8 +82,8 @@ class Scene:
 
 
 def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stretch]:
-    """Stretches that cover the video: pause, action, pause, another action, ... None comes twice before all have come:
-    an action tube holds all frames in which a person does one thing."""
+    """Stretches that cover the video: pause, action, pause, another action, ... No action is repeated before all have
+    been chosen, since an action tube holds all frames of a person's action."""
     pace = min(1.0, n_frames / 48)
     pauses, acts, odds = ((2, 6), (20, 36), FAST_ODDS) if fast else ((6, 14), (16, 30), SLOW_ODDS)
     chances = np.array([odds.get(name, 1.0) for name in ACTIONS])
@@ -105,7 +104,7 @@ def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stre
 
 
 def _smooth(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Along the last axis, the ends repeated."""
+    """Convolution along the last axis, the ends repeated."""
     wide = len(kernel) // 2
     padded = np.pad(values.astype(np.float64), [(0, 0)] * (values.ndim - 1) + [(wide, wide)], mode="edge")
     return np.apply_along_axis(np.convolve, -1, padded, kernel, "valid")
@@ -114,10 +113,12 @@ def _smooth(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def _perform(
     script: list[Stretch], start: float, way: float, bounds: tuple[float, float], stature: float, dash: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One person's poses (T, POSE_SIZE), places from left to right (T,) and labels (T,).
+    """One person's poses (T, POSE_SIZE), horizontal positions (T,) and labels (T,).
 
-    `way` is 1 to the right and -1 to the left at first; the path turns back at the bounds. `dash` (T,) is
-    what a dash covers in each frame, 0 in a video that is not fast.
+    Args:
+        script: the stretches of the video.
+        start, way: position at first, and direction: 1 to the right, -1 to the left. The path turns back at `bounds`.
+        dash: (T,), distance of a dash in each frame; 0 in videos that are not fast.
     """
     fast, n_frames, names = bool(dash.any()), script[-1].end, list(ACTIONS)
     frames, labels = np.arange(n_frames), np.full(n_frames, -1)
@@ -145,7 +146,7 @@ def _perform(
 def plan(
     random: np.random.Generator, n_frames: int, width: int, height: int, max_people: int = 4, fast: bool = False
 ) -> Scene:
-    """Draw up a scene: who is there, what they do and where, and how the camera moves."""
+    """A random scene: people, their actions and positions, the background and the camera's motion."""
     if fast:
         n = int(random.integers(min(2, max_people), min(3, max_people), endpoint=True))
     else:
@@ -187,10 +188,12 @@ def plan(
 
 
 def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw frame `t` with the people `shown` (default: all; shadows are always all people's).
+    """Render frame `t` with the people `shown` (default: all) and the shadows of all.
 
-    -> frame uint8 BGR (H, W, 3); boxes float64 (P, 4) xyxy in pixels, the visible extent, zeros where nothing is;
-    share of each person's area that is visible, float64 (P,).
+    Returns:
+        frame: uint8 BGR (H, W, 3).
+        boxes: float64 (P, 4), xyxy in pixels, the visible extent; zeros for people who are not visible.
+        seen: float64 (P,), the visible share of each person's area.
     """
     width, height, (right, down, zoom) = scene.width, scene.height, scene.camera[t]
     fine = max(2, round(480 / height))
@@ -234,7 +237,7 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
 
 
 def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
-    """Tubes of the annotation from the boxes (T, P, 4) and visible shares (T, P) of all frames."""
+    """Annotated tubes of the boxes (T, P, 4) and visible shares (T, P) of all frames."""
     tubes = []
     for p in range(len(scene.looks)):
         labels = scene.labels[:, p]
@@ -248,27 +251,27 @@ def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
 
 
 def _write_video(path: Path, scene: Scene) -> list[dict]:
-    """Draw and write a video; its tubes."""
+    """Render and write a video; its annotated tubes."""
     codec = cv2.VideoWriter_fourcc(*"MJPG")
-    drawn = []
+    extents = []
     with atomic(path) as part:
         writer = cv2.VideoWriter(str(part), cv2.CAP_OPENCV_MJPEG, codec, FPS, (scene.width, scene.height))
         writer.set(cv2.VIDEOWRITER_PROP_QUALITY, QUALITY)
         for t in range(len(scene.poses)):
             frame, boxes, seen = render(scene, t)
             writer.write(frame)
-            drawn.append((boxes, seen))
+            extents.append((boxes, seen))
         writer.release()
         with part.open("rb") as file:
             head = file.read(8)
         if len(head) < 8 or int.from_bytes(head[4:], "little") + 8 != part.stat().st_size:
             raise InputError(f"{path}: the video could not be written whole; is the disk full?")
-    boxes, seen = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    boxes, seen = (np.stack(parts) for parts in zip(*extents, strict=True))
     return _tubes(scene, boxes, seen)
 
 
 def _make_video(job: tuple) -> dict:
-    """One video from a generator of its own -> its entry in the annotation."""
+    """Write one video, a function of its own seed; its entry in the annotation."""
     path, key, fast, width, height, length, max_people = job
     random = rng(*key)
     n_frames = int(random.integers(*length, endpoint=True))
@@ -288,14 +291,20 @@ def make_synthetic(
     workers: int = 1,
     show_progress: bool = False,
 ) -> None:
-    """Write the data set to `root`: `n_train` and `n_val` videos of `length` (least, most) frames.
+    """Write the data set to `root`, byte for byte a function of all arguments but `workers`.
 
-    The same arguments give the same files, byte for byte, whatever `workers`. Raises InputError when a
-    size cannot be used.
+    Args:
+        n_train, n_val: videos of each subset; a video does not depend on how many others are rendered.
+        length: shortest and longest video in frames.
+        max_people: people in a video, at most.
+        workers: processes that render.
+
+    Raises:
+        InputError: a size is invalid.
     """
     root, (least, most) = Path(root), length
     if not 1 <= least <= most:
-        raise InputError(f"--length {least} {most}: the least and the most frames of a video, at least 1")
+        raise InputError(f"--length {least} {most}: the shortest video has at least 1 frame and the longest no fewer")
     if min(width, height) < 32 or not 0.5 <= width / height <= 4:
         raise InputError(
             f"--width {width} --height {height}: at least 32 pixels, and half to four times as wide as high"
@@ -309,11 +318,11 @@ def make_synthetic(
         for i, name in enumerate(subset)
     ]
     order = [name for subset in names.values() for name in subset]
-    bar = {"total": len(jobs), "desc": "drawing", "unit": "video", "disable": not show_progress}
+    bar = {"total": len(jobs), "desc": "rendering", "unit": "video", "disable": not show_progress}
     if workers > 1:
-        clean = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
-        clean.set_forkserver_preload([__name__])
-        with ProcessPoolExecutor(workers, clean, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        context = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
+        context.set_forkserver_preload([__name__])
+        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             videos = dict(zip(order, progress(pool.map(_make_video, jobs), **bar), strict=True))
     else:
         videos = dict(zip(order, progress(map(_make_video, jobs), **bar), strict=True))
@@ -324,16 +333,23 @@ def make_synthetic(
 
 
 def main() -> None:
-    parser = Parser("Draw the embedded data set: people in eight actions, annotated, the same for the same seed.")
+    parser = Parser("Render the synthetic data set: people in eight actions, annotated, the same for the same seed.")
     parser.flag("output", "data_root", default="data", help="the data set goes to <data_root>/synthetic")
-    parser.flag("output", "n_train", type=positive_int, default=120, help="videos for training")
-    parser.flag("output", "n_val", type=positive_int, default=30, help="videos held out")
-    parser.flag("output", "seed", type=count, default=0, help="another seed draws other people and videos")
+    parser.flag("output", "n_train", type=count, default=120, help="training videos")
+    parser.flag("output", "n_val", type=count, default=30, help="held-out videos")
+    parser.flag("output", "seed", type=count, default=0, help="seed of people, actions and scenes")
     parser.flag("videos", "width", type=positive_int, default=160, help="pixels")
     parser.flag("videos", "height", type=positive_int, default=120, help="pixels; people are 35 to 60 %% of it")
-    parser.flag("videos", "length", type=positive_int, nargs=2, default=[40, 72], help="least and most frames")
-    parser.flag("videos", "max_people", type=positive_int, default=4, help="people in a video, at most")
-    parser.flag("videos", "workers", type=positive_int, default=os.cpu_count() or 1, help="processes")
+    parser.flag(
+        "videos",
+        "length",
+        type=positive_int,
+        nargs=2,
+        default=[40, 72],
+        help="frames of the shortest and longest video",
+    )
+    parser.flag("videos", "max_people", type=positive_int, default=4, help="most people in a video")
+    parser.flag("videos", "workers", type=positive_int, default=available_cores(), help="processes")
     args = vars(parser.parse_args())
     root = Path(args.pop("data_root")) / "synthetic"
     make_synthetic(root, **{**args, "length": tuple(args["length"])}, show_progress=True)
