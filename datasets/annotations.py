@@ -1,46 +1,64 @@
-"""Every annotation format as the same checked tubes."""
+"""Every annotation format as the same checked tubes: the one place where annotations are judged."""
 
+import itertools
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from datasets.config import Project
-from datasets.formats.readers import RawTube, RawVideo, read_source
-from utils.box_ops import Tube
-from utils.misc import InputError
+from datasets.formats.common import AnnotationFile, RawTube
+from utils.box_ops import Tube, paired_iou
+from utils.misc import InputError, counted, did_you_mean
 
 SAME_PERSON_IOU = 0.5  # two boxes of one person in one frame (two actions at a time) overlap at least so
+MAX_COORDINATE = 1e6  # pixels
+MARGIN = 10  # pixels beyond the border that never count as mostly outside
+TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
+SHOWN_LABELS = 12
 
-# One rule for each kind of fault. "refused": the video cannot be used. "dropped": the boxes are left out, with a
-# counted warning. "kept": a counted warning; evaluation uses the boxes as annotated, training clips them.
+# One rule for each kind of fault. "refused": the video cannot be used. "dropped": the box is left out, with a
+# counted warning. "kept": a counted warning.
 RULES = {
     "box is not finite": "refused",
     "box is reversed": "refused",
-    "box is outside the picture": "refused",
+    "box is outside the frame": "refused",
+    "box is mostly outside the frame": "refused",
     "frame does not come after the one before it": "refused",
     "frame is negative": "refused",
     "frame is beyond the video's end": "refused",
     "label is not in the project's labels": "refused",
+    "size is not the video's": "refused",
     "person has two boxes in one frame": "refused",
     "box is empty": "dropped",
-    "box sticks out of the picture": "kept",
+    "frame is after the last decoded one": "dropped",
+    "box extends beyond the frame": "kept",
+    "number of frames is not the video's": "kept",
+}
+CONSEQUENCES = {
+    "box is empty": "left out",
+    "frame is after the last decoded one": "left out of training",
+    "box extends beyond the frame": "clipped in training, kept as annotated in evaluation",
+    "number of frames is not the video's": "the decoded frames count",
 }
 
 
-class Fault(NamedTuple):
-    """A kind of fault in one tube: how many boxes have it, and the first of their frames (None: no frame)."""
+@dataclass(frozen=True)
+class AnnotationFault:
+    """Boxes of one tube with the same fault: its kind (of `RULES`), the place of the first, and how many there are."""
 
     kind: str
-    tube: int
-    frame: int | None
-    count: int
+    place: str
+    text: str
+    count: int = 1
+
+    @property
+    def refused(self) -> bool:
+        return RULES[self.kind] == "refused"
 
     def __str__(self) -> str:
-        place = f"tube {self.tube}" + (f", frame {self.frame}" if self.frame is not None else "")
-        return f"{place}: {self.kind}"
+        return f"{self.place}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -54,117 +72,259 @@ class Video:
     tubes: list[Tube]
 
 
-def check_tubes(
-    video: RawVideo | Video, tubes: Iterable[RawTube | Tube], n_labels: int
-) -> tuple[list[Tube], list[Fault]]:
-    """The tubes that can be used, and what is wrong with the others, by the rules of `RULES`.
+def ground_truth(
+    project: Project,
+    subset: str,
+    bad: dict[str, str] | None = None,
+    decoded: Mapping[str, tuple[int, int, int]] | None = None,
+) -> dict[str, list[Tube]]:
+    """The annotated tubes of every video of a subset, never clipped; videos without tubes are keys too.
 
-    `video` gives the picture's size and number of frames, where known; labels are indices or None. A tube
-    with a refused fault is left out; one with dropped boxes loses them. person_id is the tube's index
-    where the annotation has none. Boxes of evaluation stay as annotated.
+    Arguments and errors are those of `read_annotations`.
     """
-    good, faults = [], []
-    for i, tube in enumerate(tubes):
-        frames, boxes = np.asarray(tube.frames, np.int64), np.asarray(tube.boxes, np.float64)
-        size = boxes[:, 2:] - boxes[:, :2]
-        beyond_video = np.inf if not video.n_frames else video.n_frames
-        width, height = (video.width or np.inf, video.height or np.inf)
-        with np.errstate(invalid="ignore"):
-            masks = {
-                "box is not finite": ~np.isfinite(boxes).all(1) | (np.abs(boxes) > 1e6).any(1),
-                "box is reversed": (size < 0).any(1),
-                "box is empty": (size == 0).any(1),
-                "box is outside the picture": (boxes[:, 2:] <= 0).any(1) | (boxes[:, :2] >= (width, height)).any(1),
-                "box sticks out of the picture": (boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > (width, height)).any(1),
-                "frame is negative": frames < 0,
-                "frame is beyond the video's end": frames >= beyond_video,
-                "frame does not come after the one before it": np.diff(frames, prepend=frames[:1] - 1) <= 0,
-            }
-        label = -1 if tube.label is None else tube.label
-        found = [
-            Fault(kind, i, int(frames[mask.argmax()]), int(mask.sum())) for kind, mask in masks.items() if mask.any()
-        ]
-        if not (isinstance(label, int) and -1 <= label < n_labels):
-            found.append(Fault("label is not in the project's labels", i, None, 1))
-        refused = any(RULES[fault.kind] == "refused" for fault in found)
-        if refused:
-            found = [fault for fault in found if RULES[fault.kind] == "refused"]
-        faults += found
-        keep = ~masks["box is empty"]
-        if not refused and keep.any():
-            person = i if tube.person_id is None or tube.person_id < 0 else tube.person_id
-            good.append(Tube(frames[keep], boxes[keep], label, 1.0, person))
-    clashes = _two_at_once(good)
-    return good, faults + clashes
-
-
-def _two_at_once(tubes: list[Tube]) -> list[Fault]:
-    """Faults of tubes that put one person in two places in one frame."""
-    faults = []
-    by_person: dict[int, list[int]] = {}
-    for i, tube in enumerate(tubes):
-        for j in by_person.setdefault(tube.person_id, []):
-            other = tubes[j]
-            frames, a, b = np.intersect1d(tube.frames, other.frames, return_indices=True)
-            overlap = _iou(tube.boxes[a], other.boxes[b])
-            if (overlap < SAME_PERSON_IOU).any():
-                bad = overlap < SAME_PERSON_IOU
-                faults.append(Fault("person has two boxes in one frame", i, int(frames[bad.argmax()]), int(bad.sum())))
-        by_person[tube.person_id].append(i)
-    return faults
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of paired boxes (n, 4) -> (n,)."""
-    inter = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(1)
-    return inter / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inter)
+    videos = read_annotations(project, project.split(subset), bad, decoded)
+    return {name: video.tubes for name, video in videos.items()}
 
 
 def read_annotations(
-    project: Project, names: Iterable[str] | None = None, bad: dict[str, str] | None = None
+    project: Project,
+    names: Iterable[str] | None = None,
+    bad: dict[str, str] | None = None,
+    decoded: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> dict[str, Video]:
-    """The ground truth of a project: of all annotated videos, or of those in `names`.
+    """Read and check the ground truth of a project.
 
-    Boxes are float32 xyxy pixels, frames and labels count from 0; person_id is the tube's index in its video
-    where the annotation has none. Raises InputError, naming file, video and frame, at the first impossible
-    annotation; with `bad` given, such videos are left out and entered there (name -> what is wrong). What can be
-    used after a correction is told in one warning line for each kind.
+    Boxes are float32 xyxy pixels as annotated; frames and labels count from 0, label -1 is a person without action.
+    Faults that leave a video usable are warnings on stderr, one line a kind.
+
+    Args:
+        names: videos to read; None: all that are annotated.
+        bad: videos that cannot be used are left out and entered here (name -> why).
+        decoded: width, height and number of frames of videos as they decode; the rules hold against these too.
+
+    Raises:
+        InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
     """
-    source = read_source(project)
-    warned: dict[str, list[str]] = {}
-    videos = {}
-    for name in source.videos if names is None else names:
+    file = project.annotation_file()
+    videos, warnings = {}, []
+    for name in file.videos if names is None else names:
         try:
-            videos[name], faults = read_video(name, source.videos, project.labels)
-            for fault in faults:
-                if RULES[fault.kind] == "refused":
-                    raise InputError(f"video {name!r}, {fault}")
+            video, faults = read_video(name, file, project.labels)
+            refuse(faults)
+            if decoded and name in decoded:
+                width, height, n_frames = decoded[name]
+                faults += fit_to_video(video, (width, height), n_frames)[1]
+                refuse(faults)
         except InputError as error:
-            line = f"{source.path}: {error}"
             if bad is None:
-                raise InputError(f"{line}; correct it, or leave such videos out with --skip_bad") from None
-            bad[name] = line
-            videos.pop(name, None)
+                raise InputError(
+                    f"{file.path}: {error}; correct it, or leave such videos out with --skip_bad"
+                ) from None
+            bad[name] = f"{file.path}: {error}"
             continue
-        for fault in faults:
-            warned.setdefault(fault.kind, []).extend([f"video {name!r}, {fault}"] * fault.count)
-    for kind, places in warned.items():
-        how = "left out" if RULES[kind] == "dropped" else "clipped in training, kept in evaluation"
-        print(
-            f"warning: {source.path}: {len(places)} times: {kind}, {how}; first in {places[0].rsplit(':', 1)[0]}",
-            file=sys.stderr,
-        )
+        videos[name] = video
+        warnings += faults
+    print_warnings(str(file.path), warnings)
     return videos
 
 
-def read_video(name: str, held: dict[str, RawVideo], labels: list[str]) -> tuple[Video, list[Fault]]:
-    """A video out of an annotation file, with its usable tubes and all its faults; InputError when it has no place."""
-    if name not in held:
-        raise InputError(f"holds no video {name!r}")
-    raw = held[name]
+def refuse(faults: Iterable[AnnotationFault], where: str = "") -> None:
+    """Raise InputError at the first fault for which a video cannot be used."""
+    for fault in faults:
+        if fault.refused:
+            raise InputError(f"{where}{fault}")
+
+
+def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
+    """Print one counted line on stderr for each kind of fault."""
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        same = [fault for fault in faults if fault.kind == kind]
+        times = counted(sum(fault.count for fault in same), "time")
+        print(f"warning: {where}: {times}: {kind}, {CONSEQUENCES[kind]}; first in {same[0].place}", file=sys.stderr)
+
+
+def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[Video, list[AnnotationFault]]:
+    """Check a video's tubes against `RULES`, with the frame size and number of frames that the annotation states.
+
+    A tube with a refused fault is left out, one with dropped boxes loses them. Label indices refer to the annotation
+    file's labels where it has some, and become those of `labels` by name. A person id that is missing or negative
+    becomes the tube's index, or another free number.
+
+    Raises:
+        InputError: the annotation has no such video.
+    """
+    if name not in file.videos:
+        raise InputError(f"has no video {name!r}{_similar_name(name, file)}")
+    raw = file.videos[name]
     if min(raw.width, raw.height, raw.n_frames) < 0:
         raise InputError(f"video {name!r}: its size or number of frames is negative")
-    index = {label: i for i, label in enumerate(labels)}
-    named = [t._replace(label=index.get(t.label, len(index))) if isinstance(t.label, str) else t for t in raw.tubes]
-    tubes, faults = check_tubes(raw, named, len(index))
+    persons = _person_ids(raw.tubes)
+    tubes, faults = [], []
+    for i, tube in enumerate(raw.tubes):
+        place = f"video {name!r}, tube {i}"
+        boxes, keep = np.asarray(tube.boxes, np.float64), np.ones(len(tube.frames), bool)
+        masks = _impossible(tube.frames, boxes, raw.n_frames) | _beyond_border(boxes, raw.width, raw.height)
+        tube_faults = _faults(place, masks, tube.frames, boxes)
+        try:
+            label = _label_index(tube.label, file.labels, labels)
+        except ValueError as error:
+            tube_faults.append(AnnotationFault("label is not in the project's labels", place, str(error)))
+        if any(fault.refused for fault in tube_faults):
+            faults += [fault for fault in tube_faults if fault.refused]
+            continue
+        faults += tube_faults
+        keep = ~masks["box is empty"]
+        if keep.any():
+            tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
+    faults += _two_boxes_of_one_person(name, tubes)
     return Video(name, raw.width, raw.height, raw.n_frames, tubes), faults
+
+
+def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Video, list[AnnotationFault]]:
+    """Compare an annotation with the video as it decodes.
+
+    Args:
+        video: as annotated.
+        size: width and height of the decoded frames.
+        n_frames: number of frames that decode.
+
+    Returns:
+        The video with its decoded size, without the boxes after its last frame; and what is wrong: up to `TAIL`
+        frames too many are a difference between decoders, boxes beyond that are refused.
+    """
+    place = f"video {video.name!r}"
+    stated = video.width or size[0], video.height or size[1]
+    if stated != size:
+        text = f"{size[0]} x {size[1]} pixels, but annotated as {stated[0]} x {stated[1]}"
+        return video, [AnnotationFault("size is not the video's", place, text)]
+    tubes, faults = [], []
+    if video.n_frames and abs(video.n_frames - n_frames) > TAIL:
+        text = f"{n_frames} frames decode, but {video.n_frames} are annotated"
+        faults.append(AnnotationFault("number of frames is not the video's", place, text))
+    for tube in video.tubes:
+        masks = {
+            "frame is beyond the video's end": tube.frames >= n_frames + TAIL,
+            "frame is after the last decoded one": (tube.frames >= n_frames) & (tube.frames < n_frames + TAIL),
+        }
+        if not (video.width and video.height):  # otherwise done when the annotation was read
+            masks |= _beyond_border(tube.boxes, *size)
+        tube_faults = _faults(place, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
+        refused = [fault for fault in tube_faults if fault.refused]
+        faults += refused or tube_faults
+        keep = tube.frames < n_frames
+        if keep.any():
+            tubes.append(replace(tube, frames=tube.frames[keep], boxes=tube.boxes[keep]))
+    return Video(video.name, *size, n_frames, tubes), faults
+
+
+def max_people_per_frame(tubes: Mapping[str, Sequence[Tube]]) -> tuple[int, str, int]:
+    """The most people that are annotated in one frame, with that video and frame; (0, "", 0) without boxes.
+
+    A detector with fewer object queries than that cannot detect all of them.
+    """
+    most = 0, "", 0
+    for name, of_video in tubes.items():
+        rows = [np.stack([t.frames, np.full(len(t), t.person_id)], 1) for t in of_video]
+        people = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *rows]), axis=0)
+        frames, counts = np.unique(people[:, 0], return_counts=True)
+        if len(frames) and counts.max() > most[0]:
+            most = int(counts.max()), name, int(frames[counts.argmax()])
+    return most
+
+
+def _impossible(frames: np.ndarray, boxes: np.ndarray, n_frames: int) -> dict[str, np.ndarray]:
+    """Which boxes (T,) have faults that no frame size can excuse; `n_frames` 0: unknown."""
+    with np.errstate(invalid="ignore"):
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return {
+            "box is not finite": ~(np.abs(boxes) <= MAX_COORDINATE).all(1),
+            "box is reversed": (sides < 0).any(1),
+            "box is empty": (sides == 0).any(1),
+            "frame is negative": frames < 0,
+            "frame is beyond the video's end": frames >= (n_frames or np.inf),
+            "frame does not come after the one before it": np.diff(frames, prepend=frames[:1] - 1) <= 0,
+        }
+
+
+def _beyond_border(boxes: np.ndarray, width: int, height: int) -> dict[str, np.ndarray]:
+    """Which boxes (T,) lie wholly, by more than half of their area, or a little outside a frame; sizes 0: unknown."""
+    size = np.array([width or np.inf, height or np.inf])
+    low, high = boxes[:, :2], boxes[:, 2:]
+    with np.errstate(invalid="ignore"):
+        outside = (high <= 0).any(1) | (low >= size).any(1)
+        inside = np.clip(high, -MARGIN, size + MARGIN) - np.clip(low, -MARGIN, size + MARGIN)
+        mostly = inside.prod(1) < 0.5 * (high - low).prod(1)
+        return {
+            "box is outside the frame": outside,
+            "box is mostly outside the frame": mostly & ~outside,
+            "box extends beyond the frame": ((low < 0) | (high > size)).any(1),
+        }
+
+
+def _faults(
+    place: str, masks: dict[str, np.ndarray], frames: np.ndarray, boxes: np.ndarray, of_video: str = ""
+) -> list[AnnotationFault]:
+    """One fault for each mask (T,) that holds anywhere, at its first box."""
+    faults = []
+    for kind, mask in masks.items():
+        if mask.any():
+            first = int(mask.argmax())
+            box = ", ".join(f"{x:g}" for x in boxes[first].tolist())
+            text = f"{kind}{of_video}" if kind.startswith("frame") else f"{kind} ({box})"
+            faults.append(AnnotationFault(kind, f"{place}, frame {frames[first]}", text, int(mask.sum())))
+    return faults
+
+
+def _label_index(label: int | str | None, file_labels: Sequence[str], labels: Sequence[str]) -> int:
+    """The label's index in the project's `labels`, -1 for no action; ValueError where they lack it."""
+    if label is None or label == -1:
+        return -1
+    if isinstance(label, int) and not file_labels:
+        if 0 <= label < len(labels):
+            return label
+        raise ValueError(f"label {label} is not an index of the {len(labels)} labels, counted from 0")
+    if isinstance(label, int):
+        if not 0 <= label < len(file_labels):
+            text = f"label {label} is not an index of the annotation's {len(file_labels)} labels, counted from 0"
+            raise ValueError(text)
+        label = file_labels[label]
+    if label in labels:
+        return labels.index(label)
+    shown = ", ".join(labels[:SHOWN_LABELS]) + f" and {len(labels) - SHOWN_LABELS} more" * (len(labels) > SHOWN_LABELS)
+    raise ValueError(f"label {label!r} is not among {shown}{did_you_mean(label, labels)}")
+
+
+def _person_ids(tubes: Sequence[RawTube]) -> list[int]:
+    """The tubes' person ids; one that is missing becomes the tube's index, or a free number where that is taken."""
+    given = {tube.person_id for tube in tubes}
+    free = (n for n in itertools.count(len(tubes)) if n not in given)
+    return [
+        tube.person_id if tube.person_id is not None and tube.person_id >= 0 else next(free) if i in given else i
+        for i, tube in enumerate(tubes)
+    ]
+
+
+def _two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFault]:
+    """Faults of tubes that put one person in two places in one frame."""
+    faults = []
+    by_person: dict[int, list[Tube]] = {}
+    for tube in tubes:
+        for other in by_person.setdefault(tube.person_id, []):
+            frames, a, b = np.intersect1d(tube.frames, other.frames, return_indices=True)
+            apart = frames[paired_iou(tube.boxes[a], other.boxes[b]) < SAME_PERSON_IOU]
+            if len(apart):
+                place = f"video {name!r}, person {tube.person_id}, frame {apart[0]}"
+                kind = "person has two boxes in one frame"
+                faults.append(AnnotationFault(kind, place, kind, len(apart)))
+        by_person[tube.person_id].append(tube)
+    return faults
+
+
+def _similar_name(name: str, file: AnnotationFile) -> str:
+    """The end of an error line where the annotation has the video under a name that a list often gets wrong."""
+    path = name.replace("\\", "/")
+    word = (path.split() or [""])[0]
+    for other in (path, path.rsplit(".", 1)[0], word, word.rsplit(".", 1)[0]):
+        if other in file.videos:
+            return f"; it has {other!r}: lists give the annotation's names, one a line and nothing else"
+    return "" if file.videos else "; it has no videos at all"

@@ -4,67 +4,76 @@ python -m datasets.check --dataset path/to/own.yml
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from datasets.annotations import RULES, Video, read_video
+from datasets.annotations import AnnotationFault, Video, fit_to_video, max_people_per_frame, read_video
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
-from datasets.formats.readers import read_source
-from datasets.make_shards import fit_to_video
+from datasets.likely_mistakes import likely_mistakes, shared_videos
 from datasets.transforms import resize
 from utils.box_ops import motion_category
 from utils.cli import Parser, positive_int, run
-from utils.misc import InputError, counted, progress
+from utils.misc import InputError, available_cores, counted, progress
 from utils.storage.files import atomic
 
-CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet; pixels, pictures
+CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet: pixels, images
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (86, 180, 233))
-WORST = {"refused": "error", "dropped": "warning", "kept": "warning"}
 
 
-def annotation_faults(project: Project, names: list[str]) -> tuple[dict[str, Video], list[str]]:
+class Decoded(NamedTuple):
+    """A video that was decoded: what is wrong with it, its size, its number of frames and a cell of the sheet."""
+
+    lines: list[str]
+    size: tuple[int, int] = (0, 0)
+    n_frames: int = 0
+    cell: np.ndarray | None = None
+
+
+def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str, Video], list[str]]:
     """The videos whose annotations can be used, and one line for each fault of any."""
-    source, lines, videos = read_source(project), [], {}
+    file, lines, videos = project.annotation_file(), [], {}
     for name in names:
         try:
             project.frames_path(name)
-            video, faults = read_video(name, source.videos, project.labels)
+            video, faults = read_video(name, file, project.labels)
         except InputError as error:
             lines.append(f"error: {error}")
             continue
-        lines += [f"{WORST[RULES[f.kind]]}: video {name!r}, {f} ({f.count} boxes)" for f in faults]
-        if all(RULES[fault.kind] != "refused" for fault in faults):
+        lines += [_line(fault) for fault in faults]
+        if not any(fault.refused for fault in faults):
             videos[name] = video
     return videos, lines
 
 
-def check_video(project: Project, video: Video) -> tuple[str | None, tuple[int, int], int, np.ndarray | None]:
-    """What is wrong with a video's frames (None: nothing), its size, its number of frames and a small picture.
+def _line(fault: AnnotationFault, where: str = "") -> str:
+    boxes = f", {fault.count} boxes" if fault.count > 1 else ""
+    return f"{'error' if fault.refused else 'warning'}: {where}{fault}{boxes}"
 
-    Every frame is decoded. The picture is the middle frame of the longest tube, with its boxes.
+
+def decode(project: Project, video: Video) -> Decoded:
+    """Decode every frame and compare the annotation with them.
+
+    The cell shows the middle frame of the longest tube, with its boxes.
     """
     path = project.frames_path(video.name)
     longest = max(video.tubes, key=len, default=None)
-    wanted = int(longest.frames[len(longest) // 2]) if longest else 0
-    picture, count = None, 0
+    shown = int(longest.frames[len(longest) // 2]) if longest else 0
+    cell, n_frames = None, 0
     try:
         frames = VideoFrames(path)
-        for count, frame in enumerate(frames, 1):
-            if count - 1 == wanted:
-                picture = _with_boxes(frame, video, wanted)
-        if video.width and frames.size != (video.width, video.height):
-            text = f"{frames.size[0]} x {frames.size[1]} pixels, annotated as {video.width} x {video.height}"
-            return f"error: {path}: {text}", frames.size, count, picture
-        _, dropped = fit_to_video(video.tubes, count, str(path))
+        for n_frames, frame in enumerate(frames, 1):
+            if n_frames - 1 == shown:
+                cell = _with_boxes(frame, video, shown)
     except InputError as error:
-        return f"error: {error}", (0, 0), count, picture
-    fault = f"warning: {path}: {dropped} boxes lie after the last frame, {count - 1}" if dropped else None
-    return fault, frames.size, count, picture
+        return Decoded([f"error: {error}"], (0, 0), n_frames, cell)
+    faults = fit_to_video(video, frames.size, n_frames)[1]
+    return Decoded([_line(fault, f"{path}: ") for fault in faults], frames.size, n_frames, cell)
 
 
 def _with_boxes(frame: np.ndarray, video: Video, number: int) -> np.ndarray:
@@ -72,18 +81,18 @@ def _with_boxes(frame: np.ndarray, video: Video, number: int) -> np.ndarray:
     small = resize(frame, CELL).copy()
     scale = CELL / max(frame.shape[:2])
     for tube in video.tubes:
-        at = np.searchsorted(tube.frames, number)
-        if at < len(tube) and tube.frames[at] == number:
-            x0, y0, x1, y1 = (tube.boxes[at] * scale).round().astype(int).tolist()
+        row = np.searchsorted(tube.frames, number)
+        if row < len(tube) and tube.frames[row] == number:
+            x0, y0, x1, y1 = (tube.boxes[row] * scale).round().astype(int).tolist()
             cv2.rectangle(small, (x0, y0), (x1, y1), COLOURS[tube.person_id % len(COLOURS)], 2)
     cell = np.zeros((CELL, CELL, 3), np.uint8)
     cell[: small.shape[0], : small.shape[1]] = small
     return cell
 
 
-def contact_sheet(pictures: list[np.ndarray], path: Path) -> None:
+def contact_sheet(cells: list[np.ndarray], path: Path) -> None:
     """Write up to ROWS x COLUMNS cells, spread over the list, as one PNG."""
-    chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, ROWS * COLUMNS).astype(int))]
+    chosen = [cells[i] for i in np.unique(np.linspace(0, len(cells) - 1, ROWS * COLUMNS).astype(int))]
     chosen += [np.zeros_like(chosen[0])] * (-len(chosen) % COLUMNS)
     rows = [np.hstack(chosen[i : i + COLUMNS]) for i in range(0, len(chosen), COLUMNS)]
     ok, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
@@ -93,14 +102,14 @@ def contact_sheet(pictures: list[np.ndarray], path: Path) -> None:
         part.write_bytes(data.tobytes())
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: Sequence[float]) -> str:
     if not values:
         return "none"
     low, middle, high = np.percentile(values, [0, 50, 100])
     return f"{low:g} to {high:g}, median {middle:g}"
 
 
-def summary(project: Project, videos: dict[str, Video]) -> Iterator[str]:
+def summary(project: Project, videos: Mapping[str, Video]) -> Iterator[str]:
     """Lines about the annotation: counts, lengths, sizes, motion, labels."""
     tubes = [tube for video in videos.values() for tube in video.tubes]
     people = sum(len({t.person_id for t in video.tubes}) for video in videos.values())
@@ -117,6 +126,13 @@ def summary(project: Project, videos: dict[str, Video]) -> Iterator[str]:
     yield "tubes by label: " + ", ".join([*names, *([f"no action {labels[-1]}"] if labels[-1] else [])])
 
 
+def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
+    """A line where more people are annotated in a frame than a detector of `num_queries` object queries can detect."""
+    people, name, frame = max_people_per_frame({name: video.tubes for name, video in videos.items()})
+    if people > num_queries:
+        yield f"{people} people in frame {frame} of {name!r}, but a detector of {num_queries} queries detects no more"
+
+
 def main() -> None:
     """The command line."""
     parser = Parser("Check a data set: read every annotation and frame, count, and name each fault.")
@@ -124,36 +140,42 @@ def main() -> None:
     parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
     parser.flag("data", "subset", nargs="+", help="subsets to check (default: all of the project file)")
     parser.flag("data", "annotations_only", action="store_true", help="do not decode the videos")
-    parser.flag("output", "sheet", help="contact sheet to draw (default: check-<dataset>.png)")
-    parser.flag("output", "workers", type=positive_int, default=2, help="videos decoded at a time")
+    parser.flag("data", "num_queries", type=positive_int, default=100,
+                help="object queries of the detector: the most people it can detect in a frame")  # fmt: skip
+    parser.flag("output", "sheet", help="contact sheet to write (default: check-<dataset>.png)")
+    parser.flag("output", "workers", type=positive_int, default=available_cores(), help="videos decoded at a time")
     args = parser.parse_args()
     if args.sheet and Path(args.sheet).is_dir():
         raise InputError(f"--sheet {args.sheet}: a folder; name a PNG file")
     project = load_project(args.dataset, args.data_root)
-    names: list[str] = []
-    for subset in args.subset or project.splits:
-        listed = project.split(subset)
+    subsets = {subset: project.split(subset) for subset in args.subset or project.splits}
+    for subset, listed in subsets.items():
         print(f"{subset}: {counted(len(listed), 'video')}")
-        names += listed
-    videos, lines = annotation_faults(project, list(dict.fromkeys(names)))
+    names = list(dict.fromkeys(name for listed in subsets.values() for name in listed))
+    videos, lines = annotation_faults(project, names)
     for line in summary(project, videos):
         print(line)
+    n_frames = {}
     if not args.annotations_only:
         with ThreadPoolExecutor(args.workers) as pool:
-            checks = pool.map(lambda video: check_video(project, video), videos.values())
-            found = list(progress(checks, total=len(videos), desc="videos", unit="video"))
-        lines += [fault for fault, _, _, _ in found if fault]
-        sizes = Counter(f"{w} x {h}" for _, (w, h), _, _ in found if w)
+            checks = pool.map(lambda video: decode(project, video), videos.values())
+            decoded = list(progress(checks, total=len(videos), desc="videos", unit="video"))
+        lines += [line for video in decoded for line in video.lines]
+        n_frames = {name: video.n_frames for name, video in zip(videos, decoded, strict=True) if video.n_frames}
+        sizes = Counter("{} x {}".format(*video.size) for video in decoded if video.size != (0, 0))
         print("sizes: " + (", ".join(f"{size} ({n})" for size, n in sizes.most_common(5)) or "none"))
-        print(f"frames a video: {_spread([count for _, _, count, _ in found if count])}")
-        if pictures := [picture for _, _, _, picture in found if picture is not None]:
+        print(f"frames a video: {_spread(list(n_frames.values()))}")
+        if cells := [video.cell for video in decoded if video.cell is not None]:
             sheet = Path(args.sheet or f"check-{project.name}.png")
-            contact_sheet(pictures, sheet)
+            contact_sheet(cells, sheet)
             print(f"contact sheet: {sheet}")
-    for line in sorted(lines):
+    annotated = project.annotation_file().videos
+    annotated = {name: annotated[name] for name in names if name in annotated}
+    hints = [*likely_mistakes(annotated, n_frames), *shared_videos(subsets), *crowd(videos, args.num_queries)]
+    for line in sorted(lines) + [f"warning: {hint}" for hint in hints]:
         print(line)
     errors = sum(line.startswith("error") for line in lines)
-    print(f"{counted(errors, 'error')}, {counted(len(lines) - errors, 'warning')}")
+    print(f"{counted(errors, 'error')}, {counted(len(lines) - errors + len(hints), 'warning')}")
     if errors:
         raise InputError(f"{args.dataset}: {counted(errors, 'fault')}, listed above, to mend before the other stages")
 

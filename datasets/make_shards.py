@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import zlib
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
@@ -21,33 +20,15 @@ from pathlib import Path
 
 import cv2
 
-from datasets.annotations import Video, read_annotations
+from datasets.annotations import AnnotationFault, Video, fit_to_video, print_warnings, read_annotations, refuse
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from datasets.transforms import resize
-from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, tell_left_out
 from utils.misc import InputError, progress
 from utils.storage.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
 from utils.storage.tars import TarStore, write_tar
-
-TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
-
-
-def fit_to_video(tubes: list[Tube], n_frames: int, where: str) -> tuple[list[Tube], int]:
-    """Tubes without the boxes after the video's end, and how many were dropped.
-
-    Up to `TAIL` frames after the end are a decoder's difference; InputError naming the frame beyond that.
-    """
-    last = max((int(tube.frames[-1]) for tube in tubes), default=-1)
-    if last >= n_frames + TAIL:
-        raise InputError(f"{where}: a box is annotated at frame {last}, but the video has {n_frames} frames")
-    fitted = [
-        Tube(t.frames[t.frames < n_frames], t.boxes[t.frames < n_frames], t.label, t.score, t.person_id) for t in tubes
-    ]
-    dropped = sum(map(len, tubes)) - sum(map(len, fitted))
-    return [tube for tube in fitted if len(tube)], dropped
 
 
 def _made_from(video: Video, settings: dict) -> dict:
@@ -56,16 +37,12 @@ def _made_from(video: Video, settings: dict) -> dict:
     return {**settings, "annotation": zlib.crc32(text.encode())}
 
 
-def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) -> tuple[dict, int]:
-    """Write a video's JPEGs end to end to `frames_file`; give the sample's json and the number of boxes dropped.
+def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) -> tuple[dict, list[AnnotationFault]]:
+    """Write a video's JPEGs end to end to `frames_file`; give the sample's json and what is wrong with the annotation.
 
     Raises InputError, naming video and frame, when the video cannot be read or its annotation does not fit it.
     """
     frames = VideoFrames(path)
-    if video.width and frames.size != (video.width, video.height):
-        raise InputError(
-            f"{path}: {frames.size[0]} x {frames.size[1]} pixels, but annotated as {video.width} x {video.height}"
-        )
     offsets, checksums, stored = [0], [], frames.size
     with naming(frames_file), frames_file.open("wb") as out:
         for frame in frames:
@@ -78,7 +55,8 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
                 raise InputError(f"{path}: frame {len(checksums)} cannot be stored as JPEG")
             offsets.append(offsets[-1] + out.write(jpeg))
             checksums.append(zlib.crc32(jpeg))
-    tubes, dropped = fit_to_video(video.tubes, len(checksums), str(path))
+    fitted, faults = fit_to_video(video, frames.size, len(checksums))
+    refuse(faults, f"{path}: ")
     meta = {
         "name": video.name,
         "width": frames.size[0],
@@ -88,24 +66,24 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
         "n_frames": len(checksums),
         "tubes": [
             {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(), "boxes": t.boxes.tolist()}
-            for t in tubes
+            for t in fitted.tubes
         ],
         "offsets": offsets,
         "crc32s": checksums,
         "made_from": _made_from(video, settings),
     }
-    return meta, dropped
+    return meta, faults
 
 
-def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> tuple[str, Path, dict | None, int, str]:
-    """A worker's task: (name, file of JPEGs, json or None, boxes dropped, what is wrong with the video)."""
+def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> tuple[str, Path, dict | None, list, str]:
+    """A worker's task: (name, file of JPEGs, json or None, faults of the annotation, why the video is unusable)."""
     video, path = job
     frames_file = work / hashlib.sha256(video.name.encode()).hexdigest()[:32]
     try:
         return video.name, frames_file, *encode_video(video, path, frames_file, settings), ""
     except InputError as error:
         frames_file.unlink(missing_ok=True)
-        return video.name, frames_file, None, 0, str(error)
+        return video.name, frames_file, None, [], str(error)
 
 
 def _is_made(path: Path, videos: list[Video], settings: dict) -> bool:
@@ -151,7 +129,7 @@ def make_shards(
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,
         }  # fmt: skip
-        dropped = 0
+        faults: list[AnnotationFault] = []
         if todo:
             (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
         cv2.setNumThreads(0)
@@ -164,8 +142,8 @@ def make_shards(
                 for _ in groups[i]:
                     done.append(next(results))
                     bar.update()
-                for name, _, meta, n, fault in done:
-                    dropped += n
+                for name, _, meta, of_annotation, fault in done:
+                    faults += of_annotation
                     if meta is None:
                         bad[name] = fault
                         if not skip_bad:
@@ -183,8 +161,7 @@ def make_shards(
         write_json(folder / "index.json", seal(index))
         for extra in set(folder.glob("shard-*.tar")) - {folder / name for name in files}:
             extra.unlink()
-    if dropped:
-        print(f"warning: {dropped} boxes after their video's last decoded frame were left out", file=sys.stderr)
+    print_warnings(str(folder), faults)
     return bad
 
 

@@ -1,9 +1,12 @@
-"""What happens to frames and boxes on their way to the detector: resizing, colour jitter, flips."""
+"""Transforms of frames and boxes before the detector: resizing, colour jitter, mirroring."""
+
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 JITTER = (0.2, 0.2, 0.2, 0.1)  # brightness, contrast, saturation, hue
 GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G, B (BT.601)
@@ -27,42 +30,49 @@ def resize(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """xyxy pixels (..., 4) -> cxcywh divided by the picture's size: unchanged by resizing and by padding."""
+    """xyxy pixels (..., 4) -> cxcywh divided by the frame's size: unchanged by resizing and by padding."""
     corners = boxes.astype(np.float64) / (width, height, width, height)
     low, high = corners[..., :2], corners[..., 2:]
     return np.concatenate([(low + high) / 2, high - low], -1).astype(np.float32)
 
 
 def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """xyxy boxes (..., 4) cut at the picture's border."""
+    """xyxy boxes (..., 4) clipped to the frame."""
     return np.clip(boxes, 0, (width, height, width, height)).astype(boxes.dtype)
 
 
 def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[float, ...] = JITTER) -> np.ndarray:
-    """A random colour change as one affine map of RGB, (3, 4) float64: brightness, contrast about `mean_grey`,
-    saturation, hue, each drawn as torchvision's ColorJitter draws it.
+    """Draw a colour jitter as one affine map of RGB, (3, 4) float64.
 
-    Brightness, contrast and saturation are linear in RGB. The hue turns about the grey axis in YIQ, which
-    keeps the luma, instead of in HSV: so the four cost one multiplication a pixel.
+    Brightness, contrast about `mean_grey`, saturation and hue are drawn as by torchvision's ColorJitter. The first
+    three are linear in RGB. Hue is rotated about the grey axis of YIQ, which keeps the luma, instead of in HSV, so
+    that all four cost one multiplication a pixel.
     """
     brightness, contrast, saturation = (rng.uniform(max(1 - s, 0), 1 + s) for s in strength[:3])
     angle = 2 * np.pi * rng.uniform(-strength[3], strength[3])
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    hue = _FROM_YIQ @ turn @ _YIQ
-    colour = saturation * np.eye(3) + (1 - saturation) * GREY  # a row is one output channel
+    rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    hue = _FROM_YIQ @ rotation @ _YIQ
+    colour = saturation * np.eye(3) + (1 - saturation) * GREY  # one row an output channel
     matrix = hue @ colour * (brightness * contrast)
     offset = (hue @ colour).sum(1) * (1 - contrast) * brightness * mean_grey
     return np.column_stack([matrix, offset])
 
 
-def augment(images: Tensor, colour: Tensor, mirrored: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W), mirrored left to right where `mirrored` (N,) says so, through the maps (N, 3, 4) of
-    `jitter_matrix`, rounded and saturated; on the CPU in place."""
+def augment(images: "Tensor", colour: "Tensor", mirrored: "Tensor") -> "Tensor":
+    """Mirror images and change their colours; on the CPU in place.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        colour: float32 (N, 3, 4), affine maps of `jitter_matrix`; results are rounded and saturated.
+        mirrored: bool (N,), which images are mirrored left to right.
+    """
     if images.device.type == "cpu":
         frames = images.permute(0, 2, 3, 1).contiguous()
         for frame, matrix, flip in zip(frames.numpy(), colour.numpy(), mirrored.tolist(), strict=True):
             cv2.transform(cv2.flip(frame, 1) if flip else frame, matrix, dst=frame)
         return frames.permute(0, 3, 1, 2)
+    import torch  # here, as the commands that only resize start faster without it
+
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], images.flatten(2).float())
     return flat.round_().clamp_(0, 255).to(torch.uint8).reshape(images.shape)

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.annotations import check_tubes, read_annotations
-from datasets.config import known_projects, load_project
-from datasets.formats.readers import RawTube, RawVideo
+from datasets.annotations import fit_to_video, ground_truth, max_people_per_frame, read_annotations, read_video
+from datasets.config import DEFAULTS, known_projects, load_project
+from datasets.formats import FORMATS
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from tests.pickles import pickled
+from utils.box_ops import Tube
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
 
@@ -109,14 +111,19 @@ def test_own_format_labels_person_ids_and_videos_without_tubes(tmp_path):
         (tube(boxes=[[0, 0, 5, 5], [0, 0, float("nan"), 5]]), "frame 1: box is not finite"),
         (tube(boxes=[[0, 0, 5, 5], [0, 0, float("inf"), 5]]), "frame 1: box is not finite"),
         (tube(boxes=[[9, 0, 5, 5], [0, 0, 5, 5]]), "frame 0: box is reversed"),
-        (tube(boxes=[[200, 0, 205, 5], [0, 0, 5, 5]]), "frame 0: box is outside"),
+        (tube(boxes=[[200, 0, 205, 5], [0, 0, 5, 5]]), "frame 0: box is outside the frame"),
         (tube(frames=(8, 10)), "frame 10: frame is beyond"),
         (tube(frames=(-1, 0)), "frame -1: frame is negative"),
         (tube(frames=(3, 3)), "frame 3: frame does not come after"),
-        (tube(label=2), "label is not in"),
-        (tube(label="fly"), "label is not in"),
-        (tube(frames=(1, 2, 3), boxes=[[1, 2, 3, 4]]), "frames are not 1"),
-        (tube(boxes=[["x", 0, 5, 5], [0, 0, 5, 5]]), "not numbers"),
+        (tube(boxes=[[90, 10, 160, 50], [0, 0, 5, 5]]), "frame 0: box is mostly outside the frame"),
+        (tube(label=2), r"label 2 is not an index of the annotation's 2 labels"),
+        (tube(label="Walk"), "label 'Walk' is not among stand, walk; did you mean walk"),
+        (tube(frames=(1, 2, 3), boxes=[[1, 2, 3, 4]]), "3 frames, but 1 boxes"),
+        (tube(frames=(1, 2.5)), "frames are not whole numbers"),
+        (tube(frames=("1", "2")), "frames are text"),
+        (tube(boxes=[["0", "0", "5", "5"], [0, 0, 5, 5]]), "boxes are text; write numbers without quotes"),
+        (tube(boxes=[[0, 0, 5], [0, 0, 5]]), "boxes are not rows of 4 numbers"),
+        (tube(boxes=[[0, 0, 5], [0, 0, 5, 5]]), "boxes are not rows of one length"),
         ({"label": 0}, "'frames' is missing"),
     ],
 )
@@ -148,13 +155,125 @@ def test_empty_boxes_are_dropped_and_those_over_the_edge_kept_with_a_count(tmp_p
     (found,) = make_gt_tubes(path, "val")["v"]
     assert found.boxes.tolist() == boxes[1:] and found.frames.tolist() == [1, 2]
     told = capsys.readouterr().err
-    assert "1 times: box is empty" in told and "1 times: box sticks out" in told
+    assert "1 time: box is empty" in told and "1 time: box extends beyond" in told
 
 
-def test_check_tubes_accepts_one_pixel_one_frame_and_unknown_sizes():
+def test_one_pixel_one_frame_and_unknown_sizes_are_no_faults():
     raw = RawTube(np.array([0]), np.array([[0.0, 0.0, 1.0, 1.0]]), None)
-    tubes, faults = check_tubes(RawVideo(0, 0, 0, []), [raw], 1)
-    assert not faults and tubes[0].label == -1 and tubes[0].person_id == 0
+    video, faults = read_video("v", AnnotationFile(Path("a"), {"v": RawVideo(0, 0, 0, [raw])}), ["a"])
+    assert not faults and video.tubes[0].label == -1 and video.tubes[0].person_id == 0
+
+
+def test_a_tube_without_person_id_is_nobody_who_has_one(tmp_path):
+    """Its index is taken where an id of another tube is not the same number."""
+    away = [[60, 10, 90, 50]] * 2
+    tubes = tube(), tube(person_id=2, boxes=away), tube(), tube(person_id=-1)
+    path = own_project(tmp_path, {"v": video(*tubes)})
+    assert [t.person_id for t in ground_truth(load_project(path), "val")["v"]] == [0, 2, 4, 3]
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_the_rules_hold_against_the_decoded_size_where_the_annotation_states_none(tmp_path, scale):
+    boxes = scale * np.array([[10, 10, 30, 50], [60, 20, 95, 70]], float)
+    path = own_project(tmp_path, {"v": {"tubes": [tube((0, 1), boxes.tolist())]}})
+    project, decoded = load_project(path), {"v": (100, 80, 2)}
+    assert list(read_annotations(project)) == ["v"]
+    if scale == 1:
+        assert list(read_annotations(project, decoded=decoded)) == ["v"]
+        return
+    with pytest.raises(InputError, match=r"'v', frame 1: box is outside the frame \(180, 60, 285, 210\)"):
+        ground_truth(project, "val", decoded=decoded)
+    bad = {}
+    assert ground_truth(project, "val", bad, decoded) == {} and "box is outside" in bad["v"]
+
+
+def test_an_annotation_is_compared_with_the_frames_that_decode():
+    boxes = np.tile(np.float32([10, 10, 30, 50]), (4, 1))
+    annotated = read_video(
+        "v", AnnotationFile(Path("a"), {"v": RawVideo(0, 0, 9, [RawTube(np.arange(4), boxes, 0)])}), "a"
+    )
+    video = annotated[0]
+    fitted, faults = fit_to_video(video, (100, 80), 2)
+    assert (fitted.width, fitted.height, fitted.n_frames) == (100, 80, 2) and fitted.tubes[0].frames.tolist() == [0, 1]
+    assert [(fault.kind, fault.count) for fault in faults] == [
+        ("number of frames is not the video's", 1),
+        ("frame is after the last decoded one", 2),
+    ]
+    assert not fit_to_video(video, (100, 80), 12)[1]  # three more are a difference between decoders
+    assert [fault.refused for fault in fit_to_video(video, (100, 80), 0)[1]] == [False, True]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_label_indices_refer_to_the_annotation_files_own_list(tmp_path, named):
+    """In a project file of another order every action would be another one."""
+    labels = ["walk", "stand"]
+    tubes = tube(label="walk" if named else 0), tube(label="stand" if named else 1)
+    path = own_project(tmp_path, {"v": video(*tubes)}, labels=labels)
+    project = json.loads(path.read_text()) | {"labels": ["sit", "stand", "walk"]}
+    path.write_text(json.dumps(project))
+    assert [t.label for t in ground_truth(load_project(path), "val")["v"]] == [2, 1]
+    path.write_text(json.dumps(project | {"labels": ["stand", "run"]}))
+    with pytest.raises(InputError, match="tube 0: label 'walk' is not among stand, run;"):
+        ground_truth(load_project(path), "val")
+
+
+def test_files_with_a_byte_order_mark_are_read_as_without(tmp_path):
+    path = own_project(tmp_path, {"v": video(tube())})
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert list(ground_truth(load_project(path), "val")) == ["v"]
+
+
+def test_whole_frame_numbers_and_padded_labels_are_taken_as_meant(tmp_path):
+    path = own_project(tmp_path, {"v": video(tube(frames=(1.0, 2.0), label="walk ", person_id=3.0))})
+    (found,) = ground_truth(load_project(path), "val")["v"]
+    assert (found.frames.tolist(), found.label, found.person_id) == ([1, 2], 1, 3)
+
+
+def test_a_video_twice_in_the_json_is_refused(tmp_path):
+    path = own_project(tmp_path, {"v": video(tube())})
+    text = (tmp_path / "annotations.json").read_text()
+    (tmp_path / "annotations.json").write_text(text.replace('"videos": {', '"videos": {"v": {"tubes": []}, '))
+    with pytest.raises(InputError, match="'v' is there twice"):
+        ground_truth(load_project(path), "val")
+
+
+@pytest.mark.parametrize("line", ["v.mp4", "v\t1", "v.avi 1", "v 1"])
+def test_a_list_that_says_more_than_the_name_is_refused_with_the_name(tmp_path, line):
+    path = own_project(tmp_path, {"v": video(tube())})
+    (tmp_path / "val.txt").write_bytes(f"\r\n{line}\r\n\r\n".encode())
+    with pytest.raises(InputError, match=r"has no video .*; it has 'v': lists give"):
+        ground_truth(load_project(path), "val")
+    (tmp_path / "val.txt").write_bytes(b"\r\nv \r\nv\r\n\r\n")
+    assert list(ground_truth(load_project(path), "val")) == ["v"]
+
+
+def test_people_in_a_frame_are_counted_once_whatever_they_do():
+    boxes = np.tile(np.float32([0, 0, 9, 9]), (3, 1))
+    tubes = [Tube(np.arange(3) + i, boxes, 0, person_id=person) for i, person in enumerate([7, 8, 8, 9])]
+    assert max_people_per_frame({"a": tubes[:1], "b": tubes, "c": []}) == (2, "b", 1)
+    assert max_people_per_frame({"c": []}) == (0, "", 0)
+    crowd = [Tube(np.arange(3), boxes, 0, person_id=i) for i in range(5)]
+    assert max_people_per_frame({"b": tubes, "d": crowd}) == (5, "d", 0)
+
+
+def test_a_format_is_one_function_in_the_table(tmp_path, monkeypatch):
+    def read(path: Path) -> AnnotationFile:
+        raw = RawTube(np.array([int(path.read_text())]), np.array([[1.0, 2.0, 3.0, 4.0]]), "walk")
+        return AnnotationFile(path, {"v": RawVideo(0, 0, 0, [raw])})
+
+    monkeypatch.setitem(FORMATS, "one number", read)
+    path = own_project(tmp_path, {"v": video()}, format="one number")
+    (tmp_path / "annotations.json").write_text("5")
+    (found,) = ground_truth(load_project(path), "val")["v"]
+    assert found.frames.tolist() == [5] and found.label == 1
+
+
+def test_defaults_are_the_project_files_by_the_first_name_it_gives(tmp_path):
+    project = load_project(own_project(tmp_path, {"v": video()}, defaults={"psn_score_th": 0.7, "iou_th": 0.6}))
+    assert project.default("psn_score_th") == 0.7 and project.default("sim_th") == DEFAULTS["sim_th"]
+    assert project.default("qmm_psn_score_th", "psn_score_th") == 0.7
+    assert project.default("qmm_psn_score_th") == DEFAULTS["qmm_psn_score_th"]
 
 
 def test_missing_data_says_where_it_comes_from(tmp_path):
@@ -182,7 +301,7 @@ def test_unknown_names_are_told(tmp_path):
     with pytest.raises(InputError, match="no subset 'test'; it has val"):
         make_gt_tubes(path, "test")
     (tmp_path / "val.txt").write_text("w\n")
-    with pytest.raises(InputError, match="holds no video 'w'"):
+    with pytest.raises(InputError, match="has no video 'w'"):
         make_gt_tubes(path, "val")
 
 

@@ -13,16 +13,17 @@ from utils.cli import run
 
 @pytest.fixture
 def checked(tmp_path, monkeypatch, capsys):
-    """Run the check on annotated videos of five drawn frames; give its exit status and what it printed."""
+    """Run the check on annotated videos of `length` frames; give its exit status and what it printed."""
 
-    def go(videos: dict) -> tuple[int, str]:
+    def go(videos: dict, *flags: str, length: int = 5, **fields) -> tuple[int, str]:
         for name in videos:
             folder = tmp_path / "videos" / name
             folder.mkdir(parents=True)
-            for i in range(5):
-                cv2.imwrite(str(folder / f"{i}.png"), np.full((80, 100, 3), 40 * i, np.uint8))
-        path = own_project(tmp_path, videos)
-        monkeypatch.setattr(sys, "argv", ["check", "--dataset", str(path), "-sheet", str(tmp_path / "sheet.png")])
+            for i in range(length):
+                cv2.imwrite(str(folder / f"{i}.png"), np.full((80, 100, 3), 40 * i % 256, np.uint8))
+        path = own_project(tmp_path, videos, **fields)
+        command = ["check", "--dataset", str(path), "-sheet", str(tmp_path / "sheet.png"), *flags]
+        monkeypatch.setattr(sys, "argv", command)
         status = 0
         try:
             run(check.main)
@@ -45,17 +46,63 @@ def test_a_sound_data_set_is_counted_and_drawn(checked, tmp_path):
 
 
 def test_every_fault_is_listed_with_its_place(checked):
+    nan = [[0, 0, 9, 9], [0, 0, float("nan"), 9]]
     status, out = checked(
         {
-            "sound": video(tube(), n_frames=5),
+            "sound": video(tube((0, 1)), n_frames=5),
             "late": video(tube((0, 30)), n_frames=0),
-            "nan": video(tube(), tube((1, 2), boxes=[[0, 0, 9, 9], [0, 0, float("nan"), 9]]), n_frames=5),
+            "nan": video(tube(), tube((1, 2), boxes=nan), n_frames=5),
             "edge": video(tube((3, 4), boxes=[[0, 0, 9, 9], [-4, 0, 9, 9]]), n_frames=5),
             "wide": {**video(tube()), "width": 300},
-        }
+            "big": {"tubes": [tube((1, 2), boxes=[[0, 0, 9, 9], [180, 60, 285, 210]])]},
+            "short": video(tube(), n_frames=9),
+            "label": video(tube((0, 1, 2), label="Walk"), n_frames=5),
+        },
     )
-    assert status == 2 and "3 errors, 1 warning" in out
-    assert "video 'nan', tube 1, frame 2: box is not finite" in out
-    assert "video 'edge', tube 0, frame 4: box sticks out" in out
-    assert "late: a box is annotated at frame 30, but the video has 5 frames" in out
-    assert "100 x 80 pixels, annotated as 300 x 80" in out
+    assert status == 2 and "5 errors, 2 warnings" in out
+    assert "video 'nan', tube 1, frame 2: box is not finite (0, 0, nan, 9)" in out
+    assert "warning: video 'edge', tube 0, frame 4: box extends beyond the frame (-4, 0, 9, 9)" in out
+    assert "video 'late', frame 30: frame is beyond the video's end (5 frames decode)" in out
+    assert "video 'wide': 100 x 80 pixels, but annotated as 300 x 80" in out
+    assert "error: " in out and "video 'big', frame 2: box is outside the frame (180, 60, 285, 210)" in out
+    assert "video 'short': 5 frames decode, but 9 are annotated" in out
+    assert "error: video 'label', tube 0: label 'Walk' is not among stand, walk; did you mean walk?\n" in out
+
+
+def box(*corners: float, n: int = 2) -> list:
+    return [list(corners)] * n
+
+
+@pytest.mark.parametrize(
+    ("tubes", "text"),
+    [
+        ([tube((0, 1), box(0.1, 0.2, 0.3, 0.9))], "2 videos: all boxes lie between 0 and 1"),
+        ([tube((0, 5, 10), box(9, 9, 20, 20, n=3))], "2 videos: only every k-th frame has boxes"),
+        ([tube((0, 1)), tube((0, 1))], "2 videos: a tube is annotated twice"),
+        ([tube((1, 12))], "2 videos: a box in frame n of n frames, and in no video one in frame 0"),
+        ([], "no box in any video"),
+    ],
+)
+def test_what_is_probably_a_mistake_is_one_counted_warning(checked, tubes, text):
+    status, out = checked({"a": {"tubes": tubes}, "b": {"tubes": tubes}}, length=12)
+    lines = [line for line in out.splitlines() if line.startswith("warning: ") and text in line]
+    assert status == 0 and len(lines) == 1, out
+
+
+def test_left_top_width_height_is_recognised(checked):
+    _, out = checked({"a": video(tube((0, 1), [[50, 40, 20, 30], [5, 5, 20, 30]]), n_frames=5), "b": video(tube())})
+    assert "1 video: 20% or more of the boxes are reversed, which are probably left, top, width, height" in out
+
+
+def test_a_video_in_two_subsets_is_told(checked, tmp_path):
+    (tmp_path / "train.txt").write_text("b\n")
+    splits = {"val": "val.txt", "train": "train.txt"}
+    status, out = checked({"a": video(n_frames=5), "b": video(tube(), n_frames=5)}, splits=splits)
+    assert status == 0 and "warning: 1 video in val and in train;" in out and "0 errors, 1 warning" in out
+
+
+def test_more_people_than_queries_are_told(checked):
+    people = [tube((0, 1), box(10 + i, 10, 40 + i, 50)) for i in range(3)]
+    videos = {"a": video(*people, n_frames=5)}
+    status, out = checked(videos, "--num_queries", "2")
+    assert status == 0 and "3 people in frame 0 of 'a', but a detector of 2 queries" in out

@@ -93,7 +93,10 @@ def test_the_document_shows_each_file_and_each_command_of_the_data_part():
     assert [c.split()[-1] for c in DATA_COMMANDS] == ["mydata/convert.py", "mydata/own.yml", "train", "val"]
 
 
-def test_the_table_of_boxes_becomes_the_annotation_that_is_shown(own, follow):
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_table_of_boxes_becomes_the_annotation_that_is_shown(own, follow, mark):
+    (own / "mydata/boxes.csv").write_text(mark + FILES["mydata/boxes.csv"], encoding="utf-8")
+    (own / "mydata/annotations.json").write_text(FILES["mydata/annotations.json"])
     shown = read_annotations(load_project(own / "mydata/own.yml"))
     assert follow(DATA_COMMANDS[0]) == (0, "", "")
     converted = read_annotations(load_project(own / "mydata/own.yml"))
@@ -120,7 +123,7 @@ def test_the_check_and_the_shards(own, follow):
 
 
 def test_the_document_says_what_happens_to_each_impossible_annotation():
-    table = dict(re.findall(r"^\| ((?:box|frame|label|person) [^`|]+?) \| (\w+)", TEXT, re.MULTILINE))
+    table = dict(re.findall(r"^\| ((?:box|frame|label|person|size|number) [^`|]+?) \| (\w+)", TEXT, re.MULTILINE))
     assert table == RULES
 
 

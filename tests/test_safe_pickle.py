@@ -76,16 +76,14 @@ def test_a_pickle_that_calls_anything_is_refused_before_it_runs(tmp_path, protoc
         b"r\xff\xff\xff\x7f.",  # a memo index that would allocate gigabytes
         b"N" + b"r\xff\xff\xff\x7f" + b"(\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
         pickled(np.array([1], ">i8")).replace(b"i8", b"O8"),
-        pickled({(1, 2): 3}),
-        b"cnumpy.core.multiarray\n_reconstruct\n.",
-        b"\x80\x02cnumpy\ndtype\n(U\x02f4K\x00K\x01tR.x",
+        pickled({"a": np.arange(6)}).replace(b"(J\x06", b"(J\x07"),
+        b"cnumpy\nndarray\n(J\x00\x00\x00\x7ftR.",  # an array of 2 GB, of which nothing is stored
+        b"cbuiltins\nbytes\n(J\x00\x00\x00\x7ftR.",
+        b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
     ],
 )
 def test_malformed_and_unfit_pickles_are_refused(tmp_path, data):
     (tmp_path / "a.pkl").write_bytes(data)
-    if data.endswith(b"R.x") or data.endswith(b"_reconstruct\n."):
-        assert not isinstance(read_pickle(tmp_path / "a.pkl"), np.dtype | np.ndarray)
-        return
     with pytest.raises(InputError, match=r"a\.pkl"):
         read_pickle(tmp_path / "a.pkl")
 

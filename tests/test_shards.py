@@ -224,7 +224,7 @@ def test_annotations_that_do_not_fit_their_video_are_told(tmp_path):
     videos["wide"] = {"width": 100, "height": HEIGHT, "tubes": []}
     (tmp_path / "videos/wide").symlink_to(tmp_path / "videos/good")
     project = load_project(own_project(tmp_path, videos))
-    with pytest.raises(InputError, match="long: a box is annotated at frame 20, but the video has 5 frames"):
+    with pytest.raises(InputError, match=r"'long', frame 8: frame is beyond the video's end \(5 frames decode\)"):
         make_shards(project, "val", tmp_path / "s")
     bad = make_shards(project, "val", tmp_path / "s", skip_bad=True)
     assert set(bad) == {"long", "missing", "wide"} and "annotated as 100 x 48" in bad["wide"]

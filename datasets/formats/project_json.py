@@ -1,0 +1,58 @@
+"""The project's own format: one JSON file, described in docs/own_data.md.
+
+    {"labels": [...], "videos": {name: {"width", "height", "n_frames", "tubes": [{"label", "person_id", "frames",
+    "boxes"}]}}}
+
+Frames count from 0, boxes are xyxy in pixels. "label" is a name, an index of "labels", or null for a person without
+action; "labels", "width", "height", "n_frames" and "person_id" may be left out.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
+from utils.misc import InputError
+
+
+def read(path: Path) -> AnnotationFile:
+    """Read a JSON annotation; InputError names the video and the tube at fault."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable annotation file ({error})") from None
+    labels = content.get("labels") or []
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels are not names")
+    videos = {}
+    for name, video in content["videos"].items():
+        place, tubes = f"video {name!r}", []
+        try:
+            size = [whole_number(video.get(key) or 0) for key in ("width", "height", "n_frames")]
+            for i, tube in enumerate(video["tubes"]):
+                place = f"video {name!r}, tube {i}"
+                tubes.append(_tube(tube))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{path}: {place}: {reason}") from None
+        videos[name] = RawVideo(*size, tubes)
+    return AnnotationFile(path, videos, [label.strip() for label in labels])
+
+
+def _tube(tube: dict) -> RawTube:
+    frames, boxes = whole_numbers(tube["frames"]), box_array(tube["boxes"])
+    if len(frames) != len(boxes):
+        raise ValueError(f"{len(frames)} frames, but {len(boxes)} boxes")
+    label, person = tube.get("label"), tube.get("person_id")
+    if label is not None:
+        label = label.strip() if isinstance(label, str) else whole_number(label)
+    return RawTube(frames, boxes, label, None if person is None else whole_number(person))
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object; ValueError when a key stands there twice, of which Python would keep the last one only."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{key!r} is there twice")
+    return content
