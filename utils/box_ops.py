@@ -1,6 +1,5 @@
 """Boxes and tubes: conversions, IoU in the plane and in space-time, and the motion categories."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,39 +155,28 @@ def tube_iou(a: Tube, b: Tube, label_centric: bool = False, frame_iou_set: tuple
 
 
 def motion_category(tube: Tube) -> str:
-    """How far a person moves between frames: "small", "medium" or "large"; see `motion_categories`."""
-    return motion_categories([tube])[0]
+    """How much a person moves between frames: "small", "medium" or "large" motion.
+
+    For each stride of 4, 8, 16, 24 and 36 frames the tube's boxes are sampled every `stride` frames from its first one,
+    and the IoU of consecutive samples exactly one stride apart is averaged (the IoU of its first and last box where
+    there is no such pair). The mean over the strides below 0.49 is large motion, below 0.66 medium. ValueError where
+    the tube is empty.
+    """
+    if not len(tube):
+        raise ValueError("an empty tube has no motion category")
+    age = tube.frames - tube.frames[0]
+    pairs = []
+    for stride in MOTION_STRIDES:
+        sampled = np.flatnonzero(age % stride == 0)
+        apart = np.flatnonzero(np.diff(age[sampled]) == stride)
+        pairs.append(sampled[[apart, apart + 1]] if len(apart) else np.array([[0], [len(tube) - 1]]))
+    a, b = np.concatenate(pairs, axis=1)
+    ends = np.cumsum([pair.shape[1] for pair in pairs])
+    ious = np.split(paired_iou(tube.boxes[a], tube.boxes[b]), ends[:-1])
+    overlap = np.mean([iou.mean() for iou in ious])
+    return next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small")
 
 
 def motion_categories(tubes: Sequence[Tube]) -> list[str]:
-    """The motion category of each tube, "small", "medium" or "large".
-
-    For each stride of 4, 8, 16, 24 and 36 frames a tube's boxes are sampled every `stride` frames from
-    its first one, and the IoU of consecutive samples exactly one stride apart is averaged (the IoU of its
-    first and last box where there is no such pair). The mean over the strides below 0.49 is large, below
-    0.66 medium. ValueError when a tube is empty.
-    """
-    if not tubes:
-        return []
-    lengths = np.array([len(tube) for tube in tubes])
-    if not lengths.all():
-        raise ValueError("an empty tube has no motion category")
-    frames = np.concatenate([tube.frames for tube in tubes])
-    boxes = np.concatenate([tube.boxes for tube in tubes])
-    end = lengths.cumsum()
-    owner = np.repeat(np.arange(len(tubes)), lengths)
-    age = frames - frames[end - lengths][owner]
-    first_to_last = paired_iou(boxes[end - lengths], boxes[end - 1])
-    often = np.flatnonzero(age % math.gcd(*MOTION_STRIDES) == 0)  # the rows that any stride samples
-    age, owner, boxes = age[often], owner[often], boxes[often]
-    means = []
-    for stride in MOTION_STRIDES:
-        sampled = np.flatnonzero(age % stride == 0)
-        a, b = sampled[:-1], sampled[1:]
-        apart = (owner[a] == owner[b]) & (age[b] - age[a] == stride)
-        a, b = a[apart], b[apart]
-        pairs = np.bincount(owner[a], minlength=len(tubes))
-        total = np.bincount(owner[a], paired_iou(boxes[a], boxes[b]), minlength=len(tubes))
-        means.append(np.where(pairs > 0, total / np.maximum(pairs, 1), first_to_last))
-    overlaps = np.mean(means, axis=0)
-    return [next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small") for overlap in overlaps]
+    """The `motion_category` of each tube."""
+    return [motion_category(tube) for tube in tubes]

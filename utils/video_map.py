@@ -1,27 +1,66 @@
-"""Average precision of action tubes: v-mAP, motion-AP and frame-mAP.
+"""Average precision (AP) of action tubes: v-mAP, motion-AP and frame-mAP.
 
-Detections of a class go by falling score; each takes the best still unmatched ground truth of its class
-and video (or frame) with an IoU of at least the threshold, and is a false positive where there is none, so a
-second detection of one tube never counts as correct. Equal scores go by video name, first frame, and so on
-through the tube's content, so that the order in which predictions are handed over never matters.
-
-Two protocols: "voc" takes continuous boxes and the area under the precision envelope (PASCAL VOC 2010);
-"act" is what the ACT detector's evaluation (Kalogeiton et al., ICCV 2017) computes, which the field's tables
-come from: inclusive pixels, trapezoids under the raw curve.
+The detections of a class are matched by falling score. Each takes the ground truth of its video (or frame) that it
+overlaps most among those still unmatched, if their IoU is at least the threshold; otherwise it is a false positive. A
+second detection of one tube is therefore never correct. Equal scores are ordered by video name and the tube's content,
+so that the order in which predictions are given does not matter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
-from utils.metrics.tube_arrays import TubeArrays, by_content, check_thresholds, pack
-from utils.metrics.tube_overlaps import best_partner, box_overlaps, overlaps
+from utils.metrics.overlaps import box_pairs, by_content, check_thresholds, check_tubes, tube_pairs
 from utils.misc import InputError
 
-PROTOCOLS = ("voc", "act")
 Tubes = Mapping[str, Sequence[Tube]]
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def area_under_envelope(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
+    """Area under the precision envelope at every recall, as PASCAL VOC since 2010."""
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(envelope[correct].sum() / n_gt)
+
+
+def area_of_trapezoids(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
+    """Area of trapezoids under the raw curve, which begins at precision 1."""
+    previous = np.append(1.0, precision[:-1])
+    return float((precision + previous)[correct].sum() / 2 / n_gt)
+
+
+class Protocol(NamedTuple):
+    """How AP is computed.
+
+    area: the area under the curve, from the precision after each detection, float64 (n,), whether each is correct, bool
+    (n,), and the number of ground truths. inclusive: x1 and y1 of a box are its last pixels, so that it is one pixel
+    wider and higher than their difference.
+    """
+
+    area: Callable[[np.ndarray, np.ndarray, int], float]
+    inclusive: bool
+
+
+PROTOCOLS = {
+    "voc": Protocol(area_under_envelope, inclusive=False),
+    # the evaluation of the ACT detector (Kalogeiton et al., ICCV 2017), which the field's tables come from
+    "act": Protocol(area_of_trapezoids, inclusive=True),
+}
+
+
+class Candidates(NamedTuple):
+    """One class's n detections by falling score, and the ground truth that each overlaps.
+
+    scores: float64 (n,). pred, gt: int64 (k,), indices of the detection and the ground truth of each pair, by rising
+    detection, then falling IoU; iou: float64 (k,). n_gt: how many the ground truths are.
+    """
+
+    scores: np.ndarray
+    pred: np.ndarray
+    gt: np.ndarray
+    iou: np.ndarray
+    n_gt: int
 
 
 def calc_video_map(
@@ -32,64 +71,58 @@ def calc_video_map(
     protocol: str = "voc",
     count_duplicates: bool = False,
 ) -> np.ndarray:
-    """v-mAP before the mean: AP of every class, float64 (num_classes,), or (n, num_classes) for n thresholds.
+    """AP of every class over action tubes; their mean is v-mAP.
 
-    `pred` and `gt` map a video's name to its tubes. NaN where a class has no ground truth: leave such classes
-    out of the mean (`mean_ap`) and list them. Tubes of `gt` with label -1, people without an action, do not count.
-    A detection in a video without ground truth is a false positive. `count_duplicates` is the method's published
-    evaluation: ground truth stays free when it is taken, so that any detection of it counts as correct, and AP may
-    exceed 1. InputError for a label out of range, a score or box that is not finite, a threshold outside (0, 1] and
-    an unknown protocol.
+    Args:
+        pred, gt: the tubes of every video by its name. Ground truth with label -1 (a person without an action) is
+            ignored; a detection in a video without ground truth is a false positive.
+        num_classes: labels are 0 to `num_classes` - 1.
+        tiou_th: 3D IoU threshold, or several.
+        protocol: one of `PROTOCOLS`.
+        count_duplicates: as in the method's published evaluation, a second detection of a ground truth is correct
+            again; AP may then exceed 1.
+
+    Returns:
+        float64 (num_classes,), or (n, num_classes) for n thresholds. NaN where a class has no ground truth: such
+        classes are left out of the mean (`mean_ap`).
+
+    Raises:
+        InputError: a label out of range, a score or box that is not finite, a threshold outside (0, 1], or an unknown
+            protocol.
     """
     thresholds = check_thresholds(tiou_th)
-    a, b = _pack_both(pred, gt, num_classes, protocol)
-    order = _by_class_and_score(a.label, a.score, lambda tied: by_content(a, tied))
-    pairs = overlaps(a, b, same_label=True, min_iou=min(thresholds))
-    n_gt = np.bincount(b.label, minlength=num_classes)
-    if count_duplicates:
-        matches = [best_partner(pairs, len(a), threshold) for threshold in thresholds]
-    else:
-        matches = _match(pairs, thresholds, order, len(b))
-    ap = [_class_ap(order, a.label, found >= 0, n_gt, protocol) for found in matches]
-    return np.array(ap if np.ndim(tiou_th) else ap[0])
-
-
-def sorted_matches(
-    pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float = 0.2, protocol: str = "voc"
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """What `calc_video_map` computes AP of: for each class whether each of its detections is a true positive, bool
-    (n_c,) by falling score, and how many ground-truth tubes it has, int64 (num_classes,). Errors as there."""
-    thresholds = check_thresholds(tiou_th)
-    a, b = _pack_both(pred, gt, num_classes, protocol)
-    order = _by_class_and_score(a.label, a.score, lambda tied: by_content(a, tied))
-    (found,) = _match(overlaps(a, b, same_label=True, min_iou=thresholds[0]), thresholds, order, len(b))
-    begin = np.searchsorted(a.label[order], np.arange(1, num_classes))
-    return np.split(found[order] >= 0, begin), np.bincount(b.label, minlength=num_classes)
+    classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
+    choose = nearest if count_duplicates else match
+    ap = [[average_precision(choose(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
+    return np.array(ap if np.ndim(tiou_th) else ap[0], np.float64)
 
 
 def calc_motion_ap(
     pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float | Sequence[float] = 0.2, protocol: str = "voc"
 ) -> dict[str, np.ndarray]:
-    """Motion-AP: "small", "medium" and "large" -> AP of every class, shape, NaN and errors as in `calc_video_map`.
+    """AP of every class by the motion category of the ground truth (`utils.box_ops.motion_category`).
 
-    The category is the ground truth's (`utils.box_ops.motion_category`). Detections are matched once, as for
-    v-mAP. In a category the ground truth of the other two is set aside, and so are the detections of it: those
-    matched to it, and further ones whose best overlap, at or above the threshold, is with it (as COCO does for
-    object areas). Detections of nothing are false positives in all three.
+    Detections are matched once, as for v-mAP. In a category the ground truth of the other two is set aside, and so are
+    the detections of it: those matched to it, and further ones whose highest IoU, at or above the threshold, is with it
+    (as COCO does for object areas). Detections that overlap nothing are false positives in all three.
+
+    Returns:
+        "small", "medium" and "large" -> array as of `calc_video_map`, whose arguments and errors these are.
     """
     thresholds = check_thresholds(tiou_th)
-    a, b = _pack_both(pred, gt, num_classes, protocol)
-    order = _by_class_and_score(a.label, a.score, lambda tied: by_content(a, tied))
-    pairs = overlaps(a, b, same_label=True, min_iou=min(thresholds))
-    motion = np.array([*motion_categories(b.tubes), ""])  # the last one is that of index -1: of nothing
-    ap: dict[str, list[np.ndarray]] = {name: [] for name in MOTION_CATEGORIES}
-    for threshold, found in zip(thresholds, _match(pairs, thresholds, order, len(b)), strict=True):
-        of = motion[np.where(found >= 0, found, best_partner(pairs, len(a), threshold))]
-        for name in MOTION_CATEGORIES:
-            kept = order[((of == name) | (of == ""))[order]]
-            n_gt = np.bincount(b.label[motion[:-1] == name], minlength=num_classes)
-            ap[name].append(_class_ap(kept, a.label, found >= 0, n_gt, protocol))
-    return {name: np.array(rows if np.ndim(tiou_th) else rows[0]) for name, rows in ap.items()}
+    classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
+    ap = {category: np.full((len(thresholds), num_classes), np.nan) for category in MOTION_CATEGORIES}
+    for label, candidates in enumerate(classes):
+        motion = motion_categories([tube for video in sorted(gt) for tube in _of_class(gt[video], label)])
+        motion = np.array([*motion, ""])  # the last is that of index -1, no ground truth
+        for row, threshold in enumerate(thresholds):
+            matched = match(candidates, threshold)
+            category_of = motion[np.where(matched >= 0, matched, nearest(candidates, threshold))]
+            for category in MOTION_CATEGORIES:
+                counted = (category_of == category) | (category_of == "")
+                n_gt = int((motion == category).sum())
+                ap[category][row, label] = average_precision(matched[counted] >= 0, n_gt, protocol)
+    return {category: rows if np.ndim(tiou_th) else rows[0] for category, rows in ap.items()}
 
 
 def calc_frame_map(
@@ -100,23 +133,44 @@ def calc_frame_map(
     protocol: str = "voc",
     frame_scores: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> np.ndarray:
-    """Frame-mAP: AP of every class over the boxes of all frames; shape, NaN and errors as in `calc_video_map`.
+    """AP of every class over the boxes of single frames; their mean is frame-mAP.
 
-    A box has its tube's score, or `frame_scores[video][i][t]` for box t of `pred[video][i]` (ValueError where
-    they do not fit). A box in a frame without ground truth of its class is a false positive.
+    A box in a frame without ground truth of its class is a false positive.
+
+    Args:
+        frame_scores: `frame_scores[video][i][t]` is the score of box t of `pred[video][i]`; None: its tube's score.
+
+    Returns:
+        As `calc_video_map`, whose other arguments and errors these are.
+
+    Raises:
+        ValueError: `frame_scores` does not fit the boxes.
     """
     thresholds = check_thresholds(iou_th)
-    a, b = _pack_both(pred, gt, num_classes, protocol)
-    scores = a.score[a.owner] if frame_scores is None else _scores_of_boxes(pred, frame_scores, a)
-    labels = a.label[a.owner]
-    rank = np.empty(len(a), np.int64)
-    rank[by_content(a, np.arange(len(a)))] = np.arange(len(a))
-    order = _by_class_and_score(labels, scores, lambda tied: tied[np.lexsort((a.frames[tied], rank[a.owner[tied]]))])
-    pairs = box_overlaps(a, b, same_label=True, min_iou=min(thresholds))
-    n_gt = np.bincount(b.label[b.owner], minlength=num_classes)
-    found = _match(pairs, thresholds, order, len(b.frames))
-    ap = [_class_ap(order, labels, one >= 0, n_gt, protocol) for one in found]
-    return np.array(ap if np.ndim(iou_th) else ap[0])
+    if frame_scores is None:
+        frame_scores = {video: [np.full(len(tube), tube.score) for tube in tubes] for video, tubes in pred.items()}
+    for video, tubes in pred.items():
+        if [len(tube) for tube in tubes] != [len(scores) for scores in frame_scores[video]]:
+            raise ValueError(f"frame_scores of video {video!r}: one score is needed for every box of every tube")
+        if not all(np.isfinite(scores).all() for scores in frame_scores[video]):
+            raise InputError(f"frame_scores of video {video!r}: a score is not finite")
+    classes = _candidates(pred, frame_scores, gt, num_classes, box_pairs, min(thresholds), protocol)
+    ap = [[average_precision(match(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
+    return np.array(ap if np.ndim(iou_th) else ap[0], np.float64)
+
+
+def sorted_matches(
+    pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float = 0.2, protocol: str = "voc"
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What `calc_video_map` computes AP from, whose arguments and errors these are.
+
+    Returns:
+        For each class whether each of its detections is correct, bool (n_c,) by falling score; how many ground-truth
+        tubes each class has, int64 (num_classes,).
+    """
+    (threshold,) = check_thresholds(tiou_th)
+    classes = _tube_candidates(pred, gt, num_classes, threshold, protocol)
+    return [match(c, threshold) >= 0 for c in classes], np.array([c.n_gt for c in classes], np.int64)
 
 
 def mean_ap(ap: np.ndarray) -> float:
@@ -126,90 +180,99 @@ def mean_ap(ap: np.ndarray) -> float:
 
 
 def average_precision(correct: np.ndarray, n_gt: int, protocol: str = "voc") -> float:
-    """AP of one class: `correct` bool (n,) by falling score, `n_gt` > 0 ground truths in all."""
-    found = correct.cumsum()
-    precision = found / np.arange(1, len(correct) + 1)
-    if protocol == "voc":
-        precision = np.maximum.accumulate(precision[::-1])[::-1]
-    else:
-        precision = (precision + np.append(1.0, precision[:-1])) / 2
-    return float(precision[correct].sum() / n_gt)
+    """AP of one class, NaN without ground truth.
+
+    Args:
+        correct: bool (n,), whether each detection is correct, by falling score.
+        n_gt: number of ground truths.
+        protocol: one of `PROTOCOLS`.
+    """
+    if not n_gt:
+        return float("nan")
+    precision = correct.cumsum() / np.arange(1, len(correct) + 1)
+    return PROTOCOLS[protocol].area(precision, correct, n_gt)
 
 
-def _pack_both(pred: Tubes, gt: Tubes, num_classes: int, protocol: str) -> tuple[TubeArrays, TubeArrays]:
-    """Predictions and ground truth over the same videos, sorted by name."""
+def match(candidates: Candidates, threshold: float) -> np.ndarray:
+    """The ground truth that each detection is matched to, -1 for a false positive; int64 (n,)."""
+    matched = [-1] * len(candidates.scores)
+    free = [True] * candidates.n_gt
+    close = candidates.iou >= threshold
+    for detection, target in zip(candidates.pred[close].tolist(), candidates.gt[close].tolist(), strict=True):
+        if matched[detection] < 0 and free[target]:
+            matched[detection], free[target] = target, False
+    return np.array(matched, np.int64)
+
+
+def nearest(candidates: Candidates, threshold: float) -> np.ndarray:
+    """The ground truth that each detection overlaps most, matched or not, -1 below the threshold; int64 (n,)."""
+    close = candidates.iou >= threshold
+    detections, first = np.unique(candidates.pred[close], return_index=True)
+    best = np.full(len(candidates.scores), -1)
+    best[detections] = candidates.gt[close][first]
+    return best
+
+
+def _of_class(tubes: Sequence[Tube], label: int) -> list[Tube]:
+    return [tube for tube in tubes if tube.label == label and len(tube)]
+
+
+def _tube_candidates(pred: Tubes, gt: Tubes, num_classes: int, min_iou: float, protocol: str) -> list[Candidates]:
+    scores = {video: [[tube.score] for tube in tubes] for video, tubes in pred.items()}
+    return _candidates(pred, scores, gt, num_classes, tube_pairs, min_iou, protocol)
+
+
+def _candidates(
+    pred: Tubes,
+    scores: Mapping[str, Sequence[Sequence[float]]],
+    gt: Tubes,
+    num_classes: int,
+    pairs_of: Callable,
+    min_iou: float,
+    protocol: str,
+) -> list[Candidates]:
+    """The candidates of every class, checked.
+
+    Args:
+        scores: of every predicted tube, one with `tube_pairs`, one for each box with `box_pairs`.
+        pairs_of: `tube_pairs`, whose detections are tubes, or `box_pairs`, whose detections are boxes.
+        min_iou: the lowest threshold.
+    """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
-    names = sorted({*pred, *gt})
-    acting = {name: [tube for tube in tubes if tube.label != -1] for name, tubes in gt.items()}
-    both = tuple(pack(tubes, names, inclusive=protocol == "act") for tubes in (pred, acting))
-    for kind, x in zip(("predicted", "ground-truth"), both, strict=True):
-        bad = np.flatnonzero((x.label < 0) | (x.label >= num_classes))
-        if len(bad):
-            raise InputError(
-                f"video {names[x.video[bad[0]]]!r}: a {kind} tube has label {x.label[bad[0]]}; "
-                f"there are {num_classes} classes, from 0"
-            )
-    return both
-
-
-def _scores_of_boxes(pred: Tubes, frame_scores: Mapping[str, Sequence[np.ndarray]], a: TubeArrays) -> np.ndarray:
-    """`frame_scores` in the order of a's rows."""
-    given = [
-        np.asarray(scores, np.float64)
-        for name in sorted(pred)
-        for tube, scores in zip(pred[name], frame_scores[name], strict=True)
-        if len(tube)
+    check_tubes(pred, num_classes)
+    check_tubes(gt, num_classes, lowest_label=-1)
+    return [
+        _class_candidates(pred, scores, gt, label, pairs_of, min_iou, PROTOCOLS[protocol].inclusive)
+        for label in range(num_classes)
     ]
-    if [one.shape for one in given] != [(n,) for n in a.length.tolist()]:
-        raise ValueError("frame_scores: one score is needed for every box of every tube")
-    scores = np.concatenate([*given, np.zeros(0)])
-    if not np.isfinite(scores).all():
-        raise InputError("frame_scores: a score is not finite")
-    return scores
 
 
-def _by_class_and_score(
-    label: np.ndarray, score: np.ndarray, break_ties: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Indices by rising class, then falling score; `break_ties` puts the indices of equal scores in order."""
-    order = np.lexsort((-score, label))
-    same = (np.diff(score[order]) == 0) & (np.diff(label[order]) == 0)
-    if not same.any():
-        return order
-    tied = break_ties(order[np.append(same, False) | np.append(False, same)])
-    rank = np.zeros(len(order), np.int64)
-    rank[tied] = np.arange(len(tied))
-    return np.lexsort((rank, -score, label))
-
-
-def _match(pairs: Pairs, thresholds: list[float], order: np.ndarray, n_gt: int) -> list[np.ndarray]:
-    """For each threshold the ground truth that each detection takes, -1 for none; int64 (n,) each.
-
-    `pairs` detection, ground truth, IoU; detections choose in the order `order`.
-    """
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    by_choice = np.lexsort((pairs[1], -pairs[2], rank[pairs[0]]))
-    i, j, iou = (part[by_choice] for part in pairs)
-    matches = []
-    for threshold in thresholds:
-        close = iou >= threshold
-        taken = [-1] * len(order)
-        free = [True] * n_gt
-        for detection, truth in zip(i[close].tolist(), j[close].tolist(), strict=True):
-            if free[truth] and taken[detection] < 0:
-                taken[detection], free[truth] = truth, False
-        matches.append(np.array(taken, np.int64))
-    return matches
-
-
-def _class_ap(order: np.ndarray, label: np.ndarray, correct: np.ndarray, n_gt: np.ndarray, protocol: str) -> np.ndarray:
-    """AP of every class, NaN where it has no ground truth; `order` detections by class, then score."""
-    begin = np.searchsorted(label[order], np.arange(len(n_gt) + 1))
-    return np.array(
-        [
-            average_precision(correct[order[begin[c] : begin[c + 1]]], n_gt[c], protocol) if n_gt[c] else np.nan
-            for c in range(len(n_gt))
-        ]
-    )
+def _class_candidates(
+    pred: Tubes,
+    scores: Mapping[str, Sequence[Sequence[float]]],
+    gt: Tubes,
+    label: int,
+    pairs_of: Callable,
+    min_iou: float,
+    inclusive: bool,
+) -> Candidates:
+    """The candidates of one class; arguments as of `_candidates`."""
+    class_scores: list[float] = []
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    n_gt = 0
+    for video in sorted({*pred, *gt}):
+        scored = zip(pred.get(video, ()), scores.get(video, ()), strict=True)
+        detections = [(tube, score) for tube, score in scored if tube.label == label and len(tube)]
+        detections.sort(key=lambda detection: by_content(detection[0]))
+        targets = _of_class(gt.get(video, ()), label)
+        if detections and targets:
+            i, j, iou = pairs_of([tube for tube, _ in detections], targets, min_iou, inclusive)
+            parts.append((i + len(class_scores), j + n_gt, iou))
+        class_scores += [s for _, score in detections for s in score]
+        n_gt += len(targets) if pairs_of is tube_pairs else sum(map(len, targets))
+    i, j, iou = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(-np.array(class_scores), kind="stable")
+    rank = np.argsort(order)
+    by_rank = np.lexsort((j, -iou, rank[i]))
+    return Candidates(np.array(class_scores)[order], rank[i][by_rank], j[by_rank], iou[by_rank], n_gt)

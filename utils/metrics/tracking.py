@@ -1,160 +1,186 @@
-"""How well people are followed: IDF1, identity switches, HOTA, DetA and AssA.
+"""Tracking metrics: IDF1, identity switches, HOTA, DetA and AssA.
 
-IDF1 after Ristani et al. (ECCV workshops 2016), identity switches after CLEAR MOT (Bernardin and Stiefelhagen,
-2008), HOTA and its parts after Luiten et al. (IJCV 2021); in detail, and over several videos, as TrackEval has them.
+IDF1 after Ristani et al. (ECCV workshops 2016), identity switches after CLEAR MOT (Bernardin and Stiefelhagen, 2008),
+HOTA and its parts after Luiten et al. (IJCV 2021); details and the sum over videos as in TrackEval.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from utils.box_ops import Tube, paired_iou
-from utils.metrics.tube_arrays import pack
-from utils.metrics.tube_overlaps import join
+from utils.box_ops import Tube
+from utils.metrics.overlaps import box_pairs, check_tubes
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
 MATCH_IOU = 0.5  # of IDF1 and identity switches
 EPS = np.finfo(np.float64).eps
 
 
-class Boxes(NamedTuple):
-    """n boxes by rising video, then frame: `video`, `frame`, `track` int64 (n,), `boxes` float64 (4, n). Tracks of
-    different videos are different numbers."""
-
-    video: np.ndarray
-    frame: np.ndarray
-    track: np.ndarray
-    boxes: np.ndarray
-
-    def at(self, rows: np.ndarray) -> "Boxes":
-        return Boxes(self.video[rows], self.frame[rows], self.track[rows], self.boxes[:, rows])
-
-
 class Pairs(NamedTuple):
-    """k pairs of overlapping boxes of one frame, by rising frame: rows `i` of the truth and `j` of the prediction,
-    their tracks `truth` and `guess`, the frame's number `moment`, all int64 (k,); `iou` float64 (k,)."""
+    """The k overlapping (ground truth, track) boxes of one video's frames, by rising frame.
 
-    i: np.ndarray
-    j: np.ndarray
-    truth: np.ndarray
-    guess: np.ndarray
-    moment: np.ndarray
+    frame, gt, track: int64 (k,), the frame and the two people's numbers; gt_box, track_box: int64 (k,), the two boxes'
+    numbers in the video; iou: float64 (k,).
+    """
+
+    frame: np.ndarray
+    gt: np.ndarray
+    track: np.ndarray
+    gt_box: np.ndarray
+    track_box: np.ndarray
     iou: np.ndarray
 
-    def at(self, which: np.ndarray) -> "Pairs":
-        return Pairs(*(part[which] for part in self))
+    def at(self, index: np.ndarray) -> "Pairs":
+        return Pairs(*(column[index] for column in self))
 
 
 def tracking_metrics(
     pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
 ) -> dict[str, float]:
-    """`IDF1`, `IDSW` (a count), `HOTA`, `DetA` and `AssA` of all videos together; NaN, but for IDSW, without truth.
+    """Tracking metrics of all videos together.
 
-    A track is all tubes of one `person_id` of a video (its first box where two are in one frame), or one tube where
-    that is -1. With `label_centric` only frames with ground truth count: in the others nobody knows who is there.
-    Raises InputError where a box is not finite.
+    Args:
+        pred, gt: the tubes of every video by its name. All tubes of one `person_id` are one track (the first box where
+            two are in one frame); a tube without one (-1) is a track of its own.
+        label_centric: only frames with ground truth count.
+
+    Returns:
+        `IDF1`, `IDSW` (identity switches, a count), `HOTA`, `DetA` and `AssA`; all but `IDSW` NaN without ground truth.
+
+    Raises:
+        InputError: a box or score is not finite.
     """
-    names = sorted({*pred, *gt})
-    truth, guess = _boxes(gt, names), _boxes(pred, names)
-    first = min(truth.frame.min(initial=0), guess.frame.min(initial=0))
-    span = max(truth.frame.max(initial=0), guess.frame.max(initial=0)) - first + 1
-    moment, moment_guess = (x.video * span + x.frame - first for x in (truth, guess))
-    if label_centric:
-        known = np.isin(moment_guess, moment)
-        guess, moment_guess = guess.at(known), moment_guess[known]
-    if not len(moment):
+    check_tubes(pred)
+    check_tubes(gt)
+    n_gt = n_pred = id_hits = switches = 0
+    hits, association = np.zeros((2, len(ALPHAS)))
+    for video in {*pred, *gt}:
+        people, tracks = _tracks(gt.get(video, ())), _tracks(pred.get(video, ()))
+        frames, track_frames = _frames(people), _frames(tracks)
+        if label_centric:
+            tracks = [_within(track, frames) for track in tracks]
+            track_frames = _frames(tracks)
+        n_gt, n_pred = n_gt + len(frames), n_pred + len(track_frames)
+        pairs = _pairs(people, tracks)
+        id_hits += _identity_hits(pairs)
+        switches += _identity_switches(pairs, np.intersect1d(frames, track_frames))
+        video_hits, video_association = _hota_counts(pairs, people, tracks)
+        hits, association = hits + video_hits, association + video_association
+    if not n_gt:
         return {"IDF1": np.nan, "IDSW": 0, "HOTA": np.nan, "DetA": np.nan, "AssA": np.nan}
-
-    found = [np.stack(rows) for rows in join(moment, moment_guess)]
-    i, j = np.concatenate([*found, np.zeros((2, 0), np.int64)], axis=1)
-    iou = paired_iou(truth.boxes[:, i].T, guess.boxes[:, j].T)
-    pairs = Pairs(i, j, truth.track[i], guess.track[j], moment[i], iou).at(iou > 0)
-    steps = np.intersect1d(moment, moment_guess)
-    return {
-        "IDF1": _idf1(pairs, truth, guess),
-        "IDSW": _identity_switches(pairs, steps),
-        **_hota(pairs, truth, guess),
-    }
+    detection = hits / (n_gt + n_pred - hits)
+    association = association / np.maximum(hits, 1)
+    hota = np.sqrt(detection * association)
+    means = {"HOTA": hota, "DetA": detection, "AssA": association}
+    return {"IDF1": 2 * id_hits / (n_gt + n_pred), "IDSW": switches} | {k: float(v.mean()) for k, v in means.items()}
 
 
-def _boxes(tubes: Mapping[str, Sequence[Tube]], names: Sequence[str]) -> Boxes:
-    packed = pack(tubes, names)
-    person = np.array([tube.person_id for tube in packed.tubes], np.int64)
-    alone = person.max(initial=0) + 1 + np.arange(len(person))
-    keys = np.stack([packed.video, np.where(person >= 0, person, alone)])
-    track = np.unique(keys, axis=1, return_inverse=True)[1].ravel()[packed.owner]
-    video = packed.video[packed.owner]
-    order = np.lexsort((track, packed.frames, video))
-    both = Boxes(video, packed.frames, track, packed.corners()).at(order)
-    again = (np.diff(both.frame) == 0) & (np.diff(both.track) == 0)
-    return both.at(np.append(True, ~again)[: len(order)])
+def _tracks(tubes: Sequence[Tube]) -> list[Tube]:
+    """One tube for each person."""
+    by_person: dict[tuple[int, int], list[Tube]] = {}
+    for i, tube in enumerate(tubes):
+        by_person.setdefault((tube.person_id, i if tube.person_id < 0 else 0), []).append(tube)
+    tracks = []
+    for parts in by_person.values():
+        frames, first = np.unique(_frames(parts), return_index=True)
+        tracks.append(Tube(frames, np.concatenate([tube.boxes for tube in parts])[first]))
+    return tracks
 
 
-def _assign(score: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """The pairs (indices) of the assignment of i to j with the highest sum of `score` > 0; all float or int64 (k,)."""
-    rows, r = np.unique(i, return_inverse=True)
-    columns, c = np.unique(j, return_inverse=True)
-    if len(rows) == len(columns) == len(i):
-        return np.arange(len(i))
-    table, pair = np.zeros((len(rows), len(columns))), np.full((len(rows), len(columns)), -1)
-    table[r, c], pair[r, c] = score, np.arange(len(i))
-    chosen = pair[linear_sum_assignment(table, maximize=True)]
+def _within(tube: Tube, frames: np.ndarray) -> Tube:
+    """The part of a tube in these frames."""
+    inside = np.isin(tube.frames, frames)
+    return Tube(tube.frames[inside], tube.boxes[inside])
+
+
+def _frames(tubes: Sequence[Tube]) -> np.ndarray:
+    """The frame of every box, one tube after another."""
+    return np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
+
+
+def _pairs(people: Sequence[Tube], tracks: Sequence[Tube]) -> Pairs:
+    tracks_with_boxes = [n for n, track in enumerate(tracks) if len(track)]
+    track_box, gt_box, iou = box_pairs([tracks[n] for n in tracks_with_boxes], people, np.finfo(np.float64).tiny)
+    gt = np.repeat(np.arange(len(people)), [len(tube) for tube in people])[gt_box]
+    track = np.repeat(np.arange(len(tracks)), [len(tube) for tube in tracks])[track_box]
+    pairs = Pairs(_frames(people)[gt_box], gt, track, gt_box, track_box, iou)
+    return pairs.at(np.argsort(pairs.frame, kind="stable"))
+
+
+def _assign(gt: np.ndarray, track: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Hungarian assignment of ground truth to tracks with the highest sum of scores.
+
+    Args:
+        gt, track: int64 (k,), the two numbers of each possible pair.
+        score: (k,), above 0.
+
+    Returns:
+        The chosen pairs as indices below k.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    rows, i = np.unique(gt, return_inverse=True)
+    columns, j = np.unique(track, return_inverse=True)
+    if len(rows) == len(columns) == len(gt):  # nothing to choose
+        return np.arange(len(gt))
+    scores, pair = np.zeros((len(rows), len(columns))), np.full((len(rows), len(columns)), -1)
+    scores[i, j], pair[i, j] = score, np.arange(len(gt))
+    chosen = pair[linear_sum_assignment(scores, maximize=True)]
     return chosen[chosen >= 0]
 
 
-def _runs(values: np.ndarray) -> Iterator[slice]:
-    """The runs of equal values."""
-    edges = [*np.flatnonzero(np.diff(values, prepend=values[:1] - 1)).tolist(), len(values)]
-    return (slice(*edge) for edge in itertools.pairwise(edges))
+def _by_frame(frames: np.ndarray) -> list[np.ndarray]:
+    """The indices of each frame's pairs; `frames` int64 (k,) rising."""
+    return np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames)) + 1) if len(frames) else []
 
 
-def _hota(pairs: Pairs, truth: Boxes, guess: Boxes) -> dict[str, float]:
-    length, length_guess = np.bincount(truth.track), np.bincount(guess.track, minlength=1)
-    met, link = np.unique(np.stack([pairs.truth, pairs.guess]), axis=1, return_inverse=True)
-    link = link.ravel()
-    most = length[met[0]] + length_guess[met[1]]  # frames of both tracks of a link, each counted once for each
-    either = np.bincount(pairs.i, pairs.iou)[pairs.i] + np.bincount(pairs.j, pairs.iou)[pairs.j] - pairs.iou
-    likely = np.bincount(link, pairs.iou / either, minlength=len(most))
-    score = (likely / (most - likely))[link] * pairs.iou
-    crowded = (np.bincount(pairs.i)[pairs.i] > 1) | (np.bincount(pairs.j)[pairs.j] > 1)
-    rest = np.flatnonzero(crowded)
-    chosen = [np.flatnonzero(~crowded)]
-    for run in _runs(pairs.moment[rest]):
-        at = rest[run]
-        chosen.append(at[_assign(score[at], pairs.i[at], pairs.j[at])])
-    matched = np.concatenate(chosen)
-    det, ass = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
+def _hota_counts(pairs: Pairs, people: Sequence[Tube], tracks: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray]:
+    """True positives and the sum of their association scores at each of `ALPHAS`, of one video: float64 (19,) each.
+
+    One assignment in each frame serves all thresholds: it prefers people and tracks that overlap over the whole video.
+    """
+    links = pairs.gt, pairs.track
+    lengths = np.add.outer([len(tube) for tube in people], [len(tube) for tube in tracks]).astype(float)
+    iou_of_boxes = np.bincount(pairs.gt_box, pairs.iou)[pairs.gt_box]
+    iou_of_boxes += np.bincount(pairs.track_box, pairs.iou)[pairs.track_box]
+    together = np.zeros_like(lengths)
+    np.add.at(together, links, pairs.iou / (iou_of_boxes - pairs.iou))
+    score = (together / np.maximum(lengths - together, EPS))[links] * pairs.iou
+    matched = [rows[_assign(pairs.gt[rows], pairs.track[rows], score[rows])] for rows in _by_frame(pairs.frame)]
+    pairs = pairs.at(np.concatenate([np.zeros(0, np.int64), *matched]))
+    hits, association = np.zeros((2, len(ALPHAS)))
     for k, alpha in enumerate(ALPHAS):
-        links = np.bincount(link[matched[pairs.iou[matched] >= alpha - EPS]], minlength=len(most))
-        hits = links.sum()
-        det[k] = hits / (len(truth.frame) + len(guess.frame) - hits)
-        ass[k] = (links * (links / (most - links))).sum() / max(1, hits)
-    return {"HOTA": float(np.sqrt(det * ass).mean()), "DetA": float(det.mean()), "AssA": float(ass.mean())}
+        links = np.zeros_like(lengths)
+        close = pairs.at(pairs.iou >= alpha - EPS)
+        np.add.at(links, (close.gt, close.track), 1)
+        hits[k] = links.sum()
+        association[k] = (links * links / np.maximum(lengths - links, 1)).sum()
+    return hits, association
 
 
-def _idf1(pairs: Pairs, truth: Boxes, guess: Boxes) -> float:
+def _identity_hits(pairs: Pairs) -> int:
+    """Frames in which each person meets the one track that is assigned to them for the whole video (IDTP)."""
     close = pairs.at(pairs.iou >= MATCH_IOU)
-    (of, to), together = np.unique(np.stack([close.truth, close.guess]), axis=1, return_counts=True)
-    video = np.zeros(truth.track.max() + 1, np.int64)
-    video[truth.track] = truth.video
-    hits = sum(int(together[run][_assign(together[run], of[run], to[run])].sum()) for run in _runs(video[of]))
-    return 2 * hits / (len(truth.frame) + len(guess.frame))
+    (gt, track), frames = np.unique(np.stack([close.gt, close.track]), axis=1, return_counts=True)
+    return int(frames[_assign(gt, track, frames)].sum())
 
 
-def _identity_switches(pairs: Pairs, steps: np.ndarray) -> int:
-    """`steps` the moments with boxes of both kinds: a match is kept from one of them to the next where it can be."""
+def _identity_switches(pairs: Pairs, frames: np.ndarray) -> int:
+    """How often a person is matched to another track than before.
+
+    `frames`: those with boxes of both kinds; a match is kept from one of them to the next while its IoU suffices.
+    """
     close = pairs.at(pairs.iou >= MATCH_IOU - EPS)
-    step = np.searchsorted(steps, close.moment)
-    last: dict[int, tuple[int, int]] = {}  # track -> the track it was last matched to, and when
+    step = np.searchsorted(frames, close.frame)
+    last: dict[int, tuple[int, int]] = {}  # person -> the track last matched, and in which step
     switches = 0
-    for run in _runs(close.moment):
-        now = int(step[run.start])
-        of, to = close.truth[run].tolist(), close.guess[run].tolist()
-        kept = [last.get(a) == (b, now - 1) for a, b in zip(of, to, strict=True)]
-        for k in _assign(close.iou[run] + 1000 * np.array(kept), close.i[run], close.j[run]).tolist():
-            switches += of[k] in last and last[of[k]][0] != to[k]
-            last[of[k]] = to[k], now
+    for rows in _by_frame(close.frame):
+        k = int(step[rows[0]])
+        people, tracks = close.gt[rows].tolist(), close.track[rows].tolist()
+        kept = np.array([last.get(person) == (track, k - 1) for person, track in zip(people, tracks, strict=True)])
+        for pair in _assign(close.gt[rows], close.track[rows], close.iou[rows] + 1000 * kept).tolist():
+            person, track = people[pair], tracks[pair]
+            switches += person in last and last[person][0] != track
+            last[person] = track, k
     return switches

@@ -1,12 +1,11 @@
-"""Precision and recall of linked person tubes against ground-truth tubes: regions only, labels are not compared."""
+"""Recall and precision of person tracks against ground-truth tubes; labels are not compared."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
-from utils.metrics.tube_arrays import TubeArrays, by_content, check_thresholds, pack
-from utils.metrics.tube_overlaps import best_partner, overlaps
+from utils.metrics.overlaps import by_content, check_thresholds, check_tubes, tube_ious
 
 
 def tube_precision_recall(
@@ -17,93 +16,100 @@ def tube_precision_recall(
     frame_iou: float | None = None,
     num_classes: int = 0,
 ) -> list[dict]:
-    """For each 3D IoU threshold a dict of `recall` and `precision` (float), `class_recall` and `class_precision`
-    (float64 (num_classes,)), `motion_recall` and `motion_precision` ("small", "medium", "large" -> float).
+    """Recall and precision of all, by class and by motion category of the ground truth.
 
-    The (predicted, ground-truth) pairs of a video go by falling 3D IoU (`utils.box_ops.tube_iou`; with
-    `label_centric` over the ground truth's frames, with `frame_iou` a frame's IoU above it counts as 1). A pair is
-    accepted when the ground truth is free and the prediction does not hold another person in the same
-    frames: one linked person may cover annotated tubes that follow each other, or simultaneous ones of one
-    `person_id`, but of two predictions of one person the second is a false one.
+    The (track, ground truth) pairs of a video are accepted by falling 3D IoU, if the ground truth is free and the track
+    does not yet cover another person in the same frames: one track may cover annotated tubes that follow each other, or
+    simultaneous ones of one `person_id`, but of two tracks of one person the second is a false positive.
 
-    recall: accepted ground truth / ground truth. precision: predictions with an accepted pair / predictions. By
-    class and by motion category of the ground truth, a prediction without one counts where the ground truth
-    belongs that it overlaps most, if at or above the threshold, and else in all that its video has ground truth of.
-    NaN where there is nothing to count. InputError for a threshold outside (0, 1] and numbers that are not finite.
+    Recall: accepted ground truth / ground truth. Precision: tracks with an accepted pair / tracks. By class and by
+    motion category, a track without an accepted pair counts in that of the ground truth it overlaps most, if at or
+    above the threshold, and otherwise in all that its video has ground truth of.
+
+    Args:
+        pred, gt: the tubes of every video by its name.
+        tiou_th: 3D IoU threshold (`utils.box_ops.tube_iou`), or several.
+        label_centric: only frames of the ground truth count.
+        frame_iou: a frame's IoU above it counts as 1.
+        num_classes: labels are 0 to `num_classes` - 1; others belong to no class.
+
+    Returns:
+        For each threshold `recall` and `precision` (float), `class_recall` and `class_precision` (float64
+        (num_classes,)), `motion_recall` and `motion_precision` ("small", "medium", "large" -> float). NaN where there
+        is nothing to count.
+
+    Raises:
+        InputError: a threshold outside (0, 1], or a score or box that is not finite.
     """
     thresholds = check_thresholds(tiou_th)
-    names = sorted({*pred, *gt})
-    a, b = pack(pred, names), pack(gt, names)
-    pairs = overlaps(a, b, False, min(thresholds), label_centric, frame_iou)
-    accepted, iou = _accept(a, b, *pairs)
-    motion = np.array([MOTION_CATEGORIES.index(name) for name in motion_categories(b.tubes)], np.int64)
-    results = []
-    for threshold in thresholds:
-        held = accepted[iou >= threshold]
-        about = best_partner(pairs, len(a), threshold)
-        (recall,), _ = _rates(a, b, held, about, np.zeros(len(b), np.int64), 1)
-        class_recall, class_precision = _rates(a, b, held, about, b.label, num_classes)
-        motion_recall, motion_precision = (
-            dict(zip(MOTION_CATEGORIES, rate.tolist(), strict=True))
-            for rate in _rates(a, b, held, about, motion, len(MOTION_CATEGORIES))
-        )
-        results.append(
-            {
-                "recall": float(recall),
-                "precision": len(np.unique(held[:, 0])) / len(a) if len(a) else float("nan"),
-                "class_recall": class_recall,
-                "class_precision": class_precision,
-                "motion_recall": motion_recall,
-                "motion_precision": motion_precision,
-            }
-        )
-    return results
-
-
-def _accept(
-    a: TubeArrays, b: TubeArrays, i: np.ndarray, j: np.ndarray, iou: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The accepted pairs int64 (k, 2) and their IoU (k,), falling: its beginning is what a higher threshold accepts."""
-    rank = np.zeros(len(a), np.int64)
-    rank[by_content(a, np.unique(i))] = np.arange(len(np.unique(i)))
-    order = np.lexsort((j, rank[i], -iou))
-    free = [True] * len(b)
-    holds: dict[int, list[int]] = {}
-    accepted = []
-    for place, prediction, truth in zip(order.tolist(), i[order].tolist(), j[order].tolist(), strict=True):
-        held = holds.setdefault(prediction, [])
-        if free[truth] and not any(_clash(b.tubes[truth], b.tubes[other]) for other in held):
-            free[truth] = False
-            held.append(truth)
-            accepted.append(place)
-    return np.stack([i[accepted], j[accepted]], 1), iou[accepted]
-
-
-def _clash(one: Tube, other: Tube) -> bool:
-    """Two people who are there at the same time."""
-    same_person = one.person_id == other.person_id >= 0
-    return not same_person and len(np.intersect1d(one.frames, other.frames, assume_unique=True)) > 0
-
-
-def _rates(
-    a: TubeArrays, b: TubeArrays, held: np.ndarray, about: np.ndarray, group: np.ndarray, n_groups: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision by group of the ground truth, float64 (n_groups,) each; other groups do not count.
-
-    `held` int64 (k, 2) the accepted pairs; `about` int64 (n,) the ground truth each prediction overlaps most, or -1;
-    `group` int64 (m,).
-    """
-    group = np.where((group >= 0) & (group < n_groups), group, n_groups)
-    there = np.bincount(group, minlength=n_groups + 1)
-    found = np.bincount(group[held[:, 1]], minlength=n_groups + 1)
-    in_video = np.zeros((max(a.video.max(initial=0), b.video.max(initial=0)) + 1, n_groups + 1), bool)
-    in_video[b.video, group] = True
-    right = np.zeros((len(a), n_groups + 1), bool)
-    right[held[:, 0], group[held[:, 1]]] = True
-    counted = in_video[a.video]
-    counted[about >= 0] = False
-    counted[about >= 0, group[about[about >= 0]]] = True
-    counted[held[:, 0]] = False
-    counted |= right
+    check_tubes(pred)
+    check_tubes(gt)
+    n_groups = 1 + num_classes + len(MOTION_CATEGORIES)  # all, classes, motion categories
+    accepted_gt, all_gt, accepted_pred, all_pred = np.zeros((4, len(thresholds), n_groups))
+    for video in {*pred, *gt}:
+        tracks = sorted((tube for tube in pred.get(video, ()) if len(tube)), key=by_content)
+        targets = [tube for tube in gt.get(video, ()) if len(tube)]
+        ious = tube_ious(tracks, targets, label_centric, frame_iou)
+        accepted = accept(ious, targets, min(thresholds))
+        member = _groups(targets, num_classes)
+        for k, threshold in enumerate(thresholds):
+            pairs = accepted & (
+                ious >= threshold
+            )  # pairs are accepted by falling IoU: a higher threshold stops earlier
+            accepted_gt[k] += member[pairs.any(0)].sum(0)
+            all_gt[k] += member.sum(0)
+            covers = pairs @ member  # bool (tracks, groups)
+            accepted_pred[k] += covers.sum(0)
+            near = (ious >= threshold).any(1)
+            missed = np.where(near[:, None], member[ious.argmax(1)] if targets else False, member.any(0))
+            counted = np.where(pairs.any(1)[:, None], covers, missed)
+            counted[:, 0] = True
+            all_pred[k] += counted.sum(0)
     with np.errstate(invalid="ignore"):
-        return (found / there)[:n_groups], (right.sum(0) / counted.sum(0))[:n_groups]
+        recalls, precisions = accepted_gt / all_gt, accepted_pred / all_pred
+    return [_by_name(*rates, num_classes) for rates in zip(recalls, precisions, strict=True)]
+
+
+def accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray:
+    """The accepted (track, ground truth) pairs of one video.
+
+    Args:
+        ious: float64 (n, m), 3D IoU of n tracks and the m tubes of `gt`.
+        threshold: lowest 3D IoU of a pair.
+
+    Returns:
+        bool (n, m).
+    """
+    accepted = np.zeros(ious.shape, bool)
+    for place in np.argsort(-ious, axis=None, kind="stable"):
+        i, j = np.unravel_index(place, ious.shape)
+        if ious[i, j] < threshold:
+            break
+        covered = np.flatnonzero(accepted[i])
+        if not accepted[:, j].any() and not any(_simultaneous(gt[j], gt[other]) for other in covered):
+            accepted[i, j] = True
+    return accepted
+
+
+def _simultaneous(a: Tube, b: Tube) -> bool:
+    """Whether two people are annotated in the same frame."""
+    same_person = a.person_id == b.person_id >= 0
+    return not same_person and len(np.intersect1d(a.frames, b.frames, assume_unique=True)) > 0
+
+
+def _groups(gt: Sequence[Tube], num_classes: int) -> np.ndarray:
+    """To which of all, the classes and the motion categories each tube belongs: bool (m, 1 + num_classes + 3)."""
+    labels = np.array([tube.label for tube in gt]).reshape(-1, 1)
+    motion = np.array(motion_categories(gt)).reshape(-1, 1)
+    everything = np.ones((len(gt), 1), bool)
+    return np.hstack([everything, labels == np.arange(num_classes), motion == np.array(MOTION_CATEGORIES)])
+
+
+def _by_name(recall: np.ndarray, precision: np.ndarray, num_classes: int) -> dict:
+    """The recall and precision of every group at one threshold, as `tube_precision_recall` returns them."""
+    rates: dict = {}
+    for name, values in (("recall", recall), ("precision", precision)):
+        rates[name] = float(values[0])
+        rates[f"class_{name}"] = values[1 : 1 + num_classes]
+        rates[f"motion_{name}"] = dict(zip(MOTION_CATEGORIES, values[1 + num_classes :].tolist(), strict=True))
+    return rates

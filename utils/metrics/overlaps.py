@@ -1,0 +1,151 @@
+"""Overlaps of the tubes and boxes of one video, and the checks that all metrics begin with."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.box_ops import Tube, paired_iou
+from utils.misc import InputError
+
+
+class Boxes(NamedTuple):
+    """The R boxes of several tubes of one video, by rising frame.
+
+    frames: int64 (R,); boxes: float64 (4, R), left, top, right and bottom edges; tube: int64 (R,), index of a box's
+    tube; row: int64 (R,), index of a box where the tubes' boxes stand one tube after another.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    tube: np.ndarray
+    row: np.ndarray
+
+
+def stack(tubes: Sequence[Tube], inclusive: bool = False) -> Boxes:
+    """The boxes of all tubes; see `edges` for `inclusive`. Boxes of one frame are in the order of their tubes."""
+    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
+    tube = np.repeat(np.arange(len(tubes)), [len(tube) for tube in tubes])
+    order = np.argsort(frames, kind="stable")
+    return Boxes(frames[order], edges(boxes[order], inclusive), tube[order], order)
+
+
+def edges(boxes: np.ndarray, inclusive: bool) -> np.ndarray:
+    """Boxes (R, 4) xyxy as float64 (4, R). With `inclusive`, x1 and y1 are the last pixels: the edges are 1 further."""
+    edges = boxes.T.astype(np.float64, order="C")
+    edges[2:] += inclusive
+    return edges
+
+
+def overlaps_with(
+    boxes: Boxes, tube: Tube, inclusive: bool = False
+) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
+    """The boxes within a tube's first and last frame, and each one's IoU with the tube's box of the same frame.
+
+    Returns:
+        The k boxes as a slice of `boxes`; whether the tube has a box in the frame of each, bool (k,), and which, int64
+        (k,); the IoU, float64 (k,), 0 where it has none.
+    """
+    begin = np.searchsorted(boxes.frames, tube.frames)
+    end = np.searchsorted(boxes.frames, tube.frames[-1] + 1)
+    within = slice(begin[0], end)
+    row = np.repeat(np.arange(len(tube)), np.diff(begin, append=end))  # a frame in the tube's gap has the row before it
+    both = tube.frames[row] == boxes.frames[within]
+    iou = paired_iou(boxes.boxes[:, within].T, edges(tube.boxes, inclusive)[:, row].T)
+    return within, both, row, np.where(both, iou, 0.0)
+
+
+def tube_ious(
+    pred: Sequence[Tube],
+    gt: Sequence[Tube],
+    label_centric: bool = False,
+    frame_iou: float | None = None,
+    inclusive: bool = False,
+) -> np.ndarray:
+    """The 3D IoU of every pair of tubes, as `utils.box_ops.tube_iou` defines it, but for all pairs at once.
+
+    Args:
+        pred, gt: tubes of one video, none empty.
+        label_centric: only frames of the ground truth count.
+        frame_iou: a frame's IoU above it counts as 1.
+        inclusive: see `edges`.
+
+    Returns:
+        float64 (len(pred), len(gt)).
+    """
+    boxes = stack(pred, inclusive)
+    lengths = np.array([len(tube) for tube in pred], np.int64)
+    ious = np.zeros((len(pred), len(gt)))
+    for j, tube in enumerate(gt):
+        within, both, _, iou = overlaps_with(boxes, tube, inclusive)
+        if frame_iou is not None:
+            iou = np.where(iou > frame_iou, 1.0, iou)
+        owner = boxes.tube[within]
+        common = np.bincount(owner, both, minlength=len(pred))
+        frames = len(tube) if label_centric else lengths + len(tube) - common
+        ious[:, j] = np.bincount(owner, iou, minlength=len(pred)) / frames
+    return ious
+
+
+def tube_pairs(
+    pred: Sequence[Tube], gt: Sequence[Tube], min_iou: float, inclusive: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of tubes of one video with a 3D IoU of at least `min_iou`.
+
+    Returns:
+        Index into `pred` int64 (k,), index into `gt` int64 (k,), IoU float64 (k,).
+    """
+    ious = tube_ious(pred, gt, inclusive=inclusive)
+    i, j = np.nonzero(ious >= min_iou)
+    return i, j, ious[i, j]
+
+
+def box_pairs(
+    pred: Sequence[Tube], gt: Sequence[Tube], min_iou: float, inclusive: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of boxes of the same frame with an IoU of at least `min_iou`.
+
+    Returns:
+        Index among all boxes of `pred` (one tube after another) int64 (k,), the same of `gt` int64 (k,), IoU (k,).
+    """
+    boxes, first = stack(pred, inclusive), 0
+    pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for tube in gt:
+        within, _, row, iou = overlaps_with(boxes, tube, inclusive)
+        near = iou >= min_iou
+        pairs.append((boxes.row[within][near], first + row[near], iou[near]))
+        first += len(tube)
+    i, j, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return i, j, iou
+
+
+def by_content(tube: Tube) -> tuple:
+    """A key to sort a video's tubes by that does not depend on the order in which they were given."""
+    return int(tube.frames[0]), len(tube), tube.frames.tobytes(), tube.boxes.tobytes()
+
+
+def check_tubes(tubes: Mapping[str, Sequence[Tube]], num_classes: int | None = None, lowest_label: int = 0) -> None:
+    """InputError, naming the video, where a score or a box is not finite or (with `num_classes`) a label not known."""
+    for video, of_video in tubes.items():
+        for tube in of_video:
+            finite = np.isfinite(tube.boxes).all(1)
+            if not finite.all():
+                frame = tube.frames[finite.argmin()]
+                raise InputError(f"video {video!r}: the box in frame {frame} is not finite; leave such boxes out")
+            if not math.isfinite(tube.score):
+                raise InputError(f"video {video!r}: a tube's score is {tube.score}; scores must be finite")
+            if num_classes is not None and not lowest_label <= tube.label < num_classes:
+                raise InputError(
+                    f"video {video!r}: a tube has label {tube.label}; there are {num_classes} classes, from 0"
+                )
+
+
+def check_thresholds(thresholds: float | Sequence[float]) -> list[float]:
+    """One IoU threshold or several as a list; InputError where one is not in (0, 1], or where none is given."""
+    values = np.atleast_1d(np.asarray(thresholds, np.float64)).tolist()
+    bad = [value for value in values if not 0 < value <= 1]
+    if bad or not values:
+        raise InputError(f"IoU threshold {bad[0] if bad else values}: give values above 0 and up to 1")
+    return values
