@@ -16,7 +16,7 @@ from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from models.action_head import action_probabilities, load_head
-from models.frame_features import features_of_people, frame_extractor
+from models.frame_features import features_of_tracks, frame_extractor
 from models.tube import action_tubes
 from utils.box_ops import MOTION_CATEGORIES, Tube
 from utils.cli import Parser, positive_int, run, run_name, tell_left_out, thresholds
@@ -34,7 +34,7 @@ from utils.misc import InputError, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, print_table, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tracks import (
-    LinkedPeople,
+    TrackStore,
     fill_linked_flags,
     head_folder,
     tar_path,
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def classify(
-    args: argparse.Namespace, project: Project, root: Path, linked: LinkedPeople, device: torch.device
+    args: argparse.Namespace, project: Project, root: Path, linked: TrackStore, device: torch.device
 ) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
     """The action tubes of every video, and each one's score in each of its frames."""
     path = epoch_path(head_folder(args, root), args.load_epoch_head, "action head", "train_action_head.py", beside=True)
@@ -90,7 +90,7 @@ def classify(
         extractor = frame_extractor(head.needs_frames, args, device, linked.settings["detector"])
         if extractor.key != config["frames"]:
             raise InputError(f"{path}: was trained with frame features {config['frames']}, not {extractor.key}")
-        features_of = features_of_people(
+        features_of = features_of_tracks(
             root.parent / "features", SubsetVideos(project, args.subset, args.workers, args.skip_bad), extractor
         )
     tubes: dict[str, list[Tube]] = {name: [] for name in linked.names}
@@ -161,7 +161,7 @@ def main() -> None:
     project.fill(args, min_tube_length="min_tube_length")
     bad: dict[str, str] | None = {} if args.skip_bad else None
     gt = make_gt_tubes(project, args.subset, bad=bad)
-    linked = LinkedPeople(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+    linked = TrackStore(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
     gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
     check_plot_video(args, gt.keys() & linked.names)
     pred, scores = classify(args, project, root, linked, device)

@@ -8,7 +8,7 @@ results/eval_qmm-<subset>-<settings>.json. With --from_tar it measures again in 
 
 import argparse
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from models.person_encoder import encode, load_encoder
-from models.person_queries import CachedQueries, cache_queries, detector_of, match_people
+from models.person_queries import CachedDetections, cache_queries, detector_of, match_people
 from models.tube import LinkedTube, link_people
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Tube
@@ -32,12 +32,10 @@ from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError, start
 from utils.results import add_plot_video_flag, check_plot_video, motion_recall_by_cue, print_table, write_results
 from utils.storage.files import epoch_path
-from utils.storage.tars import RowSpool
-from utils.storage.tracks import NAMED, LinkedPeople, fill_linked_flags, tar_path
-from utils.storage.video_cache import video_cache
+from utils.storage.tracks import NAMED, TrackStore, fill_linked_flags, tar_path
+from utils.storage.video_cache import BadVideo, VideoSample, fill_cache
 
 NOBODY = LinkedTube(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-UNKNOWN = {"n_frames": 0, "width": 0, "height": 0, "fps": 0.0}  # of a video that cannot be used
 ROWS = 1024  # queries that are held at a time while a tube is written
 
 
@@ -69,15 +67,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_person(
-    spool: RowSpool, person: LinkedTube, held: CachedQueries, features_of: Callable, labels: np.ndarray
+def write_track(
+    sample: VideoSample, track: LinkedTube, detections: CachedDetections, features_of: Callable, labels: np.ndarray
 ) -> None:
-    """Append a person's rows, a block at a time."""
-    for a in range(0, max(len(person.rows), 1), ROWS):
+    """Append a track's rows, a block at a time."""
+    for a in range(0, max(len(track.rows), 1), ROWS):
         part = slice(a, a + ROWS)
-        queries = held.queries(person.rows[part])
-        columns = {"frame": person.frames[part], "boxes": person.boxes[part], "scores": person.scores[part]}
-        spool.append({**columns, "queries": queries, "features": features_of(queries), "labels": labels[part]})
+        queries = detections.queries(track.rows[part])
+        columns = {"frames": track.frames[part], "boxes": track.boxes[part], "scores": track.scores[part]}
+        sample.append({**columns, "queries": queries, "features": features_of(queries), "labels": labels[part]})
 
 
 def link_subset(
@@ -87,10 +85,10 @@ def link_subset(
     device: torch.device,
     gt: dict[str, list[Tube]],
     bad: dict[str, str] | None,
-) -> LinkedPeople:
+) -> TrackStore:
     """Follow people in each video of the subset; the videos that are already in the tar are kept as they are.
 
-    Those that cannot be used, in `bad` or found here, are entries without people, whose json says why.
+    Those that cannot be used, in `bad` or found here, are samples without tracks, whose json says why.
     """
     path = epoch_path(root / "encoder", args.load_epoch, "person encoder", "train_qmm.py")
     encoder, config, _ = load_encoder(path, device)
@@ -105,35 +103,31 @@ def link_subset(
     made_by = {"encoder": weights_hash(encoder.state_dict()), "detector": detector.config(), "labels": project.labels}
     settings = tar_settings(args) | made_by
 
-    def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
-        for name in names:
-            if name in unusable:
-                spool_of(name)
-                yield name, {**UNKNOWN, "lengths": [], "settings": settings, "bad": unusable[name]}
-                continue
-            held = CachedQueries(store, name, args.psn_score_th)
-            linked = link_people(
-                name,
-                held.blocks(),
-                features_of if args.link_cues == "feature" else None,
-                args.sim_th,
-                args.end_consecutive_frames,
-                args.link_cues,
-            ).filter(args.filter_length)
-            spool = spool_of(name)
-            write_person(spool, NOBODY, held, features_of, np.zeros(0, np.int64))  # the columns, where nobody is found
-            for person in linked:
-                labels = label_frames(person.frames, person.boxes, gt[name], args.iou_th, no_action)
-                write_person(spool, person, held, features_of, labels)
-            meta = {key: held.meta[key] for key in ("n_frames", "width", "height", "fps")}
-            yield name, {**meta, "lengths": [len(person.frames) for person in linked], "settings": settings}
-
-    found = videos.sources() | {name: [] for name in videos.bad}
-    sources = {name: [*source, _checksum(gt.get(name, []))] for name, source in found.items()}
+    files = videos.sources() | {name: [] for name in videos.bad}
+    sources = {name: [*source, _checksum(gt.get(name, []))] for name, source in files.items()}
     tar = tar_path(args, root, args.subset)
     compared = settings | {"detector": detector.key}  # wherever its file lies
-    video_cache(tar, sources, make, compared, "tar of linked people", args.skip_bad)
-    return LinkedPeople(tar, bad=bad)
+    with fill_cache(tar, sources, compared, args.skip_bad) as cache:
+        for name in cache.missing:
+            with cache.sample(name) as sample:
+                if name in unusable:
+                    raise BadVideo(unusable[name])
+                detections = CachedDetections(store, name, args.psn_score_th)
+                tracks = link_people(
+                    name,
+                    detections.blocks(),
+                    features_of if args.link_cues == "feature" else None,
+                    args.sim_th,
+                    args.end_consecutive_frames,
+                    args.link_cues,
+                ).filter(args.filter_length)
+                write_track(sample, NOBODY, detections, features_of, np.zeros(0, np.int64))  # the columns alone
+                for track in tracks:
+                    labels = label_frames(track.frames, track.boxes, gt[name], args.iou_th, no_action)
+                    write_track(sample, track, detections, features_of, labels)
+                sample.json |= {key: detections.meta[key] for key in ("n_frames", "width", "height", "fps")}
+                sample.json |= {"lengths": [len(track.frames) for track in tracks], "settings": settings}
+    return TrackStore(tar, bad=bad)
 
 
 def tar_settings(args: argparse.Namespace) -> dict:
@@ -146,7 +140,7 @@ def _checksum(tubes: list[Tube]) -> int:
     return zlib.crc32(b"".join(parts))
 
 
-def measure(args: argparse.Namespace, project: Project, linked: LinkedPeople, gt: dict[str, list[Tube]]) -> dict:
+def measure(args: argparse.Namespace, project: Project, linked: TrackStore, gt: dict[str, list[Tube]]) -> dict:
     """The figures of `docs/protocol.md`, by the names of the results file."""
     pred, levels = linked.tubes(), args.tiou_th
     found = tube_precision_recall(pred, gt, levels, args.label_centric, args.frame_iou, len(project.labels))
@@ -169,7 +163,7 @@ def measure(args: argparse.Namespace, project: Project, linked: LinkedPeople, gt
 
 
 def draw(
-    args: argparse.Namespace, project: Project, linked: LinkedPeople, gt: dict[str, list[Tube]], folder: Path
+    args: argparse.Namespace, project: Project, linked: TrackStore, gt: dict[str, list[Tube]], folder: Path
 ) -> list[Path]:
     """The pictures of `--plot`, in `folder`, which stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import linked_figures  # Matplotlib only where something is drawn
@@ -198,7 +192,7 @@ def main() -> None:
         project.fill(args, iou_th="iou_th")
         check_plot_video(args, gt)
         if args.from_tar:
-            linked = LinkedPeople(tar_path(args, root, args.subset), tar_settings(args), bad=bad)
+            linked = TrackStore(tar_path(args, root, args.subset), tar_settings(args), bad=bad)
         else:
             linked = link_subset(args, project, root, device, gt, bad)
         if rank() == 0:

@@ -20,7 +20,7 @@ from datasets.dataset import VideoFrames
 from datasets.frame_batches import VideoBatches, open_videos
 from models.action_head import action_probabilities, load_head
 from models.frame_features import BackboneFeatures, X3DFeatures, frame_extractor
-from models.frozen import held_back
+from models.frozen import run_ahead
 from models.person_encoder import encode, load_encoder
 from models.person_queries import Detector, detector_of
 from models.tube import ActionTubes, LinkedTube, action_tubes, update_tubes
@@ -91,8 +91,8 @@ class Follower:
         self.n_frames, self.features = 0, None
         if models.extractor:
             for video in self._open(models.extractor):
-                started = held_back(models.extractor.start(video.batches))
-                self.features = np.concatenate([fetch()["features"] for _, fetch in started])
+                started = run_ahead(models.extractor.start(video.batches))
+                self.features = np.concatenate([fetch() for _, fetch in started])
         self._opened = self._open(models.detector)  # kept: with it its decoder would end
         self.video = next(self._opened)
 
@@ -103,7 +103,7 @@ class Follower:
     def follow(self) -> Iterator[int]:
         """Link batch by batch; how many frames are linked after each."""
         started = self.models.detector.start(self.video.batches, self.video.size, self.args.psn_score_th)
-        for n_frames, fetch in held_back(started):
+        for n_frames, fetch in run_ahead(started):
             found = fetch()
             features = encode(self.models.encoder, found.queries) if self.models.link_cue == "feature" else None
             update_tubes(self.tubes, found, features)

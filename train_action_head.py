@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.track_batches import LinkedTubes
+from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
-from models.frame_features import FRAME_KINDS, features_of_people, frame_extractor
+from models.frame_features import FRAME_KINDS, features_of_tracks, frame_extractor
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import process_group, rank, rank_mean, world_size
 from utils.flags import (
@@ -35,7 +35,7 @@ from utils.flags import (
 )
 from utils.misc import InputError, start
 from utils.storage.tracks import (
-    LinkedPeople,
+    TrackStore,
     fill_linked_flags,
     head_folder,
     tar_path,
@@ -82,7 +82,7 @@ def frame_losses(head: nn.Module, batch: dict, weight: Tensor) -> tuple[Tensor, 
 
 
 def losses(
-    data: LinkedTubes, size: int, weight: Tensor, model: nn.Module, group: list[list]
+    data: TrackBatches, size: int, weight: Tensor, model: nn.Module, group: list[list]
 ) -> Iterator[tuple[Tensor, dict]]:
     """One step over the tubes of `group`, padded up to `size` at a time: each tube counts alike, however long.
 
@@ -95,12 +95,12 @@ def losses(
         tubes = rank_mean(torch.tensor(tubes, device=weight.device)).item()
     chunks = data.chunks(which, math.ceil(math.ceil(tubes) / size))
     for people in chunks:
-        each, right, frames = frame_losses(model, data.batch(people or data.people[:1]), weight)
+        each, right, frames = frame_losses(model, data.batch(people or data.tracks[:1]), weight)
         yield each.sum() * bool(people) / tubes, {"accuracy": right / frames / len(chunks)}
 
 
 @torch.inference_mode()
-def evaluate(data: LinkedTubes, size: int, weight: Tensor, head: nn.Module, epoch: int) -> dict[str, float]:
+def evaluate(data: TrackBatches, size: int, weight: Tensor, head: nn.Module, epoch: int) -> dict[str, float]:
     """`val_loss`, the mean over tubes, and `val_accuracy`, the share of frames whose action is right."""
     total = right = frames = 0.0
     for people in data.chunks(range(len(data)), math.ceil(len(data) / size)):
@@ -119,17 +119,17 @@ def main() -> None:
         fill_linked_flags(args, project, root)
         project.fill(args, time_cycle="time_cycle", no_action_weight="no_action_weight")
         bad: dict[str, str] | None = {} if args.skip_bad else None
-        linked = LinkedPeople(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+        linked = TrackStore(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
         frames = None
         if args.head_type in FRAME_KINDS:
             frames = frame_extractor(args.head_type, args, device, linked.settings["detector"])
 
-        def tubes_of(subset: str, people: LinkedPeople) -> LinkedTubes:
+        def tubes_of(subset: str, people: TrackStore) -> TrackBatches:
             features = None
             if frames:
                 videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
-                features = features_of_people(root.parent / "features", videos, frames)
-            return LinkedTubes(people, args.seed, features)
+                features = features_of_tracks(root.parent / "features", videos, frames)
+            return TrackBatches(people, args.seed, features)
 
         data = tubes_of(args.subset, linked)
         if not len(data):
@@ -140,7 +140,7 @@ def main() -> None:
         weight[-1] = args.no_action_weight
         measure, val_tar = None, tar_path(args, root, args.val_subset)
         if val_tar.is_file():
-            val = tubes_of(args.val_subset, LinkedPeople(val_tar, bad=bad))
+            val = tubes_of(args.val_subset, TrackStore(val_tar, bad=bad))
             measure = partial(evaluate, val, args.batch_size, weight) if len(val) else None
         names = ("head_type", "time_cycle", "time_d", "n_layers", "nhead", "dim_feedforward", "dropout")
         head = build_action_head(
@@ -169,7 +169,7 @@ def main() -> None:
             n_batches=lambda epoch: len(epoch_of(epoch)),
             batches=lambda epoch, first: epoch_of(epoch, first),
             losses=partial(losses, data, args.batch_size, weight),
-            keys=lambda step: [f"{data.people[i].video} person {data.people[i].person_id}" for _, i in step],
+            keys=lambda step: [f"{data.tracks[i].video} person {data.tracks[i].person_id}" for _, i in step],
             evaluate=measure,
         )
         if rank() == 0:

@@ -22,7 +22,7 @@ from datasets.make_shards import shards_folder
 from datasets.query_clips import QueryClips
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import CachedQueries, Detector, cache_queries, detector_of, match_people
+from models.person_queries import CachedDetections, Detector, cache_queries, detector_of, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import gather_rows, process_group, rank, world_size
@@ -72,7 +72,7 @@ def cached_steps(args: argparse.Namespace, project: Project, detector: Detector,
     usable = [name for name in store.names if name not in bad]
     data = QueryClips(
         read_annotations(project, usable, bad if args.skip_bad else None),
-        partial(CachedQueries, store, psn_score_th=args.psn_score_th),
+        partial(CachedDetections, store, psn_score_th=args.psn_score_th),
         partial(match_people, iou_th=args.iou_th),
         args.n_frames,
         args.sampling_rate,
@@ -115,7 +115,7 @@ def augmented_steps(args: argparse.Namespace, project: Project, detector: Detect
             wanted = torch.cat([target["boxes"] for target in batch["targets"]])
             place = np.repeat(np.arange(len(counts)), counts)
             corners = box_cxcywh_to_xyxy(wanted).cpu().numpy()
-            matched = match_people(found.frame, found.boxes, place, corners, args.iou_th)
+            matched = match_people(found.frames, found.boxes, place, corners, args.iou_th)
             ids = torch.cat([target["person_ids"] for target in batch["targets"]])
             rows = np.flatnonzero(matched >= 0)
             person = ids[torch.from_numpy(matched[rows]).to(ids.device)]

@@ -21,7 +21,7 @@ from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.synthetic.videos import make_synthetic
 from models.frozen import Started
-from models.person_queries import PersonQueries, cache_queries
+from models.person_queries import Detections, cache_queries
 
 SIZE, IMAGE_SIZE, BATCH, PEOPLE, D, THREADS = (320, 240), 512, 32, 10, 256, 2
 LENGTHS = {"JHMDB's": (60, (15, 40)), "UCF101-24's": (12, (100, 250))}  # videos and their frames
@@ -38,7 +38,7 @@ class NoDetector:
         for images in batches:
             frame = np.repeat(np.arange(first, first + len(images)), PEOPLE)
             boxes, queries = np.ones((len(frame), 4), np.float32), np.ones((len(frame), D), np.float32)
-            found = PersonQueries(frame, np.ones(len(frame), np.float32), boxes, queries)
+            found = Detections(frame, np.ones(len(frame), np.float32), boxes, queries)
             yield len(images), lambda found=found: found
             first += len(images)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.config import load_project
 from models.person_encoder import encode, load_encoder
-from models.person_queries import CachedQueries
+from models.person_queries import CachedDetections
 from models.tube import link_people
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
 from utils.cli import Parser, positive_int, run, run_name, share
@@ -43,7 +43,7 @@ def linked(
     tubes = {}
     features_of = partial(encode, encoder) if cue == "feature" else None
     for name in store.names:
-        blocks = CachedQueries(store, name, psn_score_th).blocks()
+        blocks = CachedDetections(store, name, psn_score_th).blocks()
         people = link_people(name, blocks, features_of, threshold, link_cue=cue).filter(length)
         tubes[name] = [person.tube(i) for i, person in enumerate(people)]
     return tubes

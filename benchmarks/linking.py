@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.rows import Row, one_thread, seconds, show
 from models.person_encoder import PersonEncoder, encode
-from models.person_queries import PersonQueries
+from models.person_queries import Detections
 from models.tube import LinkedTube, link_people
 
 FRAMES, PEOPLE, D = 2000, 10, 256
@@ -16,7 +16,7 @@ END = 8  # frames without a link that end a tube
 SIM_TH = {"feature": 0.5, "iou": 0.3}
 
 
-def wandering_people(n_frames: int, people: int, d: int = D, missed: float = 0.05, seed: int = 0) -> PersonQueries:
+def wandering_people(n_frames: int, people: int, d: int = D, missed: float = 0.05, seed: int = 0) -> Detections:
     """People who wander through a video, found in frames in any order, each missed in some of them."""
     random = np.random.default_rng(seed)
     looks = random.normal(size=(people, d)) + 0.5 * random.normal(size=(n_frames, people, d))
@@ -26,7 +26,7 @@ def wandering_people(n_frames: int, people: int, d: int = D, missed: float = 0.0
     frame, place = np.nonzero(random.random((n_frames, people)) >= missed)
     who = order[frame, place]
     scores = random.uniform(0.5, 1, len(frame))
-    return PersonQueries(frame, *(part.astype(np.float32) for part in (scores, boxes[frame, who], looks[frame, who])))
+    return Detections(frame, *(part.astype(np.float32) for part in (scores, boxes[frame, who], looks[frame, who])))
 
 
 def similarity(a: np.ndarray, b: np.ndarray, cue: str) -> float:
@@ -77,11 +77,11 @@ def measure() -> list[Row]:
         features_of = partial(encode, encoder) if cue == "feature" else None
         link = partial(link_people, "video", encode=features_of, sim_th=sim_th, link_cue=cue)
         cues = encode(encoder, some.queries) if features_of else some.boxes
-        expected = link_by_loops(some.frame, cues, sim_th, cue)
+        expected = link_by_loops(some.frames, cues, sim_th, cue)
         if not same_tubes(link([some]).filter(1), expected):
             raise AssertionError("linking and its loops differ")
         rate = FRAMES / seconds(lambda link=link: link([whole]).filter(8))
-        slow = FRAMES / 40 / seconds(lambda c=cues, s=sim_th, k=cue: link_by_loops(some.frame, c, s, k), 1)
+        slow = FRAMES / 40 / seconds(lambda c=cues, s=sim_th, k=cue: link_by_loops(some.frames, c, s, k), 1)
         what = f"linking {PEOPLE} people a frame by {cue}, 1 core"
         rows.append(Row(f"{what} / asked", rate, ASKED, "frames/s", at_least=1))
         rows.append(Row(f"{what} / loops over pairs", rate, slow, "frames/s"))

@@ -43,8 +43,8 @@ def _shards(folder: Path, lengths: list[int]) -> Path:
         boxes = np.tile(np.float32([40, 30, 120, 200]), (length, 1))
         video = Video(name, *SIZE, length, [Tube(np.arange(length), boxes, 0, person_id=0)])
         settings = {"image_size": 0, "quality": 95}
-        meta, _ = encode_video(video, folder / name, folder / f"{name}.frames", settings)
-        samples.append((name, {"json": meta, "frames": folder / f"{name}.frames"}))
+        meta, jpegs, _ = encode_video(video, folder / name, folder / f"{name}.frames", settings)
+        samples.append((name, meta, jpegs))
     write_tar(out / "shard-000000.tar", samples)
     write_json(out / "index.json", seal({"shards": ["shard-000000.tar"]}))
     return out
@@ -64,8 +64,7 @@ def _imdecode_rate(dataset: ClipDataset, workers: int) -> float:
     """Clips a second of `workers` processes that decode JPEGs held in memory and do nothing else."""
     jpegs = []
     for video in dataset.videos:
-        data = video.path.read_bytes()
-        jpegs += [data[a:b] for a, b in zip(video.offsets[:-1], video.offsets[1:], strict=True)][:200]
+        jpegs += video.read(range(min(len(video), 200)))
     queue = multiprocessing.Queue()
     processes = [multiprocessing.Process(target=_decode_all, args=(jpegs, 3, queue)) for _ in range(workers)]
     for process in processes:

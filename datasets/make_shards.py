@@ -2,14 +2,13 @@
 
     python -m datasets.make_shards --dataset ucf101-24 --subset train
 
-A shard is a WebDataset tar. A sample is one video: `json` (name, size, fps, n_frames, tubes in pixels of the
-original frame, the JPEGs' byte offsets and checksums) and `frames` (the JPEGs end to end), so that a clip reads
-and decodes its own frames only. `index.json` beside the shards lists them.
+A shard is a WebDataset tar. A sample is one video: `<key>.json` (name, size, fps, n_frames, tubes in pixels of the
+original frame, and each member's size and checksum) and its frames, `<key>.000000.jpg`, `<key>.000001.jpg`, ... A clip
+reads and decodes its own frames only. `index.json` beside the shards lists them.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import zlib
 from argparse import ArgumentTypeError
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 
@@ -26,9 +26,11 @@ from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from datasets.transforms import resize
 from utils.cli import Parser, count, positive_int, run, tell_left_out
-from utils.misc import InputError, progress
+from utils.misc import InputError, available_cores, progress
 from utils.storage.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
-from utils.storage.tars import TarStore, write_tar
+from utils.storage.tars import Member, read_samples, write_tar
+
+REMEDY = "make the shards again with python -m datasets.make_shards"
 
 
 def _made_from(video: Video, settings: dict) -> dict:
@@ -37,14 +39,32 @@ def _made_from(video: Video, settings: dict) -> dict:
     return {**settings, "annotation": zlib.crc32(text.encode())}
 
 
-def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) -> tuple[dict, list[AnnotationFault]]:
-    """Write a video's JPEGs end to end to `frames_file`; give the sample's json and what is wrong with the annotation.
+def frame_member(number: int) -> str:
+    """The extension of a frame in its video's sample."""
+    return f"{number:06d}.jpg"
 
-    Raises InputError, naming video and frame, when the video cannot be read or its annotation does not fit it.
+
+def encode_video(
+    video: Video, path: Path, spool: Path, settings: dict
+) -> tuple[dict, dict[str, Member], list[AnnotationFault]]:
+    """Encode a video's frames as JPEG.
+
+    Args:
+        video: the annotation.
+        path: the video file or folder of images.
+        spool: file to write the JPEGs to, until they are copied into a shard.
+        settings: `image_size` (longer side in pixels, 0: as it is) and `quality` of the JPEGs.
+
+    Returns:
+        The sample's json, its frames by extension, and what is wrong with the annotation but can be corrected.
+
+    Raises:
+        InputError: the video cannot be read, or its annotation does not fit it.
     """
     frames = VideoFrames(path)
-    offsets, checksums, stored = [0], [], frames.size
-    with naming(frames_file), frames_file.open("wb") as out:
+    jpegs: dict[str, Member] = {}
+    stored, at = frames.size, 0
+    with naming(spool), spool.open("wb") as out:
         for frame in frames:
             if 0 < settings["image_size"] < max(frames.size):
                 frame = resize(frame, settings["image_size"])
@@ -52,10 +72,10 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
             bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
             ok, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, settings["quality"]])
             if not ok:
-                raise InputError(f"{path}: frame {len(checksums)} cannot be stored as JPEG")
-            offsets.append(offsets[-1] + out.write(jpeg))
-            checksums.append(zlib.crc32(jpeg))
-    fitted, faults = fit_to_video(video, frames.size, len(checksums))
+                raise InputError(f"{path}: frame {len(jpegs)} cannot be stored as JPEG")
+            jpegs[frame_member(len(jpegs))] = Member(spool, at, len(jpeg), zlib.crc32(jpeg))
+            at += out.write(jpeg)
+    fitted, faults = fit_to_video(video, frames.size, len(jpegs))
     refuse(faults, f"{path}: ")
     meta = {
         "name": video.name,
@@ -63,38 +83,44 @@ def encode_video(video: Video, path: Path, frames_file: Path, settings: dict) ->
         "height": frames.size[1],
         "stored": stored,
         "fps": frames.fps,
-        "n_frames": len(checksums),
+        "n_frames": len(jpegs),
         "tubes": [
             {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(), "boxes": t.boxes.tolist()}
             for t in fitted.tubes
         ],
-        "offsets": offsets,
-        "crc32s": checksums,
         "made_from": _made_from(video, settings),
     }
-    return meta, faults
+    return meta, jpegs, faults
 
 
-def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> tuple[str, Path, dict | None, list, str]:
-    """A worker's task: (name, file of JPEGs, json or None, faults of the annotation, why the video is unusable)."""
+class Encoded(NamedTuple):
+    """A worker's result: a video's sample in the spool, or the `fault` that it cannot be used for."""
+
+    name: str
+    spool: Path
+    meta: dict
+    jpegs: dict[str, Member]
+    annotation_faults: list[AnnotationFault]
+    fault: str = ""
+
+
+def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> Encoded:
     video, path = job
-    frames_file = work / hashlib.sha256(video.name.encode()).hexdigest()[:32]
+    spool = work / hashlib.sha256(video.name.encode()).hexdigest()[:32]
     try:
-        return video.name, frames_file, *encode_video(video, path, frames_file, settings), ""
+        return Encoded(video.name, spool, *encode_video(video, path, spool, settings))
     except InputError as error:
-        frames_file.unlink(missing_ok=True)
-        return video.name, frames_file, None, [], str(error)
+        spool.unlink(missing_ok=True)
+        return Encoded(video.name, spool, {}, {}, [], str(error))
 
 
 def _is_made(path: Path, videos: list[Video], settings: dict) -> bool:
     """Whether a shard holds just these videos, made from the same annotation with the same settings."""
     try:
-        store = TarStore(path, "shard")
-        return store.names == [v.name for v in videos] and all(
-            store.json(v.name)["made_from"] == _made_from(v, settings) for v in videos
-        )
+        stored = [(meta["name"], meta.get("made_from")) for meta, _ in read_samples(path, "shard")]
     except InputError:
         return False
+    return stored == [(video.name, _made_from(video, settings)) for video in videos]
 
 
 def make_shards(
@@ -104,13 +130,14 @@ def make_shards(
     image_size: int = 0,
     quality: int = 95,
     per_shard: int = 64,
-    workers: int = 1,
+    workers: int | None = None,
     skip_bad: bool = False,
 ) -> dict[str, str]:
     """Write `folder/shard-000000.tar`, ... and `folder/index.json`; give the videos left out and why.
 
-    Shards that are already there and fit are kept, so a run that was stopped goes on. Raises InputError at the
-    first video that cannot be used; with `skip_bad` it is left out instead.
+    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Shards that are already
+    there and fit are kept, so a run that was stopped goes on. Raises InputError at the first video that cannot be used;
+    with `skip_bad` it is left out instead.
     """
     settings = {"image_size": image_size, "quality": quality}
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
@@ -133,7 +160,7 @@ def make_shards(
         if todo:
             (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
         cv2.setNumThreads(0)
-        pool = ThreadPoolExecutor(workers, "encoder")  # decoding and encoding run outside Python's lock
+        pool = ThreadPoolExecutor(workers or available_cores(), "encoder")  # its work runs outside Python's lock
         try:
             results = pool.map(partial(_encode, work=work, settings=settings), jobs)
             bar = progress(total=len(videos), initial=len(videos) - len(jobs), desc=f"shards of {subset}", unit="video")
@@ -142,16 +169,15 @@ def make_shards(
                 for _ in groups[i]:
                     done.append(next(results))
                     bar.update()
-                for name, _, meta, of_annotation, fault in done:
-                    faults += of_annotation
-                    if meta is None:
-                        bad[name] = fault
+                for video in done:
+                    faults += video.annotation_faults
+                    if video.fault:
+                        bad[video.name] = video.fault
                         if not skip_bad:
-                            raise InputError(f"{fault}; repair it, or leave such videos out with --skip_bad")
-                samples = [(name, {"json": meta, "frames": path}) for name, path, meta, _, _ in done if meta]
-                write_tar(folder / files[i], samples)
-                for _, path, _, _, _ in done:
-                    path.unlink(missing_ok=True)
+                            raise InputError(f"{video.fault}; repair it, or leave such videos out with --skip_bad")
+                write_tar(folder / files[i], [(v.name, v.meta, v.jpegs) for v in done if not v.fault])
+                for video in done:
+                    video.spool.unlink(missing_ok=True)
             bar.close()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -165,8 +191,11 @@ def make_shards(
     return bad
 
 
-def read_shards(folder: str | Path) -> Iterator[tuple[TarStore, dict]]:
-    """(shard, sample json) of every video, in order; InputError when the folder holds no whole set of shards."""
+def read_shards(folder: str | Path) -> Iterator[tuple[Path, dict, dict[str, Member]]]:
+    """Each video of a folder of shards, in order: the shard, the sample's json, and where its frames lie.
+
+    Raises InputError when the folder holds no whole set of shards.
+    """
     folder = Path(folder)
     path, seen = folder / "index.json", set()
     if not path.exists():
@@ -174,18 +203,17 @@ def read_shards(folder: str | Path) -> Iterator[tuple[TarStore, dict]]:
     try:
         index = unseal(read_json(path, "index of shards"))
     except ValueError as error:
-        raise InputError(f"{path}: damaged index of shards ({error}); make the shards again") from None
+        raise InputError(f"{path}: damaged index of shards ({error}); {REMEDY}") from None
     if not isinstance(index.get("shards"), list):
-        raise InputError(f"{path}: not an index of shards; make the shards again")
+        raise InputError(f"{path}: not an index of shards; {REMEDY}")
     for name in index["shards"]:
         if not isinstance(name, str) or Path(name).name != name:
             raise InputError(f"{path}: shard {str(name)[:40]!r} is not a file's name")
-        store = TarStore(folder / name, "shard")
-        for video in store.names:
-            if video in seen:
-                raise InputError(f"{store.path}: video {video[:80]!r} is in another shard too; make the shards again")
-            seen.add(video)
-            yield store, store.json(video)
+        for meta, members in read_samples(folder / name, "shard", REMEDY):
+            if meta["name"] in seen:
+                raise InputError(f"{folder / name}: video {meta['name'][:80]!r} is in another shard too; {REMEDY}")
+            seen.add(meta["name"])
+            yield folder / name, meta, members
 
 
 def shards_folder(shards_path: str | Path | None, project: Project, subset: str, data_root: str | Path) -> Path:
@@ -211,8 +239,7 @@ def main() -> None:
     parser.flag("output", "image_size", type=count, default=0, help="shrink longer sides above this; 0: as they are")
     parser.flag("output", "quality", type=_quality, default=95, help="JPEG quality, 1 to 100")
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
-    cores = len(os.sched_getaffinity(0))
-    parser.flag("output", "workers", type=positive_int, default=cores, help="threads")
+    parser.flag("output", "workers", type=positive_int, default=available_cores(), help="videos encoded at a time")
     args = parser.parse_args()
     project = load_project(args.dataset, args.data_root)
     folder = shards_folder(args.shards_path, project, args.subset, args.data_root)

@@ -1,4 +1,4 @@
-"""Clips of person queries out of the cache: what query matching trains on, without running DETR."""
+"""Clips of detections out of the query cache: what the person encoder trains on, without running DETR."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,40 +10,37 @@ from utils.misc import rng
 
 
 class QueryClips:
-    """Clips of `n_frames` frames, `sampling_rate` apart, of queries that stand for annotated people.
+    """Clips of `n_frames` frames, `sampling_rate` apart, of detections that are assigned to ground truth.
 
-    `queries_of(name)` gives a video's queries (`frame`, `boxes`, `queries(rows)`), `match` which annotated box each one
-    stands for (-1: none). A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for
-    each video in which anybody was matched. Clips start at random between a video's first and last annotated frame.
+    `detections_of(name)` gives a video's detections (`frames`, `boxes`, `queries(rows)`), `match` assigns them to
+    ground-truth boxes (-1: none). A clip is named (epoch, index); `len` is the number of clips an epoch,
+    `clips_per_video` for each video with an assigned detection. Clips start at random between a video's first and last
+    annotated frame.
     """
 
     def __init__(
         self,
         videos: Mapping[str, Video],
-        queries_of: Callable,
+        detections_of: Callable,
         match: Callable,
         n_frames: int,
         sampling_rate: int,
         seed: int,
         clips_per_video: int = 1,
     ) -> None:
-        self.n_frames, self.sampling_rate, self.seed, self.clips_per_video = (
-            n_frames,
-            sampling_rate,
-            seed,
-            clips_per_video,
-        )
+        self.n_frames, self.sampling_rate, self.seed = n_frames, sampling_rate, seed
+        self.clips_per_video = clips_per_video
         self.videos = []
         self.n_boxes = self.n_matched = 0
         for name, video in videos.items():
             frames, boxes, persons = annotated_boxes(video)
-            held = queries_of(name)
-            matched = match(held.frame, held.boxes, frames, boxes)
+            detections = detections_of(name)
+            matched = match(detections.frames, detections.boxes, frames, boxes)
             rows = np.flatnonzero(matched >= 0)
             self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
             if len(rows):
                 span = int(frames[0]), int(frames[-1]) + 1
-                self.videos.append((held, span, held.frame[rows], persons[matched[rows]], rows))
+                self.videos.append((detections, span, detections.frames[rows], persons[matched[rows]], rows))
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
@@ -52,11 +49,11 @@ class QueryClips:
         """Queries float32 (M, d) and identities int64 (M,), distinct between the clips `keys`, (epoch, index) each."""
         queries, ids, first_id = [], [], 0
         for epoch, index in keys:
-            held, (low, high), frames, persons, rows = self.videos[index // self.clips_per_video]
+            detections, (low, high), frames, persons, rows = self.videos[index // self.clips_per_video]
             wanted = choose_frames(low, high, self.n_frames, self.sampling_rate, rng(self.seed, epoch, index))
             chosen = np.flatnonzero(np.isin(frames, wanted))
             distinct, inverse = np.unique(persons[chosen], return_inverse=True)
-            queries.append(held.queries(rows[chosen]))
+            queries.append(detections.queries(rows[chosen]))
             ids.append(inverse.reshape(-1) + first_id)
             first_id += len(distinct)
         return np.concatenate(queries), np.concatenate(ids)

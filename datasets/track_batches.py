@@ -1,4 +1,4 @@
-"""Linked people in steps of many, padded in chunks of like length: what the action head trains on."""
+"""Tracks in padded batches: what the action head trains on."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,34 +6,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.storage.tracks import LinkedPeople, LinkedPerson
+from utils.box_ops import Track
+from utils.storage.tracks import TrackStore
 
 
-class LinkedTubes:
-    """The linked people of a subset; `len` is their number. Queries are read where they are used.
+class TrackBatches:
+    """The tracks of a subset; `len` is their number. Query vectors are read where they are used.
 
-    `features_of(person)` gives the features of a person's frames, float32 (T, f), for heads that need them.
+    `features_of(track)` gives the features of a track's frames, float32 (T, f), for heads that need them.
     """
 
-    def __init__(
-        self, linked: LinkedPeople, seed: int, features_of: Callable[[LinkedPerson], np.ndarray] | None = None
-    ) -> None:
-        self.linked, self.seed, self.features_of = linked, seed, features_of
-        self.people = list(linked)
+    def __init__(self, store: TrackStore, seed: int, features_of: Callable[[Track], np.ndarray] | None = None) -> None:
+        self.store, self.seed, self.features_of = store, seed, features_of
+        self.tracks = list(store)
 
     def __len__(self) -> int:
-        return len(self.people)
+        return len(self.tracks)
 
-    def chunks(self, which: Sequence[int], n: int) -> list[list[LinkedPerson]]:
-        """The people `which` in `n` chunks, sorted by length so that little is padding; the last are empty where there
-        are fewer people."""
-        people = sorted((self.people[i] for i in which), key=lambda person: len(person.frames))
-        return [[people[i] for i in part] for part in np.array_split(np.arange(len(people)), n)]
+    def chunks(self, which: Sequence[int], n: int) -> list[list[Track]]:
+        """The tracks `which` in `n` chunks, sorted by length so that little is padding; the last are empty where there
+        are fewer tracks."""
+        tracks = sorted((self.tracks[i] for i in which), key=len)
+        return [[tracks[i] for i in part] for part in np.array_split(np.arange(len(tracks)), n)]
 
-    def batch(self, people: Sequence[LinkedPerson]) -> dict[str, Tensor | None]:
-        """People padded to the longest: `queries` float32 (B, T, d), `times` int64 (B, T) since each one's first frame,
+    def batch(self, tracks: Sequence[Track]) -> dict[str, Tensor | None]:
+        """Tracks padded to the longest: `queries` float32 (B, T, d), `times` int64 (B, T) since each one's first frame,
         `labels` int64 (B, T), `padding` bool (B, T) True on padding, `features` float32 (B, T, f) or None."""
-        longest = max(len(person.frames) for person in people)
+        longest = max(map(len, tracks))
 
         def padded(parts: list[np.ndarray]) -> Tensor:
             out = np.zeros((len(parts), longest, *parts[0].shape[1:]), parts[0].dtype)
@@ -41,11 +40,11 @@ class LinkedTubes:
                 row[: len(part)] = part
             return torch.from_numpy(out)
 
-        lengths = torch.tensor([len(person.frames) for person in people])
+        lengths = torch.tensor([len(track) for track in tracks])
         return {
-            "queries": padded([self.linked.queries(person) for person in people]),
-            "times": padded([person.frames - person.frames[0] for person in people]),
-            "labels": padded([person.labels for person in people]),
+            "queries": padded([self.store.queries(track) for track in tracks]),
+            "times": padded([track.frames - track.frames[0] for track in tracks]),
+            "labels": padded([track.labels for track in tracks]),
             "padding": torch.arange(longest) >= lengths[:, None],
-            "features": None if self.features_of is None else padded([self.features_of(person) for person in people]),
+            "features": None if self.features_of is None else padded([self.features_of(track) for track in tracks]),
         }

@@ -1,16 +1,20 @@
 """Clips out of shards: a map-style data set, the order of an epoch, batches with padding masks.
 
-Everything drawn depends on (seed, epoch, index) alone, so neither the number of workers nor a resumed run
-changes what is seen.
+Augmentations and clip starts are a pure function of (seed, epoch, index), so neither the number of workers nor a
+resumed run changes what is seen.
 """
 
+import math
 import os
+import weakref
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor
 
 from datasets.dataset import MAX_PIXELS, refuse_bomb
-from datasets.make_shards import read_shards
+from datasets.make_shards import REMEDY, frame_member, read_shards
 from datasets.transforms import (
     GREY,
     JITTER,
@@ -29,33 +33,33 @@ from datasets.transforms import (
     resize,
     resized_shape,
 )
-from utils.buffers import Buffers
 from utils.misc import InputError, rng
+from utils.storage.tars import Member
 
 AHEAD = 3  # batches that each worker may be ahead
+MAX_FREE = 4  # images of batches whose memory is kept for the next ones
 PERSON = 1  # the detector's label of a person, as in COCO
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)  # OpenCV 4.11 and newer decode to RGB
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
-class _Entry:
-    """A video's place in its shard, and its boxes (cxcywh, normalised) sorted by frame.
+class ShardVideo:
+    """A video of a shard: its boxes (cxcywh, normalised) sorted by frame, and where its JPEGs are.
 
-    A person with several actions in a frame appears once there, with the first of them.
+    A person with several actions in a frame appears once there, with the first of them. `read(frames)` yields the JPEGs
+    of these frames. ValueError, KeyError or TypeError where the sample's json does not fit.
     """
 
-    def __init__(self, path: Path, at: int, size: int, meta: dict) -> None:
-        self.path, self.name = path, meta["name"]
+    def __init__(
+        self, where: object, meta: dict, checksums: Sequence[int], read: Callable[[Sequence[int]], Iterator[bytes]]
+    ) -> None:
+        self.where, self.name, self.checksums, self.read = where, meta["name"], checksums, read
         self.width, self.height = int(meta["width"]), int(meta["height"])
         self.stored = (int(meta["stored"][1]), int(meta["stored"][0]))  # height, width
         if not (min(self.stored) > 0 and self.stored[0] * self.stored[1] <= MAX_PIXELS):
             raise ValueError("its frames have an impossible size")
-        self.offsets = np.asarray(meta["offsets"], np.int64) + at
-        self.checksums = np.asarray(meta["crc32s"], np.uint32)
-        if len(self.offsets) != meta["n_frames"] + 1 or len(self.checksums) != meta["n_frames"]:
+        if len(checksums) != meta["n_frames"] or not meta["n_frames"]:
             raise ValueError("its numbers of frames differ")
-        if (np.diff(self.offsets) <= 0).any() or self.offsets[-1] != at + size or not meta["n_frames"]:
-            raise ValueError("its frames are not where it says")
         tubes = meta["tubes"]
         counts = [len(tube["frames"]) for tube in tubes]
         frames = np.concatenate([np.zeros(0, np.int64), *(np.asarray(t["frames"], np.int64) for t in tubes)])
@@ -75,6 +79,22 @@ class _Entry:
         return np.concatenate([np.arange(a, b) for a, b in zip(start, stop, strict=True)]), stop - start
 
 
+def stored_video(path: Path, meta: dict, members: dict[str, Member]) -> ShardVideo:
+    """A video of a shard on disk, whose frames are read by offset."""
+    if list(members) != [frame_member(i) for i in range(len(members))]:
+        raise ValueError("its members are not its frames")
+    offsets = np.array([member.offset for member in members.values()], np.int64)
+    sizes = np.array([member.size for member in members.values()], np.int64)
+    checksums = np.array([member.crc32 for member in members.values()], np.uint32)
+    return ShardVideo(path, meta, checksums, partial(_read_frames, path, offsets, sizes))
+
+
+def _read_frames(path: Path, offsets: np.ndarray, sizes: np.ndarray, frames: Sequence[int]) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        for frame in frames:
+            yield os.pread(file.fileno(), int(sizes[frame]), int(offsets[frame]))
+
+
 def choose_frames(
     low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, place: float | None = None
 ) -> np.ndarray:
@@ -88,20 +108,26 @@ def choose_frames(
     return np.arange(low + start, low + start + span, sampling_rate)
 
 
-class ClipDataset:
-    """Clips of `n_frames` frames, `sampling_rate` apart, from a folder of shards.
+class Clip(NamedTuple):
+    """Frames of a video, int64 (T,), and the generator that its augmentations are drawn from."""
 
-    A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each video. Clips lie
-    between the first and the last annotated frame, since people outside it may be there without boxes; what is
-    shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of the time
+    video: ShardVideo
+    frames: np.ndarray
+    draw: np.random.Generator
+
+
+class Clips:
+    """What clips are: `n_frames` frames, `sampling_rate` apart, `clips_per_video` of each video.
+
+    Clips lie between the first and the last annotated frame, since people outside it may be there without boxes; what
+    is shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of the time
     and changes colour as a whole (`jitter`: brightness, contrast, saturation, hue); otherwise clips are spread evenly.
     Frames come with their longer side `image_size` (0: as stored); with `pad_square` the padding up to a square counts
-    as picture: it has no mask, and boxes are divided by the square. InputError for shards that are missing or damaged.
+    as picture: it has no mask, and boxes are divided by the square.
     """
 
     def __init__(
         self,
-        shards_dir: str | Path,
         n_frames: int = 1,
         sampling_rate: int = 1,
         image_size: int = 0,
@@ -111,77 +137,82 @@ class ClipDataset:
         jitter: Sequence[float] = JITTER,
         pad_square: bool = False,
     ) -> None:
-        self.pad_square = pad_square
-        self.n_frames, self.sampling_rate, self.image_size = n_frames, sampling_rate, image_size
+        self.n_frames, self.sampling_rate, self.image_size, self.pad_square = (
+            n_frames,
+            sampling_rate,
+            image_size,
+            pad_square,
+        )
         self.train, self.seed, self.clips_per_video, self.jitter = train, seed, clips_per_video, tuple(jitter)
-        self._buffers = Buffers()
-        self.videos: list[_Entry] = []
-        for store, meta in read_shards(shards_dir):
-            try:
-                self.videos.append(_Entry(store.path, *store.where(meta["name"], "frames"), meta))
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{store.path}: damaged sample {meta['name']!r} ({error}); make it again") from None
-        if not self.videos:
-            raise InputError(f"{shards_dir}: the shards hold no video")
+        self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
 
-    def __len__(self) -> int:
-        return len(self.videos) * self.clips_per_video
-
-    def clip_frames(self, video: _Entry, number: int, draw: np.random.Generator) -> np.ndarray:
-        """Frame numbers (T,) of a video's `number`-th clip."""
+    def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
+        """A video's `number`-th clip."""
         low, high = (video.frames[0], video.frames[-1] + 1) if len(video.frames) else (0, len(video))
         place = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
-        return choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
+        frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
+        return Clip(video, frames, draw)
 
-    def _decode(self, video: _Entry, frame: int, handle: int, shape: tuple[int, int]) -> np.ndarray:
+    def _images(self, shape: tuple[int, ...], pin: bool) -> Tensor:
+        """A uint8 tensor with anything in it. Its memory is used again once it is gone, since fresh pages cost as much
+        as colour jitter; pinned memory comes from torch, which keeps its own store."""
+        if pin:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        size = math.prod(shape)
+        try:
+            memory = self._free.popleft()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if len(memory) < size:
+            memory = np.empty(size, np.uint8)
+        view = memory[:size]
+        weakref.finalize(view, self._free.append, memory).atexit = False
+        return torch.from_numpy(view).view(shape)
+
+    def _decode(self, video: ShardVideo, frame: int, data: bytes, shape: tuple[int, int]) -> np.ndarray:
         """One frame, uint8 RGB of this (height, width)."""
-        start, stop = int(video.offsets[frame]), int(video.offsets[frame + 1])
-        data = os.pread(handle, stop - start, start)
         if zlib.crc32(data) != video.checksums[frame]:
-            raise InputError(f"{video.path}: frame {frame} of {video.name!r} is damaged; make the shard again")
-        refuse_bomb(data, f"{video.path}: frame {frame} of {video.name!r}")
+            raise InputError(f"{video.where}: frame {frame} of {video.name!r} is damaged; {REMEDY}")
+        refuse_bomb(data, f"{video.where}: frame {frame} of {video.name!r}")
         shrink = next((k for k in (8, 4, 2) if max(shape) * k <= max(video.stored)), 0)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(shrink, _RGB))
         if image is None:
-            raise InputError(f"{video.path}: frame {frame} of {video.name!r} cannot be decoded")
+            raise InputError(f"{video.where}: frame {frame} of {video.name!r} cannot be decoded")
         if shrink or _RGB == cv2.IMREAD_COLOR:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return image if image.shape[:2] == shape else resize(image, max(shape))
 
-    def _read_clip(self, video: _Entry, frames: np.ndarray, out: np.ndarray, flip: bool) -> None:
+    def _read_clip(self, video: ShardVideo, frames: np.ndarray, out: np.ndarray, flip: bool) -> None:
         """Decode frames into `out` (T, H, W, 3)."""
         try:
-            with video.path.open("rb", buffering=0) as file:
-                for frame, place in zip(frames, out, strict=True):
-                    image = self._decode(video, frame, file.fileno(), out.shape[1:3])
-                    if flip:
-                        cv2.flip(image, 1, dst=place)
-                    else:
-                        place[:] = image
+            for frame, data, place in zip(frames, video.read(frames), out, strict=True):
+                image = self._decode(video, frame, data, out.shape[1:3])
+                if flip:
+                    cv2.flip(image, 1, dst=place)
+                else:
+                    place[:] = image
         except (OSError, ValueError, cv2.error) as error:
-            raise InputError(f"{video.path}: {video.name!r} cannot be read ({error}); make it again") from None
+            raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
-    def pack(self, keys: Sequence[tuple[int, int]], pin: bool = False) -> dict:
-        """The clips of a batch, (epoch, index) each, packed in few arrays (`collate` gives them their form)."""
-        draws = [rng(self.seed, epoch, index) for epoch, index in keys]
-        videos = [self.videos[index // self.clips_per_video] for _, index in keys]
-        clips = [
-            self.clip_frames(video, index % self.clips_per_video, draw)
-            for video, (_, index), draw in zip(videos, keys, draws, strict=True)
-        ]
+    def pack_clips(self, clips: Sequence[Clip], pin: bool = False) -> dict:
+        """A batch of clips, packed in few arrays (`collate` gives them their form)."""
+        videos, all_frames, draws = zip(*clips, strict=True)
         flips = [self.train and draw.random() < 0.5 for draw in draws]
         shapes = [resized_shape(*v.stored, self.image_size) if self.image_size else v.stored for v in videos]
         sizes = [(max(shape), max(shape)) for shape in shapes] if self.pad_square else shapes
         high, wide = map(max, zip(*sizes, strict=True))
-        images = self._buffers.take((sum(map(len, clips)), high, wide, 3), pin)
+        images = self._images((sum(map(len, all_frames)), high, wide, 3), pin)
         padded = len({*shapes, *sizes}) > 1
         if padded:
             images.zero_()
-        ends = np.cumsum([len(frames) for frames in clips])
-        parts = [images.numpy()[end - len(f) : end, :h, :w] for end, f, (h, w) in zip(ends, clips, shapes, strict=True)]
-        for video, frames, part, flip in zip(videos, clips, parts, flips, strict=True):
+        lengths = [len(frames) for frames in all_frames]
+        parts = [
+            images.numpy()[end - n : end, :h, :w]
+            for end, n, (h, w) in zip(np.cumsum(lengths), lengths, shapes, strict=True)
+        ]
+        for video, frames, part, flip in zip(videos, all_frames, parts, flips, strict=True):
             self._read_clip(video, frames, part, flip and padded)
-        rows = [video.rows(frames) for video, frames in zip(videos, clips, strict=True)]
+        rows = [video.rows(frames) for video, frames in zip(videos, all_frames, strict=True)]
         boxes = [video.boxes[r] for video, (r, _) in zip(videos, rows, strict=True)]
         ids, first_id = [], 0
         for video, (r, _) in zip(videos, rows, strict=True):
@@ -201,8 +232,8 @@ class ClipDataset:
         return {
             "images": images,
             "sizes": torch.tensor(sizes),
-            "lengths": torch.tensor([len(frames) for frames in clips]),
-            "frames": torch.from_numpy(np.concatenate(clips)),
+            "lengths": torch.tensor(lengths),
+            "frames": torch.from_numpy(np.concatenate(all_frames)),
             "boxes": torch.from_numpy(np.concatenate(boxes)),
             "person_ids": torch.from_numpy(np.concatenate(ids)),
             "actions": torch.from_numpy(np.concatenate([v.actions[r] for v, (r, _) in zip(videos, rows, strict=True)])),
@@ -211,6 +242,36 @@ class ClipDataset:
             "mirrored": torch.tensor([flip and not padded for flip in flips]),  # still to be
             "names": [video.name for video in videos],
         }
+
+
+class ClipDataset(Clips):
+    """Clips from a folder of shards.
+
+    A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each video. Settings
+    are those of `Clips`. Opening reads each video's json and no frame. InputError for shards that are missing or
+    damaged.
+    """
+
+    def __init__(self, shards_dir: str | Path, *args: object, **settings: object) -> None:
+        super().__init__(*args, **settings)
+        self.videos: list[ShardVideo] = []
+        for path, meta, members in read_shards(shards_dir):
+            try:
+                self.videos.append(stored_video(path, meta, members))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{path}: damaged sample {meta['name']!r} ({error}); {REMEDY}") from None
+        if not self.videos:
+            raise InputError(f"{shards_dir}: the shards hold no video")
+
+    def __len__(self) -> int:
+        return len(self.videos) * self.clips_per_video
+
+    def pack(self, keys: Sequence[tuple[int, int]], pin: bool = False) -> dict:
+        """The clips of a batch, (epoch, index) each, as `pack_clips` gives them."""
+        places = [divmod(index, self.clips_per_video) for _, index in keys]
+        draws = [rng(self.seed, epoch, index) for epoch, index in keys]
+        clips = [self.clip(self.videos[video], n, draw) for (video, n), draw in zip(places, draws, strict=True)]
+        return self.pack_clips(clips, pin)
 
 
 def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
@@ -269,39 +330,12 @@ def epoch_batches(
     return [[(epoch, int(i)) for i in part[rank::world]] for part in rounds]
 
 
-class Loader:
-    """What `make_loader` gives: `len` and iteration over batches on the device."""
-
-    def __init__(self, dataset: ClipDataset, batches: list, workers: int, device: torch.device | str) -> None:
-        self.dataset, self.batches, self.workers, self.device = dataset, batches, workers, torch.device(device)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict]:
-        pin = self.device.type == "cuda"
-        if not self.workers:
-            yield from (collate(self.dataset.pack(keys, pin), self.device) for keys in self.batches)
-            return
-        cv2.setNumThreads(0)
-        left = iter(self.batches)
-        pool = ThreadPoolExecutor(self.workers, "loader")
-        try:
-            ahead = deque(pool.submit(self.dataset.pack, keys, pin) for keys in islice(left, AHEAD * self.workers))
-            while ahead:
-                packed = ahead.popleft().result()
-                ahead.extend(pool.submit(self.dataset.pack, keys, pin) for keys in islice(left, 1))
-                yield collate(packed, self.device)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def make_loader(
     dataset: ClipDataset,
     batches: list[list[tuple[int, int]]],
     workers: int = 0,
     device: torch.device | str = "cpu",
-) -> Loader:
+) -> Iterator[dict]:
     """Batches of `epoch_batches`, loaded by `workers` threads (0: by the caller's), on `device`.
 
     Threads, because decoding runs outside Python's lock: frames are decoded where they are used, in pinned
@@ -309,4 +343,18 @@ def make_loader(
     `collate` gives; slicing `batches` resumes an epoch.
     Raises InputError when a shard turns out to be damaged.
     """
-    return Loader(dataset, batches, workers, device)
+    pin = torch.device(device).type == "cuda"
+    if not workers:
+        yield from (collate(dataset.pack(keys, pin), device) for keys in batches)
+        return
+    cv2.setNumThreads(0)
+    left = iter(batches)
+    pool = ThreadPoolExecutor(workers, "loader")
+    try:
+        ahead = deque(pool.submit(dataset.pack, keys, pin) for keys in islice(left, AHEAD * workers))
+        while ahead:
+            packed = ahead.popleft().result()
+            ahead.extend(pool.submit(dataset.pack, keys, pin) for keys in islice(left, 1))
+            yield collate(packed, device)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -2,30 +2,29 @@
 
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.frozen import Started, fetch_later, found_in_videos
+from models.frozen import Started, fetch_later, run_frozen
 from models.person_queries import Detector, Videos, batch_size, detector_of
 from models.weights import weights_hash
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
+from utils.box_ops import Track
 from utils.misc import InputError
-from utils.storage.tars import RowSpool, TarStore
-from utils.storage.tracks import LinkedPerson
-from utils.storage.video_cache import video_cache
+from utils.storage.tars import TarStore
+from utils.storage.video_cache import fill_cache
 
 FRAME_KINDS = ("x3d", "res")  # of action heads
 
 
-def _rows_later(features: Tensor) -> Callable[[], dict[str, np.ndarray]]:
+def _array_later(features: Tensor) -> Callable[[], np.ndarray]:
     fetch = fetch_later(features)
-    return lambda: {"features": fetch()[0]}
+    return lambda: fetch()[0]
 
 
 class BackboneFeatures:
@@ -38,9 +37,9 @@ class BackboneFeatures:
 
     def start(self, batches: Iterable[Tensor]) -> Started:
         """Start on one video's frames, in order: how many each batch has, and a function that waits for their
-        `features`, float32 (b, width), in a dict."""
+        features, float32 (b, width)."""
         for images in batches:
-            yield len(images), _rows_later(self._detector.backbone(images).mean((2, 3)))
+            yield len(images), _array_later(self._detector.backbone(images).mean((2, 3)))
 
 
 class X3DFeatures:
@@ -62,7 +61,7 @@ class X3DFeatures:
     @torch.inference_mode()
     def start(self, batches: Iterable[Tensor]) -> Started:
         """Start on one video's frames, in order: how many each run of them has, and a function that waits for their
-        `features`, float32 (b, width), in a dict. Holds no more frames than a clip spans."""
+        features, float32 (b, width). Holds no more frames than a clip spans."""
         size = (X3D_SIZE, X3D_SIZE)
         held: deque[Tensor] = deque()  # frames `first`, `first + 1`, ...
         first = done = read = 0
@@ -75,7 +74,7 @@ class X3DFeatures:
                 for t in range(done, stop):
                     places = np.clip(np.add(t, self.offsets), 0, read - 1).tolist()
                     clips.append(torch.stack([held[place - first] for place in places], 1))
-                yield stop - done, _rows_later(self.model.features(torch.stack(clips)).float())
+                yield stop - done, _array_later(self.model.features(torch.stack(clips)).float())
                 done = stop
                 while first < done + self.offsets[0]:
                     held.popleft()
@@ -92,20 +91,15 @@ class X3DFeatures:
 
 def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X3DFeatures) -> TarStore:
     """The tar of a subset's frame features, `features` float32 (n_frames, width) a video; made where it is missing."""
-
-    def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
-        opened = videos.open(names, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
-        what = f"{extractor.key.split('-')[0]} over {videos.subset}"
-        nothing = {"features": np.zeros((0, extractor.width), np.float32)}
-        for video, meta in found_in_videos(what, names, opened, start, nothing, spool_of):
-            yield video.name, meta
-
-    def start(video: Any) -> Started:
-        return extractor.start(video.batches)
-
     path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
-    settings = {"extractor": extractor.key}
-    return video_cache(path, videos.sources(), make, settings, "cache of frame features", videos.skip_bad)
+    with fill_cache(path, videos.sources(), {"extractor": extractor.key}, videos.skip_bad) as cache:
+        opened = videos.open(cache.missing, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
+        what = f"{extractor.key.split('-')[0]} over {videos.subset}"
+        for video, batches in run_frozen(what, cache.missing, opened, lambda video: extractor.start(video.batches)):
+            with cache.sample(video.name) as sample:
+                for _, features in batches:
+                    sample.append({"features": features})
+    return TarStore(path, "cache of frame features")
 
 
 def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> BackboneFeatures | X3DFeatures:
@@ -115,15 +109,15 @@ def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: 
     return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, batch_size(args, device))
 
 
-def features_of_people(
+def features_of_tracks(
     folder: Path, videos: Videos, extractor: BackboneFeatures | X3DFeatures
-) -> Callable[[LinkedPerson], np.ndarray]:
-    """A function that gives the features of a person's frames, float32 (T, width), out of the subset's cache."""
+) -> Callable[[Track], np.ndarray]:
+    """A function that gives the features of a track's frames, float32 (T, width), out of the subset's cache."""
     store = cache_features(folder, videos, extractor)
 
-    def features_of(person: LinkedPerson) -> np.ndarray:
-        if person.video in store.bad:  # it could still be read when its people were followed
-            raise InputError(f"{store.bad[person.video]}; repair it, and follow its people again with eval_qmm.py")
-        return store.arrays(person.video)["features"][person.frames]
+    def features_of(track: Track) -> np.ndarray:
+        if track.video in store.bad:  # it could still be read when its people were followed
+            raise InputError(f"{store.bad[track.video]}; repair it, and link its detections again with eval_qmm.py")
+        return store.read(track.video, "features", track.frames)
 
     return features_of

@@ -2,21 +2,23 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from utils.distributed import rank
 from utils.misc import progress
-from utils.storage.tars import RowSpool
 from utils.storage.video_cache import BadVideo
 
 AHEAD = 2  # batches that a device has before it while the host is busy with an earlier one, of this video or the last
 Item = TypeVar("Item")
 Started = Iterator[tuple[int, Callable]]
-"""A video's batches as they are started: how many frames each has, and a function that waits for what was found."""
+"""A video's batches as they are started: how many frames each has, and a function that waits for its outputs."""
 
 
 def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
@@ -27,69 +29,69 @@ def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
     device = parts[0].device
     if device.type != "cuda":
         return lambda: [part.numpy() for part in parts]
-    held = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True).copy_(p, non_blocking=True) for p in parts]
-    there = torch.cuda.Event()
-    there.record(torch.cuda.current_stream(device))  # that of another GPU would tell nothing
+    copies = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True).copy_(p, non_blocking=True) for p in parts]
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(device))  # that of another GPU would tell nothing
 
     def fetch() -> list[np.ndarray]:
-        there.synchronize()
-        return [part.numpy() for part in held]
+        arrived.synchronize()
+        return [part.numpy() for part in copies]
 
     return fetch
 
 
-def held_back(items: Iterable[Item], n: int = AHEAD) -> Iterator[Item]:
-    """The same items, each once `n` more have been drawn or there are no more; those held come before an error."""
-    held: deque[Item] = deque()
+def run_ahead(items: Iterable[Item], n: int = AHEAD) -> Iterator[Item]:
+    """The same items, each once `n` more have been drawn or there are no more; those drawn come before an error."""
+    drawn: deque[Item] = deque()
     try:
         for item in items:
-            held.append(item)
-            if len(held) > n:
-                yield held.popleft()
+            drawn.append(item)
+            if len(drawn) > n:
+                yield drawn.popleft()
     except Exception:
-        yield from held
+        yield from drawn
         raise
-    yield from held
+    yield from drawn
 
 
-def _steps(opened: Iterable, start: Callable) -> Iterator[tuple]:
-    """(video, frames, function that waits for their rows) for each batch; at a video's end (video, 0, its BadVideo)."""
-    for video in opened:
-        bad = None
+def run_frozen(
+    what: str, names: Sequence[str], videos: Iterable, start: Callable[[Any], Started]
+) -> Iterator[tuple[Any, Iterator[tuple[int, Any]]]]:
+    """Run a frozen model over videos and yield each with its batches, (number of frames, outputs).
+
+    `AHEAD` more batches, of this video or the next, are started before the outputs of one are waited for. A video's
+    batches must be read before the next video; where it cannot be used, they raise BadVideo.
+
+    Args:
+        what: text beside the progress bar.
+        names: the videos' names.
+        videos: the videos, opened one after another.
+        start: starts the model on a video's batches.
+    """
+    with progress(desc=what, unit="frame", disable=rank() != 0 or not names) as bar:
+        for done, (video, batches) in enumerate(groupby(run_ahead(_started(videos, start)), key=itemgetter(0)), 1):
+            yield video, _outputs(batches, bar)
+            bar.set_postfix_str(f"video {done}/{len(names)}", refresh=False)  # shown with the next line
+
+
+def _started(videos: Iterable, start: Callable[[Any], Started]) -> Iterator[tuple]:
+    """(video, frames, function that waits for the outputs) of each batch; at a video's end (video, 0, None or its
+    BadVideo)."""
+    for video in videos:
+        fault = None
         try:
             for n_frames, fetch in start(video):
                 yield video, n_frames, fetch
         except BadVideo as error:
-            bad = error
-        yield video, 0, bad
+            fault = error
+        yield video, 0, fault
 
 
-def found_in_videos(
-    what: str,
-    names: Sequence[str],
-    opened: Iterable,
-    start: Callable[..., Started],
-    nothing: dict[str, np.ndarray],
-    spool_of: Callable[[str], RowSpool],
-) -> Iterator[tuple[object, dict]]:
-    """What a model finds in each of the videos `names`, `opened` one after another: for `utils.storage.video_cache`.
-
-    `start(video)` starts the model on its batches, and its functions give rows, a mapping from name to array, which are
-    appended to the video's spool; `nothing` is such rows without any. Yields each video when it is whole, with its
-    `n_frames`, and where it could not be used `bad`, which says why. `what` stands beside the progress bar.
-    """
-    spool, n_frames, done = None, 0, 0
-    with progress(desc=what, unit="frame", disable=rank() != 0) as bar:
-        for video, n, found in held_back(_steps(opened, start)):
-            if spool is None or isinstance(found, BadVideo):
-                spool, n_frames = spool_of(video.name), 0
-                spool.append(nothing)
-            if callable(found):
-                spool.append(found())
-                n_frames += n
-                bar.update(n)
-                continue
-            done += 1
-            bar.set_postfix_str(f"video {done}/{len(names)}", refresh=False)  # shown with the next line
-            yield video, {"n_frames": n_frames} | ({"bad": str(found)} if found else {})
-            spool = None
+def _outputs(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple[int, Any]]:
+    for _, n_frames, fetch in batches:
+        if isinstance(fetch, BadVideo):
+            raise fetch
+        if fetch is None:
+            return
+        yield n_frames, fetch()
+        bar.update(n_frames)

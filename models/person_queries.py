@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from models.detr import PERSON, for_inference, normalize, pad_square
-from models.frozen import Started, fetch_later, found_in_videos
+from models.frozen import Started, fetch_later, run_frozen
 from models.weights import OFFICIAL, checkpoint_path, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
 from utils.flags import DETECTOR_BATCH
 from utils.misc import InputError, amp_type
-from utils.storage.tars import Rows, RowSpool, TarStore
-from utils.storage.video_cache import video_cache
+from utils.storage.tars import TarStore
+from utils.storage.video_cache import fill_cache
 
 FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
 
@@ -36,11 +36,11 @@ class Videos(Protocol):
     def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterable: ...
 
 
-class PersonQueries(NamedTuple):
-    """What DETR says of a run of frames, flat: `frame` int64 (M,) rising, `scores` float32 (M,), `boxes` float32
-    (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of the last decoder layer."""
+class Detections(NamedTuple):
+    """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
+    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of the last decoder layer."""
 
-    frame: np.ndarray
+    frames: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
     queries: np.ndarray
@@ -102,14 +102,14 @@ class Detector:
         scores = out["pred_logits"].softmax(-1)[..., PERSON]
         return fetch_later(scores, box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
 
-    def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> PersonQueries:
-        """A training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding -> its queries whose person score is at
-        least `floor`; `frame` is the place in the batch, `boxes` are xyxy from 0 to 1, as the batch's targets are."""
+    def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> Detections:
+        """The detections of a training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding, with a person score
+        of at least `floor`; `frames` are places in the batch, `boxes` xyxy from 0 to 1, as the batch's targets are."""
         return _collect(self._launch(normalize(images), mask), 0, (1, 1), floor)
 
     def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
         """Start on one video's frames, batches uint8 (b, 3, H, W) in order: how many each batch has, and a function
-        that waits for its queries whose person score is at least `floor`, `PersonQueries`.
+        that waits for its `Detections` with a person score of at least `floor`.
 
         `size` (width, height) in pixels of the original frame. Frames count from 0.
         """
@@ -122,12 +122,12 @@ class Detector:
             first += len(images)
 
 
-def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> PersonQueries:
+def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
     """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
     scores, boxes, queries = fetch()
     frame, query = np.nonzero(scores >= floor)
-    found = boxes[frame, query] * np.float32([*size, *size])
-    return PersonQueries(frame + first, scores[frame, query], found, queries[frame, query])
+    in_pixels = boxes[frame, query] * np.float32([*size, *size])
+    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query])
 
 
 def batch_size(args: Namespace, device: torch.device) -> int:
@@ -156,88 +156,90 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     return detector
 
 
-class CachedQueries:
-    """A video's queries in the cache: `frame`, `scores`, `boxes` of those at or above a threshold are in memory,
-    `queries` (M, d) are read where they are used; `meta` is the entry's json (n_frames, width, height, fps)."""
+class CachedDetections:
+    """A video's detections at a minimum person score, out of the query cache.
+
+    `frames`, `scores` and `boxes` as in `Detections` are in memory; query vectors are read where they are used. `meta`
+    is the sample's json (n_frames, width, height, fps).
+    """
 
     def __init__(self, store: TarStore, name: str, psn_score_th: float) -> None:
-        self.name, self.meta = name, store.json(name)
+        self.name, self.meta, self._store = name, store.json(name), store
         floor = self.meta["made_from"]["settings"]["floor"]
         if psn_score_th < floor:
             raise InputError(f"{store.path}: holds person scores from {floor}; {psn_score_th} needs a new extraction")
-        arrays = store.arrays(name)
-        scores = arrays["scores"][:]
+        scores = store.read(name, "scores")
         self.rows = np.flatnonzero(scores >= psn_score_th)
-        self.frame, self.scores = arrays["frame"][:][self.rows].astype(np.int64), scores[self.rows]
-        self.boxes = arrays["boxes"][:][self.rows]
-        self._queries: Rows = arrays["queries"]
+        self.frames, self.scores = store.read(name, "frames")[self.rows], scores[self.rows]
+        self.boxes = store.read(name, "boxes")[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def queries(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """float32 (k, d) of the chosen members, e.g. those of a run of frames."""
-        return self._queries[self.rows[chosen]]
+        """float32 (k, d) of the chosen detections, e.g. those of a run of frames."""
+        return self._store.read(self.name, "queries", self.rows[chosen])
 
-    def blocks(self, n: int = 4096) -> Iterator[PersonQueries]:
-        """All queries in order, about `n` at a time, frames never divided."""
-        edges = np.searchsorted(self.frame, self.frame[n::n], "left") if len(self) > n else []
+    def blocks(self, n: int = 4096) -> Iterator[Detections]:
+        """All detections in order, about `n` at a time, frames never divided."""
+        edges = np.searchsorted(self.frames, self.frames[n::n], "left") if len(self) > n else []
         edges = np.unique([0, *edges, len(self)])
         for a, b in itertools.pairwise(edges):
-            yield PersonQueries(self.frame[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b)))
+            yield Detections(self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b)))
 
 
 def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th: float) -> TarStore:
-    """The tar of a subset's person queries; DETR runs for the videos that are not in it yet.
+    """Run DETR over a subset: the tar of its queries, in which a video that is already there stays as it is.
 
-    Queries are kept down to a person score of `FLOOR` (all of them where `psn_score_th` is lower). A video that is left
-    out has an entry without queries, whose json says why (`bad`).
+    Queries of a person score of at least `FLOOR` are kept (all of them where `psn_score_th` is lower). A video that is
+    left out has a sample without arrays, whose json says why (`bad`). Under `torchrun` the processes share the videos.
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
     path = Path(folder) / f"{videos.subset}-{detector.key}{'' if floor else '-all'}.tar"
-
-    def make(names: Sequence[str], spool_of: Callable[[str], RowSpool]) -> Iterator[tuple[str, dict]]:
-        opened = videos.open(names, detector.image_size, detector.batch_size, detector.device.type == "cuda")
-        nothing = _columns(PersonQueries(*_empty(detector.d)))
-        what = f"DETR over {videos.subset}"
-        for video, meta in found_in_videos(what, names, opened, start, nothing, spool_of):
-            width, height = video.size
-            yield video.name, {**meta, "width": width, "height": height, "fps": video.fps}
-
-    def start(video: Any) -> Started:
-        for n_frames, fetch in detector.start(video.batches, video.size, floor):
-            yield n_frames, lambda fetch=fetch: _columns(fetch())
-
     settings = {"detector": detector.key, "floor": floor}
-    return video_cache(path, videos.sources(), make, settings, "query cache", videos.skip_bad)
+    with fill_cache(path, videos.sources(), settings, videos.skip_bad) as cache:
+        opened = videos.open(cache.missing, detector.image_size, detector.batch_size, detector.device.type == "cuda")
+
+        def start(video: Any) -> Started:
+            return detector.start(video.batches, video.size, floor)
+
+        for video, batches in run_frozen(f"DETR over {videos.subset}", cache.missing, opened, start):
+            with cache.sample(video.name) as sample:
+                total = 0
+                for n_frames, detections in batches:
+                    sample.append(detections._asdict())
+                    total += n_frames
+                size = {"width": video.size[0], "height": video.size[1]}
+                sample.json |= {"n_frames": total, **size, "fps": video.fps}
+    return TarStore(path, "query cache")
 
 
 def match_people(
-    frame: np.ndarray, boxes: np.ndarray, gt_frame: np.ndarray, gt_boxes: np.ndarray, iou_th: float
+    frames: np.ndarray, boxes: np.ndarray, gt_frames: np.ndarray, gt_boxes: np.ndarray, iou_th: float
 ) -> np.ndarray:
-    """Which annotated box each query stands for, -1 for none: int64 (M,).
+    """Assign detections to ground-truth boxes, greedily by IoU within each frame.
 
-    `frame` int64 (M,) and `boxes` (M, 4) of the queries, `gt_frame` int64 (G,) and `gt_boxes` (G, 4), xyxy in one unit;
-    both frames rising. In each frame the pair with the highest IoU goes first, each box and query once, down to
-    `iou_th` (inclusive).
+    The pair with the highest IoU is assigned first, each detection and each box once, until no IoU reaches `iou_th`.
+
+    Args:
+        frames: int64 (M,), non-decreasing, of the detections.
+        boxes: (M, 4), xyxy.
+        gt_frames: int64 (G,), non-decreasing.
+        gt_boxes: (G, 4), xyxy in the same unit.
+        iou_th: minimum IoU of a pair.
+
+    Returns:
+        int64 (M,): the ground-truth box of each detection, -1 for none.
     """
-    start, stop = np.searchsorted(gt_frame, frame), np.searchsorted(gt_frame, frame, "right")
+    start, stop = np.searchsorted(gt_frames, frames), np.searchsorted(gt_frames, frames, "right")
     counts = stop - start
-    query = np.repeat(np.arange(len(frame)), counts)
+    detection = np.repeat(np.arange(len(frames)), counts)
     truth = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts - start, counts)
-    iou = paired_iou(boxes[query], gt_boxes[truth])
-    matched, free = np.full(len(frame), -1), np.ones(len(gt_frame), bool)
+    iou = paired_iou(boxes[detection], gt_boxes[truth])
+    matched, free = np.full(len(frames), -1), np.ones(len(gt_frames), bool)
     close = np.flatnonzero(iou >= iou_th)
     for pair in close[np.argsort(-iou[close], kind="stable")].tolist():
-        q, t = query[pair], truth[pair]
-        if matched[q] < 0 and free[t]:
-            matched[q], free[t] = t, False
+        d, t = detection[pair], truth[pair]
+        if matched[d] < 0 and free[t]:
+            matched[d], free[t] = t, False
     return matched
-
-
-def _columns(found: PersonQueries) -> dict[str, np.ndarray]:
-    return {**found._asdict(), "frame": found.frame.astype(np.int32)}
-
-
-def _empty(d: int) -> tuple[np.ndarray, ...]:
-    return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), np.zeros((0, d), np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from utils.box_ops import Tube, paired_iou
 
 if TYPE_CHECKING:
-    from models.person_queries import PersonQueries
+    from models.person_queries import Detections
 
 
 class _Live:
@@ -153,13 +153,13 @@ class ActionTubes:
 
 def link_people(
     video_name: str,
-    blocks: Iterable["PersonQueries"],
+    blocks: Iterable["Detections"],
     encode: Callable[[np.ndarray], np.ndarray] | None,
     sim_th: float,
     end_consecutive_frames: int = 8,
     link_cue: str = "feature",
 ) -> ActionTubes:
-    """The people of a whole video: `blocks` of queries by rising frame (`models.person_queries.PersonQueries`), each
+    """The people of a whole video: `blocks` of queries by rising frame (`models.person_queries.Detections`), each
     frame in one block; `encode` maps queries (n, d) to person features (n, d'), None when linking by IoU."""
     tubes = ActionTubes(video_name, sim_th, end_consecutive_frames, link_cue)
     for block in blocks:
@@ -167,12 +167,12 @@ def link_people(
     return tubes
 
 
-def update_tubes(tubes: ActionTubes, block: "PersonQueries", features: np.ndarray | None) -> None:
+def update_tubes(tubes: ActionTubes, block: "Detections", features: np.ndarray | None) -> None:
     """Link a run of frames: its queries by rising frame, and their person features (n, d') unless IoU links."""
-    edges = np.flatnonzero(np.diff(block.frame, prepend=-1)).tolist()
-    for a, b in itertools.pairwise([*edges, len(block.frame)]):
+    edges = np.flatnonzero(np.diff(block.frames, prepend=-1)).tolist()
+    for a, b in itertools.pairwise([*edges, len(block.frames)]):
         found = None if features is None else features[a:b]
-        tubes.update(int(block.frame[a]), block.boxes[a:b], block.scores[a:b], found)
+        tubes.update(int(block.frames[a]), block.boxes[a:b], block.scores[a:b], found)
 
 
 def action_tubes(

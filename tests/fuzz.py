@@ -31,6 +31,7 @@ from datasets.make_shards import make_shards
 from datasets.use_shards import ClipDataset
 from models.weights import load_detr
 from tests.pickles import pickled
+from tests.tars import as_members
 from tests.test_annotations import own_project, tube
 from tests.test_weights import SMALL
 from utils.cli import Parser, positive_int, run
@@ -38,8 +39,8 @@ from utils.misc import InputError, rng
 from utils.results import motion_recall_by_cue
 from utils.run_log import METRICS, RunLog
 from utils.storage.files import load_torch, save_torch, write_json
-from utils.storage.tars import TarStore, write_npz, write_tar
-from utils.storage.tracks import LinkedPeople
+from utils.storage.tars import TarStore, write_tar
+from utils.storage.tracks import TrackStore
 
 MAX_MEMORY = 3 * 2**20  # KiB, with all libraries loaded
 HANG = 600  # seconds for all damages of a kind, which take one or a few
@@ -143,14 +144,13 @@ def tar(folder: Path) -> Path:
     samples = []
     for name in ("a", "b c", "d"):
         rows = {
-            "frame": np.arange(5),
+            "frames": np.array([0, 1, 0, 1, 2]),
             "boxes": draw.random((5, 4)).astype(np.float32),
             "scores": np.ones(5, np.float32),
         }
         rows |= {"queries": draw.random((5, 8)).astype(np.float32), "labels": np.zeros(5, np.int64)}
-        write_npz(folder / f"{name}.npz", rows)
         meta = {"name": name, "n_frames": 9, "width": 64, "height": 48, "fps": 25.0, "lengths": [2, 3]}
-        samples.append((name, {"json": {**meta, "settings": {"detector": {}}}, "npz": folder / f"{name}.npz"}))
+        samples.append((name, {**meta, "settings": {"detector": {}}}, as_members(rows)))
     write_tar(folder / "x.tar", samples)
     return folder / "x.tar"
 
@@ -229,12 +229,13 @@ def read_clips(path: Path) -> list:
 
 def read_tar(path: Path) -> list:
     store = TarStore(path)
-    return [(n, store.json(n), {k: rows[:] for k, rows in store.arrays(n).items()}) for n in store.names]
+    columns = ("frames", "boxes", "scores", "queries", "labels")
+    return [(name, store.json(name), [store.read(name, column) for column in columns]) for name in store.names]
 
 
-def read_linked(path: Path) -> list:
-    people = LinkedPeople(path)
-    return [(p.video, p.frames, p.boxes, p.labels, people.queries(p)) for p in people]
+def read_tracks(path: Path) -> list:
+    store = TrackStore(path)
+    return [(t.video, t.frames, t.boxes, t.labels, store.queries(t)) for t in store]
 
 
 def read_project(path: Path) -> list:
@@ -258,7 +259,7 @@ KINDS = {
     "shard": Kind(partial(shards, name="shard-000000.tar"), read_clips, True),
     "index": Kind(partial(shards, name="index.json"), read_clips, True),
     "tar": Kind(tar, read_tar, True),
-    "linked": Kind(tar, read_linked, True),
+    "tracks": Kind(tar, read_tracks, True),
     "checkpoint": Kind(checkpoint, lambda path: load_detr(path)[0].state_dict(), True),
     "state": Kind(state, load_torch, True),
     "mat": Kind(partial(ucf, suffix=".mat"), read_project, True),

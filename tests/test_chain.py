@@ -21,7 +21,7 @@ from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.cli import run_name
 from utils.misc import InputError
-from utils.storage.tracks import LinkedPeople
+from utils.storage.tracks import TrackStore
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map", "predict")
@@ -58,7 +58,7 @@ def test_every_stage_leaves_its_files(stages: Stages) -> None:
         assert (folder / part).parent.joinpath("metrics.jsonl").read_text().count("\n") == held["epoch"]
     assert len(list((stages.checkpoint / "synthetic" / "queries").glob("*.tar"))) == 2
     (linked,) = (folder / "qmm_tubes" / "val").glob("*.tar")
-    people = list(LinkedPeople(linked))
+    people = list(TrackStore(linked))
     assert people and all(len(p.frames) == len(p.boxes) == len(p.labels) == len(p.scores) for p in people)
     assert all((np.diff(p.frames) > 0).all() and p.labels.max() <= 8 and p.labels.min() >= 0 for p in people)
     assert not list(stages.checkpoint.rglob("*.part*"))
@@ -196,10 +196,8 @@ def test_predict_writes_a_video_and_tubes(stages: Stages, tmp_path: Path, capsys
         predict.main()
     assert "frames/s" in capsys.readouterr().out
     held = json.loads((tmp_path / f"{name}.json").read_text())
-    (linked,) = (
-        p for p in LinkedPeople(next((folder / "qmm_tubes/val").glob("*feature.tar"))).store.names if p == name
-    )
-    people = LinkedPeople(next((folder / "qmm_tubes/val").glob("*feature.tar"))).people(linked)
+    (linked,) = (p for p in TrackStore(next((folder / "qmm_tubes/val").glob("*feature.tar"))).store.names if p == name)
+    people = TrackStore(next((folder / "qmm_tubes/val").glob("*feature.tar"))).tracks(linked)
     assert sorted(p["frames"] for p in held["people"]) == sorted(p.frames.tolist() for p in people)
     capture = cv2.VideoCapture(str(tmp_path / f"{name}.mp4"))
     assert round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == held["n_frames"]

@@ -15,7 +15,7 @@ from datasets.make_shards import make_shards
 from datasets.synthetic.videos import make_synthetic
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
 from tests.toy_training import free_port, launch, set_rank
-from utils.storage.tracks import LinkedPeople
+from utils.storage.tracks import TrackStore
 
 ROOT = Path(__file__).parents[1]
 N_TRAIN = 5
@@ -100,7 +100,7 @@ def test_two_processes_train_the_action_head_as_one_does(root: Path) -> None:
     for sim_th, length in itertools.product((0.9, 0.995, 0.999), (2, 3, 4, 5)):
         flags = ("--qmm_name", "one", "--sim_th", sim_th, "--filter_length", length, *LOOSE)
         stages.run("eval_qmm", *flags, "--subset", "train")
-        people = len(list(LinkedPeople(next(tars.glob(f"*-sim{sim_th}-len{length}-*.tar")))))
+        people = len(list(TrackStore(next(tars.glob(f"*-sim{sim_th}-len{length}-*.tar")))))
         if people % 2:
             break
     assert people % 2 and people > 2

@@ -118,7 +118,7 @@ def test_the_check_and_the_shards(own, follow):
     for command, name in zip(shards, ("park_01", "park_02"), strict=True):
         status, _, err = follow(command)
         assert status == 0, err
-        ((_, sample),) = read_shards(own / "data/mydata/shards" / command.split()[-1])
+        ((_, sample, _),) = read_shards(own / "data/mydata/shards" / command.split()[-1])
         assert (sample["name"], sample["width"], sample["height"], sample["n_frames"]) == (name, 320, 240, 24)
 
 
@@ -142,7 +142,7 @@ def test_a_fault_is_told_with_its_place_and_skip_bad_goes_on(own, follow):
     assert status == 2 and "frame 4: box is reversed" in err and err.count("\n") == 1
     status, _, err = follow(shards + " --skip_bad")
     assert status == 0 and "left out: " in err
-    assert [sample["name"] for _, sample in read_shards(own / "faulty/train")] == ["park_02"]
+    assert [sample["name"] for _, sample, _ in read_shards(own / "faulty/train")] == ["park_02"]
 
 
 def test_the_chain_and_predict(own, follow, one_thread):

@@ -16,23 +16,24 @@ from benchmarks.npair import npair_by_loop
 from benchmarks.rows import Row
 from datasets.annotations import Video
 from datasets.make_shards import encode_video
-from datasets.track_batches import LinkedTubes
+from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset
 from models.action_head import build_action_head
 from models.detr import DETR, PERSON, build_model, for_inference
 from models.frame_features import BackboneFeatures, X3DFeatures
-from models.frozen import held_back
+from models.frozen import run_ahead
 from models.person_encoder import NPairLoss
-from models.person_queries import Detector, PersonQueries, cache_queries
+from models.person_queries import Detections, Detector, cache_queries
 from models.tube import ActionTubes, link_people
 from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
+from tests.tars import as_members
 from train_action_head import losses
 from utils.box_ops import Tube
 from utils.misc import InputError, pick_device
 from utils.storage.files import save_torch, seal, write_json
-from utils.storage.tars import RowSpool, write_tar
-from utils.storage.tracks import LinkedPeople
+from utils.storage.tars import ArrayWriter, write_tar
+from utils.storage.tracks import TrackStore
 
 SMALL = {"backbone": "resnet18", "stages": 2, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
 SMALL |= {"dim_feedforward": 64, "num_queries": 6, "num_classes": 2, "image_size": 64}
@@ -43,15 +44,15 @@ SMALL |= {"dim_feedforward": 64, "num_queries": 6, "num_classes": 2, "image_size
 def test_linking_is_its_definition(cue: str, sim_th: float) -> None:
     for seed in range(3):
         found = wandering_people(60, 4, 8, 0.5, seed)
-        keep = (found.frame < 20) | (found.frame > 20 + 5 * seed)  # nobody for a while
-        found = PersonQueries(*(part[keep] for part in found))
+        keep = (found.frames < 20) | (found.frames > 20 + 5 * seed)  # nobody for a while
+        found = Detections(*(part[keep] for part in found))
         cues = found.queries if cue == "feature" else found.boxes
-        expected = link_by_loops(found.frame, cues, sim_th, cue, end=3)
+        expected = link_by_loops(found.frames, cues, sim_th, cue, end=3)
         tubes = link_people("video", [found], (lambda q: q) if cue == "feature" else None, sim_th, 3, cue).filter(1)
         assert same_tubes(tubes, expected)
         assert [tube.rows[0] for tube in tubes] == sorted(tube.rows[0] for tube in tubes)
         for tube in tubes:
-            assert (tube.frames == found.frame[tube.rows]).all() and (tube.boxes == found.boxes[tube.rows]).all()
+            assert (tube.frames == found.frames[tube.rows]).all() and (tube.boxes == found.boxes[tube.rows]).all()
             assert (tube.scores == found.scores[tube.rows]).all()
 
 
@@ -87,26 +88,24 @@ def test_npair_loss_is_its_loop() -> None:
 
 
 @pytest.fixture
-def linked(tmp_path: Path) -> LinkedPeople:
+def linked(tmp_path: Path) -> TrackStore:
     """Five followed people of two videos."""
     random = np.random.default_rng(0)
     samples = []
     for video, lengths in (("a", [3, 11, 6]), ("b", [1, 8])):
         n = sum(lengths)
-        spool = RowSpool(tmp_path / "spool")
         frames = np.concatenate([np.cumsum(random.integers(1, 3, length)) for length in lengths])
-        columns = {"frame": frames, "boxes": random.random((n, 4), np.float32), "scores": random.random(n, np.float32)}
+        columns = {"frames": frames, "boxes": random.random((n, 4), np.float32), "scores": random.random(n, np.float32)}
         queries = random.normal(size=(n, 16)).astype(np.float32)
-        spool.append({**columns, "queries": queries, "features": queries, "labels": random.integers(4, size=n)})
-        spool.write(tmp_path / f"{video}.npz")
+        columns |= {"queries": queries, "features": queries, "labels": random.integers(4, size=n)}
         meta = {"name": video, "n_frames": 40, "width": 64, "height": 48, "fps": 25.0, "lengths": lengths}
-        samples.append((video, {"json": {**meta, "settings": {"detector": {}}}, "npz": tmp_path / f"{video}.npz"}))
+        samples.append((video, {**meta, "settings": {"detector": {}}}, as_members(columns)))
     write_tar(tmp_path / "linked.tar", samples)
-    return LinkedPeople(tmp_path / "linked.tar")
+    return TrackStore(tmp_path / "linked.tar")
 
 
-def test_padded_tubes_train_the_head_as_tubes_one_by_one_do(linked: LinkedPeople) -> None:
-    data = LinkedTubes(linked, seed=0)
+def test_padded_tubes_train_the_head_as_tubes_one_by_one_do(linked: TrackStore) -> None:
+    data = TrackBatches(linked, seed=0)
     weight = torch.tensor([1.0, 1, 1, 0.3])
     held = []
     for size in (1, 2, 5):
@@ -135,8 +134,9 @@ def test_a_clip_decodes_its_own_frames_alone(tmp_path: Path, monkeypatch: pytest
         cv2.imwrite(str(tmp_path / "video" / f"{i}.png"), picture)
     tube = Tube(np.arange(30), np.tile(np.float32([2, 2, 20, 20]), (30, 1)), 0, person_id=0)
     video = Video("video", 32, 24, 30, [tube])
-    meta, _ = encode_video(video, tmp_path / "video", tmp_path / "frames", {"image_size": 0, "quality": 95})
-    write_tar(tmp_path / "shards" / "shard-0.tar", [("video", {"json": meta, "frames": tmp_path / "frames"})])
+    settings = {"image_size": 0, "quality": 95}
+    meta, jpegs, _ = encode_video(video, tmp_path / "video", tmp_path / "frames", settings)
+    write_tar(tmp_path / "shards" / "shard-0.tar", [("video", meta, jpegs)])
     write_json(tmp_path / "shards" / "index.json", seal({"shards": ["shard-0.tar"]}))
     data, decoded, decode = ClipDataset(tmp_path / "shards", 4, 3), [], cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *args: decoded.append(1) or decode(*args))
@@ -194,18 +194,18 @@ def test_the_next_video_is_started_before_the_last_one_is_written(
     detr_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector, events = Detector(detr_path, torch.device("cpu"), batch_size=4), []
-    launch, write = Detector._launch, RowSpool.write
+    launch, finish = Detector._launch, ArrayWriter.finish
 
     def launched(self: Detector, images: torch.Tensor) -> object:
         events.append(f"start {images.shape[2]}")
         return launch(self, images)
 
-    def written(self: RowSpool, path: Path) -> None:
+    def finished(self: ArrayWriter) -> None:
         events.append("write")
-        write(self, path)
+        finish(self)
 
     monkeypatch.setattr(Detector, "_launch", launched)
-    monkeypatch.setattr(RowSpool, "write", written)
+    monkeypatch.setattr(ArrayWriter, "finish", finished)
     cache_queries(tmp_path / "queries", Counted(), detector, 0.5)
     assert events == ["start 48"] * 3 + ["start 32"] * 2 + ["write"] * 2
 
@@ -219,12 +219,12 @@ def test_what_was_started_before_an_error_is_still_given() -> None:
             yield i
         raise ValueError
 
-    given = held_back(items(), 2)
+    given = run_ahead(items(), 2)
     assert (next(given), drawn) == (0, [0, 1, 2])
     assert [next(given) for _ in range(3)] == [1, 2, 3]
     with pytest.raises(ValueError):
         next(given)
-    assert list(held_back(range(3), 5)) == [0, 1, 2]
+    assert list(run_ahead(range(3), 5)) == [0, 1, 2]
 
 
 def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +25,7 @@ from utils.misc import InputError
 from utils.plot_utils import precision_recall
 from utils.results import motion_recall_by_cue
 from utils.storage.files import save_torch
-from utils.storage.tars import RowSpool
-from utils.storage.video_cache import video_cache
+from utils.storage.video_cache import VideoSample, fill_cache
 from utils.video_map import average_precision, calc_video_map, sorted_matches
 
 ROOT = Path(__file__).parents[1]
@@ -67,18 +65,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = {"load_epoch": 1, "psn_score_th": 0.8, "sim_th": sim, "filter_length": 4, "link_cues": cue}
         settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, **made_by}
 
-        def make(names: Sequence[str], spool_of, settings: dict = settings) -> Iterator[tuple[str, dict]]:
-            draw = np.random.default_rng(0)
-            for name in names:
-                spool, lengths = spool_of(name), []
-                for tube in gt[name]:
-                    _append(spool, tube, draw)
-                    lengths.append(len(tube))
-                size = {"n_frames": 16, "width": 64, "height": 48, "fps": 25.0}
-                yield name, {**size, "lengths": lengths, "settings": settings}
-
-        sources = {name: [0] for name in gt}
-        video_cache(run / "qmm_tubes" / "val" / f"{stem}.tar", sources, make, settings, "tar of linked people")
+        draw, sources = np.random.default_rng(0), {name: [0] for name in gt}
+        with fill_cache(run / "qmm_tubes" / "val" / f"{stem}.tar", sources, settings) as cache:
+            for name in cache.missing:
+                with cache.sample(name) as sample:
+                    for tube in gt[name]:
+                        _append(sample, tube, draw)
+                    size = {"n_frames": 16, "width": 64, "height": 48, "fps": 25.0}
+                    sample.json |= {**size, "lengths": list(map(len, gt[name])), "settings": settings}
         head = build_action_head("vanilla", n_classes=N, in_d=D, nhead=2, dim_feedforward=8)
         labels = json.loads((root / "data" / "synthetic" / "annotations.json").read_text())["labels"]
         config = {"head": head.config, "labels": labels, "settings": settings, "frames": None}
@@ -87,11 +81,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _append(spool: RowSpool, tube, draw: np.random.Generator) -> None:
+def _append(sample: VideoSample, tube, draw: np.random.Generator) -> None:
     queries = draw.normal(size=(len(tube), D)).astype(np.float32)
-    columns = {"frame": tube.frames, "boxes": tube.boxes, "scores": np.ones(len(tube), np.float32), "queries": queries}
+    columns = {"frames": tube.frames, "boxes": tube.boxes, "scores": np.ones(len(tube), np.float32), "queries": queries}
     features = np.full((len(tube), D), tube.person_id + 1, np.float32) * (-1) ** np.arange(D)
-    spool.append({**columns, "features": features, "labels": np.full(len(tube), tube.label)})
+    sample.append({**columns, "features": features, "labels": np.full(len(tube), tube.label)})
 
 
 def run(root: Path, script: str, *flags: object) -> list[Path]:
@@ -178,10 +172,10 @@ def test_the_shown_video_has_most_people(root: Path) -> None:
 
 def test_features_are_named_by_the_annotated_person(root: Path) -> None:
     from utils.drawing.evaluation_plots import _features
-    from utils.storage.tracks import LinkedPeople
+    from utils.storage.tracks import TrackStore
 
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
-    linked = LinkedPeople(root / "checkpoint/synthetic/one/qmm_tubes/val" / f"{LINKED[0]}.tar")
+    linked = TrackStore(root / "checkpoint/synthetic/one/qmm_tubes/val" / f"{LINKED[0]}.tar")
     for name, tubes in gt.items():
         match = partial(match_people, iou_th=0.5)
         ids, frames, features = _features(linked, name, tubes, match)
@@ -211,9 +205,9 @@ def test_matplotlib_and_comet_are_not_imported_unless_asked_for() -> None:
 
 def test_videos_without_people_are_drawn_too(tmp_path: Path) -> None:
     class Nobody:
-        def arrays(self, name: str) -> dict[str, np.ndarray]:
-            columns = {"frame": np.zeros(0, np.int64), "boxes": np.zeros((0, 4), np.float32)}
-            return {**columns, "features": np.zeros((0, D), np.float32)}
+        def read(self, name: str, column: str) -> np.ndarray:
+            columns = {"frames": np.zeros(0, np.int64), "boxes": np.zeros((0, 4), np.float32)}
+            return {**columns, "features": np.zeros((0, D), np.float32)}[column]
 
         def tubes(self) -> dict[str, list]:
             return {"a": [], "b": []}

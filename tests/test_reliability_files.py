@@ -21,37 +21,32 @@ from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.cli import run
 from utils.misc import InputError
 from utils.run_log import append_json
-from utils.storage.files import atomic, lock, save_torch, write_json
-from utils.storage.tars import RowSpool, TarStore, write_npz, write_tar
+from utils.storage.files import lock, save_torch, write_json
+from utils.storage.tars import TarStore, whole_file, write_tar
+from utils.storage.video_cache import fill_cache
 from utils.training.resume import NONFINITE, STATE, set_aside
 
 NUMBERS = np.random.default_rng(0).integers(0, 255, 400_000).astype(np.uint8)  # that nothing compresses
 
 
-def spool(path: Path) -> None:
-    held = RowSpool(path.parent / "rows")
-    with contextlib.closing(held):
-        held.append({"a": NUMBERS[:, None]})
-        with atomic(path) as part:
-            held.write(part)
+def cache(path: Path) -> None:
+    with fill_cache(path, {"v": [1]}, {}) as filling:
+        for name in filling.missing:
+            with filling.sample(name) as sample:
+                sample.append({"a": NUMBERS[:, None]})
 
 
 def tar(path: Path) -> None:
     (path.parent / "member").write_bytes(b"small")
-    write_tar(path, [("v", {"json": {"name": "v"}, "npz": path.parent / "member", "more": NUMBERS.tobytes()})])
-
-
-def npz(path: Path) -> None:
-    with atomic(path) as part:
-        write_npz(part, {"a": NUMBERS})
+    members = {"small.npy": whole_file(path.parent / "member"), "large.npy": NUMBERS.tobytes()}
+    write_tar(path, [("v", {"name": "v"}, members)])
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "a.json": lambda path: write_json(path, NUMBERS.tolist()),
     "a.pth": lambda path: save_torch(path, {"model": {"a": torch.from_numpy(NUMBERS)}}),
     "a.tar": tar,
-    "a.npz": npz,
-    "rows.npz": spool,
+    "cache.tar": cache,
     "a.png": lambda path: contact_sheet([NUMBERS[: 360 * 360 * 3].reshape(360, 360, 3)], path),
     "a.jsonl": lambda path: append_json(path, {"a": NUMBERS.tolist()}),
 }
@@ -93,12 +88,12 @@ def assert_refused(write: Callable[[Path], None], path: Path, error: str) -> Non
     before = path.read_bytes()
     with pytest.raises(OSError, match=error) as caught:
         write(path)
-    assert Path(caught.value.filename).name in (path.name, "a") and ".part" not in str(caught.value)
+    assert Path(caught.value.filename).name in (path.name, "a.npy", "sample.json", "cache.parts")
     if path.suffix == ".jsonl":
         assert path.read_bytes().startswith(before)
     else:
         assert path.read_bytes() == before
-    assert not [p.name for p in path.parent.iterdir() if ".part" in p.name]
+    assert not [p.name for p in path.parent.iterdir() if ".part" in p.name and p.name != "cache.parts"]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -235,10 +230,10 @@ def test_a_cache_made_by_another_run_in_the_meantime_is_taken(stages: Stages, mo
     (held,) = stages.folder("queries").glob("val*.tar")
     before = held.read_bytes()
     asked = iter([False])
-    monkeypatch.setattr("utils.storage.video_cache._is_made", lambda *_: next(asked))
+    monkeypatch.setattr("utils.storage.video_cache._is_complete", lambda *_: next(asked))
     monkeypatch.setattr(Detector, "start", lambda *_: pytest.fail("DETR ran again"))
     stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", *LOOSE)
-    monkeypatch.setattr("utils.storage.video_cache._is_made", lambda path, *_: "queries" not in str(path))
+    monkeypatch.setattr("utils.storage.video_cache._is_complete", lambda path, *_: "queries" not in str(path))
     stages.run("eval_qmm", "--qmm_name", "one", *LOOSE)
     assert held.read_bytes() == before and not list(held.parent.glob("*.parts"))
 

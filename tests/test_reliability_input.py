@@ -6,7 +6,6 @@ import os
 import struct
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import cv2
@@ -21,11 +20,13 @@ from datasets.make_shards import make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, epoch_batches
 from models.detr import build_model, normalize
 from tests import pickles
+from tests.tars import as_members
 from tests.test_annotations import own_project, tube, video
 from tests.test_weights import SMALL
 from utils.misc import InputError
 from utils.storage.files import load_torch, save_torch, seal, write_json
-from utils.storage.tars import TarStore, write_npz, write_tar
+from utils.storage.tars import TarStore, write_tar
+from utils.storage.tracks import TrackStore
 
 
 class Call:
@@ -95,36 +96,37 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
 @pytest.mark.parametrize(
     "info",
     [
-        member("v.npz", tarfile.SYMTYPE, "/etc/passwd"),
-        member("v.npz", tarfile.LNKTYPE, "v.json"),
-        member("v.npz", tarfile.CHRTYPE),
-        member("v.npz", tarfile.BLKTYPE),
-        member("v.npz", tarfile.FIFOTYPE),
+        member("v.npy", tarfile.SYMTYPE, "/etc/passwd"),
+        member("v.npy", tarfile.LNKTYPE, "v.json"),
+        member("v.npy", tarfile.CHRTYPE),
+        member("v.npy", tarfile.BLKTYPE),
+        member("v.npy", tarfile.FIFOTYPE),
         member("v", tarfile.DIRTYPE),
-        member("/tmp/v.npz"),
-        member("../v.npz"),
-        member("a/../../v.npz"),
+        member("/tmp/v.npy"),
+        member("../v.npy"),
+        member("a/../../v.npy"),
         member("v.json"),
-        member(".npz"),
+        member(".npy"),
     ],
     ids=lambda info: f"{info.name} {info.type!r}",
 )
 def test_members_that_do_not_belong_are_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
-    data = json.dumps(seal({"name": "v"})).encode()
+    data = json.dumps(seal({"name": "v", "members": {}})).encode()
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.addfile(member("v.json", size=len(data)), io.BytesIO(data))
-        tar.addfile(info)
-    with pytest.raises(InputError, match=r"x\.tar: member .*(does not belong|twice)"):
+        info.size = len(data) if info.isreg() else 0
+        tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(InputError, match=r"x\.tar: (member .* does not belong|video .* is there twice)"):
         TarStore(tmp_path / "x.tar")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tar"]
 
 
 def test_headers_that_lie_about_sizes_are_refused(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", [("v", {"json": {"name": "v"}, "npz": b"1234"})])
+    write_tar(tmp_path / "x.tar", [("v", {"name": "v"}, {}), ("w", {"name": "w"}, {})])
     whole = bytearray((tmp_path / "x.tar").read_bytes())
     for size in (-512, -1, 2**40, 10**6):
         held = bytearray(whole)
-        at = 1024  # the second member's header
+        at = 1024  # the second sample's header
         held[at + 124 : at + 136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
         held[at + 148 : at + 156] = b" " * 8
         held[at + 148 : at + 156] = f"{sum(held[at : at + 512]):06o}\0 ".encode()
@@ -135,33 +137,52 @@ def test_headers_that_lie_about_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_a_video_twice_or_a_tar_without_its_end_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
-    write_tar(path, [("a", {"json": {"name": "v"}}), ("b", {"json": {"name": "v"}})])
+    write_tar(path, [("a", {"name": "v"}, {}), ("b", {"name": "v"}, {})])
     with pytest.raises(InputError, match="'v' is there twice"):
         TarStore(path)
-    write_tar(path, [("a", {"json": {"name": "a"}}), ("b", {"json": {"name": "b"}})])
+    write_tar(path, [("a", {"name": "a"}, {}), ("b", {"name": "b"}, {})])
     whole = path.read_bytes()
     for n in (1024, 1024 + 512, 2048, 2048 + 512):  # between members, where a tar could have ended
         path.write_bytes(whole[:n])
-        with pytest.raises(InputError, match=r"x\.tar: (damaged|truncated)"):
+        with pytest.raises(InputError, match=r"x\.tar: damaged"):
             TarStore(path)
     damaged = bytearray(whole)
-    damaged[1030] ^= 1  # a header in the middle: the reader takes it for the end
+    damaged[1030] ^= 1  # a header in the middle
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"no member and no end at byte 1024"):
+    with pytest.raises(InputError, match=r"x\.tar: damaged tar \(bad checksum\)"):
+        TarStore(path)
+    path.write_bytes(whole[:1024] + bytes(512) + whole[1024:])  # what a reader would take for the end
+    with pytest.raises(InputError, match=r"no sample and no end at byte 1024"):
         TarStore(path)
 
 
-def test_compressed_arrays_in_a_tar_are_refused(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(10**7))
-    write_tar(tmp_path / "x.tar", [("v", {"json": {"name": "v"}, "npz": tmp_path / "bomb.npz"})])
-    with pytest.raises(InputError, match="larger than the member"):
-        TarStore(tmp_path / "x.tar").arrays("v")
-    (tmp_path / "o.npz").write_bytes(b"")
-    np.savez(tmp_path / "o.npz", a=np.array([Call(tmp_path / "made")], object))
-    write_tar(tmp_path / "x.tar", [("v", {"json": {"name": "v"}, "npz": tmp_path / "o.npz"})])
-    with pytest.raises(InputError, match=r"x\.tar: damaged arrays"):
-        TarStore(tmp_path / "x.tar").arrays("v")
+def test_arrays_that_are_not_what_they_say_are_refused(tmp_path: Path) -> None:
+    plain = as_members({"a": np.zeros((9, 4))})["a.npy"]
+    calls = io.BytesIO()
+    np.save(calls, np.array([Call(tmp_path / "made")], object), allow_pickle=True)
+    huge = plain.replace(b"(9, 4)", b"(9" + b"0" * 9 + b", 4)").replace(b" " * 9 + b"\n", b"\n")
+    assert len(huge) == len(plain)
+    for data in (calls.getvalue(), huge, plain + b"more", plain[:-1], b"", b"PK\x03\x04"):
+        write_tar(tmp_path / "x.tar", [("v", {"name": "v"}, {"a.npy": data})])
+        with pytest.raises(InputError, match=r"x\.tar: a\.npy of 'v' is not a plain array"):
+            TarStore(tmp_path / "x.tar").read("v", "a")
     assert not (tmp_path / "made").exists()
+
+
+def test_tars_of_the_former_form_are_to_be_made_again(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
+        for name, data in (
+            ("v.json", json.dumps(seal({"name": "v", "offsets": [0, 4]})).encode()),
+            ("v.frames", b"1234"),
+        ):
+            tar.addfile(member(name, size=len(data)), io.BytesIO(data))
+    write_json(tmp_path / "index.json", seal({"shards": ["shard-000000.tar"]}))
+    with pytest.raises(
+        InputError, match=r"000000\.tar: a shard of a former form; make the shards again with python -m"
+    ):
+        ClipDataset(tmp_path)
+    with pytest.raises(InputError, match=r"a tar of tracks of a former form; make it again"):
+        TrackStore(tmp_path / "shard-000000.tar")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
@@ -219,22 +240,19 @@ def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
     data = jpeg.tobytes()
     meta = {
         "name": "../../etc/passwd", "width": 64, "height": 48, "stored": [64, 48], "fps": 25.0, "n_frames": 1,
-        "tubes": [], "offsets": [0, len(data)], "crc32s": [zlib.crc32(data)],
+        "tubes": [],
     }  # fmt: skip
-    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], {"json": meta, "frames": data})])
+    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": data})])
     write_json(tmp_path / "index.json", seal({"shards": ["shard-000000.tar"]}))
     assert ok and ClipDataset(tmp_path).pack([(0, 0)])["names"] == ["../../etc/passwd"]
-    for change in ({"stored": [10**6, 10**6]}, {"stored": [0, 48]}, {"offsets": [0, 10**9]}, {"n_frames": 10**9}):
-        write_tar(tmp_path / "shard-000000.tar", [(meta["name"], {"json": meta | change, "frames": data})])
+    for change in ({"stored": [10**6, 10**6]}, {"stored": [0, 48]}, {"n_frames": 10**9}, {"n_frames": 0}):
+        write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta | change, {"000000.jpg": data})])
         with pytest.raises(InputError, match=r"shard-000000\.tar: damaged sample"):
             ClipDataset(tmp_path)
     bomb = bytearray(data)
     at = bomb.find(b"\xff\xc0") + 5
     bomb[at : at + 4] = struct.pack(">HH", 60000, 60000)
-    write_tar(
-        tmp_path / "shard-000000.tar",
-        [(meta["name"], {"json": meta | {"crc32s": [zlib.crc32(bytes(bomb))]}, "frames": bytes(bomb)})],
-    )
+    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": bytes(bomb)})])
     with pytest.raises(InputError, match="60000 x 60000 pixels are more"):
         ClipDataset(tmp_path).pack([(0, 0)])
 
@@ -246,8 +264,7 @@ def test_a_long_name_passes_every_file(tmp_path: Path) -> None:
     cv2.imwrite(str(path / "0.png"), np.zeros((48, 64, 3), np.uint8))
     project = load_project(own_project(tmp_path, {name: {"tubes": [tube([0], [[4, 6, 30, 40]])]}}))
     assert make_shards(project, "val", tmp_path / "shards") == {}
-    write_npz(tmp_path / "a.npz", {"a": np.zeros(1)})
-    write_tar(tmp_path / "x.tar", [(name, {"json": {"name": name}, "npz": tmp_path / "a.npz"})])
+    write_tar(tmp_path / "x.tar", [(name, {"name": name}, as_members({"a": np.zeros(1)}))])
     assert TarStore(tmp_path / "x.tar").names == [name]
 
 

@@ -1,6 +1,6 @@
 """Videos, shards and clips: what goes in comes out, in step, in order, and damage is told."""
 
-import json
+import re
 import tarfile
 
 import cv2
@@ -16,6 +16,8 @@ from datasets.transforms import augment, jitter_matrix, normalise_boxes, resize,
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
 from tests.test_annotations import own_project
 from utils.misc import InputError
+from utils.storage.tars import TarStore, safe_key
+from utils.storage.video_cache import fill_cache
 
 LENGTHS = {"a.b c@!": 12, "x/[long]": 30, "one": 1, "nobody": 6}
 WIDTH, HEIGHT = 64, 48
@@ -104,16 +106,49 @@ def test_cut_off_and_huge_images_are_told(tmp_path, suffix):
         VideoFrames(folder)
 
 
-def test_webdataset_reads_the_shards(shards):
+def test_stock_webdataset_decodes_the_shards(shards):
     urls = sorted(str(path) for path in shards.glob("*.tar"))
     assert len(urls) == 2
     seen = {}
-    for sample in webdataset.WebDataset(urls, shardshuffle=False):
-        meta = json.loads(sample["json"])
-        seen[meta["name"]] = len(meta["offsets"]) - 1
-        last = np.frombuffer(sample["frames"], np.uint8)[meta["offsets"][-2] :]
-        assert abs(int(cv2.imdecode(last, 1)[0, -1, 0]) - (20 + 5 * (meta["n_frames"] - 1))) <= 2
+    for sample in webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"):
+        meta, width = sample["json"], WIDTH + 16 * (sample["json"]["name"] == "one")
+        frames = [sample[f"{i:06d}.jpg"] for i in range(meta["n_frames"])]
+        assert {(frame.shape, frame.dtype) for frame in frames} == {((HEIGHT, width, 3), np.dtype(np.uint8))}
+        assert all(abs(int(frame[0, -1, 0]) - (20 + 5 * i)) <= 2 for i, frame in enumerate(frames))
+        assert f"{len(frames):06d}.jpg" not in sample
+        seen[meta["name"]] = len(frames)
+        assert sample["__key__"] == safe_key(meta["name"])
     assert seen == LENGTHS
+
+
+def test_stock_webdataset_decodes_a_tar_of_arrays(tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = {name: {"boxes": draw.random((n, 4), np.float32), "frames": np.arange(n)} for name, n in LENGTHS.items()}
+    with fill_cache(tmp_path / "x.tar", {name: [1] for name in arrays}, {}) as cache:
+        for name in cache.missing:
+            with cache.sample(name) as sample:
+                for part in np.array_split(np.arange(LENGTHS[name]), 3):
+                    sample.append({column: rows[part] for column, rows in arrays[name].items()})
+                sample.json["n_frames"] = LENGTHS[name]
+    samples = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False).decode())
+    assert [sample["json"]["name"] for sample in samples] == list(arrays)
+    store = TarStore(tmp_path / "x.tar")
+    for sample in samples:
+        name = sample["json"]["name"]
+        for column, rows in arrays[name].items():
+            np.testing.assert_array_equal(sample[f"{column}.npy"], rows)
+            np.testing.assert_array_equal(store.read(name, column), rows)
+            some = draw.integers(0, len(rows), 5)
+            np.testing.assert_array_equal(store.read(name, column, some), rows[some])
+            np.testing.assert_array_equal(store.read(name, column, slice(1, 4)), rows[1:4])
+
+
+def test_keys_are_distinct_short_and_safe():
+    names = ["a", "a.b", "a/b", "a=2Eb", "é", "x" * 64, "x" * 65, "x" * 66, *("y" * 200 + end for end in "ab")]
+    keys = [safe_key(name) for name in names]
+    assert len(set(keys)) == len(names) and max(map(len, keys)) <= 64
+    assert all(re.fullmatch("[A-Za-z0-9_=-]+", key) for key in keys)
+    assert safe_key(keys[-1]) != keys[-1]  # a name that looks like a cut key
 
 
 def test_clips_hold_the_frames_and_boxes_that_they_name(shards):
@@ -195,7 +230,7 @@ def test_damaged_shards_are_told_and_made_again(project, tmp_path):
     path = tmp_path / "shard-000000.tar"
     whole = path.read_bytes()
     with tarfile.open(path) as tar:
-        at = next(m.offset_data for m in tar if m.name.endswith(".frames"))
+        at = next(m.offset_data for m in tar if m.name.endswith(".000000.jpg"))
     damaged = bytearray(whole)
     damaged[at + 300] ^= 4
     path.write_bytes(damaged)

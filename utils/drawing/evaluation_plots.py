@@ -16,7 +16,7 @@ from utils.plot_utils import (
     plot_similarity,
     plot_tubes,
 )
-from utils.storage.tracks import LinkedPeople
+from utils.storage.tracks import TrackStore
 from utils.video_map import sorted_matches
 
 CLIP_FRAMES = 8  # frames of the clip whose features are compared with each other
@@ -35,7 +35,7 @@ the former stands for, -1 for none: int64 (M,)."""
 
 def linked_figures(
     folder: Path,
-    linked: LinkedPeople,
+    linked: TrackStore,
     gt: Tubes,
     labels: Sequence[str],
     frames_of: Frames,
@@ -106,13 +106,12 @@ def _video_figures(
 
 
 def _features(
-    linked: LinkedPeople, name: str, gt: Sequence[Tube], match: Match
+    linked: TrackStore, name: str, gt: Sequence[Tube], match: Match
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each linked query of a video: who it is by the annotation int64 (M,), -1 for nobody, its frame int64 (M,) and
     its feature float32 (M, d); by frame."""
-    arrays = linked.arrays(name)
-    order = np.argsort(arrays["frame"][:], kind="stable")
-    frames, boxes, features = (arrays[column][:][order] for column in ("frame", "boxes", "features"))
+    order = np.argsort(linked.read(name, "frames"), kind="stable")
+    frames, boxes, features = (linked.read(name, column)[order] for column in ("frames", "boxes", "features"))
     where = np.concatenate([np.zeros((0, 2), np.int64), *(_places(tube) for tube in gt)])
     there = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in gt)])
     where, first = np.unique(where, axis=0, return_index=True)  # a person's simultaneous actions are one box
