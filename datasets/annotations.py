@@ -1,6 +1,7 @@
 """Every annotation format as the same checked tubes: the one place where annotations are judged."""
 
 import itertools
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +11,13 @@ import numpy as np
 from datasets.config import Project
 from datasets.formats.common import AnnotationFile, RawTube
 from utils.box_ops import Tube, paired_iou
-from utils.misc import InputError, counted, did_you_mean
+from utils.misc import InputError, counted
 
 SAME_PERSON_IOU = 0.5  # two boxes of one person in one frame (two actions at a time) overlap at least so
 MAX_COORDINATE = 1e6  # pixels
 MARGIN = 10  # pixels beyond the border that never count as mostly outside
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
-SHOWN_LABELS = 12
+SHOWN_LABELS = 30
 
 # One rule for each kind of fault. "refused": the video cannot be used. "dropped": the box is left out, with a
 # counted warning. "kept": a counted warning.
@@ -154,7 +155,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
         InputError: the annotation has no such video.
     """
     if name not in file.videos:
-        raise InputError(f"has no video {name!r}{_similar_name(name, file)}")
+        raise InputError(f"the annotation has no video {name!r}{_similar_name(name, file)}")
     raw = file.videos[name]
     if min(raw.width, raw.height, raw.n_frames) < 0:
         raise InputError(f"video {name!r}: its size or number of frames is negative")
@@ -291,7 +292,7 @@ def _label_index(label: int | str | None, file_labels: Sequence[str], labels: Se
     if label in labels:
         return labels.index(label)
     shown = ", ".join(labels[:SHOWN_LABELS]) + f" and {len(labels) - SHOWN_LABELS} more" * (len(labels) > SHOWN_LABELS)
-    raise ValueError(f"label {label!r} is not among {shown}{did_you_mean(label, labels)}")
+    raise ValueError(f"label {label!r} is not among {shown}")
 
 
 def _person_ids(tubes: Sequence[RawTube]) -> list[int]:
@@ -323,8 +324,10 @@ def _two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFau
 def _similar_name(name: str, file: AnnotationFile) -> str:
     """The end of an error line where the annotation has the video under a name that a list often gets wrong."""
     path = name.replace("\\", "/")
-    word = (path.split() or [""])[0]
-    for other in (path, path.rsplit(".", 1)[0], word, word.rsplit(".", 1)[0]):
-        if other in file.videos:
-            return f"; it has {other!r}: lists give the annotation's names, one a line and nothing else"
+    for text in (path, re.split(r"[\s,;]", path)[0]):
+        parts = text.split("/")
+        for tail in ("/".join(parts[i:]) for i in range(len(parts))):
+            for other in (tail, tail.rsplit(".", 1)[0]):
+                if other in file.videos:
+                    return f"; it has {other!r}: lists give the annotation's names, one a line and nothing else"
     return "" if file.videos else "; it has no videos at all"

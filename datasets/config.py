@@ -95,8 +95,8 @@ class Project:
     def _read_list(self, path: Path) -> list[str]:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise InputError(f"{path}: list of videos cannot be read ({reason}); {self._remedy()}") from None
         names = [line.strip() for line in lines if line.strip()]
         if self.format == "ucf101-24":

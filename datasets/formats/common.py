@@ -54,11 +54,11 @@ class AnnotationFile:
         return self.lists[key][number - 1]
 
 
-def whole_number(value: object) -> int:
-    """An integer, whatever carries it (3, 3.0, NumPy's); ValueError for text, fractions and truth values."""
+def whole_number(value: object, what: str = "value") -> int:
+    """An integer from 3, 3.0 or NumPy's; ValueError, naming `what`, for text, fractions and booleans."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iuf" or array.item() != math.floor(array.item()):
-        raise ValueError(f"{str(value)[:40]!r} is not a whole number")
+        raise ValueError(f"{what} {repr(value)[:40]} is not a whole number")
     return int(array.item())
 
 

@@ -19,24 +19,36 @@ def read(path: Path) -> AnnotationFile:
     """Read a JSON annotation; InputError names the video and the tube at fault."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text, as JSON is; save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable annotation file ({error})") from None
+    _require(isinstance(content, dict) and isinstance(content.get("videos"), dict), path, '"videos" is not a mapping')
     labels = content.get("labels") or []
-    if not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels are not names")
+    names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    _require(names, path, '"labels" is not a list of names')
     videos = {}
     for name, video in content["videos"].items():
-        place, tubes = f"video {name!r}", []
+        where = f"{path}: video {name!r}"
+        _require(isinstance(video, dict), where, "not a mapping")
+        _require(isinstance(video.get("tubes"), list), where, '"tubes" is not a list')
         try:
-            size = [whole_number(video.get(key) or 0) for key in ("width", "height", "n_frames")]
+            size = [whole_number(video.get(key) or 0, key) for key in ("width", "height", "n_frames")]
+            tubes = []
             for i, tube in enumerate(video["tubes"]):
-                place = f"video {name!r}, tube {i}"
+                where = f"{path}: video {name!r}, tube {i}"
+                _require(isinstance(tube, dict), where, "not a mapping")
                 tubes.append(_tube(tube))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{path}: {place}: {reason}") from None
+            raise InputError(f"{where}: {reason}") from None
         videos[name] = RawVideo(*size, tubes)
     return AnnotationFile(path, videos, [label.strip() for label in labels])
+
+
+def _require(condition: bool, where: object, text: str) -> None:
+    if not condition:
+        raise InputError(f"{where}: {text}; docs/own_data.md shows the format")
 
 
 def _tube(tube: dict) -> RawTube:
@@ -45,8 +57,8 @@ def _tube(tube: dict) -> RawTube:
         raise ValueError(f"{len(frames)} frames, but {len(boxes)} boxes")
     label, person = tube.get("label"), tube.get("person_id")
     if label is not None:
-        label = label.strip() if isinstance(label, str) else whole_number(label)
-    return RawTube(frames, boxes, label, None if person is None else whole_number(person))
+        label = label.strip() if isinstance(label, str) else whole_number(label, "label")
+    return RawTube(frames, boxes, label, None if person is None else whole_number(person, "person_id"))
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict:
