@@ -1,32 +1,53 @@
 #!/usr/bin/env bash
-# The whole chain on the embedded data set, from drawing it to action tubes on held-out videos: about 11 minutes on 2 cores.
+# The whole chain on synthetic videos, with the small detector that comes with the code.
 #
-#     bash scripts/demo.sh
+#     bash scripts/demo.sh                   an annotated video within a minute, then every stage: 6 minutes on 2 cores
+#     bash scripts/demo.sh --from_scratch    trains the detector too: 15 minutes
 #
-# $DATA_ROOT (data), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (2) may be set.
+# $DATA_ROOT (data), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
+case "${1:-}" in
+"" | --from_scratch) ;;
+*) echo "usage: bash scripts/demo.sh [--from_scratch]" >&2 && exit 2 ;;
+esac
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
-folder=$checkpoint/synthetic/demo head=time_ecd:cat
-common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --comet disabled)
-qmm=("${common[@]}" "${machine[@]}" --qmm_name demo)
+folder=$checkpoint/synthetic/demo
+common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --comet disabled "${machine[@]}")
+qmm=("${common[@]}" --qmm_name demo)
+fast=(${amp[@]+"${amp[@]}"})
 
-stage "drawing videos" "$python" -m datasets.synthetic --data_root "$data" --n_train 240 --workers "${THREADS:-2}"
+# A first video: of a seed that the weights were not trained on.
+stage "rendering a video" "$python" -m datasets.synthetic --data_root "$data/first" --n_train 0 --n_val 1 --seed 7
+stage "predict" "$python" predict.py "$data/first/synthetic/videos/val_0000.avi" "${machine[@]}" --out "$folder/first" \
+    --encoder synthetic --head synthetic
+echo "annotated video after $((SECONDS - began)) s: $folder/first/val_0000.mp4"
+
+# The chain, on data of another seed.
+stage "rendering videos" "$python" -m datasets.synthetic --data_root "$data" --seed 1
 for subset in train val; do
     stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
-stage "train_detr" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" --ex_name demo \
-    --epochs 35 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 \
-    --id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3 --save_epochs 7
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" ${amp[@]+"${amp[@]}"} --detr_batch 32 --detr "$folder/detr/epoch_35.pth" --epochs 60 \
-    --clips_per_video 2 --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1 --clip_max_norm 1 --save_epochs 20
+if [ -z "${1:-}" ]; then
+    detr=$folder/detr/epoch_1.pth
+    stage "train_detr" "$python" train_detr.py "${common[@]}" ${fast[@]+"${fast[@]}"} --detr synthetic --ex_name demo \
+        --epochs 1 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --lr 2e-5 --lr_backbone 2e-5 --eos_coef 0.3
+else # most epochs on smaller images, which cost half
+    detr=$folder/detr/epoch_12.pth
+    recipe=("${common[@]}" ${fast[@]+"${fast[@]}"} "${small_detr[@]}" "${query_losses[@]}" --clips_per_video 2 --n_frames 2
+        --sampling_rate 8 --batch_size 16 --save_epochs 6)
+    stage "train_detr, 96 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo_96 --image_size 96 --epochs 24
+    stage "train_detr, 128 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo --epochs 12 --lr 2e-4 --lr_backbone 5e-4 \
+        --detr "$checkpoint/synthetic/demo_96/detr/epoch_24.pth"
+fi
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_qmm[@]}" --detr "$detr"
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${amp[@]+"${amp[@]}"} --n_frames 32 --subset $subset --end_consecutive_frames 4
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --subset $subset
 done
-stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" --head_type $head --n_layers 1 --dropout 0.5 \
-    --dim_feedforward 512 --epochs 16 --lr 2e-3 --lr_schedule cosine --weight_decay 0.05 --iter_update 8 --clip_max_norm 1 --save_epochs 4
+stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --link_cues iou
+stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_head[@]}"
 stage "eval_map" "$python" eval_map.py "${qmm[@]}" --head_type $head
-video=val_0009 # held out; three people, as in the README's picture
+video=val_0009 # held out
 stage "predict" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" --out "$folder/results" \
     --encoder "$folder/encoder/epoch_60.pth" --head "$folder/head/$head/epoch_16.pth"
 summary "$folder"

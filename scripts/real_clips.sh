@@ -31,7 +31,7 @@ YML
 common=(--dataset "$out/real_clips.yml" --checkpoint_root "$out" --comet disabled) folder=$out/real_clips/qmm
 
 stage "shards" "$python" -m datasets.make_shards --dataset "$out/real_clips.yml" --subset all --shards_path "$out/shards"
-stage "the detector, from random weights" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" \
+stage "the detector, from random weights" "$python" train_detr.py "${common[@]}" "${machine[@]}" "${small_detr[@]}" ${amp[@]+"${amp[@]}"} \
     --subset all --val_subset all --shards_path "$out/shards" --ex_name qmm --epochs 8 --clips_per_video 192 --batch_size 8
 stage "query matching" "$python" train_qmm.py "${common[@]}" "${machine[@]}" --subset all \
     --detr "$folder/detr/epoch_8.pth" --clips_per_video 32
