@@ -1,6 +1,6 @@
 """Checkpoints of a chain -> the small ones that come with the code, in half precision.
 
-    python -m scripts.export_weights checkpoint/synthetic/weights --name synthetic --made_by "bash scripts/make_weights.sh"
+    python -m scripts.export_weights checkpoint/synthetic/weights --made_by "bash scripts/make_weights.sh"
 
 Writes `weights/<name>/{detr,encoder,head}.pth` and `README.md` with versions and checksums. Matrices and kernels are
 rounded to float16, vectors (biases, statistics of BatchNorm) stay float32; loading gives float32 again. The
@@ -61,21 +61,24 @@ def export(paths: dict[str, Path], folder: Path, name: str) -> None:
         save_torch(folder / f"{kind}.pth", {"model": state, "config": config, "epoch": checkpoint["epoch"]})
 
 
+TEXT = """# Weights `{name}`
+
+For `--detr {name}`, `--encoder {name}` and `--head {name}`. Made by `{made_by}` with Python {python} and
+PyTorch {torch} on {machine}; seeds are the scripts' defaults.
+
+| file | bytes | SHA-256 |
+| --- | --- | --- |
+"""
+
+
 def describe(folder: Path, name: str, made_by: str) -> str:
     """The text of `folder/README.md`."""
-    lines = [
-        f"# Weights `{name}`",
-        "",
-        f"`--detr {name}`, `--encoder {name}`, `--head {name}`. Made by `{made_by}` with",
-    ]
-    lines += [
-        f"Python {platform.python_version()}, PyTorch {torch.__version__} on {platform.machine()}; all seeds are the"
-    ]
-    lines += ["scripts' defaults.", "", "| file | bytes | SHA-256 |", "| --- | --- | --- |"]
+    python, machine = platform.python_version(), platform.machine()
+    text = TEXT.format(name=name, made_by=made_by, python=python, torch=torch.__version__, machine=machine)
     for kind in KINDS:
         data = (folder / f"{kind}.pth").read_bytes()
-        lines.append(f"| `{kind}.pth` | {len(data):,} | `{hashlib.sha256(data).hexdigest()}` |")
-    return "\n".join(lines) + "\n"
+        text += f"| `{kind}.pth` | {len(data):,} | `{hashlib.sha256(data).hexdigest()}` |\n"
+    return text
 
 
 def main() -> None:

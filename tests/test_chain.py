@@ -17,6 +17,8 @@ from datasets.synthetic.videos import make_synthetic
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
+from predict import main as predict
+from scripts import export_weights
 from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.cli import run_name
@@ -74,6 +76,24 @@ def test_results_have_the_agreed_names(stages: Stages) -> None:
     known = [v for v in result["metrics"]["AP@0.5"].values() if v is not None]
     assert known and result["metrics"]["v-mAP@0.5"] == pytest.approx(np.mean(known))
     assert len(known) + len(result["metrics"]["without_gt"]) == 8
+
+
+def test_exported_weights_are_found_by_name(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(stages.folder("one"), tmp_path / "one")
+    for module in ("models.weights", "scripts.export_weights"):
+        monkeypatch.setattr(f"{module}.SHIPPED", tmp_path / "weights")
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "one"), "--name", "tiny", "--made_by", "a test"])
+    export_weights.main()
+    for trained, kind in (("detr/epoch_1", "detr"), ("encoder/epoch_2", "encoder"), ("head/vanilla/epoch_2", "head")):
+        before, after = weights(tmp_path / f"one/{trained}.pth"), weights(tmp_path / f"weights/tiny/{kind}.pth")
+        assert before.keys() == after.keys()
+        for name in before:
+            torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4, check_dtype=False)
+    video = stages.data / "synthetic/videos/val_0000.avi"
+    names = ["--encoder", "tiny", "--head", "tiny", "--device", "cpu", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["", str(video), *names, "--out", str(tmp_path), "--no_video"])
+    predict()
+    assert json.loads((tmp_path / "val_0000.json").read_text())["n_frames"] > 0
 
 
 def test_two_runs_give_the_same_weights_and_figures(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
