@@ -136,13 +136,15 @@ def measure(
 def draw(
     args: argparse.Namespace, project: Project, pred: dict[str, list[Tube]], gt: dict[str, list[Tube]], folder: Path
 ) -> list[Path]:
-    """The pictures of `--plot`, in `folder`."""
-    from utils.drawing.evaluation_plots import action_figures  # Matplotlib only where something is drawn
+    """The plots of `--plot`, in `folder`."""
+    from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
-    def frames_of(name: str) -> VideoFrames:
-        return VideoFrames(project.frames_path(name))
-
-    return action_figures(folder, pred, gt, project.labels, args.tiou_th, args.protocol, frames_of, args.plot_video)
+    video = args.plot_video or detailed_video({name: gt[name] for name in pred if name in gt})
+    frames = VideoFrames(project.frames_path(video))
+    return [
+        *precision_recall_plots(folder, pred, gt, project.labels, args.tiou_th, args.protocol),
+        *tube_plots(folder, video, pred[video], gt[video], project.labels, frames),
+    ]
 
 
 def main() -> None:

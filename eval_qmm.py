@@ -165,17 +165,20 @@ def measure(args: argparse.Namespace, project: Project, linked: TrackStore, gt: 
 def draw(
     args: argparse.Namespace, project: Project, linked: TrackStore, gt: dict[str, list[Tube]], folder: Path
 ) -> list[Path]:
-    """The pictures of `--plot`, in `folder`, which stands beside the results file and has its name."""
-    from utils.drawing.evaluation_plots import linked_figures  # Matplotlib only where something is drawn
+    """The plots of `--plot`, in `folder`, which stands beside the results file and has its name."""
+    from utils.drawing.evaluation_plots import detailed_video, feature_plots, recall_plots, tube_plots
 
     results = folder.with_name(f"{folder.name}.json")
     recalls = {level: motion_recall_by_cue(results, level) for level in args.tiou_th}
+    video = args.plot_video or detailed_video({name: gt[name] for name in linked.names if name in gt})
+    tracks, features = linked.tracks(video), linked.read(video, "features")
     match = partial(match_people, iou_th=args.iou_th)
-
-    def frames_of(name: str) -> VideoFrames:
-        return VideoFrames(project.frames_path(name))
-
-    return linked_figures(folder, linked, gt, project.labels, frames_of, match, recalls, args.plot_video)
+    frames = VideoFrames(project.frames_path(video))
+    return [
+        *recall_plots(folder, recalls, gt),
+        *feature_plots(folder, video, tracks, features, gt[video], match),
+        *tube_plots(folder, video, [track.tube() for track in tracks], gt[video], project.labels, frames),
+    ]
 
 
 def main() -> None:

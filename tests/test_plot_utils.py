@@ -1,4 +1,4 @@
-"""Figures: valid pictures that show what they were given, also where there is nothing to show."""
+"""Plots: valid images that show what they were given, also where there is nothing to show."""
 
 import json
 import warnings
@@ -16,8 +16,7 @@ from datasets.synthetic.videos import plan, render
 from utils import plot_utils
 from utils.box_ops import Tube
 from utils.drawing.draw import WHITE, colour_of
-from utils.drawing.figure import DPI
-from utils.drawing.plot_tubes import CELL
+from utils.drawing.plots import CELL, DPI
 from utils.misc import InputError, rng
 from utils.plot_utils import (
     plot_features,
@@ -37,7 +36,7 @@ LABELS = list(ACTIONS)
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """A figure that warns is a figure that looks wrong."""
+    """A plot that warns is a plot that looks wrong."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -45,7 +44,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[list[np.ndarray], list[Tube]]:
-    """Drawn frames and their people's tubes."""
+    """Synthetic frames and their people's tubes."""
     drawn = next(p for n in range(99) if len((p := plan(rng(5, n), 24, 160, 120, 3)).looks) == 3)
     frames, boxes, _ = zip(*(render(drawn, t) for t in range(24)), strict=True)
     tubes = [Tube(np.arange(24), np.stack(boxes)[:, p], p, 1.0, p) for p in range(len(drawn.looks))]
@@ -141,7 +140,7 @@ def test_precision_and_recall_by_class(tmp_path: Path) -> None:
         blue.append(((image[..., 2] > 200) & (image[..., 0] < 200)).mean())
     assert blue[0] > 2 * blue[1] > 0
     one = image.shape
-    plot_precision_recall(path, [np.array([True])] * 24, [1] * 24, [f"class {i}" for i in range(24)], "act")
+    plot_precision_recall(path, [np.array([True])] * 9, [1] * 9, [f"class {i}" for i in range(9)], "act")
     assert read(path).shape[0] > 2 * one[0]
     plot_precision_recall(path, [none], [0], ["歩く"])
     read(path)
@@ -211,7 +210,7 @@ def test_metrics_are_read_whole_or_torn(tmp_path: Path) -> None:
     assert read_metrics(path) == run_of(3)
 
 
-def test_training_has_a_panel_a_figure(tmp_path: Path) -> None:
+def test_training_has_a_panel_for_each_metric(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     wide = []
     for metrics in (
@@ -247,7 +246,7 @@ def test_recall_bars_are_as_high_as_the_recall(tmp_path: Path) -> None:
     read(path)
 
 
-def test_a_figure_that_fails_leaves_the_previous_one(tmp_path: Path) -> None:
+def test_a_plot_that_fails_leaves_the_previous_one(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"before")
     with pytest.raises(IndexError):

@@ -18,8 +18,15 @@ from models.action_head import build_action_head
 from models.person_queries import match_people
 from tests.toy_training import arguments, train
 from tests.tube_cases import jhmdb21_case, random_case
-from utils.box_ops import Tube
-from utils.drawing.evaluation_plots import action_figures, linked_figures, shown_video
+from utils.box_ops import Track, Tube
+from utils.drawing.evaluation_plots import (
+    detailed_video,
+    feature_plots,
+    features_by_person,
+    precision_recall_plots,
+    recall_plots,
+    tube_plots,
+)
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
 from utils.plot_utils import precision_recall
@@ -89,7 +96,7 @@ def _append(sample: VideoSample, tube, draw: np.random.Generator) -> None:
 
 
 def run(root: Path, script: str, *flags: object) -> list[Path]:
-    """Run a script on the subset val; the folders of logs and pictures that are there."""
+    """Run a script on the subset val; the folders of logs and plots."""
     common = ["--dataset", "synthetic", "--data_root", root / "data", "--checkpoint_root", root / "checkpoint"]
     common += ["--qmm_name", "one", "--device", "cpu", "--threads", "1", "--comet", "disabled", "--load_epoch"]
     common[-1] += "_qmm" if script == "eval_map" else ""
@@ -99,8 +106,8 @@ def run(root: Path, script: str, *flags: object) -> list[Path]:
     return sorted(p for p in (root / "checkpoint/synthetic/one/results").glob(f"{script}-*") if p.is_dir())
 
 
-def pictures(folder: Path) -> set[str]:
-    """The pictures of a folder, each looked into."""
+def plots(folder: Path) -> set[str]:
+    """The plots of a folder, each read."""
     for path in folder.glob("*.png"):
         assert cv2.imread(str(path)).std() > 1
     return {path.name for path in folder.glob("*.png")}
@@ -108,17 +115,17 @@ def pictures(folder: Path) -> set[str]:
 
 def test_linked_people_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder,) = run(root, "eval_qmm", "--from_tar", "--link_cues", "iou")
-    assert folder.name == f"eval_qmm-val-{LINKED[1]}" and not pictures(folder)
+    assert folder.name == f"eval_qmm-val-{LINKED[1]}" and not plots(folder)
     _, folder = run(root, "eval_qmm", "--from_tar", "--plot")
     names = {"motion_recall@0.2.png", "motion_recall@0.5.png", "similarity.png", "features.png"}
-    assert pictures(folder) == {*names, "tubes.png", "frames.png"}
+    assert plots(folder) == {*names, "tubes.png", "frames.png"}
     (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     held = json.loads(folder.with_name(f"{folder.name}.json").read_text())["metrics"]
     assert (line["stage"], line["epoch"], line["recall@0.5"]) == ("eval_qmm", 1, 1.0)
     assert line["motion_recall@0.5/small"] == held["motion_recall@0.5"]["small"]
 
 
-def test_both_cues_meet_in_one_figure_when_all_else_is_equal(root: Path) -> None:
+def test_both_cues_meet_in_one_plot_when_all_else_is_equal(root: Path) -> None:
     for cue in ("feature", "iou"):
         run(root, "eval_qmm", "--from_tar", "--link_cues", cue)
     path = root / "checkpoint/synthetic/one/results" / f"eval_qmm-val-{LINKED[0]}.json"
@@ -130,7 +137,7 @@ def test_both_cues_meet_in_one_figure_when_all_else_is_equal(root: Path) -> None
 
 def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder,) = run(root, "eval_map", "--min_tube_length", 1, "--plot", "--tiou_th", "0.5")
-    assert pictures(folder) == {"precision_recall@0.5.png", "tubes.png", "frames.png"}
+    assert plots(folder) == {"precision_recall@0.5.png", "tubes.png", "frames.png"}
     (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert line["epoch"] == 3 and {"v-mAP@0.5", "AP@0.5/walk"} <= line.keys()
 
@@ -156,7 +163,7 @@ def test_the_shown_video_can_be_chosen(root: Path) -> None:
         path.write_text(text)
 
 
-def test_comet_gets_the_figures_and_pictures_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_comet_gets_the_metrics_and_plots_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = run(root, "eval_map", "--min_tube_length", 1, "--link_cues", "iou", "--comet", "offline", "--plot")
     (archive,) = (folder for folder in folders if "iou" in folder.name for folder in (folder / "comet").glob("*.zip"))
     assert archive.stat().st_size > sum(p.stat().st_size for p in archive.parents[1].glob("*.png"))
@@ -166,23 +173,20 @@ def test_comet_gets_the_figures_and_pictures_of_an_evaluation(root: Path, capsys
 def test_the_shown_video_has_most_people(root: Path) -> None:
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
     people = {name: len({tube.person_id for tube in tubes}) for name, tubes in gt.items()}
-    assert people[shown_video(gt)] == max(people.values()) or people[shown_video(gt)] >= 3
-    assert shown_video({"b": [], "a": []}) == "a"
+    assert people[detailed_video(gt)] == max(people.values()) or people[detailed_video(gt)] >= 3
+    assert detailed_video({"b": [], "a": []}) == "a"
 
 
-def test_features_are_named_by_the_annotated_person(root: Path) -> None:
-    from utils.drawing.evaluation_plots import _features
-    from utils.storage.tracks import TrackStore
-
-    gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
-    linked = TrackStore(root / "checkpoint/synthetic/one/qmm_tubes/val" / f"{LINKED[0]}.tar")
-    for name, tubes in gt.items():
-        match = partial(match_people, iou_th=0.5)
-        ids, frames, features = _features(linked, name, tubes, match)
-        assert (np.diff(frames) >= 0).all() and len(ids) == sum(map(len, tubes))
-        assert (features[:, 0] == ids + 1).all()
-        nobody, _, _ = _features(linked, name, [], match)
-        assert (nobody == -1).all()
+def test_features_have_the_ids_of_the_annotated_people() -> None:
+    a, b = ([[x, 0, x + 10, 10]] * 5 for x in (0, 50))
+    gt = [Tube(range(5), a, 0, person_id=7), Tube(range(5), a, 1, person_id=7), Tube(range(5), b, 0, person_id=3)]
+    tracks = [Track([0, 2, 4], b[:3], np.ones(3)), Track([1, 2], a[:2], np.ones(2)), Track([9], a[:1], np.ones(1))]
+    features = np.arange(6, dtype=np.float32)[:, None]
+    ids, frames, by_frame = features_by_person(tracks, features, gt, partial(match_people, iou_th=0.5))
+    assert frames.tolist() == [0, 1, 2, 2, 4, 9]
+    assert ids.tolist() == [3, 7, 3, 7, 3, -1]
+    assert by_frame[:, 0].tolist() == [0, 3, 1, 4, 2, 5]
+    assert (features_by_person(tracks, features, [], partial(match_people, iou_th=0.5))[0] == -1).all()
 
 
 def test_training_draws_its_curves_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,20 +208,11 @@ def test_matplotlib_and_comet_are_not_imported_unless_asked_for() -> None:
 
 
 def test_videos_without_people_are_drawn_too(tmp_path: Path) -> None:
-    class Nobody:
-        def read(self, name: str, column: str) -> np.ndarray:
-            columns = {"frames": np.zeros(0, np.int64), "boxes": np.zeros((0, 4), np.float32)}
-            return {**columns, "features": np.zeros((0, D), np.float32)}[column]
-
-        def tubes(self) -> dict[str, list]:
-            return {"a": [], "b": []}
-
-    def frames_of(name: str) -> list[np.ndarray]:
-        return [np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)] * 3
-
-    match = partial(match_people, iou_th=0.5)
+    frames = [np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)] * 3
     recalls = {0.5: {"iou": {"small": None, "medium": None, "large": None}}}
     for gt in ({"a": [], "b": []}, {"a": [Tube([0, 1], [[1, 1, 9, 9]] * 2, 0, person_id=0)], "b": []}):
-        linked_figures(tmp_path, Nobody(), gt, ["walk"], frames_of, match, recalls)
-        action_figures(tmp_path, {"a": [], "b": []}, gt, ["walk"], [0.5], "voc", frames_of)
-        assert len(pictures(tmp_path)) == 6
+        recall_plots(tmp_path, recalls, gt)
+        feature_plots(tmp_path, "a", [], np.zeros((0, D)), gt["a"], partial(match_people, iou_th=0.5))
+        precision_recall_plots(tmp_path, {"a": [], "b": []}, gt, ["walk"], [0.5], "voc")
+        tube_plots(tmp_path, "a", [], gt["a"], ["walk"], frames)
+        assert len(plots(tmp_path)) == 6

@@ -1,6 +1,6 @@
-"""Figures of what the stages find, each one PNG, readable at a glance and under every kind of colour blindness.
+"""Plots of the stages' results, each one PNG, readable at a glance and under every kind of colour blindness.
 
-All functions take arrays or tubes and write whole files or none (`utils.storage.files.atomic`).
+All functions take arrays or tubes, and write a whole file or none (`utils.storage.files.atomic`).
 """
 
 import json
@@ -16,9 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.box_ops import MOTION_CATEGORIES
 from utils.drawing.draw import colour_of
-from utils.drawing.figure import grid, page, panels, rgb
-from utils.drawing.plot_tubes import plot_predictions, plot_tubes
-from utils.misc import InputError
+from utils.drawing.plots import page, panels, plot_predictions, plot_tubes, rgb
+from utils.misc import InputError, counted
 from utils.video_map import average_precision
 
 __all__ = [
@@ -32,17 +31,20 @@ __all__ = [
     "precision_recall",
     "read_metrics",
 ]
-MARKERS = "os^Dv*"  # one a stretch of time
+MARKERS = "os^Dv*"  # one for each stretch of time
 LIGHT, BLUE, RED, GREY = rgb(colour_of(0)), rgb(colour_of(6)), rgb(colour_of(5)), (0.6, 0.6, 0.6)
+LAST_PANELS = ("lr", "grad_norm", "seconds", "skipped_steps")  # of a training's plot
 
 
 def precision_recall(correct: np.ndarray, n_gt: int) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall after each detection, float64 (n,) each.
 
-    `correct` bool (n,): whether each detection is one, by falling score; `n_gt` > 0 ground truths in all.
+    Args:
+        correct: bool (n,), whether each detection is correct, by falling score.
+        n_gt: number of ground truths, above 0.
     """
-    found = np.asarray(correct, bool).cumsum()
-    return found / np.arange(1, len(found) + 1), found / n_gt
+    hits = np.asarray(correct, bool).cumsum()
+    return hits / np.arange(1, len(hits) + 1), hits / n_gt
 
 
 def plot_precision_recall(
@@ -53,34 +55,32 @@ def plot_precision_recall(
     protocol: str = "voc",
     title: str = "Precision and recall of action tubes",
 ) -> None:
-    """A panel a class with its curve, its AP (the coloured area) and its number of ground-truth tubes, by falling AP.
+    """A panel for each class, by falling AP: its curve, its AP (the coloured area), its number of ground-truth tubes.
 
-    `correct`: for each class whether each detection is one, bool (n_c,) by falling score; `n_gt` int (n_classes,).
-    Classes without ground truth are listed below. `protocol` as in `utils.video_map`: the area is that under
-    the envelope ("voc") or under the raw curve ("act").
+    Args:
+        correct: for each class whether each detection is correct, bool (n_c,) by falling score.
+        n_gt: int (n_classes,), number of ground truths; classes without any are listed below the panels.
+        labels: the classes' names.
+        protocol: whose AP the area is (`utils.video_map.PROTOCOLS`).
     """
-    n_gt = [int(n) for n in n_gt]
-    known = [c for c in range(len(labels)) if n_gt[c]]
-    ap = {c: average_precision(np.asarray(correct[c], bool), n_gt[c], protocol) for c in known}
-    rows, columns = grid(max(len(known), 1), 8)
-    with page(path, 1 + 1.55 * columns, 1 + 1.6 * rows, title) as figure:
-        each = panels(figure, len(known), rows, columns, sharex=True, sharey=True)
-        for axes, c in zip(each, sorted(known, key=lambda c: -ap[c]), strict=True):
-            precision, recall = (
-                np.concatenate([[first], part])
-                for first, part in zip((1.0, 0.0), precision_recall(correct[c], n_gt[c]), strict=True)
-            )
-            area = np.maximum.accumulate(precision[::-1])[::-1] if protocol == "voc" else precision
-            how = {"step": "pre"} if protocol == "voc" else {}
-            axes.fill_between(recall, area, color=LIGHT, alpha=0.45, lw=0, **how)
+    ap = {c: average_precision(np.asarray(correct[c], bool), int(n_gt[c]), protocol) for c in np.flatnonzero(n_gt)}
+    with panels(path, len(ap), 8, 1.55, 1.6, title, sharex=True, sharey=True) as (fig, all_axes):
+        for axes, c in zip(all_axes, sorted(ap, key=lambda c: -ap[c]), strict=True):
+            precision, recall = precision_recall(correct[c], n_gt[c])
+            precision, recall = np.append(1.0, precision), np.append(0.0, recall)
+            if protocol == "voc":
+                envelope = np.maximum.accumulate(precision[::-1])[::-1]
+                axes.fill_between(recall, envelope, color=LIGHT, alpha=0.45, lw=0, step="pre")
+            else:
+                axes.fill_between(recall, precision, color=LIGHT, alpha=0.45, lw=0)
             axes.plot(recall, precision, color=BLUE, lw=1.3, solid_joinstyle="round")
-            axes.set_title(f"{labels[c]}\nAP {ap[c]:.2f}, {n_gt[c]} tube{'s'[: n_gt[c] != 1]}", fontsize=8)
+            axes.set_title(f"{labels[c]}\nAP {ap[c]:.2f}, {counted(int(n_gt[c]), 'tube')}", fontsize=8)
             axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             axes.grid()
-        missing = ", ".join(label for c, label in enumerate(labels) if not n_gt[c])
+        missing = ", ".join(label for label, n in zip(labels, n_gt, strict=True) if not n)
         note = f"\n\nwithout ground truth: {missing}" if missing else ""
-        figure.supxlabel("recall (share of the ground-truth tubes)" + note, fontsize=9)
-        figure.supylabel("precision (share of the detections)", fontsize=9)
+        fig.supxlabel("recall (share of the ground-truth tubes)" + note, fontsize=9)
+        fig.supylabel("precision (share of the detections)", fontsize=9)
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
@@ -95,33 +95,37 @@ def plot_similarity(
     frames: np.ndarray,
     title: str = "Similarity of person features",
 ) -> None:
-    """The cosine similarity of every pair of a clip's person features, float (n, d), sorted by person, then frame.
+    """The cosine similarity of every pair of a clip's person features, sorted by person, then frame.
 
-    `person_ids` int (n,), -1 for a query that is nobody; `frames` int (n,).
+    Args:
+        features: float (n, d).
+        person_ids: int (n,), -1 for a detection that matches nobody.
+        frames: int (n,).
     """
     order = np.lexsort((frames, np.where(person_ids < 0, np.iinfo(np.int64).max, person_ids)))
     unit, people = _unit(features)[order], np.asarray(person_ids)[order]
     similarity = unit @ unit.T
-    edges = [0, *(np.flatnonzero(np.diff(people)) + 1).tolist(), len(people)]
     known = (people[:, None] >= 0) & (people >= 0) & ~np.eye(len(people), dtype=bool)
     same = people[:, None] == people
     means = [f"{similarity[pairs].mean():.2f}" if pairs.any() else "n/a" for pairs in (known & same, known & ~same)]
-    with page(path, 6.2, 5.4, title) as figure:
-        axes = figure.subplots()
-        shown = similarity if len(people) else np.full((1, 1), np.nan)
-        image = axes.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    with page(path, 6.2, 5.4, title) as fig:
+        axes = fig.subplots()
+        matrix = similarity if len(people) else np.full((1, 1), np.nan)
+        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        edges = [0, *(np.flatnonzero(np.diff(people)) + 1).tolist(), len(people)]
         for edge in edges[1:-1]:
             axes.axhline(edge - 0.5, color="black", lw=0.8)
             axes.axvline(edge - 0.5, color="black", lw=0.8)
-        middles = [(a + b - 1) / 2 for a, b in pairwise(edges) if b > a]
-        names = ["nobody" if people[a] < 0 else str(people[a]) for a, b in pairwise(edges) if b > a]
+        runs = [(begin, end) for begin, end in pairwise(edges) if end > begin]
+        middles = [(begin + end - 1) / 2 for begin, end in runs]
+        names = ["nobody" if people[begin] < 0 else str(people[begin]) for begin, _ in runs]
         axes.set_xticks(middles, names, rotation=90 if len(names) > 12 else 0)
         axes.set_yticks(middles, names)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(True)
         axes.set(xlabel="person (frames in order within each)", ylabel="person")
         axes.set_title(f"mean over pairs of one person {means[0]}, of two people {means[1]}", fontsize=9)
-        figure.colorbar(image, label="cosine similarity", shrink=0.85, ticks=(-1, -0.5, 0, 0.5, 1))
+        fig.colorbar(image, label="cosine similarity", shrink=0.85, ticks=(-1, -0.5, 0, 0.5, 1))
 
 
 def plot_features(
@@ -131,49 +135,53 @@ def plot_features(
     frames: np.ndarray,
     title: str = "Person features across frames",
 ) -> None:
-    """Person features, float (n, d), of unit length and on their two principal axes: a colour a person, a marker
-    a stretch of time, a line from each frame of a person to the next.
+    """Person features of unit length on their two principal axes: a colour a person, a marker a stretch of time, a line
+    from each frame of a person to the next.
 
-    `person_ids` int (n,), -1 for a query that is nobody (grey); `frames` int (n,).
+    Args:
+        features: float (n, d).
+        person_ids: int (n,), -1 (grey) for a detection that matches nobody.
+        frames: int (n,).
     """
     person_ids, frames = np.asarray(person_ids), np.asarray(frames)
     unit = _unit(features)
     centred = unit - unit.mean(0, keepdims=True) if len(unit) else unit
-    _, spread, axes_of = np.linalg.svd(centred, full_matrices=False)
-    places = np.zeros((len(unit), 2))
-    places[:, : min(2, len(axes_of))] = centred @ axes_of[:2].T
-    share = np.append(spread**2 / max((spread**2).sum(), 1e-12), [0, 0])
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    points = np.zeros((len(unit), 2))
+    points[:, : min(2, len(directions))] = centred @ directions[:2].T
+    variance = np.append(singular**2 / max((singular**2).sum(), 1e-12), [0, 0])
     low, high = (int(frames.min()), int(frames.max())) if len(frames) else (0, 0)
     edges = np.unique(np.linspace(low, high + 1, min(len(MARKERS), high - low + 1) + 1).round().astype(int))
-    with page(path, 7.4, 5.2, title) as figure:
-        axes = figure.subplots()
+    stretches = list(zip(pairwise(edges.tolist()), MARKERS, strict=False))
+    with page(path, 7.4, 5.2, title) as fig:
+        axes = fig.subplots()
         for person in np.unique(person_ids):
-            at = np.flatnonzero(person_ids == person)
-            at = at[np.argsort(frames[at], kind="stable")]
+            rows = np.flatnonzero(person_ids == person)
+            rows = rows[np.argsort(frames[rows], kind="stable")]
             colour = rgb(colour_of(int(person))) if person >= 0 else GREY
             if person >= 0:
-                axes.plot(*places[at].T, color=colour, lw=0.8, alpha=0.5, zorder=1)
-                top = places[at[places[at, 1].argmax()]]
+                axes.plot(*points[rows].T, color=colour, lw=0.8, alpha=0.5, zorder=1)
+                top = points[rows[points[rows, 1].argmax()]]
                 halo = [patheffects.withStroke(linewidth=3, foreground="white")]
                 style = {"fontsize": 12, "fontweight": "bold", "ha": "center", "path_effects": halo}
                 axes.annotate(str(person), top, (0, 7), textcoords="offset points", **style)
-            for k, (a, b) in enumerate(pairwise(edges)):
-                now = at[(frames[at] >= a) & (frames[at] < b)]
-                axes.scatter(*places[now].T, s=34, marker=MARKERS[k], color=colour, edgecolor="black", lw=0.4, zorder=2)
-        axes.set(xlabel=f"first principal axis ({share[0]:.0%} of the variance)")
-        axes.set(ylabel=f"second principal axis ({share[1]:.0%} of the variance)")
+            for (begin, end), marker in stretches:
+                part = rows[(frames[rows] >= begin) & (frames[rows] < end)]
+                axes.scatter(*points[part].T, s=34, marker=marker, color=colour, edgecolor="black", lw=0.4, zorder=2)
+        axes.set(xlabel=f"first principal axis ({variance[0]:.0%} of the variance)")
+        axes.set(ylabel=f"second principal axis ({variance[1]:.0%} of the variance)")
         axes.grid()
         axes.margins(0.08)
         look = {"ls": "", "color": "0.5", "mec": "black", "mew": 0.4}
         times = [
-            Line2D([], [], marker=MARKERS[k], label=f"{a}" if b == a + 1 else f"{a} to {b - 1}", **look)
-            for k, (a, b) in enumerate(pairwise(edges))
+            Line2D([], [], marker=marker, label=f"{begin}" if end == begin + 1 else f"{begin} to {end - 1}", **look)
+            for (begin, end), marker in stretches
         ]
-        figure.legend(handles=times, loc="outside right upper", title="frame", fontsize=8)
+        fig.legend(handles=times, loc="outside right upper", title="frame", fontsize=8)
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`, by epoch; InputError where there is none. A torn last line is left out."""
+    """The lines of a run's `metrics.jsonl` by epoch, without a torn last one; InputError where there is none."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file of metrics")
@@ -189,41 +197,37 @@ def read_metrics(path: str | Path) -> list[dict]:
 
 
 def plot_training(path: str | Path, metrics: Sequence[Mapping], title: str = "") -> None:
-    """A panel a figure over the epochs, `metrics` as from `read_metrics`: losses first, then others, then the rate.
+    """A panel for each metric over the epochs: losses first, then others, then the learning rate and the like.
 
-    A figure `val_x` shares the panel of `x`. Figures that are null leave a gap; epochs without one are passed over.
+    A metric `val_x` shares the panel of `x`. Values that are null leave a gap.
+
+    Args:
+        metrics: as from `read_metrics`.
     """
-    epochs = [line["epoch"] for line in metrics]
     names = dict.fromkeys(name for line in metrics for name, value in line.items() if isinstance(value, int | float))
     names.pop("epoch", None)
-    sharing: dict[str, list[str]] = {}
+    by_panel: dict[str, list[str]] = {}
     for name in names:
-        sharing.setdefault(name.removeprefix("val_"), []).append(name)
-    last = ("lr", "grad_norm", "seconds", "skipped_steps")
-    order = sorted(sharing, key=lambda name: (last.index(name) + 1 if name in last else 0, "loss" not in name))
-    rows, columns = grid(max(len(order), 1), 4)
+        by_panel.setdefault(name.removeprefix("val_"), []).append(name)
+    places = {name: n for n, name in enumerate(LAST_PANELS, 1)}
+    order = sorted(by_panel, key=lambda name: (places.get(name, 0), "loss" not in name))
     stage = metrics[0].get("stage", "") if metrics else ""
-    with page(path, 0.5 + 2.5 * columns, 0.7 + 1.9 * rows, title or f"Training: {stage}") as figure:
-        for axes, panel in zip(panels(figure, len(order), rows, columns), order, strict=True):
-            for name in sharing[panel]:
-                told = [line for line in metrics if name in line]
-                values = np.array([line[name] for line in told], np.float64)
-                held_out = name.startswith("val_")
-                look = (
-                    {"color": RED, "ls": "--", "label": "held out"}
-                    if held_out
-                    else {"color": BLUE, "label": "training"}
-                )
-                axes.plot([line["epoch"] for line in told], values, lw=1.5, marker="o", ms=3, **look)
+    with panels(path, len(order), 4, 2.5, 1.9, title or f"Training: {stage}") as (fig, all_axes):
+        for axes, panel in zip(all_axes, order, strict=True):
+            for name in by_panel[panel]:
+                lines = [line for line in metrics if name in line]
+                values = np.array([line[name] for line in lines], np.float64)
+                color, style, label = (RED, "--", "held out") if name.startswith("val_") else (BLUE, "-", "training")
+                axes.plot([line["epoch"] for line in lines], values, style, color=color, label=label, marker="o", ms=3)
                 if panel == "lr" and np.nanmax(values) > 3 * np.nanmin(values) > 0:
                     axes.set_yscale("log")
-            axes.set_title(panel if panel in names else sharing[panel][0], fontsize=9)
-            axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+            axes.set_title(panel if panel in names else by_panel[panel][0], fontsize=9)
+            axes.set_xlim(metrics[0]["epoch"] - 0.5, metrics[-1]["epoch"] + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             axes.grid()
-            if len(sharing[panel]) > 1:
+            if len(by_panel[panel]) > 1:
                 axes.legend(fontsize=7, loc="best")
-        figure.supxlabel("epoch", fontsize=9)
+        fig.supxlabel("epoch", fontsize=9)
 
 
 def plot_motion_recall(
@@ -232,13 +236,14 @@ def plot_motion_recall(
     counts: Mapping[str, int] | None = None,
     title: str = "Recall by motion category",
 ) -> None:
-    """Bars of recall, 0 to 1, by category of motion ("small", "medium", "large"), side by side for each link cue.
+    """Bars of recall by motion category, side by side for each link cue.
 
-    `recall` maps a cue's name to its recall by category, NaN or None where that is undefined; `counts` how
-    many ground-truth tubes a category has.
+    Args:
+        recall: link cue -> "small", "medium", "large" -> recall from 0 to 1, NaN or None where undefined.
+        counts: motion category -> number of ground-truth tubes.
     """
-    with page(path, 1.6 + 1.9 * max(len(recall), 1), 3.6, title) as figure:
-        axes = figure.subplots()
+    with page(path, 1.6 + 1.9 * max(len(recall), 1), 3.6, title) as fig:
+        axes = fig.subplots()
         width = 0.8 / max(len(recall), 1)
         for k, (cue, by_category) in enumerate(recall.items()):
             values = np.array([by_category.get(name) for name in MOTION_CATEGORIES], np.float64)
@@ -251,4 +256,4 @@ def plot_motion_recall(
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.grid(axis="y")
         if recall:
-            figure.legend(loc="outside lower center", ncols=len(recall), title="linked by", title_fontsize=8)
+            fig.legend(loc="outside lower center", ncols=len(recall), title="linked by", title_fontsize=8)
