@@ -61,8 +61,8 @@ def test_both_ucf101_files_give_the_same_4458_tubes():
 @needs_data
 def test_ucf101_labels_and_subsets_agree_with_the_video_names():
     project = load_project("ucf101-24", DATA)
-    for name, found in read_annotations(project).items():
-        assert {project.labels[t.label] for t in found.tubes} <= {name.split("/")[0]}
+    for name, annotated in read_annotations(project).items():
+        assert {project.labels[t.label] for t in annotated.tubes} <= {name.split("/")[0]}
     train, val = project.split("train"), project.split("val")
     assert (len(train), len(val), len(set(train) & set(val))) == (2284, 910, 0)
 
@@ -85,14 +85,16 @@ def test_an_empty_subset_is_told():
 
 def test_ucf101_boxes_of_small_integers_do_not_overflow(tmp_path):
     boxes = np.array([[200, 150, 100, 90]], np.uint8)
-    held = {"A/v": {"numf": np.uint8(3), "label": 0, "annotations": [{"label": 0, "sf": 2, "ef": 3, "boxes": boxes}]}}
-    (tmp_path / "pyannot.pkl").write_bytes(pickled(held))
+    annotation = {
+        "A/v": {"numf": np.uint8(3), "label": 0, "annotations": [{"label": 0, "sf": 2, "ef": 3, "boxes": boxes}]}
+    }
+    (tmp_path / "pyannot.pkl").write_bytes(pickled(annotation))
     (tmp_path / "list.txt").write_text("A/v.avi 1\n")
     path = own_project(
         tmp_path, {}, format="ucf101-24", annotations="pyannot.pkl", labels=["A"], splits={"val": "list.txt"}
     )
-    (found,) = make_gt_tubes(path, "val")["A/v"]
-    assert found.frames.tolist() == [2] and found.boxes.tolist() == [[200, 150, 300, 240]]
+    (only,) = make_gt_tubes(path, "val")["A/v"]
+    assert only.frames.tolist() == [2] and only.boxes.tolist() == [[200, 150, 300, 240]]
 
 
 def test_own_format_labels_person_ids_and_videos_without_tubes(tmp_path):
@@ -155,10 +157,10 @@ def test_one_person_in_two_places_is_refused_and_with_two_actions_is_not(tmp_pat
 def test_empty_boxes_are_dropped_and_those_over_the_edge_kept_with_a_count(tmp_path, capsys):
     boxes = [[5, 5, 5, 9], [-3, 5, 20, 90], [7, 7, 8, 8]]
     path = own_project(tmp_path, {"v": video(tube(frames=(0, 1, 2), boxes=boxes))})
-    (found,) = make_gt_tubes(path, "val")["v"]
-    assert found.boxes.tolist() == boxes[1:] and found.frames.tolist() == [1, 2]
-    told = capsys.readouterr().err
-    assert "1 time: box is empty" in told and "1 time: box extends beyond" in told
+    (only,) = make_gt_tubes(path, "val")["v"]
+    assert only.boxes.tolist() == boxes[1:] and only.frames.tolist() == [1, 2]
+    warnings = capsys.readouterr().err
+    assert "1 time: box is empty" in warnings and "1 time: box extends beyond" in warnings
 
 
 def test_one_pixel_one_frame_and_unknown_sizes_are_no_faults():
@@ -229,8 +231,8 @@ def test_files_with_a_byte_order_mark_are_read_as_without(tmp_path):
 
 def test_whole_frame_numbers_and_padded_labels_are_taken_as_meant(tmp_path):
     path = own_project(tmp_path, {"v": video(tube(frames=(1.0, 2.0), label="walk ", person_id=3.0))})
-    (found,) = ground_truth(load_project(path), "val")["v"]
-    assert (found.frames.tolist(), found.label, found.person_id) == ([1, 2], 1, 3)
+    (only,) = ground_truth(load_project(path), "val")["v"]
+    assert (only.frames.tolist(), only.label, only.person_id) == ([1, 2], 1, 3)
 
 
 def test_a_video_twice_in_the_json_is_refused(tmp_path):
@@ -268,8 +270,8 @@ def test_a_format_is_one_function_in_the_table(tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "one number", read)
     path = own_project(tmp_path, {"v": video()}, format="one number")
     (tmp_path / "annotations.json").write_text("5")
-    (found,) = ground_truth(load_project(path), "val")["v"]
-    assert found.frames.tolist() == [5] and found.label == 1
+    (only,) = ground_truth(load_project(path), "val")["v"]
+    assert only.frames.tolist() == [5] and only.label == 1
 
 
 def test_defaults_are_the_project_files_by_the_first_name_it_gives(tmp_path):

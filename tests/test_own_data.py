@@ -128,9 +128,9 @@ def test_the_document_says_what_happens_to_each_impossible_annotation():
 
 
 def test_a_fault_is_told_with_its_place_and_skip_bad_goes_on(own, follow):
-    held = json.loads(FILES["mydata/annotations.json"])
-    held["videos"]["park_01"]["tubes"][1]["boxes"][1] = [50, 60, 20, 180]
-    (own / "mydata/faulty.json").write_text(json.dumps(held))
+    annotation = json.loads(FILES["mydata/annotations.json"])
+    annotation["videos"]["park_01"]["tubes"][1]["boxes"][1] = [50, 60, 20, 180]
+    (own / "mydata/faulty.json").write_text(json.dumps(annotation))
     text = FILES["mydata/own.yml"].replace("annotations.json", "faulty.json")
     (own / "mydata/faulty.yml").write_text(text.replace("train: train.txt", "train: both.txt"))
     (own / "mydata/both.txt").write_text("park_01\npark_02\n")
@@ -164,6 +164,6 @@ def test_the_chain_and_predict(own, follow, one_thread):
     call = [sys.executable, ROOT / script, *flags, "--min_tube_length", "2", "--device", "cpu", "--threads", "1"]
     done = subprocess.run(call, cwd=own, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and done.stdout.startswith("new_video.mp4: 24 frames"), done.stderr
-    held = json.loads((own / "predictions/new_video.json").read_text())
-    assert held["labels"] == ["stand", "walk"] and held["people"] and held["n_frames"] == 24
+    prediction = json.loads((own / "predictions/new_video.json").read_text())
+    assert prediction["labels"] == ["stand", "walk"] and prediction["people"] and prediction["n_frames"] == 24
     assert cv2.VideoCapture(str(own / "predictions/new_video.mp4")).read()[0]

@@ -149,11 +149,11 @@ def test_dockerfile_copies_what_is_there_and_the_code_after_the_packages():
 
 
 def test_container_runs_as_a_user_of_its_own_on_two_volumes():
-    held = instructions()
-    names = [name for name, _ in held]
-    assert held[names.index("USER")][1] not in ("root", "0") and names.count("USER") == 1
-    assert ("ARG", "UID=1000") in held and ("VOLUME", '["/data", "/checkpoint"]') in held
-    assert any("ln -s /data /checkpoint /workspace" in text for _, text in held) and ("WORKDIR", "/workspace") in held
+    lines = instructions()
+    names = [name for name, _ in lines]
+    assert lines[names.index("USER")][1] not in ("root", "0") and names.count("USER") == 1
+    assert ("ARG", "UID=1000") in lines and ("VOLUME", '["/data", "/checkpoint"]') in lines
+    assert any("ln -s /data /checkpoint /workspace" in text for _, text in lines) and ("WORKDIR", "/workspace") in lines
 
 
 def test_what_git_ignores_stays_out_of_the_image_and_the_code_does_not():
@@ -175,9 +175,9 @@ def test_licence_is_apache_2_in_full():
 
 
 def test_citation_names_the_software_and_the_paper():
-    held = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert held["cff-version"] == "1.2.0" and held["license"] == "Apache-2.0"
-    assert {"message", "title", "authors"} <= held.keys()
-    paper = held["preferred-citation"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    paper = citation["preferred-citation"]
     assert [a["family-names"] for a in paper["authors"]] == ["Omi", "Oshima", "Tamaki"]
     assert paper["year"] == 2025 and paper["url"].endswith("2503.12969")

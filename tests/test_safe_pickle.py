@@ -42,9 +42,9 @@ def test_data_comes_back_as_the_standard_pickler_was_given_it(protocol):
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_the_pickles_of_the_tests_are_read_as_what_they_were_made_of(tmp_path, protocol):
     arrays = [np.arange(6, dtype=kind).reshape(2, 3) for kind in ("u1", "<u2", ">i4", "<f4")]
-    held = {"é": [1, -(2**31), 0.5, None, True, False, (1, (2,)), {3: []}, np.uint8(200)], "arrays": arrays}
-    (tmp_path / "a.pkl").write_bytes(pickled(held, protocol))
-    assert same(read_pickle(tmp_path / "a.pkl"), held)
+    data = {"é": [1, -(2**31), 0.5, None, True, False, (1, (2,)), {3: []}, np.uint8(200)], "arrays": arrays}
+    (tmp_path / "a.pkl").write_bytes(pickled(data, protocol))
+    assert same(read_pickle(tmp_path / "a.pkl"), data)
 
 
 def test_one_array_twice_is_one_array():
