@@ -247,14 +247,16 @@ def test_damaged_shards_are_told_and_made_again(project, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") and p.name != ".lock"]
 
 
-def test_annotations_that_do_not_fit_their_video_are_told(tmp_path):
+def test_annotations_that_do_not_fit_their_video_are_told(tmp_path, capsys):
     videos = {}
-    for name, last in (("good", 4), ("tail", 6), ("long", 20)):
+    for name, last in (("good", 4), ("tail", 6), ("long", 20), ("big", 4)):
         (tmp_path / "videos" / name).mkdir(parents=True)
         for i in range(5):
             cv2.imwrite(str(tmp_path / "videos" / name / f"{i}.png"), draw_frame(i, 4))
         tube = {"label": 0, "frames": list(range(last + 1)), "boxes": [[4, 10, 14, 40]] * (last + 1)}
         videos[name] = {"width": WIDTH, "height": HEIGHT, "tubes": [tube]}
+    videos["big"] = {"tubes": [tube | {"boxes": [[3 * WIDTH - 20, 30, 3 * WIDTH, 120]] * 5}]}  # three times too large
+    videos["tail"]["n_frames"] = 9
     videos["missing"] = {"tubes": []}
     videos["wide"] = {"width": 100, "height": HEIGHT, "tubes": []}
     (tmp_path / "videos/wide").symlink_to(tmp_path / "videos/good")
@@ -262,7 +264,13 @@ def test_annotations_that_do_not_fit_their_video_are_told(tmp_path):
     with pytest.raises(InputError, match=r"'long', frame 8: frame is beyond the video's end \(5 frames decode\)"):
         make_shards(project, "val", tmp_path / "s")
     bad = make_shards(project, "val", tmp_path / "s", skip_bad=True)
-    assert set(bad) == {"long", "missing", "wide"} and "annotated as 100 x 48" in bad["wide"]
+    assert set(bad) == {"long", "big", "missing", "wide"} and "annotated as 100 x 48" in bad["wide"]
+    assert "'big', frame 0: box is outside the frame" in bad["big"]
+    warnings = capsys.readouterr().err
+    assert (
+        "2 times: frame is after the last decoded one, left out of training; first in video 'tail', frame 5" in warnings
+    )
+    assert "1 time: number of frames is not the video's" in warnings
     kept = ClipDataset(tmp_path / "s")
     assert [(video.name, len(video.frames)) for video in kept.videos] == [("good", 5), ("tail", 5)]
 
