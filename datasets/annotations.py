@@ -163,7 +163,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
     tubes, faults = [], []
     for i, tube in enumerate(raw.tubes):
         place = f"video {name!r}, tube {i}"
-        boxes, keep = np.asarray(tube.boxes, np.float64), np.ones(len(tube.frames), bool)
+        boxes = np.asarray(tube.boxes, np.float64)
         masks = _impossible(tube.frames, boxes, raw.n_frames) | _beyond_border(boxes, raw.width, raw.height)
         tube_faults = _faults(place, masks, tube.frames, boxes)
         try:
