@@ -1,4 +1,4 @@
-"""Stage 1: train or fine-tune DETR, the detector of people, on single frames of a data set's shards.
+"""Stage 1: train or fine-tune DETR, the person detector, on single frames of a data set's shards.
 
     python train_detr.py --dataset ucf101-24 --detr coco-r101-dc5 --epochs 20
 
@@ -6,33 +6,18 @@ Leaves checkpoint/<dataset>/<ex_name>/detr/epoch_<n>.pth. Defaults are those of 
 """
 
 import argparse
-from collections.abc import Iterator
+import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from datasets.config import load_project
-from datasets.make_shards import read_shards, shards_folder
-from datasets.use_shards import ClipDataset, epoch_batches, make_loader
-from models.auxiliary_losses import IDENTITY_TAU, QueryLosses
-from models.detr import DETR_CONFIG, PERSON, build_model, full_config, normalize
-from models.detr_loss import SetCriterion
-from models.weights import load_detr
-from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
+from models.detr_config import DETR_CONFIG
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
-from utils.distributed import process_group, rank, world_size
 from utils.flags import add_data_flags, add_run_flags, add_training_flags
-from utils.misc import InputError, start
-from utils.training.loop import fit
-from utils.video_map import calc_frame_map
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
     "dilation": "DC5: the last stage keeps its resolution",
-    "norm": "frozen (pretrained backbones) or bn (from nothing)",
+    "norm": "frozen (pretrained backbones) or bn (from scratch)",
     "stages": "the ResNet is cut after so many stages",
     "hidden_dim": "width of queries",
     "nheads": "attention heads",
@@ -42,32 +27,32 @@ ARCHITECTURE = {
     "num_queries": "object queries a frame",
     "temperature": "temperature of the position embedding",
     "position_in_features": "add the position embedding to the features too, which shortens training",
-    "pre_norm": "normalise before each step, not after",
+    "pre_norm": "normalise before each layer, not after",
 }
 LOSSES = {
     "ce_loss_coef": ("class_loss_coef", 2.0, "weight of the class loss"),
-    "bbox_loss_coef": ("bbox_loss_coef", 5.0, "weight of the L1 loss of boxes"),
-    "giou_loss_coef": ("giou_loss_coef", 2.0, "weight of the GIoU loss"),
+    "bbox_loss_coef": ("bbox_loss_coef", 5.0, "weight of the L1 box loss"),
+    "giou_loss_coef": ("giou_loss_coef", 2.0, "weight of the GIoU box loss"),
     "set_cost_class": ("set_cost_class", 2.0, "weight of the class in matching"),
     "set_cost_bbox": ("set_cost_bbox", 5.0, "weight of L1 in matching"),
     "set_cost_giou": ("set_cost_giou", 2.0, "weight of GIoU in matching"),
     "eos_coef": ("eos_coef", 0.1, "weight of 'no object' in the class loss"),
     "dropout": ("dropout", 0.1, "dropout of the transformer"),
 }
-FROM_NOTHING = {
-    "id": "weight of telling people apart by single queries",
-    "action": "weight of telling actions apart by single queries",
-    "place": "weight of telling whether somebody is at a place of the backbone's map, doing what",
+AUXILIARY = {
+    "id": "weight of the auxiliary identity loss on decoder queries; needs --n_frames above 1",
+    "action": "weight of the auxiliary action loss on decoder queries",
+    "place": "weight of the auxiliary person/action classification loss on feature-map cells",
 }
-"""What the losses of `models.auxiliary_losses` do."""
+"""The losses of `models.auxiliary_losses`."""
 
 
-def parse_args() -> argparse.Namespace:
+def make_parser() -> Parser:
     parser = Parser("Train or fine-tune DETR on single frames of a data set's shards.")
     add_data_flags(parser, needs_videos=False)
     parser.flag("data", "shards_path", help="folder of the shards (default: <data_root>/<dataset>/shards)")
     parser.flag("data", "subset", default="train", help="subset to train on")
-    parser.flag("data", "val_subset", default="val", help="subset to measure boxes on, where its shards are there")
+    parser.flag("data", "val_subset", default="val", help="subset to validate boxes on, where it has shards")
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
     parser.flag("data", "n_frames", type=positive_int, default=1, help="frames of a clip; --batch_size counts frames")
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
@@ -75,31 +60,49 @@ def parse_args() -> argparse.Namespace:
     parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="change of hue")
     parser.flag("model", "ex_name", type=run_name, default="detr", help="name of the run")
     parser.flag("model", "detr", default="coco-r101-dc5",
-                help="what to start from: an official name, a checkpoint, or 'scratch'")  # fmt: skip
+                help="initial weights: an official name, a checkpoint, or 'scratch'")  # fmt: skip
     parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
-    what = "pad frames to squares without a mask, boxes divided by them, as in the published runs"
-    parser.flag("model", "pad_square", action="store_true", help=what)
+    parser.flag("model", "pad_square", action="store_true",
+                help="pad frames to squares without a mask, which divide the boxes, as published")  # fmt: skip
     for name, what in ARCHITECTURE.items():
-        kind = type(DETR_CONFIG[name])
-        number = {int: positive_int, float: positive}.get(kind, kind)
-        options = {"action": "store_true"} if kind is bool else {"type": number}
-        shown = "" if kind is bool else f" (default: {DETR_CONFIG[name]})"
-        parser.flag("model", name, default=None, help=f"{what}, with 'scratch'{shown}", **options)
+        if isinstance(DETR_CONFIG[name], bool):
+            parser.flag("model", name, action="store_true", default=None, help=f"{what}, with 'scratch'")
+        else:
+            kind = {int: positive_int, float: positive, str: str}[type(DETR_CONFIG[name])]
+            parser.flag("model", name, type=kind, help=f"{what}, with 'scratch' (default: {DETR_CONFIG[name]})")
     add_training_flags(parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, unit="frames")
-    parser.flag(
-        "training", "lr_backbone", type=not_negative, default=1e-5, help="learning rate of the backbone; 0 freezes it"
-    )
+    parser.flag("training", "lr_backbone", type=not_negative, default=1e-5,
+                help="learning rate of the backbone; 0 freezes it")  # fmt: skip
     for flag, default, what in LOSSES.values():
         parser.flag("training", flag, type=not_negative, default=default, help=what)
-    for name, what in FROM_NOTHING.items():
-        parser.flag("from nothing", f"{name}_loss_coef", type=not_negative, default=0.0, help=what)
-    parser.flag(
-        "from nothing", "id_loss_tau", type=positive, default=IDENTITY_TAU, help="temperature of --id_loss_coef"
-    )
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
+    for name, what in AUXILIARY.items():
+        parser.flag("from scratch", f"{name}_loss_coef", type=not_negative, default=0.0, help=what)
+    parser.flag("from scratch", "id_loss_tau", type=positive, default=0.1, help="temperature of the identity loss")
     add_run_flags(parser)
-    return parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyped flags are answered before
+    make_parser().parse_args()
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.config import load_project
+from datasets.make_shards import read_shards, shards_folder
+from datasets.use_shards import ClipDataset, epoch_batches, make_loader
+from models.auxiliary_losses import QueryLosses
+from models.detr import PERSON, build_model, full_config, normalize
+from models.detr_loss import SetCriterion
+from models.weights import load_detr
+from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
+from utils.distributed import process_group, rank, world_size
+from utils.misc import InputError, start
+from utils.training.run import TrainingRun
+from utils.video_map import calc_frame_map
 
 
 def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
@@ -108,13 +111,13 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Se
     for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
         if getattr(args, name):
             changes[name] = getattr(args, name)
-    asked = {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}
+    architecture = {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}
     if args.detr == "scratch":
-        config = full_config({"num_classes": 2, **asked, **changes})
+        config = full_config({"num_classes": 2, **architecture, **changes})
         detr, criterion, _ = build_model(config)
         return detr, criterion.to(device), config
     loaded, config = load_detr(args.detr, args.checkpoint_root)
-    for name, value in asked.items():
+    for name, value in architecture.items():
         if config[name] != value:
             raise InputError(
                 f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
@@ -125,114 +128,132 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Se
     return detr, criterion.to(device), config
 
 
-def parameter_groups(detr: nn.Module, args: argparse.Namespace) -> list[dict]:
-    """AdamW's groups: the backbone with a rate of its own."""
+def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
+    """AdamW's groups: the backbone with a learning rate of its own, frozen at 0."""
     named = [(name, p) for name, p in detr.named_parameters() if p.requires_grad]
-    groups = [{"params": [p for name, p in named if not name.startswith("backbone.")], "lr": args.lr}]
+    groups = [{"params": [p for name, p in named if not name.startswith("backbone.")], "lr": lr}]
     backbone = [p for name, p in named if name.startswith("backbone.")]
-    if args.lr_backbone > 0:
-        groups.append({"params": backbone, "lr": args.lr_backbone})
+    if lr_backbone > 0:
+        groups.append({"params": backbone, "lr": lr_backbone})
     else:
         for parameter in backbone:
             parameter.requires_grad_(False)
     return groups
 
 
-def losses(
-    criterion: SetCriterion,
-    queries: QueryLosses | None,
-    coefs: dict[str, float],
-    model: nn.Module,
-    group: list[dict],
-) -> Iterator[tuple[Tensor, dict]]:
-    """The weighted loss of one batch, and its parts of the last decoder layer."""
-    for batch in group:
-        out = model(normalize(batch["images"]), batch["mask"])
-        with torch.autocast(batch["images"].device.type, enabled=False):
-            matches = criterion.match(out, batch["targets"])
-            parts = criterion(out, batch["targets"], matches)
-            total = criterion.total(parts)
-            if queries is not None:
-                parts |= queries.losses(out, batch["targets"], matches[0])
-                total = total + sum(coef * parts[name] for name, coef in coefs.items())
-            yield total, {n: v.detach() for n, v in parts.items() if not n[-1].isdigit()}
+def warn(args: argparse.Namespace, data: ClipDataset, num_queries: int) -> None:
+    """Print what trains without an error but cannot do what was asked for."""
+    if args.id_loss_coef and args.n_frames == 1:
+        print(
+            f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: clips of one frame show nobody twice, so "
+            "the identity loss has nothing to compare; add --n_frames 2",
+            file=sys.stderr,
+        )
+    if data.most_people() > num_queries:
+        print(
+            f"warning: a frame has {data.most_people()} people, but the detector {num_queries} queries: the others "
+            "cannot be detected; train one with more --num_queries",
+            file=sys.stderr,
+        )
 
 
 @torch.inference_mode()
-def evaluate(
-    data: ClipDataset, batch_size: int, workers: int, device: torch.device, model: nn.Module, epoch: int
-) -> dict:
-    """`val_AP50` of person boxes, and `val_recall50`: the share of people with a box of IoU 0.5 and score 0.5."""
+def validate(
+    detr: nn.Module, data: ClipDataset, batch_size: int, workers: int, device: torch.device
+) -> dict[str, float]:
+    """The `box_metrics` of a detector over a subset."""
+    scores, boxes, people = [], [], []
+    for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
+        out = detr(normalize(batch["images"]), batch["mask"])
+        scores += list(out["pred_logits"].softmax(-1)[..., PERSON].cpu().numpy())
+        boxes += list(box_cxcywh_to_xyxy(out["pred_boxes"]).cpu().numpy())
+        people += [box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy() for target in batch["targets"]]
+    return box_metrics(scores, boxes, people)
+
+
+def box_metrics(scores: list[np.ndarray], boxes: list[np.ndarray], people: list[np.ndarray]) -> dict[str, float]:
+    """How well person boxes are detected, frame by frame.
+
+    Args:
+        scores: person scores (N,) of each frame's queries.
+        boxes: their boxes (N, 4) xyxy.
+        people: ground-truth boxes (n, 4) of each frame.
+
+    Returns:
+        `val_AP50`, the frame AP of person boxes at IoU 0.5, and `val_recall50`, the share of people with a box of at
+        least IoU 0.5 and score 0.5; empty where there is nobody.
+    """
     pred: dict[str, list[Tube]] = {}
     gt: dict[str, list[Tube]] = {}
-    found = there = 0
-    for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
-        out = model(normalize(batch["images"]), batch["mask"])
-        scores = out["pred_logits"].softmax(-1)[..., PERSON].cpu().numpy()
-        boxes = box_cxcywh_to_xyxy(out["pred_boxes"]).cpu().numpy()
-        for i, target in enumerate(batch["targets"]):
-            name, wanted = str(len(gt)), box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy()
-            gt[name] = [Tube([0], box[None], 0) for box in wanted]
-            pred[name] = [Tube([0], b[None], 0, float(s)) for b, s in zip(boxes[i], scores[i], strict=True) if s > 0.05]
-            close = paired_iou(wanted[:, None], boxes[i][None]) >= 0.5
-            found += int((close & (scores[i] >= 0.5)).any(1).sum())
-            there += len(wanted)
-    if not there:
+    detected = 0
+    for frame, (score, box, person) in enumerate(zip(scores, boxes, people, strict=True)):
+        gt[str(frame)] = [Tube([0], b[None], 0) for b in person]
+        pred[str(frame)] = [Tube([0], b[None], 0, float(s)) for b, s in zip(box, score, strict=True) if s > 0.05]
+        hit = (paired_iou(person[:, None], box[None]) >= 0.5) & (score >= 0.5)
+        detected += int(hit.any(1).sum())
+    total = sum(map(len, people))
+    if not total:
         return {}
-    return {"val_AP50": float(calc_frame_map(pred, gt, 1, 0.5)[0]), "val_recall50": found / there}
+    return {"val_AP50": float(calc_frame_map(pred, gt, 1, 0.5)[0]), "val_recall50": detected / total}
 
 
 def main() -> None:
     """The command line."""
-    args = parse_args()
+    args = make_parser().parse_args()
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        folder = partial(shards_folder, args.shards_path, project, data_root=args.data_root)
-        next(read_shards(folder(args.subset)), None)  # a mistake there is told before weights are fetched
+        train_shards, val_shards = (
+            shards_folder(args.shards_path, project, subset, args.data_root)
+            for subset in (args.subset, args.val_subset)
+        )
+        next(read_shards(train_shards), None)  # a mistake here stops the run before weights are downloaded
         detr, criterion, config = build(args, device)
-        jitter = np.array([args.jitter] * 3 + [args.jitter_hue])
-        clips = {name: config[name] for name in ("image_size", "pad_square")} | {"seed": args.seed}
+        detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
+
+        size = {"image_size": config["image_size"], "pad_square": config["pad_square"], "seed": args.seed}
         data = ClipDataset(
-            folder(args.subset),
+            train_shards,
             args.n_frames,
             args.sampling_rate,
             clips_per_video=args.clips_per_video,
-            jitter=jitter,
-            **clips,
+            jitter=[args.jitter] * 3 + [args.jitter_hue],
+            **size,
         )
-        coefs = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in FROM_NOTHING}
-        detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
-        queries = QueryLosses(detr, len(project.labels), args.id_loss_tau) if any(coefs.values()) else None
-        model, groups = detr, parameter_groups(detr, args)
-        if queries is not None:
-            model = queries
-            for part in (queries.identity, queries.action, queries.place):
-                groups[0]["params"] += part.parameters()
-        measure = None
-        if (folder(args.val_subset) / "index.json").is_file():
-            val = ClipDataset(folder(args.val_subset), train=False, clips_per_video=4, **clips)
-            measure = partial(evaluate, val, args.batch_size, args.workers, device)
+        metrics_of_val = None
+        if (val_shards / "index.json").is_file():
+            val = ClipDataset(val_shards, train=False, clips_per_video=4, **size)
+            metrics_of_val = partial(validate, detr, val, args.batch_size, args.workers, device)
+        if rank() == 0:
+            warn(args, data, config["num_queries"])
 
-        def epoch_of(epoch: int, first: int = 0) -> list:
-            clips_a_batch = max(args.batch_size // args.n_frames, 1)
-            return epoch_batches(data, epoch, clips_a_batch, rank(), world_size())[first:]
+        model, groups = detr, parameter_groups(detr, args.lr, args.lr_backbone)
+        weights = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
+        auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau) if any(weights.values()) else None
+        if auxiliary is not None:
+            model = auxiliary
+            groups[0]["params"] += auxiliary.own_parameters()
 
-        fit(
-            stage="train_detr",
-            folder=Path(args.checkpoint_root) / project.name / args.ex_name / "detr",
-            model=model,
-            exported=detr,
-            parameters=groups,
-            config=config,
-            args=args,
-            device=device,
-            n_batches=lambda epoch: len(epoch_of(epoch)),
-            batches=lambda epoch, first: make_loader(data, epoch_of(epoch, first), args.workers, device),
-            losses=partial(losses, criterion, queries, coefs),
-            keys=lambda batch: batch["names"],
-            evaluate=measure,
-        )
+        folder = Path(args.checkpoint_root) / project.name / args.ex_name / "detr"
+        with TrainingRun(
+            "train_detr", folder, model, groups, config, args, device, data.checksum(), exported=detr
+        ) as training:
+            for epoch in training.epochs():
+                clips = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())
+                loader = make_loader(data, clips[training.batch :], args.workers, device)
+                for batch in training.batches(loader, len(clips)):
+                    with training.autocast:
+                        outputs = training.model(normalize(batch["images"]), batch["mask"])
+                    matches = criterion.match(outputs, batch["targets"])
+                    losses = criterion(outputs, batch["targets"], matches)
+                    loss = criterion.total(losses)
+                    if auxiliary is not None:
+                        losses |= auxiliary.losses(outputs, batch["targets"], matches[0])
+                        loss = loss + sum(weight * losses[name] for name, weight in weights.items())
+                    training.backward(loss)
+                    last_layer = {name: value for name, value in losses.items() if not name[-1].isdigit()}
+                    training.step(batch["names"], **last_layer)
+                training.end_epoch(metrics_of_val)
 
 
 if __name__ == "__main__":

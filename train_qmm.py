@@ -2,7 +2,7 @@
 
     python train_qmm.py --dataset jhmdb21 --qmm_name noskip_sr:4
 
-Leaves checkpoint/<dataset>/<qmm_name>/encoder/epoch_<n>.pth. DETR sees each frame once, ever: its queries are kept in
+Leaves checkpoint/<dataset>/<qmm_name>/encoder/epoch_<n>.pth. DETR runs once on each frame: its queries are cached in
 checkpoint/<dataset>/queries. Defaults are those of the published runs.
 """
 
@@ -10,6 +10,41 @@ import argparse
 from collections.abc import Callable, Iterator, Sized
 from functools import partial
 from pathlib import Path
+
+from utils.cli import Parser, not_negative, positive, positive_int, run, run_name, share, tell_left_out
+from utils.flags import OF_DATA, add_data_flags, add_detector_flags, add_run_flags, add_training_flags
+
+ID_STEP = 2**32  # between the person ids of two processes
+
+
+def make_parser() -> Parser:
+    parser = Parser("Train the person encoder of query matching on the queries of a frozen DETR.")
+    add_data_flags(parser)
+    parser.flag("data", "shards_path", help="shards, for --no_query_cache (default: <data_root>/<dataset>/shards)")
+    parser.flag("data", "subset", default="train", help="subset to train on")
+    parser.flag("data", "n_frames", type=positive_int, default=8, help="frames of a clip, at least 2")
+    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
+    parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
+    parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
+    parser.flag("data", "jitter", type=not_negative, default=0.2,
+                help="--no_query_cache: change of brightness, contrast and saturation")  # fmt: skip
+    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="--no_query_cache: change of hue")
+    parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
+    parser.flag("model", "is_skip", action="store_true", help="skip connection: add the query to the encoder's output")
+    parser.flag("model", "hidden_d", type=positive_int, help="width of the encoder's inner layers (default: a query's)")
+    parser.flag("model", "dropout", type=share, default=0.1, help="dropout of the encoder")
+    add_detector_flags(parser)
+    parser.flag("matching", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
+    parser.flag("matching", "iou_th", type=share,
+                help=f"minimum IoU between a detection and its ground-truth person {OF_DATA}")  # fmt: skip
+    add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
+    parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
+    add_run_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyped flags are answered before
+    make_parser().parse_args()
 
 import numpy as np
 import torch
@@ -24,56 +59,28 @@ from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
 from models.person_queries import CachedDetections, Detector, cache_queries, detector_of, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.cli import Parser, not_negative, positive, positive_int, run, run_name, share, tell_left_out
 from utils.distributed import gather_rows, process_group, rank, world_size
-from utils.flags import add_data_flags, add_detector_flags, add_run_flags, add_training_flags
-from utils.misc import InputError, start
-from utils.training.loop import fit
+from utils.misc import InputError, checksum, start
+from utils.training.run import TrainingRun
 
-ID_STEP = 2**32  # between the person ids of two processes
-
-
-def parse_args() -> argparse.Namespace:
-    parser = Parser("Train the person encoder of query matching on the queries of a frozen DETR.")
-    add_data_flags(parser)
-    parser.flag("data", "shards_path", help="shards, for --no_query_cache (default: <data_root>/<dataset>/shards)")
-    parser.flag("data", "subset", default="train", help="subset to train on")
-    parser.flag("data", "n_frames", type=positive_int, default=8, help="frames of a clip")
-    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
-    parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
-    parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
-    parser.flag(
-        "data", "jitter", type=not_negative, default=0.2, help="--no_query_cache: brightness, contrast, saturation"
-    )
-    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="--no_query_cache: change of hue")
-    parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
-    parser.flag("model", "is_skip", action="store_true", help="add the query to the encoder's output")
-    parser.flag("model", "hidden_d", type=positive_int, help="width of the encoder's inner layers (default: a query's)")
-    parser.flag("model", "dropout", type=share, default=0.1, help="dropout of the encoder")
-    add_detector_flags(parser)
-    of_data = "(default: the data set's)"
-    parser.flag("matching", "psn_score_th", type=share, help=f"person score of a query that counts {of_data}")
-    parser.flag("matching", "iou_th", type=share, help=f"IoU of that query with the person it stands for {of_data}")
-    add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
-    parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
-    add_run_flags(parser)
-    return parser.parse_args()
+Clips = tuple[Sized, Callable[[list], Iterator[tuple[Tensor, Tensor, list]]], str]
+"""The clips of an epoch; `load`, batches of clips -> queries (M, d), person ids (M,) and names; their checksum."""
 
 
-Steps = tuple[Sized, Callable[[list], Iterator[tuple[Tensor, Tensor, list]]]]
-"""What an epoch is dealt from, and `load`: batches of its keys -> queries (M, d), person ids (M,), names."""
-
-
-def cached_steps(args: argparse.Namespace, project: Project, detector: Detector, bad: dict[str, str]) -> Steps:
-    """Queries out of the cache; DETR runs first for the videos that are not in it. Those left out enter `bad`."""
+def cached_clips(
+    args: argparse.Namespace, thresholds: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
+) -> Clips:
+    """Clips of cached queries; DETR runs first on the videos that are not cached. Videos left out enter `bad`."""
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
-    store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, args.psn_score_th)
+    floor = thresholds["psn_score_th"]
+    store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, floor)
     bad |= videos.bad | store.bad
     usable = [name for name in store.names if name not in bad]
+    annotations = read_annotations(project, usable, bad if args.skip_bad else None)
     data = QueryClips(
-        read_annotations(project, usable, bad if args.skip_bad else None),
-        partial(CachedDetections, store, psn_score_th=args.psn_score_th),
-        partial(match_people, iou_th=args.iou_th),
+        annotations,
+        partial(CachedDetections, store, psn_score_th=floor),
+        partial(match_people, iou_th=thresholds["iou_th"]),
         args.n_frames,
         args.sampling_rate,
         args.seed,
@@ -81,22 +88,26 @@ def cached_steps(args: argparse.Namespace, project: Project, detector: Detector,
     )
     if not len(data):
         raise InputError(
-            f"{store.path}: no query of {args.subset!r} stands for an annotated person at --psn_score_th "
-            f"{args.psn_score_th} and --iou_th {args.iou_th}; lower them, or train the detector longer"
+            f"{store.path}: no detection of {args.subset!r} matches an annotated person at --psn_score_th {floor} "
+            f"and --iou_th {thresholds['iou_th']}; lower them, or train the detector longer"
         )
     if rank() == 0:
-        print(f"{data.n_matched} queries stand for {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
+        print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
-        for keys in batches:
-            queries, ids = data.pack(keys)
-            yield torch.from_numpy(queries).to(detector.device), torch.from_numpy(ids).to(detector.device), keys
+        for clips in batches:
+            queries, ids = data.pack(clips)
+            yield torch.from_numpy(queries).to(detector.device), torch.from_numpy(ids).to(detector.device), clips
 
-    return data, load
+    tubes = [(name, tube) for name, video in annotations.items() for tube in video.tubes]
+    parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
+    return data, load, checksum(*annotations, *parts)
 
 
-def augmented_steps(args: argparse.Namespace, project: Project, detector: Detector, bad: dict[str, str]) -> Steps:
-    """DETR on clips that are mirrored and change colour, in each step. The shards have left out what is in `bad`."""
+def augmented_clips(
+    args: argparse.Namespace, thresholds: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
+) -> Clips:
+    """Clips that are mirrored and change colour, with DETR run on them in each step. Shards have left out `bad`."""
     data = ClipDataset(
         shards_folder(args.shards_path, project, args.subset, args.data_root),
         args.n_frames,
@@ -110,79 +121,85 @@ def augmented_steps(args: argparse.Namespace, project: Project, detector: Detect
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
         for batch in make_loader(data, batches, args.workers, detector.device):
-            found = detector.on_batch(batch["images"], batch["mask"], args.psn_score_th)
+            detections = detector.on_batch(batch["images"], batch["mask"], thresholds["psn_score_th"])
             counts = np.array([len(target["boxes"]) for target in batch["targets"]])
-            wanted = torch.cat([target["boxes"] for target in batch["targets"]])
-            place = np.repeat(np.arange(len(counts)), counts)
-            corners = box_cxcywh_to_xyxy(wanted).cpu().numpy()
-            matched = match_people(found.frames, found.boxes, place, corners, args.iou_th)
+            boxes = box_cxcywh_to_xyxy(torch.cat([target["boxes"] for target in batch["targets"]])).cpu().numpy()
+            images = np.repeat(np.arange(len(counts)), counts)
+            matched = match_people(detections.frames, detections.boxes, images, boxes, thresholds["iou_th"])
             ids = torch.cat([target["person_ids"] for target in batch["targets"]])
             rows = np.flatnonzero(matched >= 0)
             person = ids[torch.from_numpy(matched[rows]).to(ids.device)]
-            yield torch.from_numpy(found.queries[rows]).to(detector.device), person, batch["names"]
+            yield torch.from_numpy(detections.queries[rows]).to(detector.device), person, batch["names"]
 
-    return data, load
-
-
-def losses(criterion: NPairLoss, model: nn.Module, group: list) -> Iterator[tuple[Tensor, dict]]:
-    """The N-pair loss of one batch. Several processes contrast the joined batch: each has the others' features as they
-    are, and the gradient through its own; DistributedDataParallel's mean of these is the joined gradient over the
-    number of processes, hence the factor."""
-    for queries, ids, _ in group:
-        features = model(queries)
-        if world_size() > 1:
-            parts = gather_rows(features)
-            parts[rank()] = features
-            all_ids = torch.cat(gather_rows(ids + rank() * ID_STEP))
-            value = criterion(torch.cat(parts), all_ids)
-            value = value + (world_size() - 1) * (value - value.detach())
-        else:
-            value = criterion(features, ids)
-        yield value, {"queries": float(len(queries)), "nearest_is_same": _nearest_is_same(features.detach(), ids)}
+    return data, load, data.checksum()
 
 
-def _nearest_is_same(features: Tensor, ids: Tensor) -> Tensor | float:
-    """The share of features, of people seen more than once, whose most similar other one is the same person's."""
+def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
+    """The N-pair loss of the joined batch of all processes, features (M, d) and person ids (M,) in each.
+
+    Each process contrasts the others' features as they are, with the gradient through its own;
+    DistributedDataParallel's mean of these is the joined gradient over the number of processes, hence the factor.
+    """
+    if world_size() == 1:
+        return criterion(features, ids)
+    parts = gather_rows(features)
+    parts[rank()] = features
+    loss = criterion(torch.cat(parts), torch.cat(gather_rows(ids + rank() * ID_STEP)))
+    return loss + (world_size() - 1) * (loss - loss.detach())
+
+
+def nearest_is_same(features: Tensor, ids: Tensor) -> Tensor | float:
+    """Nearest-neighbour accuracy of person features (M, d) with person ids (M,).
+
+    The share of the features of people who appear more than once whose most similar other feature (cosine) is the
+    same person's.
+    """
     if len(ids) < 2:
         return 0.0
     unit = nn.functional.normalize(features.float(), dim=1)
     with torch.autocast(features.device.type, enabled=False):
         nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(1)
-    again = (ids[:, None] == ids).sum(1) > 1
-    return ((ids[nearest] == ids) & again).sum() / again.sum().clamp(min=1)
+    repeated = (ids[:, None] == ids).sum(1) > 1
+    return ((ids[nearest] == ids) & repeated).sum() / repeated.sum().clamp(min=1)
 
 
 def main() -> None:
     """The command line."""
-    args = parse_args()
+    args = make_parser().parse_args()
+    if args.n_frames == 1:
+        raise InputError("--n_frames 1: clips of one frame show nobody twice, so nothing can be learnt; use at least 2")
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        project.fill(args, psn_score_th="qmm_psn_score_th psn_score_th", iou_th="qmm_iou_th iou_th")
-        project.split(args.subset)  # a mistake there is told before a detector is built
+        thresholds = {"psn_score_th": args.psn_score_th, "iou_th": args.iou_th}
+        for name, value in thresholds.items():
+            if value is None:
+                thresholds[name] = project.default(f"qmm_{name}", name)
+        project.split(args.subset)  # a mistake here stops the run before a detector is built
         detector = detector_of(args, device)
         bad: dict[str, str] = {}
-        data, load = (augmented_steps if args.no_query_cache else cached_steps)(args, project, detector, bad)
+        clips_of = augmented_clips if args.no_query_cache else cached_clips
+        data, load, data_checksum = clips_of(args, thresholds, project, detector, bad)
+
         width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder = {**width, "skip": args.is_skip, "dropout": args.dropout}
-        model = PersonEncoder(**encoder)
-
-        def epoch_of(epoch: int, first: int = 0) -> list:
-            return epoch_batches(data, epoch, args.batch_size, rank(), world_size())[first:]
-
-        fit(
-            stage="train_qmm",
-            folder=Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder",
-            model=model,
-            parameters=[{"params": list(model.parameters()), "lr": args.lr}],
-            config={"encoder": encoder, "detector": detector.config()},
-            args=args,
-            device=device,
-            n_batches=lambda epoch: len(epoch_of(epoch)),
-            batches=lambda epoch, first: load(epoch_of(epoch, first)),
-            losses=partial(losses, NPairLoss(args.tau)),
-            keys=lambda batch: batch[2],
-        )
+        model, criterion = PersonEncoder(**encoder), NPairLoss(args.tau)
+        groups = [{"params": list(model.parameters()), "lr": args.lr}]
+        config = {"encoder": encoder, "detector": detector.config()}
+        folder = Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder"
+        with TrainingRun(
+            "train_qmm", folder, model, groups, config, args, device, data_checksum, thresholds
+        ) as training:
+            for epoch in training.epochs():
+                clips = epoch_batches(data, epoch, args.batch_size, rank(), world_size())
+                for queries, ids, names in training.batches(load(clips[training.batch :]), len(clips)):
+                    with training.autocast:
+                        features = training.model(queries)
+                        loss = joined_loss(criterion, features, ids)
+                    training.backward(loss)
+                    accuracy = nearest_is_same(features.detach(), ids)
+                    training.step(names, queries=float(len(queries)), nearest_is_same=accuracy)
+                training.end_epoch()
         if rank() == 0:
             tell_left_out(bad)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.box_ops import Track
+from utils.misc import checksum
 from utils.storage.tracks import TrackStore
 
 
@@ -22,6 +23,10 @@ class TrackBatches:
 
     def __len__(self) -> int:
         return len(self.tracks)
+
+    def checksum(self) -> str:
+        """A checksum of the tracks' frames and labels, for a resumed run."""
+        return checksum(*(part for track in self.tracks for part in (track.video, track.frames, track.labels)))
 
     def chunks(self, which: Sequence[int], n: int) -> list[list[Track]]:
         """The tracks `which` in `n` chunks, sorted by length so that little is padding; the last are empty where there

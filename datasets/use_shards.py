@@ -33,7 +33,7 @@ from datasets.transforms import (
     resize,
     resized_shape,
 )
-from utils.misc import InputError, rng
+from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
 
 AHEAD = 3  # batches that each worker may be ahead
@@ -265,6 +265,14 @@ class ClipDataset(Clips):
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
+
+    def checksum(self) -> str:
+        """A checksum of the videos' names and annotations, for a resumed run."""
+        return checksum(*(part for v in self.videos for part in (v.name, v.frames, v.persons, v.actions, v.boxes)))
+
+    def most_people(self) -> int:
+        """The largest number of people in one frame."""
+        return max(int(np.bincount(video.frames).max(initial=0)) for video in self.videos)
 
     def pack(self, keys: Sequence[tuple[int, int]], pin: bool = False) -> dict:
         """The clips of a batch, (epoch, index) each, as `pack_clips` gives them."""

@@ -1,4 +1,4 @@
-"""DETR (Carion et al., ECCV 2020): the detector, its configuration, and its output in pixels."""
+"""DETR (Carion et al., ECCV 2020): the detector and its output in pixels."""
 
 import contextlib
 import functools
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import CHANNELS, Backbone, fuse_batchnorm
+from models.detr_config import DETR_CONFIG
 from models.detr_loss import SetCriterion
 from models.position_encoding import SinePositionEncoding
 from models.transformer import Attention, Transformer
@@ -18,47 +19,6 @@ from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
 
 PERSON = 1  # the class of people, as in COCO
-
-DETR_CONFIG = {
-    "backbone": "resnet50",
-    "dilation": False,
-    "position_embedding": "sine",
-    "temperature": 10000.0,
-    "position_in_features": False,
-    "hidden_dim": 256,
-    "nheads": 8,
-    "enc_layers": 6,
-    "dec_layers": 6,
-    "dim_feedforward": 2048,
-    "dropout": 0.1,
-    "num_queries": 100,
-    "num_classes": 91,
-    "pre_norm": False,
-    "aux_loss": True,
-    "set_cost_class": 1.0,
-    "set_cost_bbox": 5.0,
-    "set_cost_giou": 2.0,
-    "ce_loss_coef": 1.0,
-    "bbox_loss_coef": 5.0,
-    "giou_loss_coef": 2.0,
-    "eos_coef": 0.1,
-    "norm": "frozen",
-    "stages": 4,
-    "box_overlap": "giou",
-    "image_size": 512,
-    "pad_square": False,
-}
-"""The official release's arguments and defaults. Added to them:
-
-norm: frozen (BatchNorm with fixed statistics) or bn.
-stages: number of the ResNet's stages that are kept.
-temperature: of the position embedding, 10,000 in the release; small feature maps need less.
-position_in_features: add the position embedding to the values of attention too, not to queries and keys alone; a
-    detector trained from scratch learns to localise much sooner with it.
-box_overlap: giou or iou, in the loss and in matching.
-image_size: longer side in pixels of the images that the detector was trained for.
-pad_square: it was trained on images padded to squares, and normalises its boxes by them.
-"""
 
 _CHOICES = {
     "backbone": tuple(CHANNELS),

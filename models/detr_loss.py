@@ -1,4 +1,4 @@
-"""DETR's loss (Carion 2020): what stands for which target, in every decoder layer, and how far off it is."""
+"""DETR's loss (Carion et al., ECCV 2020): Hungarian matching, then class and box losses in every decoder layer."""
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +9,10 @@ from utils.distributed import rank_mean
 
 
 class SetCriterion(nn.Module):
-    """DETR's loss: Hungarian matching, then cross-entropy over all queries and L1 + GIoU over the matched
-    (`box_overlap` "iou": L1 + IoU).
+    """Cross-entropy over all queries and L1 + GIoU over the matched ones (`box_overlap` "iou": L1 + IoU).
 
     Calling it gives a dict of scalars: `loss_ce`, `loss_bbox`, `loss_giou` (with a suffix `_i` for earlier
-    decoder layers), weighted by `weight_dict`, and `class_error` (%) and `cardinality_error` to look at.
+    decoder layers), weighted by `weight_dict`, and the metrics `class_error` (%) and `cardinality_error`.
     Normalisers are averaged over the processes, so that ranks together give the joined batch's gradient.
     """
 
@@ -37,18 +36,22 @@ class SetCriterion(nn.Module):
         self.register_buffer("class_weight", class_weight)
 
     def match(self, outputs: dict, targets: list[dict]) -> list[Matches]:
-        """What stands for which target in each decoder layer: the last one first, then the earlier ones in order."""
+        """Match queries and targets in each decoder layer: the last one first, then the earlier ones in order."""
         return self.matcher.of_layers([outputs, *outputs.get("aux_outputs", [])], targets)
 
     def forward(self, outputs: dict, targets: list[dict], matches: list[Matches] | None = None) -> dict[str, Tensor]:
-        """`targets`: one dict a picture, `labels` int64 (n,) and `boxes` (n, 4) cxcywh normalised; n may be 0.
-        `matches` are those of `match`, where they are known already."""
+        """The losses and metrics of a batch.
+
+        Args:
+            targets: one dict an image, `labels` int64 (n,) and `boxes` (n, 4) cxcywh normalised; n may be 0.
+            matches: those of `match`, where they are known already.
+        """
         device = outputs["pred_logits"].device
         labels, boxes = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
         n_boxes = rank_mean(torch.full((), float(len(labels)), device=device)).clamp(min=1)
         indices = match_indices(matches or self.match(outputs, targets), targets, device)
         losses = self._layer(outputs, labels, boxes, n_boxes, indices[0])
-        losses |= self._figures(outputs, targets, labels, indices[0])
+        losses |= self._metrics(outputs, targets, labels, indices[0])
         for i, earlier in enumerate(outputs.get("aux_outputs", [])):
             layer = self._layer(earlier, labels, boxes, n_boxes, indices[i + 1])
             losses |= {f"{name}_{i}": value for name, value in layer.items()}
@@ -59,30 +62,30 @@ class SetCriterion(nn.Module):
         return sum(losses[name] * weight for name, weight in self.weight_dict.items() if name in losses)
 
     def _layer(
-        self, outputs: dict, labels: Tensor, wanted: Tensor, n_boxes: Tensor, index: Tensor
+        self, outputs: dict, labels: Tensor, target_boxes: Tensor, n_boxes: Tensor, index: Tensor
     ) -> dict[str, Tensor]:
         logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
-        picture, query, target = index
+        image, query, target = index
         classes = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
-        classes[picture, query] = labels[target]
+        classes[image, query] = labels[target]
         weights = self.class_weight[classes]
         ce = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
-        found, wanted = boxes[picture, query], wanted[target]
-        giou = pairwise_overlap(found, wanted.float(), self.box_overlap).diagonal()
+        boxes, target_boxes = boxes[image, query], target_boxes[target]
+        giou = pairwise_overlap(boxes, target_boxes.float(), self.box_overlap).diagonal()
         return {
             "loss_ce": (ce * weights).sum() / rank_mean(weights.sum()),
-            "loss_bbox": (found - wanted).abs().sum() / n_boxes,
+            "loss_bbox": (boxes - target_boxes).abs().sum() / n_boxes,
             "loss_giou": (1 - giou).sum() / n_boxes,
         }
 
     @torch.no_grad()
-    def _figures(self, outputs: dict, targets: list[dict], labels: Tensor, index: Tensor) -> dict[str, Tensor]:
+    def _metrics(self, outputs: dict, targets: list[dict], labels: Tensor, index: Tensor) -> dict[str, Tensor]:
         logits = outputs["pred_logits"].float()
-        picture, query, target = index
-        right = logits[picture, query].argmax(-1) == labels[target]
-        counted = (logits.argmax(-1) != self.num_classes).sum(1).float()
-        there = torch.tensor([float(len(t["labels"])) for t in targets]).to(logits.device, non_blocking=True)
+        image, query, target = index
+        correct = logits[image, query].argmax(-1) == labels[target]
+        n_predicted = (logits.argmax(-1) != self.num_classes).sum(1).float()
+        n_targets = torch.tensor([float(len(t["labels"])) for t in targets]).to(logits.device, non_blocking=True)
         return {
-            "class_error": 100 - 100 * right.float().sum() / max(len(target), 1),
-            "cardinality_error": (counted - there).abs().mean(),
+            "class_error": 100 - 100 * correct.float().sum() / max(len(target), 1),
+            "cardinality_error": (n_predicted - n_targets).abs().mean(),
         }

@@ -43,14 +43,17 @@ class _ParserFound(Exception):
 
 
 def parser_of(script: str) -> Parser:
-    """Return a script's parser; the script is stopped before it does anything."""
+    """Return a script's parser; a script without `make_parser` is stopped before it does anything."""
+    module = importlib.import_module(script)
+    if hasattr(module, "make_parser"):
+        return module.make_parser()
 
     def stop(parser: Parser, *_: object) -> None:
         raise _ParserFound(parser)
 
     with patch.object(Parser, "parse_args", stop):
         try:
-            importlib.import_module(script).main()
+            module.main()
         except _ParserFound as found:
             return found.args[0]
     raise RuntimeError(f"{script}: parses no command line")

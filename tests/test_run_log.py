@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import random
+import socket
 import sys
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,17 +66,16 @@ def archive(folder: Path) -> dict:
 def test_offline_archive_has_everything(tmp_path: Path, figure: Path, capfd: pytest.CaptureFixture) -> None:
     folder = tmp_path / "a run"
     hook, drawn = sys.excepthook, random.getstate()
-    with RunLog("train_qmm", folder, {"lr": 1e-3, "dataset": "synthetic"}, project="tubes") as log:
+    with RunLog("train_qmm", folder, {"lr": 1e-3, "dataset": "synthetic"}) as log:
         log.metrics({"loss": 0.5, "grad_norm": float("inf")}, epoch=1)
         log.metrics({"loss": 0.25, "grad_norm": np.float32(2)}, epoch=2)
         log.checkpoint(folder / "epoch_2.pth")
-        log.figure("training curves", figure)
+        log.image("training curves", figure)
     assert lines(folder) == [
         {"stage": "train_qmm", "epoch": 1, "loss": 0.5, "grad_norm": None},
         {"stage": "train_qmm", "epoch": 2, "loss": 0.25, "grad_norm": 2.0},
     ]
     held = archive(folder)
-    assert held["experiment"]["project_name"] == "tubes"
     assert held["experiment"]["tags"] == ["train_qmm"]
     assert held["metrics"] == {("loss", 1): 0.5, ("loss", 2): 0.25, ("grad_norm", 2): 2.0}
     assert held["params"]["lr"] == 1e-3 and held["params"]["dataset"] == "synthetic"
@@ -118,7 +119,7 @@ def test_disabled_and_inactive(
     with RunLog("train_detr", tmp_path / "run", {"lr": 1.0}, comet="disabled") as log:
         log.metrics({"loss": 1.0}, 1)
         log.checkpoint("epoch_1.pth")
-        log.figure("curves", figure)
+        log.image("curves", figure)
     with RunLog("train_detr", tmp_path / "rank1", {}, active=False) as log:
         log.metrics({"loss": 1.0}, 1)
     assert capfd.readouterr() == ("", "")
@@ -148,7 +149,7 @@ def test_key_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setenv("COMET_API_KEY", "a" * 25)
     monkeypatch.setenv("COMET_URL_OVERRIDE", "http://127.0.0.1:9/clientlib/")  # nothing listens there
     monkeypatch.setenv("COMET_PROJECT_NAME", "from-the-environment")
-    with RunLog("train_qmm", tmp_path, {"lr": 1e-4}, project="tubes") as log:
+    with RunLog("train_qmm", tmp_path, {"lr": 1e-4}) as log:
         log.metrics({"loss": 1.0}, 1)
     held = archive(tmp_path)
     assert held["metrics"] == {("loss", 1): 1.0} and held["params"]["lr"] == 1e-4
@@ -193,12 +194,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> ThreadingHTTPServer:
 
 
 def test_online(tmp_path: Path, server: ThreadingHTTPServer, figure: Path, capfd: pytest.CaptureFixture) -> None:
-    with RunLog("train_qmm", tmp_path, {"lr": 0.125}, project="tubes") as log:
+    with RunLog("train_qmm", tmp_path, {"lr": 0.125}) as log:
         log.metrics({"loss": 0.375}, 1)
-        log.figure("training curves", figure)
+        log.image("training curves", figure)
     seen = server.RequestHandlerClass.seen
     (created,) = [text for text in seen if "/logger/add/run" in text]
-    assert '"teamName": "team"' in created and '"projectName": "tubes"' in created
+    assert '"teamName": "team"' in created
     for path, content in (
         ("experiment/metric", "0.375"),
         ("experiment/parameter", "0.125"),
@@ -228,3 +229,17 @@ def test_server_lost_on_the_way(tmp_path: Path, server: ThreadingHTTPServer) -> 
         log.metrics({"loss": 2.0}, 2)
     held = archive(tmp_path)
     assert held["metrics"] == {("loss", 1): 1.0, ("loss", 2): 2.0} and held["params"]["lr"] == 0.125
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_costs_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("COMET_API_KEY", "a" * 25)
+        monkeypatch.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{silent.getsockname()[1]}/clientlib/")
+        began = time.monotonic()
+        with RunLog("train_qmm", tmp_path, {}) as log:
+            log.metrics({"loss": 1.0}, 1)
+        assert time.monotonic() - began < 60
+    assert archive(tmp_path)["metrics"] == {("loss", 1): 1.0}

@@ -22,8 +22,9 @@ from tests.toy_training import (
     joined,
     launch,
     launch_slow,
-    losses,
     network,
+    one_step,
+    plain_step,
     rows_of,
     slow,
     train,
@@ -31,29 +32,27 @@ from tests.toy_training import (
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint, load_torch, lock
 from utils.training.resume import STATE, StopFlag
-from utils.training.steps import _average_gradients, rate_factor
-
-PLAIN = partial(losses, 0.0, False)
+from utils.training.run import TrainingRun, lr_factor
 
 
 def weights(folder: Path, epoch: int = 3) -> dict[str, Tensor]:
     return load_checkpoint(folder / f"epoch_{epoch}.pth", "toy")["model"]
 
 
-def figures(folder: Path) -> list[dict]:
+def metrics(folder: Path) -> list[dict]:
     """metrics.jsonl without the times."""
-    held = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in held]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """All checkpoints bit for bit, and all figures."""
+    """All checkpoints bit for bit, and all metrics."""
     for epoch in (1, 2, 3):
         first, second = weights(a, epoch), weights(b, epoch)
         assert first.keys() == second.keys()
         for name, value in first.items():
             assert torch.equal(value, second[name]), f"epoch {epoch}: {name}"
-    assert figures(a) == figures(b)
+    assert metrics(a) == metrics(b)
 
 
 def next_save(run: BaseProcess, state: Path, after: int) -> int:
@@ -114,8 +113,8 @@ class Cut(Exception):
     pass
 
 
-def cut_at(epoch_of_cut: int, batch_of_cut: int, epoch: int, first: int) -> Iterator[dict]:
-    for i, batch in enumerate(rows_of(4, epoch, first), first):
+def cut_at(epoch_of_cut: int, batch_of_cut: int, batch_size: int, epoch: int, first: int) -> Iterator[dict]:
+    for i, batch in enumerate(rows_of(batch_size, epoch, first), first):
         if (epoch, i) == (epoch_of_cut, batch_of_cut):
             raise Cut
         yield batch
@@ -125,46 +124,46 @@ def cut_at(epoch_of_cut: int, batch_of_cut: int, epoch: int, first: int) -> Iter
     "flags", [(), ("--amp", "bf16"), ("--amp", "fp16"), ("--lr_schedule", "cosine", "--warmup_steps", "7")]
 )
 def test_resumed_exactly(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    flags = ("--save_steps", "2", *flags)
-    train(tmp_path / "whole", arguments(*flags), iter_update=2)
+    flags, step = ("--save_steps", "2", *flags), partial(one_step, parts=2)
+    train(tmp_path / "whole", arguments(*flags), step=step)
     with pytest.raises(Cut):
-        train(tmp_path / "cut", arguments(*flags), iter_update=2, batches=partial(cut_at, 1, 7))
-    train(tmp_path / "cut", arguments("--resume", *flags), iter_update=2)
+        train(tmp_path / "cut", arguments(*flags), step=step, batches=partial(cut_at, 1, 7))
+    train(tmp_path / "cut", arguments("--resume", *flags), step=step)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     states = [load_torch(tmp_path / name / STATE) for name in ("whole", "cut")]
     assert states[0]["scaler"] == states[1]["scaler"] and bool(states[0]["scaler"]) == ("fp16" in flags)
 
 
-def test_evaluation_cut_off_costs_no_training(tmp_path: Path) -> None:
+def test_validation_cut_off_costs_no_training(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def evaluate(cut: bool, model: nn.Module, epoch: int) -> dict[str, float]:
+    def validate(cut: bool, model: nn.Module, epoch: int) -> dict[str, float]:
         assert not model.training
         if cut and epoch == 2:
             raise Cut
         torch.rand(5)  # must not change what the next epoch draws after a cut
         return {"val": float(epoch)}
 
-    def counted(model: nn.Module, group: list) -> Iterator:
-        seen.append(len(group))
-        yield from losses(0.0, True, model, group)
+    def counted(run: TrainingRun, batch: dict) -> None:
+        seen.append(run.batch)
+        one_step(run, batch)
 
-    train(tmp_path / "whole", arguments(), evaluate=partial(evaluate, False))
+    train(tmp_path / "whole", arguments(), validate=partial(validate, False))
     with pytest.raises(Cut):
-        train(tmp_path / "cut", arguments(), evaluate=partial(evaluate, True))
-    train(tmp_path / "cut", arguments("--resume"), evaluate=partial(evaluate, False), losses=counted)
-    assert len(seen) == 12, "the third epoch alone"
+        train(tmp_path / "cut", arguments(), validate=partial(validate, True))
+    train(tmp_path / "cut", arguments("--resume"), validate=partial(validate, False), step=counted)
+    assert seen == list(range(12)), "the third epoch alone"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert [line["val"] for line in figures(tmp_path / "cut")] == [1.0, 2.0, 3.0]
+    assert [line["val"] for line in metrics(tmp_path / "cut")] == [1.0, 2.0, 3.0]
 
 
-def test_checkpoints_figures_and_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    train(tmp_path, arguments("--save_epochs", "2"), evaluate=lambda model, epoch: {"val": float(epoch)})
+def test_checkpoints_metrics_and_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train(tmp_path, arguments("--save_epochs", "2"), validate=lambda model, epoch: {"val": float(epoch)})
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["epoch_2.pth", "epoch_3.pth", STATE]
     held = load_checkpoint(tmp_path / "epoch_3.pth", "toy")
     assert held["config"] == {"width": 8} and held["epoch"] == 3
     network(noisy=True).load_state_dict(held["model"])
-    lines = figures(tmp_path)
+    lines = metrics(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[0]["rows"] == 4.0
     assert [line.get("val") for line in lines] == [None, 2.0, 3.0], "what leaves a checkpoint is measured"
     assert [line["lr"] for line in lines] == pytest.approx([1e-2, 1e-2, 1e-3]), "--lr_drop 2: two epochs in full"
@@ -175,7 +174,7 @@ def test_checkpoints_figures_and_a_finished_run(tmp_path: Path, capsys: pytest.C
     assert "nothing to do" in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").read_text() == before
     train(tmp_path, arguments("--resume", "--epochs", "4"))
-    assert [line["epoch"] for line in figures(tmp_path)] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
 
     last = weights(tmp_path, 4)
     train(tmp_path, arguments("--epochs", "1"))
@@ -183,7 +182,7 @@ def test_checkpoints_figures_and_a_finished_run(tmp_path: Path, capsys: pytest.C
     assert sorted(path.name for path in tmp_path.glob("epoch_*.pth")) == ["epoch_1.pth"]
     kept = weights(tmp_path / "previous", 4)
     assert all(torch.equal(value, kept[name]) for name, value in last.items())
-    assert len(figures(tmp_path / "previous")) == 4
+    assert len(metrics(tmp_path / "previous")) == 4
 
 
 def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -206,22 +205,32 @@ def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         train(tmp_path, arguments("--resume"))
 
 
-def test_flags_that_are_younger_than_a_run_do_not_stop_it(tmp_path: Path) -> None:
+def test_flags_that_are_younger_than_a_run_do_not_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train(tmp_path, arguments("--epochs", "1"))
     args = arguments("--resume", "--epochs", "2")
-    args.younger, args.unnamed = True, None
-    with pytest.raises(InputError, match=r"started with --younger \(no such argument\), not True"):
+    args.younger, args.defaults["younger"] = 8, 4
+    with pytest.raises(InputError, match="the run is older than --younger; leave the flag out to resume"):
         train(tmp_path, args)
-    args.younger = False
+    args.younger = 4
     train(tmp_path, args)
-    assert len(figures(tmp_path)) == 2
+    assert "is older than --younger; it goes on with 4" in capsys.readouterr().err
+    assert len(metrics(tmp_path)) == 2
 
 
-def test_accumulated_equals_the_big_batch(tmp_path: Path) -> None:
-    train(tmp_path / "big", arguments(), False, 12, losses=PLAIN)
-    train(tmp_path / "small", arguments(), False, 4, losses=PLAIN, iter_update=3)
-    for name, value in weights(tmp_path / "big").items():
-        torch.testing.assert_close(weights(tmp_path / "small")[name], value, atol=1e-6, rtol=1e-5)
+def test_resume_refuses_other_data(tmp_path: Path) -> None:
+    train(tmp_path, arguments("--epochs", "1"))
+    with pytest.raises(InputError, match=r"train_state\.pth: the run was started on other training data"):
+        train(tmp_path, arguments("--resume"), data="other rows")
+    state = load_torch(tmp_path / STATE)
+    torch.save({name: value for name, value in state.items() if name != "data"}, tmp_path / STATE)
+    train(tmp_path, arguments("--resume"), data="other rows")  # of a state from before it was written down
+
+
+def test_a_step_in_parts_equals_one_in_whole(tmp_path: Path) -> None:
+    train(tmp_path / "whole", arguments(), False, 12, plain_step)
+    train(tmp_path / "parts", arguments(), False, 12, partial(plain_step, parts=3))
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "parts")[name], value, atol=1e-6, rtol=1e-5)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -231,12 +240,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for process, log in zip(ranks, logs, strict=True):
         process.join()
         assert process.exitcode == 0, log.read_text()
-    for name, group in (("plain", 1), ("grouped", 2)):
-        train(tmp_path / "one" / name, arguments(), False, 8, losses=PLAIN, iter_update=group)
-        expected = weights(tmp_path / "one" / name)
+    train(tmp_path / "one", arguments(), False, 8, plain_step)
+    expected = weights(tmp_path / "one")
+    for name in ("plain", "parts"):
         for key, value in weights(tmp_path / name).items():
             torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=1e-5)
-        for line, wanted in zip(figures(tmp_path / name), figures(tmp_path / "one" / name), strict=True):
+        for line, wanted in zip(metrics(tmp_path / name), metrics(tmp_path / "one"), strict=True):
             assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
             assert line["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-4)
     both = [torch.load(tmp_path / f"rank{i}.pth", weights_only=True) for i in range(2)]
@@ -245,36 +254,24 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     processes = json.loads(line)["processes"]
     assert [process["loss"] == "nan" for process in processes] == [False, True]
     assert all(process["batch"] for process in processes)
-    assert [line.get("skipped_steps") for line in figures(tmp_path / "faulty")] == [None, 1, None]
+    assert [line.get("skipped_steps") for line in metrics(tmp_path / "faulty")] == [None, 1, None]
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     with pytest.raises(InputError, match="with 2 processes, not 1"):
         train(tmp_path / "plain", arguments("--resume"), False, 8)
 
 
-def test_averaged_gradients_lie_in_memory_as_their_parameters_do() -> None:
-    """Fused AdamW goes through both in the order of memory."""
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
-    try:
-        conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        conv(torch.randn(1, 3, 5, 5)).square().sum().backward()
-        before = [p.grad.clone() for p in conv.parameters()]
-        _average_gradients(list(conv.parameters()))
-        for p, grad in zip(conv.parameters(), before, strict=True):
-            assert p.grad.stride() == p.stride() and torch.equal(p.grad, grad)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def spoiled(where: str, seen: list, model: nn.Module, group: list) -> Iterator[tuple[Tensor, dict]]:
-    """Losses of which the sixth has a fault in its data, or in its gradient alone. `seen` gets the states before."""
-    seen.append({name: value.clone() for name, value in model.state_dict().items()})
+def spoiled(where: str, seen: list, run: TrainingRun, batch: dict) -> None:
+    """A step, of which the sixth has a fault in its data, or in its gradient alone. `seen` gets the states before."""
+    seen.append({name: value.clone() for name, value in run.bare.state_dict().items()})
     if len(seen) == 6 and where == "data":
-        group[0]["x"][0] = math.nan
-    for value, named in losses(0.0, False, model, group):
-        with torch.autocast("cpu", enabled=False):
-            if len(seen) == 6 and where == "gradient":
-                value = value + (model[0].weight * 0).sum().sqrt()  # 0, with a slope of infinity
-            yield value, named
+        batch["x"][0] = math.nan
+    with run.autocast:
+        out = run.model(batch["x"])
+    loss = ((out.float() - batch["y"]) ** 2).mean()
+    if len(seen) == 6 and where == "gradient":
+        loss = loss + (run.bare[0].weight * 0).sum().sqrt()  # 0, with a slope of infinity
+    run.backward(loss)
+    run.step(batch["rows"])
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
@@ -282,36 +279,37 @@ def spoiled(where: str, seen: list, model: nn.Module, group: list) -> Iterator[t
 def test_not_finite(tmp_path: Path, where: str, amp: str) -> None:
     if (where, amp) != ("gradient", "fp16"):  # there the scale is lowered first
         with pytest.raises(InputError, match="--skip_nonfinite"):
-            train(tmp_path, arguments("--amp", amp), losses=partial(spoiled, where, []))
+            train(tmp_path, arguments("--amp", amp), step=partial(spoiled, where, []))
         recorded = json.loads((tmp_path / "nonfinite.jsonl").read_text())
         assert recorded["step"] == 6 and len(recorded["processes"][0]["batch"]) == 4
     assert not torch.is_autocast_enabled("cpu")
 
     seen: list = []
-    train(tmp_path, arguments("--amp", amp, "--skip_nonfinite"), losses=partial(spoiled, where, seen))
+    train(tmp_path, arguments("--amp", amp, "--skip_nonfinite"), step=partial(spoiled, where, seen))
     changed = [name for name, value in seen[5].items() if not torch.equal(value, seen[6][name])]
     if (where, amp) == ("gradient", "fp16"):
         assert not [name for name in changed if "running" not in name and "num_batches" not in name]
     else:
         assert changed == [], "neither weights nor running statistics"
-        assert figures(tmp_path)[0]["skipped_steps"] == 1
+        assert metrics(tmp_path)[0]["skipped_steps"] == 1
     assert not torch.equal(seen[6]["0.weight"], seen[7]["0.weight"])
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
-    assert all(line["loss"] is not None for line in figures(tmp_path))
+    assert all(line["loss"] is not None for line in metrics(tmp_path))
 
 
 def test_nothing_finite_stops(tmp_path: Path) -> None:
-    def never(model: nn.Module, group: list) -> Iterator:
-        yield model(group[0]["x"]).sum() * math.inf, {}
+    def never(run: TrainingRun, batch: dict) -> None:
+        run.backward(run.model(batch["x"]).sum() * math.inf)
+        run.step(batch["rows"])
 
     with pytest.raises(InputError, match="no step of epoch 1 was finite"):
-        train(tmp_path, arguments("--skip_nonfinite"), losses=never)
+        train(tmp_path, arguments("--skip_nonfinite"), step=never)
 
 
-def test_rates() -> None:
+def test_learning_rates() -> None:
     step = arguments("--lr_drop", "10", "--epochs", "20")
-    assert [rate_factor(step, epoch, 5) for epoch in (0, 9, 9.99, 10, 19)] == [1, 1, 1, 0.1, 0.1]
+    assert [lr_factor(step, epoch, 5) for epoch in (0, 9, 9.99, 10, 19)] == [1, 1, 1, 0.1, 0.1]
     cosine = arguments("--lr_schedule", "cosine", "--epochs", "20")
-    assert [rate_factor(cosine, epoch, 5) for epoch in (0, 10, 20)] == pytest.approx([1, 0.5, 0])
+    assert [lr_factor(cosine, epoch, 5) for epoch in (0, 10, 20)] == pytest.approx([1, 0.5, 0])
     warm = arguments("--lr_schedule", "constant", "--warmup_steps", "4")
-    assert [rate_factor(warm, 0, at) for at in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
+    assert [lr_factor(warm, 0, at) for at in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]

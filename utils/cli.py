@@ -32,6 +32,12 @@ def _terminate(*_: object) -> None:
     raise _Terminated
 
 
+class Flags(argparse.Namespace):
+    """Parsed flags; `defaults`, which is not among its `vars`, holds what each one is without being given."""
+
+    __slots__ = ("defaults",)
+
+
 class _Help(argparse.HelpFormatter):
     """Shows a flag's default where that says something and the help text does not give it."""
 
@@ -67,12 +73,14 @@ class Parser(argparse.ArgumentParser):
             options.setdefault("metavar", _SHOWN.get(options.get("type"), name.upper()))
         self._sections[section].add_argument(f"--{name}", **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> Flags:
         """The flags in `args` (default: the command line's)."""
         words = [str(word) for word in (sys.argv[1:] if args is None else args)]
         known = self._option_string_actions
         words = [f"-{word}" if f"-{word.partition('=')[0]}" in known else word for word in words]
-        return super().parse_args(words, namespace)
+        flags = super().parse_args(words, Flags())
+        flags.defaults = {action.dest: action.default for action in self._actions}
+        return flags
 
     def format_help(self) -> str:
         """The usage names what must be given; all else stands in its section."""

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import sys
+import zlib
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,14 @@ def counted(n: int, noun: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error line that suggests the nearest of the known names, empty where none is near."""
     return "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, list(known), 1))
+
+
+def checksum(*parts: str | np.ndarray) -> str:
+    """A checksum (CRC-32) of texts and arrays, in this order."""
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes(), total)
+    return f"{total:08x}"
 
 
 def progress(*args: Any, **options: Any) -> tqdm:

@@ -76,7 +76,7 @@ def write_results(
         log.metrics(dict(_flat(metrics)), epoch)
         pictures = draw(folder) if draw else []
         for picture in pictures:
-            log.figure(picture.stem, picture)
+            log.image(picture.stem, picture)
     if pictures:
         print(f"pictures: {folder}/*.png")
     return path

@@ -8,11 +8,7 @@ import os
 import random
 import shlex
 import shutil
-import ssl
 import sys
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +16,10 @@ from types import ModuleType
 from utils.storage.files import atomic, sync
 
 METRICS = "metrics.jsonl"
-REACH_SECONDS = 3.0  # how long a server may take to answer before the run goes on without it
 
-# Comet reads these from the environment; a user's own settings stand. Its own timeouts add up to minutes in
-# which a run would wait at either end; what has not arrived by then is in the archive that Comet leaves.
-_SETTINGS = {
+# Read by Comet from the environment, where a user's own settings win. Its own timeouts add up to minutes in which a
+# run would wait at either end; what has not arrived by then is in the archive that Comet leaves.
+_ENVIRONMENT = {
     "COMET_DISABLE_AUTO_LOGGING": "1",  # no patching of torch and others
     "COMET_LOGGING_CONSOLE": "CRITICAL",
     "COMET_DISABLE_ANNOUNCEMENT": "1",
@@ -35,8 +30,8 @@ _SETTINGS = {
     "COMET_TIMEOUT_CLEANING": "10",
     "COMET_TIMEOUT_UPLOAD": "30",
 }
-# Nothing is collected behind the run's back: no code, no environment, no output, no command line.
-_OPTIONS = {
+# Comet collects nothing by itself: no code, no environment, no output, no command line.
+_COLLECTS = {
     "log_code": False,
     "log_graph": False,
     "auto_param_logging": False,
@@ -46,23 +41,24 @@ _OPTIONS = {
     "log_env_details": False,
     "log_git_metadata": False,
     "log_git_patch": False,
-    "display_summary_level": 0,
 }
 
 
 class RunLog:
     """The log of one run of `stage` in `folder`, a context manager.
 
-    Whatever Comet does, `<folder>/metrics.jsonl` gets a line `{"stage", "epoch", figure: value, ...}` for
-    every call of `metrics`; figures that are not finite are null. A fresh run starts the file anew. With
-    `resume_epoch`, the epoch that runs next, lines from that epoch on are dropped first, and Comet, where
-    every run is an experiment of its own, is told the lines before it again.
+    `<folder>/metrics.jsonl` gets a line `{"stage", "epoch", metric: value, ...}` for every call of `metrics`, null for
+    values that are not finite. A fresh run starts the file anew; a resumed one drops the lines from its first epoch
+    on, and reports those before it to Comet, where every run is an experiment of its own. No failure of Comet stops
+    the run.
 
-    `comet`: "online" reports to the server when there is a key (the environment or Comet's own file) and
-    the server answers within a few seconds; without, and with "offline", an archive
-    `<folder>/comet/<key>.zip` is left, and the command that uploads it is printed; "disabled" never imports
-    Comet. No failure of Comet stops the run. `project` names the Comet project where the user's settings
-    name none. With `active` False (all ranks but one) every call does nothing.
+    Args:
+        params: the run's settings, for Comet.
+        comet: "online" reports to the server, if there is a key (in the environment or in Comet's own file) and the
+            server accepts it; without, and with "offline", an archive `<folder>/comet/<key>.zip` is left, and the
+            command that uploads it printed; "disabled" does not import Comet.
+        resume_epoch: the epoch (from 1) that a resumed run begins with.
+        active: False (all ranks but one): every call does nothing.
     """
 
     def __init__(
@@ -73,11 +69,9 @@ class RunLog:
         comet: str = "online",
         resume_epoch: int | None = None,
         active: bool = True,
-        project: str | None = None,
     ) -> None:
         self.stage, self.folder, self.params = stage, Path(folder), params
-        self.mode, self.project, self.active = comet, project, active
-        self.resume_epoch = resume_epoch
+        self.mode, self.resume_epoch, self.active = comet, resume_epoch, active
         self._experiment = None
         self._parts = self.folder / "comet" / ".part"  # where Comet writes archives, before they are whole
 
@@ -89,7 +83,8 @@ class RunLog:
             part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if self.mode != "disabled":
             with self._harmless():
-                self._open_comet()
+                self._experiment = self._start_comet()
+                self._experiment.log_parameters(self.params)
             for line in kept:
                 self._report({k: v for k, v in line.items() if k not in ("stage", "epoch")}, line["epoch"])
         return self
@@ -99,16 +94,21 @@ class RunLog:
             return
         with self._harmless():
             self._experiment.end()
-            self._keep_archive()
+            for archive in self._parts.glob("*.zip"):
+                sync(archive)
+                kept = archive.replace(self._parts.parent / archive.name)
+                sync(kept.parent)
+                _say(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
+            self._parts.rmdir()
         self._experiment = None
 
     def metrics(self, values: dict[str, float], epoch: int) -> None:
-        """Report the figures of an epoch (from 1)."""
+        """Report an epoch's metrics (`epoch` from 1)."""
         if not self.active:
             return
-        figures = {name: _finite(value) for name, value in values.items()}
-        append_json(self.folder / METRICS, {"stage": self.stage, "epoch": epoch, **figures})
-        self._report(figures, epoch)
+        metrics = {name: _finite(value) for name, value in values.items()}
+        append_json(self.folder / METRICS, {"stage": self.stage, "epoch": epoch, **metrics})
+        self._report(metrics, epoch)
 
     def checkpoint(self, path: str | Path) -> None:
         """Report the newest checkpoint's name; the file itself stays here."""
@@ -116,57 +116,40 @@ class RunLog:
             with self._harmless():
                 self._experiment.log_other("checkpoint", str(path))
 
-    def figure(self, name: str, path: str | Path) -> None:
-        """Report a picture, a PNG file, under `name`."""
+    def image(self, name: str, path: str | Path) -> None:
+        """Report a plot, a PNG file, under `name`."""
         if self._experiment is not None:
             with self._harmless():
                 self._experiment.log_image(str(path), name=name, overwrite=True)
 
-    def _report(self, figures: dict[str, float | None], epoch: int) -> None:
+    def _report(self, metrics: dict[str, float | None], epoch: int) -> None:
         if self._experiment is not None:
             with self._harmless():
-                known = {name: value for name, value in figures.items() if value is not None}
+                known = {name: value for name, value in metrics.items() if value is not None}
                 self._experiment.log_metrics(known, step=epoch, epoch=epoch)
 
-    def _open_comet(self) -> None:
+    def _start_comet(self) -> object:
+        """An experiment at the server or, where that is not asked for or not to be had, one in an archive."""
         comet_ml = _import_comet()
-        config = comet_ml.get_config()
         shutil.rmtree(self._parts, ignore_errors=True)  # of a killed run
         self._parts.mkdir(parents=True)
-        options = {"project_name": config["comet.project_name"] or self.project, "offline_directory": str(self._parts)}
-        key = comet_ml.config.get_api_key(None, config) if self.mode == "online" else None
-        if key is not None:
-            server = comet_ml.config.get_backend_address(config)
-            if not _answers(server):
-                _say(f"Comet: no answer from {server}; this run is logged offline")
-            elif not self._open_online(comet_ml, options):
-                _say(f"Comet: {server} did not accept this run (is the key right?); it is logged offline")
-        if self._experiment is None:
-            self._experiment = comet_ml.OfflineExperiment(**options, **_OPTIONS)
-        self._experiment.set_name(f"{self.stage} {self.folder}")
-        self._experiment.add_tags([self.stage] + (["resumed"] if self.resume_epoch else []))
-        self._experiment.log_parameters(self.params)
-
-    def _open_online(self, comet_ml: ModuleType, options: dict) -> bool:
-        """Whether the server has taken the run. Should it go later, Comet leaves an archive by itself."""
-        try:
-            experiment = comet_ml.Experiment(**options, **_OPTIONS)
-        except Exception:  # of whatever kind: Comet raises its own, requests' and others
-            return False
-        if not experiment.alive:
-            return False
-        self._experiment = experiment
-        _say(f"Comet: {experiment.url}")
-        return True
-
-    def _keep_archive(self) -> None:
-        """Move what Comet has left to where it stays, whole."""
-        for archive in self._parts.glob("*.zip"):
-            sync(archive)
-            kept = archive.replace(self._parts.parent / archive.name)
-            sync(kept.parent)
-            _say(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
-        self._parts.rmdir()
+        config = comet_ml.ExperimentConfig(
+            **_COLLECTS,
+            display_summary_level=0,
+            offline_directory=str(self._parts),
+            name=f"{self.stage} {self.folder}",
+            tags=[self.stage] + (["resumed"] if self.resume_epoch else []),
+        )
+        settings = comet_ml.get_config()
+        if self.mode == "online" and settings["comet.api_key"]:
+            with contextlib.suppress(Exception):  # of whatever kind: Comet raises its own, requests' and others
+                experiment = comet_ml.start(mode="create", online=True, experiment_config=config)
+                if experiment.alive:  # should the server be lost later, Comet leaves an archive by itself
+                    _say(f"Comet: {experiment.url}")
+                    return experiment
+            server = comet_ml.config.get_backend_address(settings)
+            _say(f"Comet: no answer from {server}, or it did not accept the key; this run is logged offline")
+        return comet_ml.start(mode="create", online=False, experiment_config=config)
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -176,7 +159,7 @@ class RunLog:
         except Exception as error:
             self._experiment = None
             text = (str(error).splitlines() or [""])[0][:120]
-            _say(f"Comet failed ({type(error).__name__}: {text}); figures go on in {self.folder / METRICS}")
+            _say(f"Comet failed ({type(error).__name__}: {text}); metrics go on in {self.folder / METRICS}")
 
 
 def append_json(path: Path, value: dict) -> None:
@@ -203,47 +186,21 @@ def _lines_before(path: Path, epoch: int | None) -> list[dict]:
     """The file's lines of epochs before `epoch`, without one that a kill or a power loss left torn."""
     if epoch is None or not path.is_file():
         return []
-    held = []
+    kept = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("epoch"), int) and line["epoch"] < epoch:
-                held.append(line)
-    return held
+                kept.append(line)
+    return kept
 
 
 def _import_comet() -> ModuleType:
-    for name, value in _SETTINGS.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    hook, drawn = sys.excepthook, random.getstate()
+    hook, state = sys.excepthook, random.getstate()
     try:
         return importlib.import_module("comet_ml")
     finally:  # it replaces the one and draws from the other
         sys.excepthook = hook
-        random.setstate(drawn)
-
-
-def _answers(server: str) -> bool:
-    """Whether anything answers at the address within `REACH_SECONDS`, proxies of the environment included.
-
-    Comet itself would go on trying for minutes. The look-up of the name has no time limit of its own, so
-    all of it happens in a thread that is left behind when it takes too long.
-    """
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(server, timeout=REACH_SECONDS).close()
-        except urllib.error.HTTPError:
-            pass  # any status is an answer
-        except urllib.error.URLError as error:
-            if not isinstance(error.reason, ssl.SSLError):  # a certificate of one's own: Comet decides
-                return
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(REACH_SECONDS + 1)
-    return answered.is_set()
+        random.setstate(state)

@@ -1,22 +1,25 @@
 """What lets a training run be stopped anywhere and go on exactly: its state, its random numbers, its signals."""
 
-import argparse
 import random
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.cli import Stopped
 from utils.distributed import per_rank, rank, world_size
 from utils.misc import InputError
 from utils.run_log import METRICS
 from utils.storage.files import load_torch, save_torch
+
+if TYPE_CHECKING:
+    from utils.training.run import TrainingRun
 
 STATE = "train_state.pth"
 NONFINITE = "nonfinite.jsonl"
@@ -62,40 +65,40 @@ class StopFlag:
 
 
 class Progress:
-    """Where a run stands, and what its current epoch has added up.
+    """How far a run is, and the sums of the current epoch's metrics.
 
     `epoch`: epochs that are complete; `batch`: batches done of the next one; `step`: steps of the whole run;
-    `skipped`: steps of this epoch that were not finite; `sums`: figure -> [sum, number of steps] of this epoch.
+    `skipped`: steps of this epoch that were not finite; `sums`: metric -> [sum, number of steps] of this epoch.
     """
 
     def __init__(self) -> None:
         self.epoch, self.batch, self.step, self.skipped = 0, 0, 0, 0
         self.sums: dict[str, list] = {}
-        self._pending: list[dict[str, float | Tensor]] = []
+        self._unread: list[dict[str, float | Tensor]] = []
 
-    def add(self, figures: dict[str, float | Tensor]) -> None:
-        """Count one step's figures. Tensors stay on their device, unread, for up to 100 steps."""
-        self._pending.append(figures)
-        if len(self._pending) == 100:
-            self.read()
+    def add(self, metrics: dict[str, float | Tensor]) -> None:
+        """Count one step's metrics. Tensors stay on their device, unread, for up to 100 steps."""
+        self._unread.append({n: v.detach() if torch.is_tensor(v) else v for n, v in metrics.items()})
+        if len(self._unread) == 100:
+            self._read()
 
-    def read(self) -> None:
+    def _read(self) -> None:
         """Bring `sums` up to date with one read of the device."""
-        tensors = [value.float() for figures in self._pending for value in figures.values() if torch.is_tensor(value)]
-        read = iter(torch.stack(tensors).tolist() if tensors else [])
-        for figures in self._pending:
-            for name, value in figures.items():
-                held = self.sums.setdefault(name, [0.0, 0])
-                held[0] += next(read) if torch.is_tensor(value) else float(value)
-                held[1] += 1
-        self._pending = []
+        tensors = [value.float() for metrics in self._unread for value in metrics.values() if torch.is_tensor(value)]
+        values = iter(torch.stack(tensors).tolist() if tensors else [])
+        for metrics in self._unread:
+            for name, value in metrics.items():
+                total = self.sums.setdefault(name, [0.0, 0])
+                total[0] += next(values) if torch.is_tensor(value) else float(value)
+                total[1] += 1
+        self._unread = []
 
     def means(self) -> dict[str, float]:
-        """The mean of each figure over this epoch's steps, of all processes."""
-        self.read()
-        held = per_rank(self.sums)
-        names = dict.fromkeys(name for sums in held for name in sums)
-        pairs = {name: [sums[name] for sums in held if name in sums] for name in names}
+        """The mean of each metric over this epoch's steps, of all processes."""
+        self._read()
+        of_ranks = per_rank(self.sums)
+        names = dict.fromkeys(name for sums in of_ranks for name in sums)
+        pairs = {name: [sums[name] for sums in of_ranks if name in sums] for name in names}
         return {name: sum(s for s, _ in pair) / sum(n for _, n in pair) for name, pair in pairs.items()}
 
     def next_epoch(self) -> None:
@@ -104,8 +107,8 @@ class Progress:
 
     def state(self) -> dict:
         """For `load`."""
-        self.read()
-        return {name: value for name, value in vars(self).items() if name != "_pending"}
+        self._read()
+        return {name: value for name, value in vars(self).items() if name != "_unread"}
 
     def load(self, state: dict) -> None:
         """Go on from a `state`."""
@@ -113,7 +116,7 @@ class Progress:
 
 
 def random_state(device: torch.device) -> dict:
-    """Where every generator stands, in plain types and tensors."""
+    """The state of every random number generator, in plain types and tensors."""
     state = {"python": random.getstate(), "torch": torch.get_rng_state()}
     kind, keys, *rest = np.random.get_state()
     state["numpy"] = (kind, torch.from_numpy(keys.astype(np.int64)), *rest)
@@ -123,7 +126,7 @@ def random_state(device: torch.device) -> dict:
 
 
 def set_random_state(state: dict, device: torch.device) -> None:
-    """Put every generator where a `random_state` says."""
+    """Set every random number generator to a `random_state`."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     kind, keys, *rest = state["numpy"]
@@ -133,64 +136,70 @@ def set_random_state(state: dict, device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _fixed_args(args: argparse.Namespace) -> dict[str, str]:
-    return {name: str(value) for name, value in vars(args).items() if name not in _MAY_CHANGE}
+def _fixed(settings: dict) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items() if name not in _MAY_CHANGE}
 
 
-def save_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    progress: Progress,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> None:
+def save_state(run: "TrainingRun") -> None:
     """Write everything that the next step depends on; all processes call it, rank 0 writes."""
-    ranks = per_rank({"random": random_state(device), "progress": progress.state()})
+    ranks = per_rank({"random": random_state(run.device), "progress": run.progress.state()})
     if rank() == 0:
         state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
+            "model": run.bare.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
             "ranks": ranks,
-            "args": _fixed_args(args),
+            "args": _fixed(run.settings),
+            "data": run.data,
         }
-        save_torch(path, state)
+        save_torch(run.folder / STATE, state)
 
 
-def load_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    progress: Progress,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> None:
-    """Go on from what `save_state` wrote. InputError when it is damaged or of a run with other arguments."""
+def load_state(run: "TrainingRun") -> None:
+    """Continue from what `save_state` wrote.
+
+    Raises:
+        InputError: the state is damaged, or of a run with other flags, other data or another number of processes.
+    """
+    path = run.folder / STATE
     state = load_torch(path, "training state to resume")
     try:
-        then, now, missing = state["args"], _fixed_args(args), "(no such argument)"
-        for name in sorted(now.keys() | then.keys()):
-            was, given = then.get(name, missing), now.get(name, missing)
-            if was == missing and given in ("None", "False"):
-                continue  # a flag that is younger than the run, and not used
-            if was != given:
-                raise InputError(f"{path}: the run was started with --{name} {was}, not {given}; repeat it to resume")
+        _compare_settings(path, state["args"], run)
+        if state.get("data", run.data) != run.data:
+            raise InputError(
+                f"{path}: the run was started on other training data (videos or annotations have changed since); "
+                "restore them, or start again without --resume"
+            )
         if len(state["ranks"]) != world_size():
             raise InputError(f"{path}: the run was started with {len(state['ranks'])} processes, not {world_size()}")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        progress.load(state["ranks"][rank()]["progress"])
-        set_random_state(state["ranks"][rank()]["random"], device)
+        run.bare.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
+        run.progress.load(state["ranks"][rank()]["progress"])
+        set_random_state(state["ranks"][rank()]["random"], run.device)
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: not the state of such a run ({text})") from None
 
 
-def something_to_resume(folder: Path) -> bool:
+def _compare_settings(path: Path, old: dict[str, str], run: "TrainingRun") -> None:
+    """InputError where a flag differs from the run's; one that is younger than the run must be at its default."""
+    new = _fixed(run.settings)
+    for name in sorted(new.keys() | old.keys()):
+        if name not in new:
+            raise InputError(f"{path}: the run was started with --{name} {old[name]}, which this version does not have")
+        if name not in old:
+            if getattr(run.args, name, None) != run.args.defaults.get(name):
+                raise InputError(f"{path}: the run is older than --{name}; leave the flag out to resume")
+            if rank() == 0:
+                print(f"{path}: the run is older than --{name}; it goes on with {new[name]}", file=sys.stderr)
+        elif old[name] != new[name]:
+            raise InputError(
+                f"{path}: the run was started with --{name} {old[name]}, not {new[name]}; repeat it to resume"
+            )
+
+
+def has_state(folder: Path) -> bool:
     """Whether a run of this name has left a state. InputError when it has left checkpoints only."""
     if (folder / STATE).is_file():
         return True
@@ -201,12 +210,12 @@ def something_to_resume(folder: Path) -> bool:
 
 def set_aside(folder: Path) -> None:
     """Move what a former run of this name has left into `<folder>/previous`, in place of what was there."""
-    held = [*folder.glob("epoch_*.pth"), folder / STATE]
-    if not any(path.is_file() for path in held) and not (folder / f".{PREVIOUS}").is_dir():
+    files = [*folder.glob("epoch_*.pth"), folder / STATE]
+    if not any(path.is_file() for path in files) and not (folder / f".{PREVIOUS}").is_dir():
         return
     previous, coming = folder / PREVIOUS, folder / f".{PREVIOUS}"  # a move that is cut off is gone on with
     coming.mkdir(exist_ok=True)
-    for path in [*held[::-1], folder / METRICS, folder / NONFINITE]:
+    for path in [*files[::-1], folder / METRICS, folder / NONFINITE]:
         if path.is_file():
             path.replace(coming / path.name)
     shutil.rmtree(previous, ignore_errors=True)
