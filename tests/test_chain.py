@@ -227,7 +227,7 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
     nobody = ("--psn_score_th", "1.0")
     for subset in ("train", "val"):
         stages.run("eval_qmm", "--qmm_name", "one", "--subset", subset, *nobody)
-    with pytest.raises(InputError, match="nobody was followed"):
+    with pytest.raises(InputError, match="no track in .train."):
         stages.run("train_action_head", "--qmm_name", "one", "--epochs", 1, *nobody)
     stages.run("eval_map", "--qmm_name", "one", *nobody)
     found = [r["metrics"] for r in results(stages, "one", "eval_qmm") if r["args"]["psn_score_th"] == 1.0]
