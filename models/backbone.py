@@ -6,7 +6,7 @@ from torchvision.models import resnet
 
 CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}  # after the fourth stage
 
-FIRST_SCALE = 0.1  # of what a deep ResNet's blocks add, where it is trained from nothing (Goyal 2017 takes 0)
+FIRST_SCALE = 0.1  # initial scale of a deep ResNet's residual branches, trained from scratch (Goyal et al. 2017: 0)
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -28,7 +28,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def _dilate(stage: nn.Module) -> None:
-    """Undo a stage's stride of 2 and dilate its later 3x3 convolutions, so that it sees as far as before (DC5)."""
+    """Replace a stage's stride of 2 by dilation of its later 3x3 convolutions (DC5): the receptive field stays."""
     first = True
     for block in stage:
         for conv in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
@@ -44,11 +44,14 @@ def _strided_conv(block: nn.Module) -> nn.Conv2d:
 
 
 class Backbone(nn.Module):
-    """A ResNet up to its `stages`-th stage: images (B, 3, H, W) -> features (B, `num_channels`, h, w).
+    """A ResNet up to its `stages`-th stage: images (B, 3, H, W) -> feature map (B, `num_channels`, h, w).
 
-    `norm="frozen"` keeps batch statistics and the first stage as loaded (for pretrained weights),
-    `norm="bn"` trains everything (from nothing). `dilation` replaces the last stage's stride by dilation.
-    Names: `body.conv1`, `body.bn1`, `body.layer1`, ...
+    Args:
+        name: a key of `CHANNELS`.
+        dilation: replace the last stage's stride by dilation.
+        norm: "frozen" keeps BatchNorm's statistics and the first stage as loaded (pretrained weights), "bn" trains
+            everything (from scratch).
+        stages: number of stages, 1 to 4.
     """
 
     def __init__(self, name: str, dilation: bool, norm: str, stages: int) -> None:
@@ -64,7 +67,7 @@ class Backbone(nn.Module):
         self.num_channels = CHANNELS[name] // 2 ** (4 - stages)
         if norm == "bn":
             for block in self.body.modules():
-                if isinstance(block, resnet.Bottleneck):  # many of them, each of which should begin by changing little
+                if isinstance(block, resnet.Bottleneck):  # a deep network: each block begins close to the identity
                     nn.init.constant_(block.bn3.weight, FIRST_SCALE)
         if norm == "frozen":
             for part in (self.body.conv1, self.body.layer1):
@@ -76,9 +79,9 @@ class Backbone(nn.Module):
 
 @torch.no_grad()
 def fuse_batchnorm(module: nn.Module) -> nn.Module:
-    """Fold every frozen (or evaluated) batch normalisation into the convolution before it, in place.
+    """Fold every BatchNorm into the convolution before it, in place, and return the module.
 
-    For inference alone: the state dict's names change. Returns the module.
+    For inference: running statistics are used, and the names of the state dict change.
     """
     for parent in list(module.modules()):
         names = dict(parent.named_children())

@@ -1,4 +1,4 @@
-"""The sine position embedding of DETR."""
+"""The sine position embedding of DETR (appendix A.4)."""
 
 import math
 
@@ -7,10 +7,8 @@ from torch import Tensor, nn
 
 
 class SinePositionEncoding(nn.Module):
-    """Sines and cosines of a pixel's row and column, scaled to the unpadded picture (DETR, appendix A.4).
-
-    `d` channels: the first half from the row, the second from the column. Computed in float32.
-    """
+    """Sines and cosines of a cell's row (first half of the `d` channels) and column (second half), relative to the
+    unpadded image; float32."""
 
     def __init__(self, d: int, temperature: float = 10000.0) -> None:
         super().__init__()
@@ -18,11 +16,11 @@ class SinePositionEncoding(nn.Module):
         self._unpadded: dict[tuple, Tensor] = {}
 
     def forward(self, mask: Tensor | None, size: tuple[int, int], device: torch.device) -> Tensor:
-        """`mask` bool (B, h, w) True on padding -> (B, d, h, w); None (nothing padded) -> (1, d, h, w), kept."""
+        """`mask` bool (B, h, w), True on padding -> (B, d, h, w); None -> (1, d, h, w), cached by `size`."""
         if mask is not None:
             return self._encode(~mask)
         inside = torch.ones(1, *size, dtype=torch.bool, device=device)
-        if torch.compiler.is_compiling():  # which would compile anew whenever a shape is added to those kept
+        if torch.compiler.is_compiling():  # each new entry of the cache would compile anew
             return self._encode(inside)
         key = (size, device)
         if key not in self._unpadded:

@@ -1,4 +1,4 @@
-"""DETR's transformer, batch first, attention through PyTorch's fused kernels; official state-dict names."""
+"""DETR's transformer with the official state-dict names: batch first, attention by PyTorch's fused kernels."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the parameter names of `nn.MultiheadAttention` and distinct q, k and v.
+    """Multi-head attention with the parameter names of `nn.MultiheadAttention`.
 
-    `query` (B, N, d), `key` and `value` (B, S, d), `padding` bool (B, S) True where a key is not to be
-    seen, or None -> (B, N, d).
+    `query` (B, N, d), `key` and `value` (B, S, d), `padding` bool (B, S), True on keys to ignore, or None
+    -> (B, N, d).
     """
 
     def __init__(self, d: int, heads: int, dropout: float) -> None:
@@ -28,14 +28,14 @@ class Attention(nn.Module):
         )
         if q.requires_grad and q.device.type == "cpu":  # gradients of bf16 attention take twice as long there
             q, k, v = q.float(), k.float(), v.float()
-        seen = None if padding is None else ~padding[:, None, None, :]
+        visible = None if padding is None else ~padding[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
         return self.out_proj(out.transpose(1, 2).flatten(-2))
 
 
 class _Layer(nn.Module):
-    """What encoder and decoder layers share: residual steps, normalised before (pre_norm) or after."""
+    """Residual steps and feed-forward network of encoder and decoder layers; LayerNorm before (pre_norm) or after."""
 
     def __init__(self, d: int, ff: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-    """Self-attention over the picture; positions are added to queries and keys, not to values."""
+    """Self-attention over the feature map; positions are added to queries and keys, not to values."""
 
     def __init__(self, d: int, heads: int, ff: int, dropout: float, pre_norm: bool) -> None:
         super().__init__(d, ff, dropout, pre_norm)
@@ -66,7 +66,7 @@ class EncoderLayer(_Layer):
 
 
 class DecoderLayer(_Layer):
-    """Self-attention between object queries, then attention from them to the picture."""
+    """Self-attention between object queries, then cross-attention from them to the encoder's memory."""
 
     def __init__(self, d: int, heads: int, ff: int, dropout: float, pre_norm: bool) -> None:
         super().__init__(d, ff, dropout, pre_norm)
@@ -88,12 +88,7 @@ class _Stack(nn.Module):
 
 
 class Transformer(nn.Module):
-    """DETR's encoder-decoder (Carion 2020).
-
-    `src` (B, d, h, w) features, `mask` bool (B, h, w) True on padding or None, `query_embed` (N, d),
-    `pos` (B or 1, d, h, w) -> decoder states (L, B, N, d) of every layer in training and of the last one
-    (L = 1) in evaluation, each through the final norm; encoder memory (B, d, h, w).
-    """
+    """DETR's encoder-decoder (Carion et al., ECCV 2020)."""
 
     def __init__(
         self, d: int, heads: int, enc_layers: int, dec_layers: int, ff: int, dropout: float, pre_norm: bool
@@ -107,6 +102,18 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, src: Tensor, mask: Tensor | None, query_embed: Tensor, pos: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode and decode.
+
+        Args:
+            src: feature map (B, d, h, w).
+            mask: bool (B, h, w), True on padding, or None.
+            query_embed: (N, d).
+            pos: position embedding (B or 1, d, h, w).
+
+        Returns:
+            Decoder states (L, B, N, d) after the final norm, of all layers in training and of the last one (L = 1)
+            in evaluation; encoder memory (B, d, h, w).
+        """
         size = src.shape[-2:]
         memory = src.flatten(2).transpose(1, 2)
         pos = pos.flatten(2).transpose(1, 2).to(memory.dtype)

@@ -33,7 +33,7 @@ def _pointwise(a: int, b: int) -> nn.Conv3d:
 
 
 class _SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate that its mean over time and space decides."""
+    """Scales each channel by a gate computed from the channels' means over time and space."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class X3D(nn.Module):
         return self.blocks(clips)
 
     def features(self, clips: Tensor) -> Tensor:
-        """Clips as in `forward` -> (B, 2048), what the head pools, averaged over the places the pool window has."""
+        """Clips as in `forward` -> (B, 2048), what the head pools, averaged over the positions of its window."""
         *body, head = self.blocks
         for block in body:
             clips = block(clips)
@@ -137,16 +137,19 @@ def load_x3d(
 ) -> X3D:
     """X3D-XS with the weights of a file, in evaluation mode on `device`.
 
-    `weights`: the official file (`{"model_state"}`) or a bare state dict; None takes torch hub's copy, else
-    `checkpoint_root`/x3d/X3D_XS.pyth, downloaded from `url` when it is not there. The release gives no
-    checksum. InputError when the file cannot be had, is damaged or does not fit.
+    Args:
+        weights: the official file (`{"model_state"}`) or a state dict. None: torch.hub's copy, else
+            `checkpoint_root`/x3d/X3D_XS.pyth, downloaded once from `url`; the release names no checksum.
+
+    Raises:
+        InputError: the file cannot be downloaded, is damaged or does not fit.
     """
     path = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / "X3D_XS.pyth")
     if weights is None and not path.is_file():
         path = Path(checkpoint_root) / "x3d" / "X3D_XS.pyth"
         download(url, path)
-    held = load_torch(path, "X3D-XS weights")
-    state = held.get("model_state", held) if isinstance(held, Mapping) else held
+    checkpoint = load_torch(path, "X3D-XS weights")
+    state = checkpoint.get("model_state", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     with torch.device("meta"):  # no time lost on random weights
         model = x3d_xs()
     load_weights(model.to_empty(device=device), state, path)
