@@ -1,172 +1,230 @@
 """A video as a sequence of frames, from a video file or a folder of images."""
 
-import os
 import re
-import struct
+import shlex
 from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
-from utils.misc import InputError
+from datasets import MAX_PIXELS
+from utils.misc import InputError, available_cores
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-MAX_PIXELS = 2**26  # of a frame: more is a bomb, not a picture
 FOLDER_FPS = 25.0
-END_TOLERANCE = (3, 0.02)  # frames, share of the frames: containers often announce a few more than they hold
+MAX_THREADS = 16  # of a decoder: each keeps frames of its own
+END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
 _END = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a whole JPEG and PNG begin and end
+_TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, -180: cv2.ROTATE_180}
 
 
-def quiet_opencv() -> None:
-    """Keep OpenCV's and FFmpeg's own messages off stderr: what matters is raised."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+def decode_image(data: bytes, where: object, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """Decode an image file with `cv2.imdecode`.
 
+    Args:
+        data: the file's bytes.
+        where: its name, for errors.
+        flags: OpenCV's flags of colour order and size.
 
-def decode_image(data: bytes, where: object) -> np.ndarray:
-    """An encoded image -> uint8 BGR (H, W, 3); InputError naming `where` when it is damaged, cut off or huge.
+    Returns:
+        uint8 (H, W, 3), BGR unless `flags` say otherwise.
 
-    Formats are those of `IMAGES`, whatever the file's name says: OpenCV would try many more.
+    Raises:
+        InputError: the image is damaged, cut off, or of more than `MAX_PIXELS`.
     """
     end = _END.get(data[:2])
     if end is not None and end not in data[-256:]:
         raise InputError(f"{where}: the image is cut off")
-    refuse_bomb(data, where)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what matters is raised
     try:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        frame = None
-    if frame is None:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        if "MAX_IMAGE" in error.err:
+            raise InputError(f"{where}: an image of more than {MAX_PIXELS} pixels") from None
+        image = None
+    if image is None:
         raise InputError(f"{where}: not a readable image")
-    return frame
+    return image
 
 
-def refuse_bomb(data: bytes, where: object) -> None:
-    """InputError, naming `where`, when an encoded image is of another format, or its header says that it is huge."""
-    size = next((size for read in (_jpeg_size, _png_size, _bmp_size, _webp_size) if (size := read(data))), None)
-    if size is None:
-        raise InputError(f"{where}: not a readable image")
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{where}: {width} x {height} pixels are more than {MAX_PIXELS}")
+def list_images(folder: Path) -> list[Path]:
+    """The images of a folder in natural order (2.jpg before 10.jpg), without hidden files.
 
-
-def _png_size(data: bytes) -> tuple[int, int] | None:
-    if data[:4] != b"\x89PNG" or len(data) < 24:
-        return None
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
-def _bmp_size(data: bytes) -> tuple[int, int] | None:
-    if data[:2] != b"BM" or len(data) < 26:
-        return None
-    kind = "H" if int.from_bytes(data[14:18], "little") == 12 else "i"  # the first version has 16 bits
-    return tuple(map(abs, struct.unpack_from(f"<{kind}{kind}", data, 18)))
-
-
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return None
-    if data[12:16] == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG's frame header."""
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 < len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        at += 1 if marker == 0xFF else 2 + length
-    return None
+    Raises:
+        InputError: no image, two of one number, or numbers missing between the first and the last one.
+    """
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not path.name.startswith(".")]
+    if not images:
+        raise InputError(f"{folder}: a folder without images ({', '.join(IMAGES)})")
+    images.sort(key=lambda path: (_natural(path), path.suffix))
+    missing = []
+    for image, after in pairwise(images):
+        changes = [(a, b) for a, b in zip(_natural(image), _natural(after), strict=False) if a != b]
+        if not changes and len(_natural(image)) == len(_natural(after)):
+            raise InputError(f"{folder}: {image.name} and {after.name} are one frame twice; remove one of them")
+        number, next_number = changes[0] if len(changes) == 1 else (0, 0)
+        if isinstance(number, int) and next_number - number > 1:
+            missing.append(f"{number + 1} to {next_number - 1}" if next_number - number > 2 else f"{number + 1}")
+    if missing:
+        shown = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise InputError(
+            f"{folder}: images {shown} are missing between {images[0].name} and {images[-1].name}, which would shift "
+            "the boxes of later frames; add them, or number the images without gaps"
+        )
+    return images
 
 
 def _natural(path: Path) -> list[str | int]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+    """A file's name without suffix as text, number, text, number, ..."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.stem)]
+
+
+class _BrokenVideo(Exception):
+    """Packets of a video file are missing or broken."""
 
 
 class VideoFrames:
-    """The frames of a video file, or of a folder of images in natural order (2.jpg before 10.jpg).
+    """The frames of a video file, or of a folder of images in natural order.
 
-    `len` is the number of frames that the file announces (an iteration may end up to `END_TOLERANCE` before it,
-    and may go beyond it), `size` is (width, height) in pixels, `fps` frames a second (`FOLDER_FPS` for a folder).
-    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3). Raises InputError, naming file and
-    frame, for a video that is missing, unreadable, empty, broken in the middle, or whose frames change size.
+    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned as the file asks. What decodes
+    counts, whatever number of frames the container announces. Colours follow the matrix and range that the file names.
+
+    Attributes:
+        path: the file or folder.
+        size: (width, height) in pixels.
+        fps: frames a second; of a folder, `FOLDER_FPS`.
+        announced: number of frames by the container, an estimate; 0 where it says nothing.
+
+    Raises:
+        InputError, naming file and frame: missing, unreadable or empty; a codec that cannot be decoded; packets that
+            are missing or broken; frames that change their size; a folder as for `list_images`.
     """
 
     def __init__(self, path: str | Path) -> None:
-        quiet_opencv()
         self.path = Path(path)
         self._images: list[Path] = []
         if self.path.is_dir():
-            self._images = sorted((p for p in self.path.iterdir() if p.suffix.lower() in IMAGES), key=_natural)
-            if not self._images:
-                raise InputError(f"{self.path}: a folder without images ({', '.join(IMAGES)})")
+            self._images = list_images(self.path)
             first = self._read_image(self._images[0])
-            self.fps, self._count = FOLDER_FPS, len(self._images)
+            self.fps, self.announced = FOLDER_FPS, len(self._images)
         elif self.path.is_file():
-            capture = self._open()
-            ok, first = capture.read()
-            self.fps = capture.get(cv2.CAP_PROP_FPS)
-            self._count = int(min(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0), 2**40))
-            capture.release()
-            if not ok:
-                raise InputError(f"{self.path}: no frame of this video can be decoded")
+            with self._open() as container:
+                stream = self._stream(container)
+                first = next(self._decode(container, stream), None)
+                self.fps = float(stream.guessed_rate or 0)
+                seconds = (container.duration or 0) / av.time_base
+            if first is None:
+                raise InputError(f"{self.path}: a video without frames")
             if not 0 < self.fps < 1000:
                 self.fps = FOLDER_FPS
+            self.announced = round(seconds * self.fps)
         else:
             raise InputError(f"{self.path}: no such video file or folder of images")
         self.size = (first.shape[1], first.shape[0])
 
-    def __len__(self) -> int:
-        return self._count
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for number, frame in enumerate(self._read()):
+            if frame.shape[1::-1] != self.size:
+                where = self._images[number] if self._images else f"{self.path}: frame {number}"
+                raise InputError(
+                    f"{where}: {frame.shape[1]} x {frame.shape[0]} pixels after {self.size[0]} x {self.size[1]}"
+                )
+            yield frame
 
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise InputError(f"{self.path}: not a readable video; give a video file or a folder of images")
-        if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MAX_PIXELS:
-            raise InputError(f"{self.path}: frames of more than {MAX_PIXELS} pixels")
-        return capture
+    def _read(self) -> Iterator[np.ndarray]:
+        if self._images:
+            yield from map(self._read_image, self._images)
+            return
+        with self._open() as container:
+            yield from self._decode(container, self._stream(container))
 
     @staticmethod
     def _read_image(path: Path) -> np.ndarray:
         try:
-            return decode_image(path.read_bytes(), path)
+            return cv2.cvtColor(decode_image(path.read_bytes(), path), cv2.COLOR_BGR2RGB)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
-    def _decode(self) -> Iterator[np.ndarray]:
-        if self._images:
-            yield from map(self._read_image, self._images)
-            return
-        capture = self._open()
-        try:
-            count = 0
-            while True:
-                ok, frame = capture.read()
-                if not ok:
-                    break
-                count += 1
-                yield frame
-        finally:
-            capture.release()
-        frames, share = END_TOLERANCE
-        if self._count - count > max(frames, share * self._count):
-            raise InputError(f"{self.path}: frame {count} cannot be decoded ({self._count} frames announced)")
+    def _open(self) -> InputContainer:
+        try:  # "file:" since a name may hold a colon; metadata may be in any encoding
+            return av.open(f"file:{self.path}", metadata_errors="ignore")
+        except (av.FFmpegError, UnicodeError):
+            raise InputError(f"{self.path}: not a readable video; give a video file or a folder of images") from None
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for i, frame in enumerate(self._decode()):
-            if frame.shape[1::-1] != self.size:
-                where = self._images[i] if self._images else f"{self.path}: frame {i}"
-                raise InputError(
-                    f"{where}: {frame.shape[1]} x {frame.shape[0]} pixels after {self.size[0]} x {self.size[1]}"
-                )
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    def _stream(self, container: InputContainer) -> VideoStream:
+        stream = container.streams.best("video") or next(iter(container.streams.video), None)
+        if stream is None:
+            raise InputError(f"{self.path}: a file without video; give a video file or a folder of images")
+        context = stream.codec_context
+        if context is None:
+            raise InputError(self._undecodable("unknown to FFmpeg"))
+        if context.width * context.height > MAX_PIXELS:
+            raise InputError(f"{self.path}: frames of more than {MAX_PIXELS} pixels")
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_type, context.thread_count = "AUTO", min(available_cores(), MAX_THREADS)
+        return stream
+
+    def _undecodable(self, codec: str) -> str:
+        copy = self.path.with_name(f"{self.path.stem}-h264.mp4")
+        command = shlex.join(["ffmpeg", "-i", f"file:{self.path}", "-c:v", "libx264", "-crf", "18", f"file:{copy}"])
+        return f"{self.path}: no frame can be decoded (codec: {codec}); repair or convert it: {command}"
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[np.ndarray]:
+        reformatter, count = VideoReformatter(), 0
+        try:
+            for packet in _packets(container, stream):
+                for frame in stream.decode(packet):
+                    # bicubic, by way of BGR: bit for bit what OpenCV's own reader gives
+                    bgr = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
+                    rgb = cv2.cvtColor(bgr.to_ndarray(), cv2.COLOR_BGR2RGB)
+                    turn = _TURN.get(frame.rotation)
+                    yield rgb if turn is None else cv2.rotate(rgb, turn)
+                    count += 1
+        except (av.FFmpegError, _BrokenVideo):
+            if count == 0:
+                raise InputError(self._undecodable(stream.codec_context.name)) from None
+            raise InputError(
+                f"{self.path}: frame {count} cannot be decoded: packets are missing or broken (cut off or damaged)"
+            ) from None
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
+    """The packets of a video stream, and None at their end, which flushes the decoder.
+
+    Raises:
+        _BrokenVideo: packets are missing or broken; where FFmpeg notices it itself, av.FFmpegError.
+    """
+    end = Fraction(0)
+    for packet in container.demux():
+        if packet.pts is not None:
+            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.stream is stream and packet.is_corrupt:
+            yield None
+            raise _BrokenVideo
+        if packet.stream is stream and packet.size:
+            yield packet
+    yield None
+    if _is_cut_off(container, stream, float(end)):
+        raise _BrokenVideo
+
+
+def _is_cut_off(container: InputContainer, stream: VideoStream, end: float) -> bool:
+    """Whether the container says that it goes on after the file's end; `end` in seconds is that of its last packet."""
+    size = container.size
+    if any(entry.pos + entry.size > size for entry in stream.index_entries):
+        return True
+    if container.format.name == "avi":  # the RIFF chunk's size, without its first 8 bytes
+        with Path(container.name.removeprefix("file:")).open("rb") as file:
+            return int.from_bytes(file.read(8)[4:], "little") > size
+    if container.format.name.startswith("matroska") and container.duration:  # of the longest of its streams
+        frames, share = END_TOLERANCE
+        duration = container.duration / av.time_base
+        return duration - end > max(frames / float(stream.guessed_rate or FOLDER_FPS), share * duration)
+    return False

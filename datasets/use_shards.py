@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.dataset import MAX_PIXELS, refuse_bomb
+from datasets import MAX_PIXELS
+from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
 from datasets.transforms import (
     GREY,
@@ -173,11 +174,8 @@ class Clips:
         """One frame, uint8 RGB of this (height, width)."""
         if zlib.crc32(data) != video.checksums[frame]:
             raise InputError(f"{video.where}: frame {frame} of {video.name!r} is damaged; {REMEDY}")
-        refuse_bomb(data, f"{video.where}: frame {frame} of {video.name!r}")
         shrink = next((k for k in (8, 4, 2) if max(shape) * k <= max(video.stored)), 0)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(shrink, _RGB))
-        if image is None:
-            raise InputError(f"{video.where}: frame {frame} of {video.name!r} cannot be decoded")
+        image = decode_image(data, f"{video.where}: frame {frame} of {video.name!r}", _REDUCED.get(shrink, _RGB))
         if shrink or _RGB == cv2.IMREAD_COLOR:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return image if image.shape[:2] == shape else resize(image, max(shape))

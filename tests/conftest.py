@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets  # noqa: F401 (sets OpenCV's limit of pixels, which must happen before any test imports cv2)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # small tensors; a second thread only waits where others work too
 

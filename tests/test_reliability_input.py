@@ -20,6 +20,7 @@ from datasets.make_shards import make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, epoch_batches
 from models.detr import build_model, normalize
 from tests import pickles
+from tests.images import claim_size
 from tests.tars import as_members
 from tests.test_annotations import own_project, tube, video
 from tests.test_weights import SMALL
@@ -189,17 +190,9 @@ def test_tars_of_the_former_form_are_to_be_made_again(tmp_path: Path) -> None:
 def test_image_bombs_and_other_formats_are_refused(tmp_path: Path, suffix: str) -> None:
     ok, data = cv2.imencode(suffix, np.zeros((48, 64, 3), np.uint8))
     assert ok and decode_image(data.tobytes(), "x").shape == (48, 64, 3)
-    held = bytearray(data.tobytes())
-    huge = {".png": (16, struct.pack(">II", 60000, 60000)), ".bmp": (18, struct.pack("<ii", 60000, -60000))}
-    huge[".jpg"] = (held.find(b"\xff\xc0") + 5, struct.pack(">HH", 60000, 60000))
-    huge[".webp"] = (26, struct.pack("<HH", 16383, 16383))
-    if held[12:16] == b"VP8L":
-        huge[".webp"] = (21, struct.pack("<I", 16382 | 16382 << 14))
-    at, size = huge[suffix]
-    held[at : at + len(size)] = size
-    with pytest.raises(InputError, match=r"x: \d+ x \d+ pixels are more than"):
-        decode_image(bytes(held), "x")
-    for other in (b"P6\n60000 60000\n255\n", b"II*\0" + bytes(40), b"GIF89a" + bytes(40), b""):
+    with pytest.raises(InputError, match=r"x: an image of more than \d+ pixels"):
+        decode_image(claim_size(data.tobytes(), suffix), "x")
+    for other in (b"P6\n60 60\n255\n", b"II*\0" + bytes(40), b"GIF89a" + bytes(40), b""):
         with pytest.raises(InputError, match="x: not a readable image"):
             decode_image(other, "x")
 
@@ -249,11 +242,8 @@ def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
         write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta | change, {"000000.jpg": data})])
         with pytest.raises(InputError, match=r"shard-000000\.tar: damaged sample"):
             ClipDataset(tmp_path)
-    bomb = bytearray(data)
-    at = bomb.find(b"\xff\xc0") + 5
-    bomb[at : at + 4] = struct.pack(">HH", 60000, 60000)
-    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": bytes(bomb)})])
-    with pytest.raises(InputError, match="60000 x 60000 pixels are more"):
+    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": claim_size(data, ".jpg")})])
+    with pytest.raises(InputError, match="an image of more than"):
         ClipDataset(tmp_path).pack([(0, 0)])
 
 

@@ -14,6 +14,7 @@ from datasets.dataset import VideoFrames
 from datasets.make_shards import make_shards
 from datasets.transforms import augment, jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
+from tests.images import claim_size
 from tests.test_annotations import own_project
 from utils.misc import InputError
 from utils.storage.tars import TarStore, safe_key
@@ -59,7 +60,7 @@ def shards(project, tmp_path_factory):
 
 def test_frames_of_a_folder_come_in_natural_order(project):
     frames = VideoFrames(project.frames_path("a.b c@!"))
-    assert (len(frames), frames.size) == (12, (WIDTH, HEIGHT))
+    assert (frames.announced, frames.size) == (12, (WIDTH, HEIGHT))
     assert [int(frame[0, 0, 0]) for frame in frames] == [20 + 5 * i for i in range(12)]
 
 
@@ -67,7 +68,7 @@ def test_frames_of_a_real_video_and_its_annotation_agree(shared):
     path = shared / "data/ucf101-24/videos/SoccerJuggling/v_SoccerJuggling_g23_c01.avi"
     frames = VideoFrames(path)
     first = next(iter(frames))
-    assert (len(frames), frames.size, round(frames.fps, 2)) == (240, (320, 240), 29.97)
+    assert (frames.announced, frames.size, round(frames.fps, 2)) == (240, (320, 240), 29.97)
     assert sum(1 for _ in frames) == 240
     assert first.shape == (240, 320, 3) and first[120, :, 1].mean() > first[120, :, 2].mean()  # grass is green
 
@@ -76,7 +77,7 @@ def test_unreadable_videos_are_told(tmp_path, shared):
     whole = (shared / "data/ucf101-24/videos/SoccerJuggling/v_SoccerJuggling_g23_c01.avi").read_bytes()
     cut = tmp_path / "cut.avi"
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cut\.avi: frame \d+ cannot be decoded \(240"):
+    with pytest.raises(InputError, match=r"cut\.avi: frame \d+ cannot be decoded"):
         list(VideoFrames(cut))
     (tmp_path / "text.avi").write_text("not a video")
     (tmp_path / "empty").mkdir()
@@ -98,11 +99,8 @@ def test_cut_off_and_huge_images_are_told(tmp_path, suffix):
     cv2.imwrite(str(folder / f"1{suffix}"), draw_frame(1, 4, 80))
     with pytest.raises(InputError, match=rf"1\{suffix}: 80 x 48 pixels after 64 x 48"):
         list(VideoFrames(folder))
-    size = {".png": (16, b"\0\0\xff\xff\0\0\xff\xff")}.get(suffix) or (data.index(b"\xff\xc0") + 5, b"\xff\xff\xff\xff")
-    bomb = bytearray(data)
-    bomb[size[0] : size[0] + len(size[1])] = size[1]
-    (folder / f"0{suffix}").write_bytes(bomb)
-    with pytest.raises(InputError, match=rf"0\{suffix}: 65535 x 65535"):
+    (folder / f"0{suffix}").write_bytes(claim_size(data, suffix))
+    with pytest.raises(InputError, match=rf"0\{suffix}: an image of more than \d+ pixels"):
         VideoFrames(folder)
 
 
