@@ -6,6 +6,8 @@ Reads the tar of eval_qmm.py and a head of train_action_head.py; leaves results/
 """
 
 import argparse
+import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,30 +17,19 @@ import torch
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
-from models.action_head import action_probabilities, load_head
+from models.action_head import ActionHead, action_probabilities, load_head
 from models.frame_features import features_of_tracks, frame_extractor
+from models.head_types import add_head_flags, head_folder
+from models.link_settings import add_linking_flags, link_settings, settings_differences
 from models.tube import action_tubes
 from utils.box_ops import MOTION_CATEGORIES, Tube
-from utils.cli import Parser, positive_int, run, run_name, tell_left_out, thresholds
-from utils.flags import (
-    add_data_flags,
-    add_detector_flags,
-    add_frame_flags,
-    add_head_flags,
-    add_linking_flags,
-    add_log_flags,
-    add_run_flags,
-)
+from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
+from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_log_flags, add_run_flags
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, print_table, write_results
 from utils.storage.files import epoch_path
-from utils.storage.tracks import (
-    TrackStore,
-    fill_linked_flags,
-    head_folder,
-    tar_path,
-)
+from utils.storage.tracks import TrackStore
 from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
 
 METRICS = ("v-mAP", "motion-AP", "frame-mAP")
@@ -54,6 +45,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)
+    parser.flag("detector", "n_frames", dest="detr_batch", type=count, default=argparse.SUPPRESS,
+                help="the same as --detr_batch, as in eval_qmm.py (of the trainers: frames a clip)")  # fmt: skip
     parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help="action tubes of fewer frames are dropped (default: the data set's, else 9)")  # fmt: skip
@@ -69,27 +62,51 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def classify(
+def load_fitting_head(
     args: argparse.Namespace, project: Project, root: Path, linked: TrackStore, device: torch.device
-) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
-    """The action tubes of every video, and each one's score in each of its frames."""
+) -> tuple[ActionHead, dict, int]:
+    """The head, its config and epoch; InputError when it does not fit the data set or the tracks.
+
+    Tracks that were linked with other settings than those that it was trained on are a note on stderr.
+    """
     path = epoch_path(head_folder(args, root), args.load_epoch_head, "action head", "train_action_head.py", beside=True)
-    head, config, args.load_epoch_head = load_head(path, device)
+    head, config, epoch = load_head(path, device)
     if config["labels"] != project.labels:
         raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
-    then, now = ({**settings, **settings["detector"]} for settings in (config["settings"], linked.settings))
+    trained_on, given = ({**settings, **settings["detector"]} for settings in (config["settings"], linked.settings))
     for name, what in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
-        if then[name] != now[name]:
+        other_epoch = name == "encoder" and trained_on["load_epoch"] != given["load_epoch"]  # one of the noted settings
+        if trained_on[name] != given[name] and not other_epoch:
             by, remedy = f"another {what} than", "train it again"
-            if name == "key" and then["weights"] == now["weights"]:
-                by = f"{then[name]}, not by {now[name]} as"
+            if name == "key" and trained_on["weights"] == given["weights"]:
+                by = f"{trained_on[name]}, not by {given[name]} as"
                 remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
             raise InputError(f"{path}: was trained on people linked by {by} {linked.path}; {remedy}")
+    differences = settings_differences(trained_on, given)
+    if differences:
+        print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
+    return head, config, epoch
+
+
+def classify(
+    args: argparse.Namespace,
+    project: Project,
+    root: Path,
+    linked: TrackStore,
+    head: ActionHead,
+    frames: str | None,
+    min_length: int,
+    device: torch.device,
+) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
+    """The action tubes of every video, and each one's score in each of its frames.
+
+    `frames` is the key of the frame features that the head was trained with.
+    """
     features_of = None
     if head.needs_frames:
         extractor = frame_extractor(head.needs_frames, args, device, linked.settings["detector"])
-        if extractor.key != config["frames"]:
-            raise InputError(f"{path}: was trained with frame features {config['frames']}, not {extractor.key}")
+        if extractor.key != frames:
+            raise InputError(f"the head was trained with frame features {frames}, not {extractor.key}")
         features_of = features_of_tracks(
             root.parent / "features", SubsetVideos(project, args.subset, args.workers, args.skip_bad), extractor
         )
@@ -98,7 +115,7 @@ def classify(
     for person in progress(list(linked), desc="actions", unit="person", leave=False):
         features = features_of(person) if features_of else None
         found = action_probabilities(head, linked.queries(person), person.frames - person.frames[0], features)
-        actions = action_tubes(person.frames, person.boxes, found, args.topk, args.min_tube_length, person.person_id)
+        actions = action_tubes(person.frames, person.boxes, found, args.topk, min_length, person.person_id)
         tubes[person.video] += [tube for tube, _ in actions]
         scores[person.video] += [each for _, each in actions]
     return tubes, scores
@@ -159,21 +176,23 @@ def main() -> None:
     device = pick_device(args.device)
     project = load_project(args.dataset, args.data_root)
     root = Path(args.checkpoint_root) / project.name / args.qmm_name
-    fill_linked_flags(args, project, root)
-    project.fill(args, min_tube_length="min_tube_length")
+    settings = link_settings(args, project, root)
+    min_tube_length = args.min_tube_length or project.default("min_tube_length")
     bad: dict[str, str] | None = {} if args.skip_bad else None
     gt = make_gt_tubes(project, args.subset, bad=bad)
-    linked = TrackStore(tar_path(args, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+    linked = TrackStore(settings.tar(root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
     gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
     check_plot_video(args, gt.keys() & linked.names)
-    pred, scores = classify(args, project, root, linked, device)
+    head, config, epoch = load_fitting_head(args, project, root, linked, device)
+    pred, scores = classify(args, project, root, linked, head, config["frames"], min_tube_length, device)
     metrics = measure(args, project.labels, pred, scores, gt) | {"videos_left_out": len(bad or {})}
     tell_left_out(bad or {})
-    name = f"{linked.path.stem}-{head_folder(args, root).name}{args.load_epoch_head}-top{args.topk}-{args.metric}"
+    name = f"{settings.name}-{head_folder(args, root).name}{epoch}-top{args.topk}-min{min_tube_length}-{args.metric}"
     name += "-act" * (args.protocol == "act") + "-duplicates" * args.count_duplicates
-    args.end_consecutive_frames = linked.settings.get("end_consecutive_frames")  # told in the results too
+    given = vars(args) | asdict(settings) | {"min_tube_length": min_tube_length, "load_epoch_head": epoch}
+    given["head_settings"] = config["settings"]
     pictures = partial(draw, args, project, pred, gt) if args.plot else None
-    path = write_results(root, "eval_map", args.subset, name, args, metrics, args.load_epoch_head, pictures)
+    path = write_results(root, "eval_map", args.subset, name, given, metrics, epoch, pictures)
     print(f"results: {path}")
 
 

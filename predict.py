@@ -23,8 +23,9 @@ from models.frame_features import BackboneFeatures, X3DFeatures, frame_extractor
 from models.frozen import run_ahead
 from models.person_encoder import encode, load_encoder
 from models.person_queries import Detector, detector_of
-from models.tube import ActionTubes, LinkedTube, action_tubes, update_tubes
+from models.tube import Linker, action_tubes
 from models.weights import weights_hash
+from utils.box_ops import Track
 from utils.cli import Parser, cosine, positive_int, run, share
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter
@@ -51,8 +52,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
                 help=f"frames without a link after which a tube ends {of_head}")  # fmt: skip
     parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
-    parser.flag("action tubes", "min_tube_length", type=positive_int, default=9,
-                help="action tubes of fewer frames are dropped")  # fmt: skip
+    parser.flag("action tubes", "min_tube_length", type=positive_int,
+                help=f"minimum frames of an action tube {of_head}")  # fmt: skip
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
     add_run_flags(parser)
@@ -73,6 +74,8 @@ class Models:
         for name in ("psn_score_th", "sim_th", "filter_length", "end_consecutive_frames"):
             if getattr(args, name) is None:
                 setattr(args, name, settings[name])
+        if args.min_tube_length is None:
+            args.min_tube_length = config.get("min_tube_length", 9)
         self.extractor = None
         if self.head.needs_frames:
             self.extractor = frame_extractor(self.head.needs_frames, args, device, encoder_config["detector"])
@@ -85,7 +88,7 @@ class Follower:
 
     def __init__(self, path: Path, models: Models, args: argparse.Namespace) -> None:
         self.path, self.models, self.args = path, models, args
-        self.tubes = ActionTubes(str(path), args.sim_th, args.end_consecutive_frames, models.link_cue)
+        self.tubes = Linker(args.sim_th, args.end_consecutive_frames, models.link_cue)
         self.queries: list[np.ndarray] = []
         self.ids: dict[int, int] = {}
         self.n_frames, self.features = 0, None
@@ -105,13 +108,13 @@ class Follower:
         started = self.models.detector.start(self.video.batches, self.video.size, self.args.psn_score_th)
         for n_frames, fetch in run_ahead(started):
             found = fetch()
-            features = encode(self.models.encoder, found.queries) if self.models.link_cue == "feature" else None
-            update_tubes(self.tubes, found, features)
+            features = encode(self.models.encoder, found.queries) if self.tubes.cue.needs_features else None
+            self.tubes.extend(found.frames, found.boxes, found.scores, features)
             self.queries.extend(found.queries)
             self.n_frames += n_frames
             yield self.n_frames
 
-    def actions(self, tube: LinkedTube, first: int = 0) -> tuple[np.ndarray, slice]:
+    def actions(self, tube: Track, first: int = 0) -> tuple[np.ndarray, slice]:
         """Class probabilities of a tube's frames from `first` on, and which of its rows these are."""
         rows = slice(int(np.searchsorted(tube.frames, first)), None)
         frames = tube.frames[rows]
@@ -119,14 +122,14 @@ class Follower:
         features = None if self.features is None else self.features[frames]
         return action_probabilities(self.models.head, queries, frames - tube.frames[0], features), rows
 
-    def person_id(self, tube: LinkedTube) -> int:
+    def person_id(self, tube: Track) -> int:
         """The person's number, from 0 in the order in which people are first shown."""
-        return self.ids.setdefault(tube.number, len(self.ids))
+        return self.ids.setdefault(tube.person_id, len(self.ids))
 
     def people(self, first: int, last: int) -> dict[int, list[Person]]:
         """Who is there and does what in the frames from `first` to before `last`."""
         shown: dict[int, list[Person]] = defaultdict(list)
-        for tube in self.tubes.since(first):
+        for tube in self.tubes.tracks_since(first):
             if len(tube.frames) < self.args.filter_length or tube.frames[0] >= last:
                 continue
             found, rows = self.actions(tube, first - WINDOW)
@@ -140,7 +143,9 @@ class Follower:
     def action_tubes(self) -> tuple[list[dict], list[dict]]:
         """People and action tubes of the whole video, as the JSON holds them."""
         people, actions = [], []
-        for tube in self.tubes.filter(self.args.filter_length):
+        for tube in self.tubes.finish():
+            if len(tube) < self.args.filter_length:
+                continue
             number = self.person_id(tube)
             people.append(_entry(tube.frames, tube.boxes, tube.scores, person_id=number))
             found, _ = self.actions(tube)

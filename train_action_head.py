@@ -6,19 +6,19 @@
 Leaves checkpoint/<dataset>/<qmm_name>/head/<head_name>/epoch_<n>.pth. Defaults are those of the published runs.
 """
 
-import copy
 import math
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from models.head_types import add_head_flags, add_time_flags, head_folder
+from models.link_settings import add_linking_flags, link_settings
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.flags import (
     OF_DATA,
     add_data_flags,
     add_detector_flags,
     add_frame_flags,
-    add_head_flags,
-    add_linking_flags,
     add_run_flags,
     add_training_flags,
 )
@@ -32,8 +32,7 @@ def make_parser() -> Parser:
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linking_flags(parser)
     add_head_flags(parser)
-    parser.flag("model", "time_cycle", type=positive_int, help=f"period of the time encoding in frames {OF_DATA}")
-    parser.flag("model", "time_d", type=positive_int, default=32, help="width of a concatenated time encoding")
+    add_time_flags(parser)
     parser.flag("model", "n_layers", type=positive_int, default=2, help="transformer layers")
     parser.flag("model", "nhead", type=positive_int, default=8, help="attention heads")
     parser.flag("model", "dim_feedforward", type=positive_int, default=256, help="width of feed-forward layers")
@@ -62,7 +61,7 @@ from models.action_head import build_action_head
 from models.frame_features import FRAME_KINDS, features_of_tracks, frame_extractor
 from utils.distributed import process_group, rank, rank_mean, world_size
 from utils.misc import InputError, start
-from utils.storage.tracks import TrackStore, fill_linked_flags, head_folder, tar_path
+from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
 
 
@@ -105,16 +104,15 @@ def main() -> None:
         start(args)
         project = load_project(args.dataset, args.data_root)
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
-        linking = copy.copy(args)
-        fill_linked_flags(linking, project, root)
+        linking = link_settings(args, project, root)
         time_cycle = args.time_cycle or project.default("time_cycle")
         no_action_weight = args.no_action_weight
         if no_action_weight is None:
             no_action_weight = project.default("no_action_weight")
-        settings = vars(linking) | {"time_cycle": time_cycle, "no_action_weight": no_action_weight}
+        settings = vars(args) | asdict(linking) | {"time_cycle": time_cycle, "no_action_weight": no_action_weight}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
-        store = TrackStore(tar_path(linking, root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+        store = TrackStore(linking.tar(root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
         frames = None
         if args.head_type in FRAME_KINDS:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
@@ -137,9 +135,10 @@ def main() -> None:
             store.width,
             frame_d=frames.width if frames else 0,
             time_cycle=time_cycle,
+            time_encoding=args.time_encoding,
             **{name: getattr(args, name) for name in ("time_d", "n_layers", "nhead", "dim_feedforward", "dropout")},
         )
-        metrics_of_val, val_tar = None, tar_path(linking, root, args.val_subset)
+        metrics_of_val, val_tar = None, linking.tar(root, args.val_subset)
         if val_tar.is_file():
             val = tracks_of(args.val_subset, TrackStore(val_tar, bad=bad))
             if len(val):
@@ -149,10 +148,11 @@ def main() -> None:
             "head": head.config,
             "labels": project.labels,
             "settings": store.settings,
+            "min_tube_length": project.default("min_tube_length"),
             "frames": frames.key if frames else None,
         }
         groups = [{"params": list(head.parameters()), "lr": args.lr}]
-        folder = head_folder(linking, root)
+        folder = head_folder(args, root)
         with TrainingRun(
             "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings
         ) as training:

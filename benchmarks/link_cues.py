@@ -6,7 +6,6 @@ Needs the queries that `eval_qmm.py` kept and the encoder of `train_qmm.py`; run
 is the one with the highest recall of large motion (of all where there is none) on the measured subset itself.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from datasets.config import load_project
 from models.person_encoder import encode, load_encoder
 from models.person_queries import CachedDetections
-from models.tube import link_people
+from models.tube import Linker
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
 from utils.cli import Parser, positive_int, run, run_name, share
 from utils.flags import add_data_flags
@@ -41,11 +40,11 @@ def linked(
 ) -> dict[str, list[Tube]]:
     """The people of every video, linked by a cue down to a threshold."""
     tubes = {}
-    features_of = partial(encode, encoder) if cue == "feature" else None
     for name in store.names:
-        blocks = CachedDetections(store, name, psn_score_th).blocks()
-        people = link_people(name, blocks, features_of, threshold, link_cue=cue).filter(length)
-        tubes[name] = [person.tube(i) for i, person in enumerate(people)]
+        linker = Linker(threshold, link_cues=cue)
+        for frames, scores, boxes, queries in CachedDetections(store, name, psn_score_th).blocks():
+            linker.extend(frames, boxes, scores, encode(encoder, queries) if linker.cue.needs_features else None)
+        tubes[name] = [track.tube() for track in linker.finish() if len(track) >= length]
     return tubes
 
 

@@ -1,23 +1,22 @@
 """Frames a second of linking on one core, 10 people in each, against what is asked and against loops over pairs."""
 
-from functools import partial
-
 import numpy as np
 import torch
 
 from benchmarks.rows import Row, one_thread, seconds, show
 from models.person_encoder import PersonEncoder, encode
 from models.person_queries import Detections
-from models.tube import LinkedTube, link_people
+from models.tube import link
+from utils.box_ops import Track
 
 FRAMES, PEOPLE, D = 2000, 10, 256
 ASKED = 2000  # frames a second
-END = 8  # frames without a link that end a tube
+END = 8  # frames without a link that a track survives
 SIM_TH = {"feature": 0.5, "iou": 0.3}
 
 
 def wandering_people(n_frames: int, people: int, d: int = D, missed: float = 0.05, seed: int = 0) -> Detections:
-    """People who wander through a video, found in frames in any order, each missed in some of them."""
+    """Detections of people who wander through a video, in any order within a frame, each missed in some frames."""
     random = np.random.default_rng(seed)
     looks = random.normal(size=(people, d)) + 0.5 * random.normal(size=(n_frames, people, d))
     corner = random.uniform(0, 800, (people, 2)) + random.normal(0, 2, (n_frames, people, 2)).cumsum(0)
@@ -40,30 +39,30 @@ def similarity(a: np.ndarray, b: np.ndarray, cue: str) -> float:
 
 
 def link_by_loops(frame: np.ndarray, cues: np.ndarray, sim_th: float, cue: str, end: int = END) -> list[list[int]]:
-    """The definition written down: the rows of each tube, in the order in which tubes begin.
+    """The definition written down: the rows of each track, in the order in which tracks begin.
 
-    In each frame the most similar pair of a live tube's newest row and a row of the frame links, again and again
-    down to `sim_th`; the rows that are left start tubes; a tube without a link for `end` frames is closed.
+    In each frame the most similar pair of an open track's newest row and a row of the frame is linked, again and again
+    while its similarity is at least `sim_th`; unmatched rows start tracks; a track closes after `end` frames.
     """
-    tubes: list[list[int]] = []
-    for now in np.unique(frame).tolist():
-        left = np.flatnonzero(frame == now).tolist()
-        live = [tube for tube in tubes if now - frame[tube[-1]] <= end]
-        while live and left:
-            pairs = [(similarity(cues[tube[-1]], cues[row], cue), tube, row) for tube in live for row in left]
-            best, tube, row = max(pairs, key=lambda pair: pair[0])
+    tracks: list[list[int]] = []
+    for current in np.unique(frame).tolist():
+        unmatched = np.flatnonzero(frame == current).tolist()
+        open_tracks = [track for track in tracks if current - frame[track[-1]] <= end]
+        while open_tracks and unmatched:
+            pairs = [(similarity(cues[t[-1]], cues[row], cue), t, row) for t in open_tracks for row in unmatched]
+            best, track, row = max(pairs, key=lambda pair: pair[0])
             if best < sim_th:
                 break
-            tube.append(row)
-            live = [one for one in live if one is not tube]
-            left.remove(row)
-        tubes += [[row] for row in left]
-    return tubes
+            track.append(row)
+            open_tracks = [other for other in open_tracks if other is not track]
+            unmatched.remove(row)
+        tracks += [[row] for row in unmatched]
+    return tracks
 
 
-def same_tubes(found: list[LinkedTube], expected: list[list[int]]) -> bool:
-    """Whether the rows of the tubes are the same."""
-    return sorted(tube.rows.tolist() for tube in found) == sorted(expected)
+def same_rows(tracks: list[Track], expected: list[list[int]]) -> bool:
+    """Whether tracks consist of the expected rows, in any order of tracks."""
+    return sorted(track.rows.tolist() for track in tracks) == sorted(expected)
 
 
 @one_thread()
@@ -72,15 +71,18 @@ def measure() -> list[Row]:
     torch.manual_seed(0)
     encoder = PersonEncoder(skip=True).eval()
     whole, some = wandering_people(FRAMES, PEOPLE), wandering_people(FRAMES // 40, PEOPLE)
+
+    def linked(detections: Detections, cue: str) -> list[Track]:
+        features = encode(encoder, detections.queries) if cue == "feature" else None
+        return link(detections.frames, detections.boxes, detections.scores, features, SIM_TH[cue], END, cue)
+
     rows = []
     for cue, sim_th in SIM_TH.items():
-        features_of = partial(encode, encoder) if cue == "feature" else None
-        link = partial(link_people, "video", encode=features_of, sim_th=sim_th, link_cue=cue)
-        cues = encode(encoder, some.queries) if features_of else some.boxes
+        cues = encode(encoder, some.queries) if cue == "feature" else some.boxes
         expected = link_by_loops(some.frames, cues, sim_th, cue)
-        if not same_tubes(link([some]).filter(1), expected):
+        if not same_rows(linked(some, cue), expected):
             raise AssertionError("linking and its loops differ")
-        rate = FRAMES / seconds(lambda link=link: link([whole]).filter(8))
+        rate = FRAMES / seconds(lambda cue=cue: linked(whole, cue))
         slow = FRAMES / 40 / seconds(lambda c=cues, s=sim_th, k=cue: link_by_loops(some.frames, c, s, k), 1)
         what = f"linking {PEOPLE} people a frame by {cue}, 1 core"
         rows.append(Row(f"{what} / asked", rate, ASKED, "frames/s", at_least=1))

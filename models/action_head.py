@@ -1,4 +1,4 @@
-"""The action head: the linked queries of one person -> a class distribution for each frame."""
+"""The action head: the queries of a track -> a class distribution for each frame."""
 
 import math
 from pathlib import Path
@@ -7,25 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.head_types import HEAD_TYPES, TIME_ENCODINGS
 from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
-HEAD_TYPES = ("vanilla", "time_ecd:add", "time_ecd:cat", "x3d", "res")
-"""`vanilla` sees the queries in no order; `time_ecd` adds the time to them or appends it; `x3d` and `res` ask
-with features of the frames (X3D-XS, DETR's backbone) what the queries answer, both with the time appended."""
-
-_FRAMES = ("x3d", "res")
-
 
 def time_encoding(times: Tensor, d: int, time_cycle: int) -> Tensor:
-    """Sines and cosines of a time that goes round once in `time_cycle` frames.
+    """Sines and cosines of the time, periodic with `time_cycle` frames.
 
-    `times` int64 of any shape, frames -> float32 (..., d), d even: first d / 2 sines, then d / 2 cosines of
-    2 pi h_k t / time_cycle. The harmonics h_k are whole numbers, so that times `time_cycle` apart have the
-    same vector; h_0 = 1, so that times within one cycle have different ones. They grow geometrically, as
-    the wavelengths of Vaswani et al. (NIPS 2017) shrink, to a wavelength of about 2 pi frames:
+    First d / 2 sines, then d / 2 cosines of 2 pi h_k t / time_cycle. The harmonics h_k are whole numbers, so that times
+    `time_cycle` apart have the same vector; h_0 = 1, so that times within one cycle have different ones. They grow
+    geometrically, as the wavelengths of Vaswani et al. (NIPS 2017) shrink, to a wavelength of about 2 pi frames:
     h_k = round(H ** (k / (d / 2 - 1))), H = max(1, round(time_cycle / (2 pi))).
+
+    Args:
+        times: int64 of any shape, frames.
+        d: width, even.
+        time_cycle: period in frames.
+
+    Returns:
+        float32 (..., d).
     """
     k = torch.arange(d // 2, dtype=torch.float64, device=times.device)
     highest = max(1, round(time_cycle / (2 * math.pi)))
@@ -35,8 +37,19 @@ def time_encoding(times: Tensor, d: int, time_cycle: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
+def published_time_encoding(times: Tensor, d: int, base: int) -> Tensor:
+    """The sinusoids of the published code: interleaved sines and cosines of t w_k with w_k = base ** (-2k / d).
+
+    Those of Vaswani et al. (NIPS 2017) with another base than 10,000; they do not repeat after `base` frames.
+    Shapes as in `time_encoding`.
+    """
+    k = torch.arange(0, d, 2, dtype=torch.float32, device=times.device)
+    angles = times[..., None].float() * torch.exp(k * (-math.log(base) / d))
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
+
+
 class ActionHead(nn.Module):
-    """A transformer over one person's linked queries, then a linear layer; see `build_action_head`.
+    """A transformer over a track's queries, then a linear layer; see `build_action_head`.
 
     `config` rebuilds it; `needs_frames` names the features that `forward` needs ("x3d" or "res"), or is None.
     """
@@ -44,11 +57,11 @@ class ActionHead(nn.Module):
     def __init__(self, config: dict) -> None:
         super().__init__()
         c = self.config = dict(config)
-        self.needs_frames = c["head_type"] if c["head_type"] in _FRAMES else None
+        self.needs_frames = HEAD_TYPES[c["head_type"]].frames
         self.time_d, width = _widths(c["head_type"], c["in_d"], c["time_d"])
         layer = (width, c["nhead"], c["dim_feedforward"], c["dropout"])
         # Not batch_first: with it torch takes its inference path, which holds whole attention matrices (1 GB for
-        # a tube of 4,000 frames, 92 MB this way) and is slower from some hundred frames on.
+        # a track of 4,000 frames, 92 MB this way) and is slower from some hundred frames on.
         if self.needs_frames:
             self.frame_proj = nn.Linear(c["frame_d"], c["in_d"])
             decoder_layer = nn.TransformerDecoderLayer(*layer)
@@ -64,12 +77,16 @@ class ActionHead(nn.Module):
     def forward(
         self, queries: Tensor, times: Tensor, padding: Tensor | None = None, frame_features: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, T, n_classes + 1) of each frame; the last class is "no action".
+        """Classify the frames of a batch of tracks.
 
-        `queries` float (B, T, in_d); `times` int64 (B, T), frames since the tube's first one, gaps kept;
-        `padding` bool (B, T), True where a tube has ended, or None; `frame_features` float (B, T, frame_d) for
-        heads with `needs_frames`. Padded places, which must be finite (0, say), change nothing elsewhere; the
-        logits there mean nothing.
+        Args:
+            queries: float (B, T, in_d); finite on padding, which changes nothing elsewhere.
+            times: int64 (B, T), frames since the track's first one, gaps kept.
+            padding: bool (B, T), True after a track's end; None without padding.
+            frame_features: float (B, T, frame_d), for heads with `needs_frames`.
+
+        Returns:
+            Logits (B, T, n_classes + 1), the last class is "no action"; undefined on padding.
         """
         if padding is not None:
             padding = padding & ~padding.all(1, keepdim=True)  # attention to nothing at all is NaN in some kernels
@@ -85,9 +102,16 @@ class ActionHead(nn.Module):
 
     def _with_time(self, x: Tensor, times: Tensor) -> Tensor:
         """(B, T, in_d), (B, T) -> (T, B, width)."""
-        if self.time_d:
-            time = time_encoding(times, self.time_d, self.config["time_cycle"]).to(x.dtype)
-            x = x + time if self.config["head_type"] == "time_ecd:add" else torch.cat([x, time], -1)
+        how, cycle = HEAD_TYPES[self.config["head_type"]].time, self.config["time_cycle"]
+        if how is None:
+            return x.transpose(0, 1)
+        if self.config["time_encoding"] == "periodic":
+            time = time_encoding(times, self.time_d, cycle)
+        else:
+            if how == "add":  # the published code adds the place in the track, which knows no gaps
+                times = torch.arange(times.shape[1], device=times.device).expand_as(times)
+            time = published_time_encoding(times, self.time_d, cycle)
+        x = x + time.to(x.dtype) if how == "add" else torch.cat([x, time.to(x.dtype)], -1)
         return x.transpose(0, 1)
 
 
@@ -95,8 +119,16 @@ class ActionHead(nn.Module):
 def action_probabilities(
     head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None
 ) -> np.ndarray:
-    """One person's queries (T, d) at `times` int64 (T,), frames since the tube's first, with features (T, f) where the
-    head needs them -> class probabilities of each frame, float32 (T, n_classes + 1), the last of "no action"."""
+    """Class probabilities of a track's frames.
+
+    Args:
+        queries: float32 (T, d).
+        times: int64 (T,), frames since the track's first one.
+        frame_features: float32 (T, f), for heads with `needs_frames`.
+
+    Returns:
+        float32 (T, n_classes + 1), the last class is "no action".
+    """
     device = next(head.parameters()).device
     times = torch.from_numpy(times)[None].to(device)
     features = None if frame_features is None else torch.from_numpy(frame_features)[None].to(device)
@@ -110,9 +142,9 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
     InputError when the file is something else.
     """
     path = checkpoint_path(path, "head")
-    held = load_checkpoint(path, "action head")
+    checkpoint = load_checkpoint(path, "action head")
     try:
-        head, config = build_action_head(**held["config"]["head"]), held["config"]
+        head, config = build_action_head(**checkpoint["config"]["head"]), checkpoint["config"]
         known = len(config["labels"]) == config["head"]["n_classes"] and {"settings", "frames"} <= config.keys()
     except (KeyError, TypeError, ValueError, AttributeError):
         known = False
@@ -120,13 +152,13 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
         raise InputError(f"{path}: {error}") from None
     if not known:
         raise InputError(f"{path}: not an action head's checkpoint; make one with train_action_head.py")
-    load_weights(head, held["model"], path)
-    return head.to(device).eval(), config, held["epoch"]
+    load_weights(head, checkpoint["model"], path)
+    return head.to(device).eval(), config, checkpoint["epoch"]
 
 
 def _widths(head_type: str, in_d: int, time_d: int) -> tuple[int, int]:
     """Widths of the time's vector (0: none) and of the transformer."""
-    return {"vanilla": (0, in_d), "time_ecd:add": (in_d, in_d)}.get(head_type, (time_d, in_d + time_d))
+    return {None: (0, in_d), "add": (in_d, in_d), "append": (time_d, in_d + time_d)}[HEAD_TYPES[head_type].time]
 
 
 def build_action_head(
@@ -140,23 +172,35 @@ def build_action_head(
     dim_feedforward: int = 256,
     dropout: float = 0.1,
     time_d: int = 32,
+    time_encoding: str = "periodic",
 ) -> ActionHead:
-    """The head of one of `HEAD_TYPES` with random weights; `build_action_head(**head.config)` builds it again.
+    """An action head with random weights; `build_action_head(**head.config)` builds it again.
 
-    Args: `n_classes` without "no action", which is added after the last; `in_d` width of a query; `time_cycle`
-    period of the time encoding in frames (`time_encoding`); `frame_d` width of the frame features that `x3d` and
-    `res` need; `time_d` width of the time where it is appended, which makes the transformer in_d + time_d wide;
-    `n_layers`, `nhead`, `dim_feedforward`, `dropout` of the transformer.
-    InputError for a type that does not exist and for sizes that do not go together.
+    Args:
+        head_type: an entry of `models.head_types.HEAD_TYPES`.
+        n_classes: actions, without "no action", which is added after the last.
+        in_d: width of a query.
+        time_cycle: period in frames of the time encoding, or base of the published one.
+        frame_d: width of the frame features of `x3d` and `res`.
+        n_layers, nhead, dim_feedforward, dropout: of the transformer.
+        time_d: width of the time where it is appended, which makes the transformer in_d + time_d wide.
+        time_encoding: "periodic" (`time_encoding`), or "published" (`published_time_encoding`; added times count a
+            track's detections there, appended ones its frames).
+
+    Raises:
+        InputError: an unknown type or encoding, or sizes that do not go together.
     """
     config = dict(locals())
     if head_type not in HEAD_TYPES:
         raise InputError(f"--head_type {head_type}: choose from {', '.join(HEAD_TYPES)}")
-    for name, value in config.items():
-        if name in ("head_type", "dropout") or (name == "frame_d" and head_type not in _FRAMES):
-            continue
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"action head setting {name}={value!r}: must be an integer of at least 1")
+    if time_encoding not in TIME_ENCODINGS:
+        raise InputError(f"--time_encoding {time_encoding}: choose from {', '.join(TIME_ENCODINGS)}")
+    sizes = ["n_classes", "in_d", "time_cycle", "n_layers", "nhead", "dim_feedforward", "time_d"]
+    if HEAD_TYPES[head_type].frames:
+        sizes.append("frame_d")
+    for name in sizes:
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise InputError(f"action head setting {name}={config[name]!r}: must be an integer of at least 1")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise InputError(f"action head setting dropout={dropout!r}: must be from 0 up to 1")
     encoded, width = _widths(head_type, in_d, time_d)

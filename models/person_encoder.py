@@ -62,16 +62,16 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
     InputError when the file is something else.
     """
     path = checkpoint_path(path, "encoder")
-    held = load_checkpoint(path, "person encoder")
+    checkpoint = load_checkpoint(path, "person encoder")
     try:
-        encoder, config = PersonEncoder(**held["config"]["encoder"]), held["config"]
+        encoder, config = PersonEncoder(**checkpoint["config"]["encoder"]), checkpoint["config"]
         known = {"source", "weights", "image_size"} <= config["detector"].keys()
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         known = False
     if not known:
         raise InputError(f"{path}: not a person encoder's checkpoint; make one with train_qmm.py")
-    load_weights(encoder, held["model"], path)
-    return encoder.to(device).eval(), config, held["epoch"]
+    load_weights(encoder, checkpoint["model"], path)
+    return encoder.to(device).eval(), config, checkpoint["epoch"]
 
 
 def encode(encoder: PersonEncoder, queries: np.ndarray) -> np.ndarray:

@@ -1,178 +1,200 @@
-"""Linking: the people of one video, followed frame by frame by the similarity of their features."""
+"""Linking: a video's detections -> tracks, one for each followed person; and a track's action tubes."""
 
-import itertools
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.box_ops import Tube, paired_iou
-
-if TYPE_CHECKING:
-    from models.person_queries import Detections
+from utils.box_ops import Track, Tube, paired_iou
 
 
-class _Live:
-    """A tube that is being built, in packed numbers: 36 bytes a linked query, where lists of objects take ten times
-    as much and let memory grow with a video's length."""
+@dataclass(frozen=True)
+class LinkCue:
+    """What tracks and detections are compared by; a new cue is one more entry of `LINK_CUES`.
+
+    Args:
+        name: value of `--link_cues`.
+        represent: boxes (n, 4) and person features (n, d) of n detections -> their representation (n, k).
+        similarity: representations of tracks (t, k) and detections (n, k) -> similarities (t, n).
+        default_th: the data set's default that `--sim_th` takes.
+        needs_features: whether `represent` reads the person features, which may be None otherwise.
+    """
+
+    name: str
+    represent: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    similarity: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    default_th: str
+    needs_features: bool
+
+
+def _unit_features(boxes: np.ndarray, features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features, np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _cosine(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
+    return tracks @ detections.T
+
+
+def _boxes(boxes: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+    return np.asarray(boxes, np.float32)
+
+
+def _iou(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
+    return paired_iou(tracks[:, None], detections[None])
+
+
+_CUES = (
+    LinkCue("feature", _unit_features, _cosine, default_th="sim_th", needs_features=True),
+    LinkCue("iou", _boxes, _iou, default_th="iou_link_th", needs_features=False),
+)
+LINK_CUES = {cue.name: cue for cue in _CUES}
+
+
+def link_cue(name: str) -> LinkCue:
+    """The entry `name` of `LINK_CUES`; ValueError when there is none."""
+    if name not in LINK_CUES:
+        raise ValueError(f"link_cues is one of {', '.join(LINK_CUES)}, not {name!r}")
+    return LINK_CUES[name]
+
+
+def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
+    """Pairs (track, detection), the most similar first, each used at most once, of a similarity of at least `sim_th`.
+
+    `similarity` float (t, n). Equal similarities go to the older track, and to the earlier detection.
+    """
+    candidates = np.flatnonzero(similarity.ravel() >= sim_th)
+    order = candidates[np.argsort(-similarity.ravel()[candidates], kind="stable")]
+    n_tracks, n_detections = similarity.shape
+    track_is_free, detection_is_free = [True] * n_tracks, [True] * n_detections
+    pairs = []
+    for flat in order.tolist():
+        track, detection = divmod(flat, n_detections)
+        if track_is_free[track] and detection_is_free[detection]:
+            track_is_free[track] = detection_is_free[detection] = False
+            pairs.append((track, detection))
+            if len(pairs) == min(similarity.shape):
+                break
+    return pairs
+
+
+def link(
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    features: np.ndarray | None,
+    sim_th: float,
+    end_consecutive_frames: int = 8,
+    link_cues: str = "feature",
+) -> list[Track]:
+    """Associate a video's detections into tracks (greedy, frame by frame).
+
+    Each open track is represented by its newest detection. In every frame the most similar (track, detection)
+    pair is linked first, until no similarity reaches `sim_th`; unmatched detections start new tracks. A track
+    closes when its last link is more than `end_consecutive_frames` frames back. See Omi et al. (2025).
+
+    Args:
+        frames: int64 (M,), non-decreasing.
+        boxes: float32 (M, 4), xyxy pixels.
+        scores: float32 (M,), person scores.
+        features: float32 (M, d), person features; may be None with `link_cues="iou"`.
+        sim_th: minimum cosine similarity (or IoU) of a link.
+        end_consecutive_frames: frames without a link that an open track survives.
+        link_cues: an entry of `LINK_CUES`.
+
+    Returns:
+        Tracks ordered by first frame; `rows` index the M detections, `person_id` counts the tracks.
+
+    Raises:
+        ValueError: `frames` decreases.
+    """
+    linker = Linker(sim_th, end_consecutive_frames, link_cues)
+    linker.extend(frames, boxes, scores, features)
+    return linker.finish()
+
+
+class Linker:
+    """`link`, for detections that come frame by frame; the arguments are those of `link`."""
+
+    def __init__(self, sim_th: float, end_consecutive_frames: int = 8, link_cues: str = "feature") -> None:
+        self.sim_th, self.end_consecutive_frames = sim_th, end_consecutive_frames
+        self.cue = link_cue(link_cues)
+        self._closed: list[Track] = []
+        self._open: list[_OpenTrack] = []
+        self._newest = np.empty((0, 0), np.float32)  # representation of each open track
+        self._n_rows = self._n_tracks = 0
+        self._last_frame = -1
+
+    def extend(self, frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray | None) -> None:
+        """Link the next detections, of one or more whole frames; shapes and errors as in `link`."""
+        for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames)) + 1):
+            if len(rows):
+                features_of_frame = features[rows] if self.cue.needs_features else None
+                self._link_frame(int(frames[rows[0]]), boxes[rows], scores[rows], features_of_frame)
+
+    def _link_frame(self, frame: int, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray | None) -> None:
+        if frame <= self._last_frame:
+            raise ValueError(f"detections of frame {frame} after those of frame {self._last_frame}")
+        self._last_frame = frame
+        self._close(frame)
+        detections = self.cue.represent(boxes, features)
+        track_of = [-1] * len(boxes)
+        if self._open:
+            similarity = self.cue.similarity(self._newest, detections)
+            for track, detection in greedy_assignment(similarity, self.sim_th):
+                track_of[detection] = track
+                self._newest[track] = detections[detection]
+        unmatched = [detection for detection, track in enumerate(track_of) if track < 0]
+        for detection in unmatched:
+            track_of[detection] = len(self._open)
+            self._open.append(_OpenTrack(self._n_tracks))
+            self._n_tracks += 1
+        if unmatched:
+            self._newest = np.concatenate([self._newest.reshape(-1, detections.shape[1]), detections[unmatched]])
+        for track, box, score in zip(track_of, boxes.tolist(), scores.tolist(), strict=True):
+            self._open[track].append(frame, self._n_rows, box, score)
+            self._n_rows += 1
+
+    def _close(self, frame: int) -> None:
+        """Close the tracks whose last link is too far back for `frame`."""
+        stays = [frame - track.frames[-1] <= self.end_consecutive_frames for track in self._open]
+        if not all(stays):
+            self._closed += [track.finish() for track, stay in zip(self._open, stays, strict=True) if not stay]
+            self._open = [track for track, stay in zip(self._open, stays, strict=True) if stay]
+            self._newest = self._newest[stays]
+
+    def tracks_since(self, frame: int) -> list[Track]:
+        """The tracks, open or closed, with a detection in `frame` or later, as they are so far."""
+        closed = [track for track in self._closed if track.frames[-1] >= frame]
+        return closed + [track.finish() for track in self._open if track.frames[-1] >= frame]
+
+    def finish(self) -> list[Track]:
+        """Close all tracks and return them, ordered by first frame."""
+        while self._open:  # one at a time, so that memory has both forms of one track only
+            self._closed.append(self._open.pop().finish())
+        self._closed.sort(key=lambda track: track.person_id)
+        return self._closed
+
+
+class _OpenTrack:
+    """A track that is being built, in packed numbers: 36 bytes a detection, where lists of objects take ten times as
+    much and let memory grow with a video's length."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.frames, self.rows, self.boxes, self.scores = array("q"), array("q"), array("f"), array("f")
 
+    def append(self, frame: int, row: int, box: list[float], score: float) -> None:
+        self.frames.append(frame)
+        self.rows.append(row)
+        self.boxes.extend(box)
+        self.scores.append(score)
 
-@dataclass(frozen=True)
-class LinkedTube:
-    """One person, followed. `frames` int64 (T,), `boxes` float32 (T, 4) xyxy pixels, `scores` float32 (T,)
-    person scores, `rows` int64 (T,) which of the video's queries were linked (their running number); `number` counts
-    the video's tubes in the order in which they began, those that are dropped later too."""
-
-    frames: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    rows: np.ndarray
-    number: int = -1
-
-    def tube(self, person_id: int = -1) -> Tube:
-        """The same as a region without a class, scored by its mean person score."""
-        return Tube(self.frames, self.boxes, score=float(self.scores.mean()), person_id=person_id)
-
-
-def greedy_links(similarity: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Pairs (tube, query), each used at most once, by falling similarity down to `threshold` (inclusive).
-
-    `similarity` float (n_tubes, n_queries). Equal similarities go to the older tube, then the earlier query.
-    """
-    candidates = np.flatnonzero(similarity.ravel() >= threshold)
-    order = candidates[np.argsort(-similarity.ravel()[candidates], kind="stable")]
-    n_queries = similarity.shape[1]
-    tube_free = [True] * similarity.shape[0]
-    query_free = [True] * n_queries
-    left = min(similarity.shape)
-    pairs = []
-    for flat in order.tolist():
-        tube, query = divmod(flat, n_queries)
-        if tube_free[tube] and query_free[query]:
-            tube_free[tube] = query_free[query] = False
-            pairs.append((tube, query))
-            left -= 1
-            if left == 0:
-                break
-    return pairs
-
-
-class ActionTubes:
-    """The person tubes of one video, built by calling `update` for its frames in order.
-
-    Each live tube is represented by its newest member. The most similar (tube, query) pair links first,
-    down to `sim_th`; a query that is left starts a tube; a tube with no link for `end_consecutive_frames`
-    frames is closed. Similarity is the cosine of person features (`link_cue="feature"`) or the IoU of
-    boxes ("iou", the usual way, to compare with).
-    """
-
-    def __init__(
-        self, video_name: str, sim_th: float, end_consecutive_frames: int = 8, link_cue: str = "feature"
-    ) -> None:
-        if link_cue not in ("feature", "iou"):
-            raise ValueError(f"link_cue is feature or iou, not {link_cue!r}")
-        self.video_name = video_name
-        self.sim_th = sim_th
-        self.end_consecutive_frames = end_consecutive_frames
-        self.link_cue = link_cue
-        self.tubes: list[LinkedTube] = []
-        self._live: list[_Live] = []
-        self._cues = np.empty((0, 0), np.float32)  # one row a live tube: unit feature, or box
-        self._n_rows = self._n_tubes = 0
-        self._last_frame = -1
-
-    def update(self, frame: int, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray) -> None:
-        """Link the people found in `frame`.
-
-        `boxes` float (n, 4) xyxy pixels, `scores` float (n,), `features` float (n, d) person features
-        (ignored, and may be None, when linking by IoU); n may be 0. Frames come in rising order
-        (ValueError), those without anybody may be left out.
-        """
-        if frame <= self._last_frame:
-            raise ValueError(f"{self.video_name}: frame {frame} after frame {self._last_frame}")
-        self._last_frame = frame
-        self._close(frame)
-        n = len(boxes)
-        if n == 0:
-            return
-        if self.link_cue == "iou":
-            cues = np.asarray(boxes, np.float32)
-        else:
-            cues = np.asarray(features, np.float32)
-            cues = cues / np.maximum(np.linalg.norm(cues, axis=1, keepdims=True), 1e-12)
-        tube_of = [-1] * n
-        if self._live:
-            similarity = paired_iou(self._cues[:, None], cues[None]) if self.link_cue == "iou" else self._cues @ cues.T
-            for tube, query in greedy_links(similarity, self.sim_th):
-                tube_of[query] = tube
-                self._cues[tube] = cues[query]
-        new = [query for query in range(n) if tube_of[query] < 0]
-        for query in new:
-            tube_of[query] = len(self._live)
-            self._live.append(_Live(self._n_tubes))
-            self._n_tubes += 1
-        if new:
-            self._cues = np.concatenate([self._cues.reshape(-1, cues.shape[1]), cues[new]])
-        for query, (tube, box, score) in enumerate(zip(tube_of, boxes.tolist(), scores.tolist(), strict=True)):
-            live = self._live[tube]
-            live.frames.append(frame)
-            live.rows.append(self._n_rows + query)
-            live.boxes.extend(box)
-            live.scores.append(score)
-        self._n_rows += n
-
-    def _close(self, frame: int) -> None:
-        """Close the tubes whose last link is more than `end_consecutive_frames` frames before `frame`."""
-        keep = [frame - live.frames[-1] <= self.end_consecutive_frames for live in self._live]
-        if all(keep):
-            return
-        self.tubes += [_finished(live) for live, kept in zip(self._live, keep, strict=True) if not kept]
-        self._live = [live for live, kept in zip(self._live, keep, strict=True) if kept]
-        self._cues = self._cues[keep]
-
-    def since(self, frame: int) -> list[LinkedTube]:
-        """The tubes, closed or not, that have a link in `frame` or after it, as they stand."""
-        live = [_finished(tube) for tube in self._live if tube.frames[-1] >= frame]
-        return [tube for tube in self.tubes if tube.frames[-1] >= frame] + live
-
-    def filter(self, n: int) -> list[LinkedTube]:
-        """Close every tube and return those of at least `n` linked queries, by first frame."""
-        while self._live:  # one at a time, so that only one is held twice
-            self.tubes.append(_finished(self._live.pop()))
-        self._cues = self._cues[:0]
-        self.tubes = [tube for tube in self.tubes if len(tube.frames) >= n]
-        self.tubes.sort(key=lambda tube: (tube.frames[0], tube.rows[0]))
-        return self.tubes
-
-
-def link_people(
-    video_name: str,
-    blocks: Iterable["Detections"],
-    encode: Callable[[np.ndarray], np.ndarray] | None,
-    sim_th: float,
-    end_consecutive_frames: int = 8,
-    link_cue: str = "feature",
-) -> ActionTubes:
-    """The people of a whole video: `blocks` of queries by rising frame (`models.person_queries.Detections`), each
-    frame in one block; `encode` maps queries (n, d) to person features (n, d'), None when linking by IoU."""
-    tubes = ActionTubes(video_name, sim_th, end_consecutive_frames, link_cue)
-    for block in blocks:
-        update_tubes(tubes, block, encode(block.queries) if encode else None)
-    return tubes
-
-
-def update_tubes(tubes: ActionTubes, block: "Detections", features: np.ndarray | None) -> None:
-    """Link a run of frames: its queries by rising frame, and their person features (n, d') unless IoU links."""
-    edges = np.flatnonzero(np.diff(block.frames, prepend=-1)).tolist()
-    for a, b in itertools.pairwise([*edges, len(block.frames)]):
-        found = None if features is None else features[a:b]
-        tubes.update(int(block.frames[a]), block.boxes[a:b], block.scores[a:b], found)
+    def finish(self) -> Track:
+        frames, rows = np.array(self.frames, np.int64), np.array(self.rows, np.int64)
+        boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
+        return Track(frames, boxes, np.array(self.scores, np.float32), rows, person_id=self.number)
 
 
 def action_tubes(
@@ -183,11 +205,20 @@ def action_tubes(
     min_length: int = 1,
     person_id: int = -1,
 ) -> list[tuple[Tube, np.ndarray]]:
-    """One followed person -> the action tubes of at least `min_length` frames, each with its scores by frame (T',).
+    """A track's action tubes.
 
-    `frames` int64 (T,), `boxes` (T, 4), `probabilities` (T, C + 1), the last of "no action". For each class among the
-    `topk` of any frame, the frames that carry it form one action tube, scored by the mean of that class's
-    probabilities there.
+    For each class among the `topk` of any frame, the frames that carry it form one action tube, scored by the mean of
+    that class's probabilities there.
+
+    Args:
+        frames: int64 (T,), boxes: float (T, 4), of the track.
+        probabilities: float (T, C + 1), the last class is "no action".
+        topk: classes of a frame that form action tubes.
+        min_length: minimum frames of an action tube.
+        person_id: the track's number, which its action tubes take.
+
+    Returns:
+        Pairs of an action tube and the class's probability in each of its frames, float (T',).
     """
     n_classes = probabilities.shape[1] - 1
     top = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
@@ -198,13 +229,3 @@ def action_tubes(
             scores = probabilities[carried, label]
             tubes.append((Tube(frames[carried], boxes[carried], label, float(scores.mean()), person_id), scores))
     return tubes
-
-
-def _finished(live: _Live) -> LinkedTube:
-    return LinkedTube(
-        np.array(live.frames, np.int64),
-        np.array(live.boxes, np.float32).reshape(-1, 4),
-        np.array(live.scores, np.float32),
-        np.array(live.rows, np.int64),
-        live.number,
-    )

@@ -42,11 +42,11 @@ else # most epochs on smaller images, which cost half
 fi
 stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_qmm[@]}" --detr "$detr"
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --subset $subset
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --n_frames 32 --subset $subset
 done
-stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --link_cues iou
-stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_head[@]}"
-stage "eval_map" "$python" eval_map.py "${qmm[@]}" --head_type $head
+stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --n_frames 32 --link_cues iou
+stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}"
+stage "eval_map" "$python" eval_map.py "${qmm[@]}" "${small_link[@]}" --head_type $head
 video=val_0009 # held out
 stage "predict" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" --out "$folder/results" \
     --encoder "$folder/encoder/epoch_60.pth" --head "$folder/head/$head/epoch_16.pth"

@@ -20,9 +20,9 @@ stage "train_detr" "$python" train_detr.py "${common[@]}" "${small_detr[@]}" "${
     --epochs 35 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --save_epochs 7
 stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_35.pth"
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --subset $subset
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done
-stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_head[@]}"
-stage "eval_map" "$python" eval_map.py "${qmm[@]}" --head_type $head
+stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}"
+stage "eval_map" "$python" eval_map.py "${qmm[@]}" "${small_link[@]}" --head_type $head
 stage "export" "$python" -m scripts.export_weights "$folder" --name synthetic --made_by "bash scripts/make_weights.sh"
 summary "$folder"

@@ -2,11 +2,14 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models.action_head import HEAD_TYPES, build_action_head, time_encoding
+from models.action_head import build_action_head, published_time_encoding, time_encoding
+from models.head_types import HEAD_TYPES
+from tests.fill import fill_state_dict
 from utils.misc import InputError
 
 SMALL = {"in_d": 24, "frame_d": 20, "time_d": 8, "nhead": 4, "dim_feedforward": 32, "dropout": 0.0}
@@ -147,6 +150,41 @@ def test_the_time_encoding_is_the_documented_formula():
     torch.testing.assert_close(steps, steps[:1].expand(99), atol=1e-4, rtol=0)  # time flows evenly
 
 
+@pytest.mark.parametrize("base", [100, 800])
+@pytest.mark.parametrize("d", [32, 256])
+def test_the_published_time_encoding_is_the_published_codes(fixtures, d, base):
+    expected = np.load(fixtures / "published_time_encoding.npz")
+    times = torch.from_numpy(expected[f"times_{d}"])
+    vectors, expected = published_time_encoding(times, d, base), torch.from_numpy(expected[f"pe_{d}_{base}"])
+    below = times < 1000
+    torch.testing.assert_close(vectors[below], expected[below], atol=1e-4, rtol=0)
+    torch.testing.assert_close(vectors, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
+@pytest.mark.parametrize(("base", "n_classes"), [(100, 21), (800, 24)])
+def test_heads_with_published_times_answer_as_the_published_ones(shared, head_type, base, n_classes):
+    arrays = np.load(shared / "oracles" / "published" / "published_heads.npz")
+    head = build_action_head(head_type, n_classes, time_cycle=base, frame_d=2048, time_encoding="published").eval()
+    fill_state_dict(head)
+    for i in range(len(arrays["lengths"])):
+        frames, queries = (torch.from_numpy(arrays[f"tube{i}/{name}"])[None] for name in ("frames", "queries"))
+        frame_features = torch.from_numpy(arrays[f"tube{i}/frame_features"]).float()[None]
+        with torch.inference_mode():
+            logits = run(head, queries, frames - frames[:, :1], None, frame_features)
+        expected = torch.from_numpy(arrays[f"{head_type}/base{base}/tube{i}"])
+        torch.testing.assert_close(logits[0], expected, atol=1e-4, rtol=0)
+
+
+def test_added_published_times_know_no_gaps():
+    queries, _, _, _ = tubes([6])
+    even, gap = torch.arange(6)[None], torch.tensor([[0, 1, 2, 13, 14, 15]])
+    head = small_head("time_ecd:add", time_encoding="published").eval()
+    assert torch.equal(head(queries, even), head(queries, gap))
+    head = small_head("time_ecd:cat", time_encoding="published").eval()
+    assert not torch.equal(head(queries, even), head(queries, gap))
+
+
 @pytest.mark.parametrize("head_type", HEAD_TYPES)
 def test_gaps_change_the_answer_where_time_counts(head_type):
     head = small_head(head_type).eval()
@@ -192,6 +230,7 @@ def test_a_label_that_depends_on_time_alone_needs_the_time(head_type):
     ("changes", "said"),
     [
         ({"head_type": "lstm"}, "--head_type lstm: choose from vanilla, time_ecd:add, time_ecd:cat, x3d, res"),
+        ({"time_encoding": "sines"}, "--time_encoding sines: choose from periodic, published"),
         ({"nhead": 5}, "nhead=5: must divide the width of vanilla, 24"),
         ({"head_type": "time_ecd:cat", "nhead": 6}, "nhead=6: must divide the width of time_ecd:cat, 32"),
         ({"head_type": "time_ecd:cat", "time_d": 9, "nhead": 3}, "time is 9 wide, which must be even"),

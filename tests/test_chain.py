@@ -112,15 +112,14 @@ def test_measuring_from_the_tar_gives_the_same_without_models(
     whole = {r["args"]["subset"]: r["metrics"] for r in results(stages, "one", "eval_qmm")}["val"]
     with monkeypatch.context() as patch:
         patch.setattr("models.person_queries.load_detr", lambda *_: pytest.fail("DETR was built"))
-        patch.setattr("eval_qmm.load_encoder", lambda *_: pytest.fail("the encoder was built"))
+        patch.setattr("models.person_encoder.load_encoder", lambda *_: pytest.fail("the encoder was built"))
         stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "-tiou_th", "0.2", "0.3:0.5:0.1", *LOOSE)
     measured = {r["args"]["subset"]: r["metrics"] for r in results(stages, "one", "eval_qmm")}["val"]
     assert {f"recall@{t}" for t in (0.2, 0.3, 0.4, 0.5)} <= measured.keys()
     assert {name: measured[name] for name in whole} == whole
-    with pytest.raises(InputError, match=r"iou_th 0\.3, not 0\.1; run eval_qmm"):
-        stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "--iou_th", "0.1", *LOOSE)
-    with pytest.raises(InputError, match=r"there are: epoch2-psn0\.3"):
-        stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "--sim_th", "0.9", *LOOSE)
+    for other in (["--iou_th", "0.1"], ["--sim_th", "0.9"], ["--end_consecutive_frames", "3"]):
+        with pytest.raises(InputError, match=r"there are: epoch2-psn0\.3"):
+            stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", *other, *LOOSE)
 
 
 @pytest.mark.parametrize("metric", ["motion-AP", "frame-mAP"])
@@ -227,7 +226,7 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
     nobody = ("--psn_score_th", "1.0")
     for subset in ("train", "val"):
         stages.run("eval_qmm", "--qmm_name", "one", "--subset", subset, *nobody)
-    with pytest.raises(InputError, match="no track in .train."):
+    with pytest.raises(InputError, match=r"no track in .train."):
         stages.run("train_action_head", "--qmm_name", "one", "--epochs", 1, *nobody)
     stages.run("eval_map", "--qmm_name", "one", *nobody)
     found = [r["metrics"] for r in results(stages, "one", "eval_qmm") if r["args"]["psn_score_th"] == 1.0]
@@ -309,11 +308,44 @@ def test_predict_never_writes_over_its_video(stages: Stages, tmp_path: Path) -> 
     assert video.read_bytes() == before
 
 
+LINK_CHANGES = {
+    "sim_th": (0.4, 0.9),
+    "psn_score_th": (0.3, 0.35),
+    "filter_length": (4, 2),
+    "end_consecutive_frames": (8, 3),
+    "load_epoch": (2, 1),
+}
+"""Setting -> its value in the chain, which the head was trained with, and another."""
+
+
+@pytest.mark.parametrize("name", LINK_CHANGES)
+def test_a_head_evaluated_on_tracks_of_other_settings_says_so(
+    stages: Stages, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, given = LINK_CHANGES[name]
+    run = ("--qmm_name", "one", *LOOSE)
+    flag = "--load_epoch_qmm" if name == "load_epoch" else f"--{name}"
+    stages.run("eval_qmm", *run, f"--{name}", given)
+    stages.run("eval_map", *run, "--min_tube_length", 1)
+    assert "note:" not in capsys.readouterr().err
+    stages.run("eval_map", *run, "--min_tube_length", 1, flag, given)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note:"))
+    assert "head/vanilla/epoch_2.pth" in line and line.endswith(f": {name} {trained}, here {given}")
+    found = [r["args"] for r in results(stages, "one", "eval_map") if r["args"][name] == given]
+    assert any(args["head_settings"][name] == trained for args in found)
+
+
+def test_the_published_time_encoding_and_frames_a_batch_go_through_the_chain(stages: Stages) -> None:
+    head = ("--qmm_name", "one", "--head_type", "time_ecd:cat", "--head_name", "published", *LOOSE)
+    stages.run("train_action_head", *head, "--epochs", 1, "--time_encoding", "published")
+    config = torch.load(stages.folder("one") / "head" / "published" / "epoch_1.pth", weights_only=True)["config"]
+    assert config["head"]["time_encoding"] == "published" and config["min_tube_length"] == 9
+    stages.run("eval_map", *head, "-n_frames", 4)
+
+
 def test_people_followed_otherwise_are_told_apart(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
     name = ("--qmm_name", "one", *LOOSE)
     try:
-        stages.run("eval_qmm", *name, "--end_consecutive_frames", 3)
-        assert "other settings (end_consecutive_frames 8, now 3), so it was made again" in capsys.readouterr().err
         stages.run("eval_qmm", *name, "--amp", "bf16")
         with pytest.raises(InputError, match=r"-bfloat16 as .*run eval_qmm\.py with the same --amp"):
             stages.run("eval_map", *name, "--min_tube_length", 1)

@@ -1,6 +1,5 @@
-"""The fast paths give what their definitions give: linking, the N-pair loss, padded batches, the loader, the cache."""
+"""The fast paths give what their definitions give: the N-pair loss, padded batches, the loader, the cache."""
 
-import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,6 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.head_batches import gradients
-from benchmarks.linking import link_by_loops, same_tubes, wandering_people
 from benchmarks.npair import npair_by_loop
 from benchmarks.rows import Row
 from datasets.annotations import Video
@@ -23,8 +21,7 @@ from models.detr import DETR, PERSON, build_model, for_inference
 from models.frame_features import BackboneFeatures, X3DFeatures
 from models.frozen import run_ahead
 from models.person_encoder import NPairLoss
-from models.person_queries import Detections, Detector, cache_queries
-from models.tube import ActionTubes, link_people
+from models.person_queries import Detector, cache_queries
 from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
 from tests.tars import as_members
@@ -37,40 +34,6 @@ from utils.storage.tracks import TrackStore
 
 SMALL = {"backbone": "resnet18", "stages": 2, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
 SMALL |= {"dim_feedforward": 64, "num_queries": 6, "num_classes": 2, "image_size": 64}
-
-
-@pytest.mark.parametrize("cue", ["feature", "iou"])
-@pytest.mark.parametrize("sim_th", [-1.0, 0.2, 0.6])
-def test_linking_is_its_definition(cue: str, sim_th: float) -> None:
-    for seed in range(3):
-        found = wandering_people(60, 4, 8, 0.5, seed)
-        keep = (found.frames < 20) | (found.frames > 20 + 5 * seed)  # nobody for a while
-        found = Detections(*(part[keep] for part in found))
-        cues = found.queries if cue == "feature" else found.boxes
-        expected = link_by_loops(found.frames, cues, sim_th, cue, end=3)
-        tubes = link_people("video", [found], (lambda q: q) if cue == "feature" else None, sim_th, 3, cue).filter(1)
-        assert same_tubes(tubes, expected)
-        assert [tube.rows[0] for tube in tubes] == sorted(tube.rows[0] for tube in tubes)
-        for tube in tubes:
-            assert (tube.frames == found.frames[tube.rows]).all() and (tube.boxes == found.boxes[tube.rows]).all()
-            assert (tube.scores == found.scores[tube.rows]).all()
-
-
-def test_tubes_hold_little_more_than_their_numbers() -> None:
-    found = wandering_people(3000, 5, 8, 0.0)
-    tracemalloc.start()
-    try:
-        tubes = ActionTubes("video", -1.0)
-        for frame in range(3000):
-            rows = slice(5 * frame, 5 * frame + 5)
-            tubes.update(frame, found.boxes[rows], found.scores[rows], found.queries[rows])
-        kept = tubes.filter(1)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    links = sum(len(tube.rows) for tube in kept)
-    assert links == 15000
-    assert peak / links < 64  # bytes; 36 are the numbers themselves
 
 
 def test_npair_loss_is_its_loop() -> None:

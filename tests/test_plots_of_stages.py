@@ -37,7 +37,7 @@ from utils.video_map import average_precision, calc_video_map, sorted_matches
 
 ROOT = Path(__file__).parents[1]
 D, N = 8, 8  # width of a query, classes of the embedded data set
-LINKED = ("epoch1-psn0.8-sim0.4-len4-feature", "epoch1-psn0.8-sim0.3-len4-iou")
+LINKED = ("epoch1-psn0.8-sim0.4-len4-end8-iou0.3-feature", "epoch1-psn0.8-sim0.3-len4-end8-iou0.3-iou")
 
 
 @pytest.mark.parametrize("protocol", ["voc", "act"])
@@ -68,7 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
     made_by = {"encoder": "e", "detector": {"key": "k"}, "labels": []}
     for stem in LINKED:
-        sim, cue = (0.4, "feature") if "feature" in stem else (0.3, "iou")
+        sim, cue = (0.4, "feature") if stem.endswith("feature") else (0.3, "iou")
         settings = {"load_epoch": 1, "psn_score_th": 0.8, "sim_th": sim, "filter_length": 4, "link_cues": cue}
         settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, **made_by}
 
@@ -130,6 +130,11 @@ def test_both_cues_meet_in_one_plot_when_all_else_is_equal(root: Path) -> None:
         run(root, "eval_qmm", "--from_tar", "--link_cues", cue)
     path = root / "checkpoint/synthetic/one/results" / f"eval_qmm-val-{LINKED[0]}.json"
     assert list(motion_recall_by_cue(path, 0.5)) == ["feature", "iou"]
+    before = path.read_bytes()
+    for flags in (["--frame_iou", 0.3], ["--no-label_centric"]):  # each a results file of its own
+        run(root, "eval_qmm", "--from_tar", *flags)
+    assert path.read_bytes() == before and len(list(path.parent.glob("eval_qmm-val-*-feature*.json"))) == 3
+    path.with_name(f"eval_qmm-val-{LINKED[1]}.json").unlink()
     run(root, "eval_qmm", "--from_tar", "--link_cues", "iou", "--frame_iou", 0.3)
     assert list(motion_recall_by_cue(path, 0.5)) == ["feature"]
     assert motion_recall_by_cue(path, 0.9) == {}
@@ -165,7 +170,7 @@ def test_the_shown_video_can_be_chosen(root: Path) -> None:
 
 def test_comet_gets_the_metrics_and_plots_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = run(root, "eval_map", "--min_tube_length", 1, "--link_cues", "iou", "--comet", "offline", "--plot")
-    (archive,) = (folder for folder in folders if "iou" in folder.name for folder in (folder / "comet").glob("*.zip"))
+    (archive,) = (folder for folder in folders if "-iou-" in folder.name for folder in (folder / "comet").glob("*.zip"))
     assert archive.stat().st_size > sum(p.stat().st_size for p in archive.parents[1].glob("*.png"))
     assert f"comet upload {archive}" in capsys.readouterr().err
 

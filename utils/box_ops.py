@@ -1,11 +1,15 @@
-"""Boxes and tubes: conversions, IoU in the plane and in space-time, and the motion categories."""
+"""Boxes, tubes and tracks: conversions, IoU in the plane and in space-time, and the motion categories."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # imported where it is used, since stages start without it
 
 MOTION_CATEGORIES = ("small", "medium", "large")
 MOTION_STRIDES = (4, 8, 16, 24, 36)  # frames
@@ -86,12 +90,16 @@ class Track:
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
+    import torch
+
     cx, cy, w, h = boxes.unbind(-1)
     return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) left, top, right, bottom -> centre x, centre y, width, height."""
+    import torch
+
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
 
@@ -105,6 +113,8 @@ def box_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     Reversed boxes count as empty; the IoU with a union of 0 is 0.
     """
+    import torch
+
     overlap = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])
     inter = overlap.clamp(min=0).prod(-1)
     union = _area(a)[:, None] + _area(b)[None, :] - inter
@@ -116,6 +126,8 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Finite for degenerate boxes: the share of the hull that neither covers is 0 where the hull is empty.
     """
+    import torch
+
     iou, union = box_iou(a, b)
     hull = torch.maximum(a[:, None, 2:], b[None, :, 2:]) - torch.minimum(a[:, None, :2], b[None, :, :2])
     area = hull.clamp(min=0).prod(-1)

@@ -4,16 +4,13 @@ Nothing here imports PyTorch, so that `--help` and a mistyped flag answer at onc
 implemented elsewhere; `tests/test_flags.py` compares the names here with the tables there.
 """
 
-from utils.cli import Parser, cosine, count, not_negative, positive_int, run_name, share
+from utils.cli import Parser, count, not_negative, positive_int
 from utils.misc import AMP_TYPES, available_cores
 
 COMET_MODES = ("online", "offline", "disabled")
-HEAD_TYPES = ("vanilla", "time_ecd:add", "time_ecd:cat", "x3d", "res")  # models/action_head.py
-LINK_CUES = ("feature", "iou")  # models/tube.py
 X3D_CLIPS = ("centre", "repeat")  # models/frame_features.py
 DETECTOR_BATCH = {"cuda": 32, "cpu": 8}  # frames: starting some 500 operations takes a host as long as a GPU 8 frames
 MAX_WORKERS = 16  # each decodes batches ahead, which takes memory
-
 OF_DATA = "(default: the data set's)"
 
 
@@ -88,22 +85,3 @@ def add_frame_flags(parser: Parser) -> None:
     parser.flag("frames", "x3d_weights", help="X3D-XS weights, for --head_type x3d (default: cached or downloaded)")
     parser.flag("frames", "x3d_clip", choices=X3D_CLIPS, default="centre",
                 help="centre: real neighbouring frames; repeat: the frame itself, as published")  # fmt: skip
-
-
-def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
-    """Flags of the settings that name a tar of tracks."""
-    parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int,
-                help="epoch of the person encoder (default: the last)")  # fmt: skip
-    parser.flag("linking", "link_cues", choices=LINK_CUES, default="feature", help="what the assignment compares")
-    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
-    parser.flag("linking", "sim_th", type=cosine,
-                help=f"minimum similarity of a link (cosine, or IoU with --link_cues iou) {OF_DATA}")  # fmt: skip
-    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
-
-
-def add_head_flags(parser: Parser) -> None:
-    """Flags that say which action head."""
-    parser.flag("model", "head_type", choices=HEAD_TYPES, default="vanilla", help="type of the action head")
-    parser.flag(
-        "model", "head_name", type=run_name, help="name of the head (default: its type, with -iou where IoU links)"
-    )

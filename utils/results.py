@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a table on the screen, and the same figures as JSON, in the run's log and as pictures."""
+"""What an evaluation leaves: tables on the screen, and the same metrics as JSON, in the run's log and as plots."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from utils.misc import InputError, did_you_mean
 from utils.run_log import RunLog
 from utils.storage.files import read_json, write_json
 
-_SAME = (
+_COMPARABLE = (
     "subset",
     "load_epoch",
     "psn_score_th",
@@ -21,10 +21,11 @@ _SAME = (
     "label_centric",
     "frame_iou",
 )
+"""Settings that results by different link cues must share to be compared."""
 
 
 def add_plot_video_flag(parser: Parser) -> None:
-    """The flag of the evaluations that says which video their pictures show."""
+    """The flag of the evaluations that says which video their plots show."""
     what = "video that --plot shows in detail (default: the first of those with most people)"
     parser.flag("run", "plot_video", help=what)
 
@@ -42,7 +43,7 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
 
 
 def plain(value: object) -> object:
-    """`value` as JSON holds it: NumPy numbers as Python's, undefined figures (NaN) as None."""
+    """`value` as JSON holds it: NumPy numbers as Python's, undefined metrics (NaN) as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
@@ -58,21 +59,30 @@ def write_results(
     root: Path,
     stage: str,
     subset: str,
-    settings: str,
-    args: argparse.Namespace,
+    name: str,
+    args: Mapping,
     metrics: dict,
     epoch: int,
     draw: Callable[[Path], list[Path]] | None = None,
 ) -> Path:
-    """Write `root/results/<stage>-<subset>-<settings>.json`, `{"args", "metrics"}`; its path.
+    """Write a results file, `{"args", "metrics"}`, and the evaluation's log beside it.
 
-    The folder of the same name holds the run's log (`utils.run_log`), in which the figures are those of `epoch`, the
-    measured checkpoint's, and the pictures, PNG files, that `draw(folder)` leaves.
+    Args:
+        root: the run's folder.
+        stage, subset, name: make the file's name, `root/results/<stage>-<subset>-<name>.json`; `name` names every
+            setting that changes a metric.
+        args: the flags as they were used.
+        metrics: name -> value, or mappings of such.
+        epoch: of the evaluated checkpoint, for the log.
+        draw: draws the plots into the folder that it is given and returns their paths.
+
+    Returns:
+        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots.
     """
-    path = root / "results" / f"{stage}-{subset}-{settings}.json"
-    metrics, folder = plain(metrics), path.with_suffix("")
-    write_json(path, {"args": plain(vars(args)), "metrics": metrics})
-    with RunLog(stage, folder, plain(vars(args)), args.comet) as log:
+    path = root / "results" / f"{stage}-{subset}-{name}.json"
+    args, metrics, folder = plain(args), plain(metrics), path.with_suffix("")
+    write_json(path, {"args": args, "metrics": metrics})
+    with RunLog(stage, folder, args, args["comet"]) as log:
         log.metrics(dict(_flat(metrics)), epoch)
         pictures = draw(folder) if draw else []
         for picture in pictures:
@@ -83,7 +93,7 @@ def write_results(
 
 
 def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Figures with the path to them as their name, `AP@0.5/walk`; lists and texts are left out."""
+    """Metrics with the path to them as their name, `AP@0.5/walk`; lists and texts are left out."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")
@@ -92,30 +102,37 @@ def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | Non
 
 
 def _read_results(path: Path) -> dict:
-    held = read_json(path, "results file")
-    known = isinstance(held, dict) and isinstance(held.get("args"), dict) and isinstance(held.get("metrics"), dict)
-    if not known or "link_cues" not in held["args"]:
-        raise InputError(f"{path}: not a results file of eval_qmm.py; remove it, or measure again")
-    return held
+    results = read_json(path, "results file")
+    known = isinstance(results, dict) and all(isinstance(results.get(name), dict) for name in ("args", "metrics"))
+    if not known or "link_cues" not in results["args"]:
+        raise InputError(f"{path}: not a results file of eval_qmm.py; remove it, or evaluate again")
+    return results
 
 
-def motion_recall_by_cue(path: Path, level: float) -> dict[str, dict[str, float | None]]:
-    """Recall by motion category at 3D IoU `level`, of the results of `eval_qmm.py` in `path` and, where they are
-    there, the newest ones beside it with the other link cue and otherwise the same settings (a threshold of similarity
-    has no counterpart): "feature" and "iou" -> "small", "medium", "large" -> recall."""
+def motion_recall_by_cue(path: Path, threshold: float) -> dict[str, dict[str, float | None]]:
+    """Recall by motion category of each link cue, as `eval_qmm.py` left it.
+
+    Args:
+        path: a results file; beside it, the newest of each other cue with the same settings counts too (but for the
+            similarity threshold, which differs in kind).
+        threshold: 3D IoU.
+
+    Returns:
+        Link cue -> "small", "medium", "large" -> recall.
+    """
     mine = _read_results(path)
-    same = {name: value for name, value in mine["args"].items() if name in _SAME}
+    same = {name: value for name, value in mine["args"].items() if name in _COMPARABLE}
     by_cue = {mine["args"]["link_cues"]: mine}
     for other in sorted(path.parent.glob("eval_qmm-*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        held = _read_results(other)
-        if all(held["args"].get(name) == value for name, value in same.items()):
-            by_cue.setdefault(held["args"]["link_cues"], held)
-    key = f"motion_recall@{level:g}"
+        results = _read_results(other)
+        if all(results["args"].get(name) == value for name, value in same.items()):
+            by_cue.setdefault(results["args"]["link_cues"], results)
+    key = f"motion_recall@{threshold:g}"
     return {cue: by_cue[cue]["metrics"][key] for cue in sorted(by_cue) if key in by_cue[cue]["metrics"]}
 
 
-def figure(value: object) -> str:
-    """A figure as tables show it: four digits after the point, counts whole, undefined ones as a dash."""
+def cell(value: object) -> str:
+    """A metric as tables show it: four digits after the point, counts whole, undefined ones as a dash."""
     value = plain(value)
     if value is None:
         return "-"
@@ -124,7 +141,7 @@ def figure(value: object) -> str:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns under `head`: the first to the left, the others to the right."""
-    cells = [list(head), *([figure(cell) for cell in row] for row in rows)]
+    cells = [list(head), *([cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         padded = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]

@@ -7,49 +7,14 @@ label). Its json holds the video's `n_frames`, `width`, `height`, `fps`, the tra
 `settings` it was made with.
 """
 
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.box_ops import Track, Tube
 from utils.misc import InputError, counted
-from utils.storage.files import epoch_path
 from utils.storage.tars import ALL, TarStore
-
-if TYPE_CHECKING:
-    from datasets.config import Project
-
-NAMED = ("load_epoch", "psn_score_th", "sim_th", "filter_length", "link_cues")
-"""The settings in a tar's name; the others stand in its samples."""
-
-
-def settings_name(settings: dict) -> str:
-    """A tar's stem: the settings that the later stages ask for, e.g. epoch20-psn0.9-sim0.5-len8-feature."""
-    epoch, psn, sim, length, cue = (settings[name] for name in NAMED)
-    return f"epoch{epoch}-psn{psn:g}-sim{sim:g}-len{length}-{cue}"
-
-
-def fill_linked_flags(args: Namespace, project: "Project", root: Path) -> None:
-    """The data set's settings, and the last epoch under `root`, the run's folder, where a flag was left out."""
-    link = "sim_th" if args.link_cues == "feature" else "iou_link_th"
-    project.fill(args, psn_score_th="psn_score_th", sim_th=link, filter_length="filter_length")
-    if args.load_epoch is None:
-        newest = epoch_path(root / "encoder", None, "person encoder", "train_qmm.py")
-        args.load_epoch = int(newest.stem.removeprefix("epoch_"))
-
-
-def tar_path(args: Namespace, root: Path, subset: str) -> Path:
-    """Where the tracks of a subset lie for the settings in `args`; `root` is the run's folder."""
-    return root / "qmm_tubes" / subset / f"{settings_name(vars(args))}.tar"
-
-
-def head_folder(args: Namespace, root: Path) -> Path:
-    """The folder of an action head's checkpoints."""
-    name = args.head_name or args.head_type + ("-iou" if args.link_cues == "iou" else "")
-    return root / "head" / name
 
 
 class TrackStore:

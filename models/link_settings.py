@@ -1,0 +1,92 @@
+"""The settings that tracks are linked with: flags, names on disk, and where those of two runs differ."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.tube import LINK_CUES
+from utils.cli import Parser, cosine, positive_int, share
+from utils.flags import OF_DATA
+from utils.storage.files import epoch_path
+
+if TYPE_CHECKING:
+    from datasets.config import Project
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """What a run's tracks depend on besides its models; the fields are named as their flags."""
+
+    load_epoch: int
+    psn_score_th: float
+    sim_th: float
+    filter_length: int
+    end_consecutive_frames: int
+    iou_th: float
+    link_cues: str
+
+    @property
+    def name(self) -> str:
+        """All settings as a file's stem, e.g. epoch20-psn0.9-sim0.5-len8-end8-iou0.2-feature."""
+        numbers = f"epoch{self.load_epoch}-psn{self.psn_score_th:g}-sim{self.sim_th:g}-len{self.filter_length}"
+        return f"{numbers}-end{self.end_consecutive_frames}-iou{self.iou_th:g}-{self.link_cues}"
+
+    def tar(self, root: Path, subset: str) -> Path:
+        """The tar of a subset's tracks; `root` is the run's folder."""
+        return root / "qmm_tubes" / subset / f"{self.name}.tar"
+
+
+def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
+    """Flags of `LinkSettings`, which every stage from linking on takes; a later stage finds its tracks by them."""
+    what = "epoch of the person encoder (default: the last)"
+    parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int, help=what)
+    parser.flag("linking", "link_cues", choices=tuple(LINK_CUES), default="feature",
+                help="what detections are linked by: person features, or boxes")  # fmt: skip
+    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
+    what = f"minimum similarity of a link: cosine, or IoU with --link_cues iou {OF_DATA}"
+    parser.flag("linking", "sim_th", type=cosine, help=what)
+    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
+    what = f"frames without a link that a track survives {OF_DATA}"
+    parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
+    what = "IoU with an annotated person above which a frame of a track takes the action as its label"
+    parser.flag("linking", "iou_th", type=share, help=f"{what} {OF_DATA}")
+
+
+def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettings:
+    """The settings of `add_linking_flags`, with the data set's defaults and the last epoch of the run in `root`."""
+
+    def given(flag: str, default: str) -> float:
+        value = getattr(args, flag)
+        return project.default(default) if value is None else value
+
+    epoch = args.load_epoch
+    if epoch is None:
+        newest = epoch_path(root / "encoder", None, "person encoder", "train_qmm.py")
+        epoch = int(newest.stem.removeprefix("epoch_"))
+    return LinkSettings(
+        load_epoch=epoch,
+        psn_score_th=given("psn_score_th", "psn_score_th"),
+        sim_th=given("sim_th", LINK_CUES[args.link_cues].default_th),
+        filter_length=given("filter_length", "filter_length"),
+        end_consecutive_frames=given("end_consecutive_frames", "end_consecutive_frames"),
+        iou_th=given("iou_th", "iou_th"),
+        link_cues=args.link_cues,
+    )
+
+
+def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str:
+    """Where the tracks that a head was trained on were linked otherwise than those that it is given.
+
+    Args:
+        head_settings: `settings` of the tar of tracks that the head was trained on, as its checkpoint has them.
+        track_settings: those of the tar of tracks that it classifies.
+
+    Returns:
+        For instance "sim_th 0.5, here 0.4; filter_length 8, here 4"; empty where all settings are equal.
+    """
+    pairs = [
+        (field.name, head_settings.get(field.name), track_settings.get(field.name)) for field in fields(LinkSettings)
+    ]
+    return "; ".join(f"{name} {head}, here {tracks}" for name, head, tracks in pairs if head != tracks)
