@@ -55,7 +55,7 @@ def in_two(root: Path, script: str, *flags: object) -> None:
 
 
 def assert_same_training(one: Path, two: Path) -> None:
-    """The same gradients (AdamW's first moments hold them), figures and weights, up to rounding."""
+    """The same gradients (AdamW's first moments hold them), metrics and weights, up to rounding."""
     states = [torch.load(folder / "train_state.pth", weights_only=True) for folder in (one, two)]
     moments = [state["optimizer"]["state"] for state in states]
     assert moments[0].keys() == moments[1].keys() and moments[0]

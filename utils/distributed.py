@@ -1,4 +1,4 @@
-"""The little that stages need of torch.distributed; every function also works in a single process."""
+"""What the stages need of torch.distributed; every function also works in a single process."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils.misc import InputError, pick_device
 
-PATIENCE = timedelta(hours=24)  # the others wait while the first evaluates, merges or downloads
+PATIENCE = timedelta(hours=24)  # the others wait while rank 0 validates, merges or downloads
 
 
 def rank() -> int:
@@ -29,7 +29,10 @@ def process_group(device: str | None) -> Iterator[torch.device]:
     """Join the processes that `torchrun` started (if it did) and yield this process's device.
 
     With several processes each takes the GPU of its local rank, or the CPU under `--device cpu` or where
-    there is none. InputError where another process is gone, which these cannot go on without.
+    there is none.
+
+    Raises:
+        InputError: another process of the run has exited.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield pick_device(device)
@@ -37,17 +40,18 @@ def process_group(device: str | None) -> Iterator[torch.device]:
     on_gpu = torch.cuda.is_available() and device != "cpu"
     chosen = pick_device(os.environ["LOCAL_RANK"] if on_gpu else "cpu")
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    whole = False
+    completed = False
     try:
         yield chosen
-        whole = True
+        completed = True
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # Gloo has no exception of its own
             raise
-        what = "another process of this run has ended; what it said tells why: start all again, trainers with --resume"
-        raise InputError(what) from None
+        raise InputError(
+            "another process of this run has ended, its message says why; start all again, trainers with --resume"
+        ) from None
     finally:
-        if whole or not on_gpu:  # NCCL's would wait for the other processes, which wait for what this one cannot do
+        if completed or not on_gpu:  # NCCL's would wait for the other processes, which wait for what this one cannot do
             dist.destroy_process_group()
 
 
@@ -61,9 +65,9 @@ def per_rank(value: object) -> list:
     """`value` of every process, in rank order."""
     if world_size() == 1:
         return [value]
-    held: list = [None] * world_size()
-    dist.all_gather_object(held, value)
-    return held
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def rank_mean(value: Tensor) -> Tensor:
@@ -88,15 +92,15 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
     lengths = torch.cat(sizes).tolist()
     padded = rows.detach().new_zeros(max(lengths), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
-    held = [torch.empty_like(padded) for _ in range(world_size())]
-    dist.all_gather(held, padded)
-    return [part[:length] for part, length in zip(held, lengths, strict=True)]
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` holds in at least one process."""
     if world_size() == 1:
         return flag
-    held = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(held, dist.ReduceOp.MAX)
-    return bool(held.item())
+    largest = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return bool(largest.item())

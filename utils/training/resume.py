@@ -1,4 +1,4 @@
-"""What lets a training run be stopped anywhere and go on exactly: its state, its random numbers, its signals."""
+"""The state of a training run: saved, resumed exactly, and asked to stop by signals."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ NONFINITE = "nonfinite.jsonl"
 PREVIOUS = "previous"
 HOW_TO_GO_ON = "state saved; go on with the same command and --resume"
 
-# Arguments that a resumed run need not repeat: they do not change what is learnt, or are meant to be changed.
+# Flags that a resumed run need not repeat: they do not change what is learnt, or are meant to be changed.
 _MAY_CHANGE = {
     "resume", "epochs", "skip_nonfinite", "save_epochs", "save_steps", "comet", "plot",
     "device", "workers", "threads", "compile", "detr_batch", "data_root", "checkpoint_root", "shards_path",
@@ -34,7 +34,7 @@ _MAY_CHANGE = {
 
 
 class StopFlag:
-    """Turns SIGINT and SIGTERM into `raised`, which the loop looks at once a step.
+    """Turns SIGINT and SIGTERM into `raised`, which the loop reads once a step.
 
     Further signals change nothing (a launcher passes on what the terminal has already sent), but a SIGINT
     more than a second after the first signal interrupts at once.

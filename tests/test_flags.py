@@ -1,0 +1,88 @@
+"""Command lines: flags in every spelling, answers before PyTorch is imported, cores and full memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.action_head import HEAD_TYPES
+from scripts.flag_tables import parser_of
+from utils import flags
+from utils.cli import Parser, cosine, positive_int, run
+from utils.misc import available_cores, cpu_quota
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "cv2", "scipy", "matplotlib", "comet_ml", "av")
+LIGHT_SCRIPTS = ("train_detr", "train_qmm", "train_action_head")
+
+
+def test_choices_are_the_tables() -> None:
+    assert tuple(HEAD_TYPES) == flags.HEAD_TYPES
+
+
+@pytest.mark.parametrize("script", LIGHT_SCRIPTS)
+@pytest.mark.parametrize("flag", ["--help", "--epoch"])
+def test_help_and_mistakes_are_answered_before_heavy_imports(script: str, flag: str) -> None:
+    code = f"import sys, runpy; sys.argv = ['{script}.py', '{flag}']\n"
+    code += f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
+    code += f"except SystemExit as stop: print(stop.code, [m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == ("0 []" if flag == "--help" else "2 []"), done.stderr
+    assert flag == "--help" or done.stderr.count("\n") == 1
+
+
+def test_flags_are_taken_with_one_dash_or_two() -> None:
+    parser = Parser("test")
+    parser.flag("a", "epochs", type=positive_int, default=20)
+    parser.flag("a", "sim_th", type=cosine)
+    parser.flag("b", "plot", action="store_true")
+    for words in (["--epochs", "3", "--sim_th", "-0.5", "--plot"], ["-epochs=3", "-sim_th=-0.5", "-plot"]):
+        given = parser.parse_args(words)
+        assert vars(given) == {"epochs": 3, "sim_th": -0.5, "plot": True}
+        assert {name: given.defaults[name] for name in vars(given)} == {"epochs": 20, "sim_th": None, "plot": False}
+
+
+def test_published_flags_exist() -> None:
+    parser = parser_of("train_qmm")
+    given = Parser.parse_args(parser, ["-dataset", "jhmdb21", "-lr_en", "1e-3", "-is_skip", "-epochs", "5"])
+    assert (given.dataset, given.lr, given.is_skip, given.epochs) == ("jhmdb21", 1e-3, True, 5)
+
+
+def test_cpu_quota_is_the_smallest_around_the_process(tmp_path: Path) -> None:
+    inner = tmp_path / "pod" / "container"
+    inner.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("1:cpu:/other\n0::/pod/container\n")
+    assert cpu_quota(tmp_path, tmp_path / "cgroup") == float("inf")
+    (inner / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "pod" / "cpu.max").write_text("350000 100000\n")
+    assert cpu_quota(tmp_path, tmp_path / "cgroup") == 3.5
+    (inner / "cpu.max").write_text("50000 100000\n")
+    assert cpu_quota(tmp_path, tmp_path / "cgroup") == 0.5
+    assert cpu_quota(tmp_path, tmp_path / "missing") == float("inf")
+
+
+def test_cores_are_shared_by_the_processes_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr("utils.misc.cpu_quota", lambda *_: 4.2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert available_cores() == 5
+    monkeypatch.setattr("utils.misc.cpu_quota", lambda *_: float("inf"))
+    assert available_cores() == 6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available_cores() == 1
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: np.empty(2**50)])
+def test_full_memory_is_one_line(allocate, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(allocate)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and "memory is full; try a smaller --batch_size" in said
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
