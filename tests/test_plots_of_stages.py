@@ -150,10 +150,10 @@ def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFix
 def test_the_shown_video_can_be_chosen(root: Path) -> None:
     flags, drawn = (root, "eval_map", "--min_tube_length", 1, "--tiou_th", "0.5"), set()
     names = load_project("synthetic", root / "data").split("val")
-    for name in names:
+    for name in names[:2]:
         (folder,) = run(*flags, "--plot", "--plot_video", name)
         drawn.add((folder / "frames.png").read_bytes())
-    assert len(drawn) == len(names) > 1
+    assert len(drawn) == 2
     with pytest.raises(InputError, match=f"no usable video of subset 'val'; did you mean {names[0][:-1]}"):
         run(*flags, "--plot", "--plot_video", f"{names[0]}x")
     with pytest.raises(InputError, match="only goes with --plot"):
