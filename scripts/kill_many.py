@@ -1,10 +1,9 @@
-"""Kill every stage hundreds of times, go on with it, and compare what it leaves with a run that was left alone.
+"""Kill every stage hundreds of times, resume it, and compare its files with those of a run that was never killed.
 
     python -m scripts.kill_many --kills 300
 
-The same as tests/test_reliability_kill.py, more often: at random moments, and then just before each file of each
-stage takes its place, one after another; then one of two processes, where a stage can run in several. Takes about two
-seconds a kill.
+As tests/test_reliability_kill.py, more often: at random moments; just before each file of each stage is renamed; one of
+two processes, where a stage runs in several. About two seconds a kill.
 """
 
 import itertools
@@ -28,14 +27,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill_many-") as folder:
         killing = Killing(Path(folder), args.seed)
         for script in args.stages:
-            each = -(-args.kills // len(args.stages))
-            killing.at_random(script, each)
+            kills = -(-args.kills // len(args.stages))
+            killing.at_random(script, kills)
             renames = killing.at_renames(script, itertools.count(1))
-            pairs = each // 4 if script in TOGETHER else 0
+            pairs = kills // 4 if script in TOGETHER else 0
             if pairs:
                 killing.pairs_at_random(script, pairs)
-            what = f"{each} random kills, {renames} before files, {pairs} of one of two processes"
-            print(f"{script}: {what}, each gone on with to the same end", flush=True)
+            counts = f"{kills} random kills, {renames} before files, {pairs} of one of two processes"
+            print(f"{script}: {counts}, all resumed to the same end", flush=True)
     print(f"{time.monotonic() - began:.0f} seconds", file=sys.stderr)
 
 

@@ -159,7 +159,8 @@ def checkpoint(folder: Path) -> Path:
     from models.detr import build_model
 
     torch.manual_seed(0)
-    save_torch(folder / "x.pth", {"model": build_model(SMALL)[0].state_dict(), "config": SMALL, "epoch": 1})
+    config = SMALL | {"stages": 1}
+    save_torch(folder / "x.pth", {"model": build_model(config)[0].state_dict(), "config": config, "epoch": 1})
     return folder / "x.pth"
 
 
