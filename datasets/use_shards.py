@@ -127,6 +127,8 @@ class Clips:
     as picture: it has no mask, and boxes are divided by the square.
     """
 
+    in_order = False  # whether the clips of an epoch come in the order of their indices
+
     def __init__(
         self,
         n_frames: int = 1,
@@ -272,6 +274,10 @@ class ClipDataset(Clips):
         """The largest number of people in one frame."""
         return max(int(np.bincount(video.frames).max(initial=0)) for video in self.videos)
 
+    def fetch(self, batches: list[list[tuple[int, int]]]) -> Iterator[list[tuple[int, int]]]:
+        """What `pack` takes for each batch."""
+        return iter(batches)
+
     def pack(self, keys: Sequence[tuple[int, int]], pin: bool = False) -> dict:
         """The clips of a batch, (epoch, index) each, as `pack_clips` gives them."""
         places = [divmod(index, self.clips_per_video) for _, index in keys]
@@ -328,6 +334,7 @@ def epoch_batches(
     n = len(dataset)
     if n < world:
         raise InputError(f"{n} clips cannot be shared by {world} processes; start fewer")
+    shuffle = shuffle and not getattr(dataset, "in_order", False)
     order = rng(dataset.seed, epoch).permutation(n) if shuffle else np.arange(n)
     starts = list(range(0, n, world * batch_size))
     if n - starts[-1] < world:
@@ -337,7 +344,7 @@ def epoch_batches(
 
 
 def make_loader(
-    dataset: ClipDataset,
+    dataset: Clips,
     batches: list[list[tuple[int, int]]],
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -351,16 +358,16 @@ def make_loader(
     """
     pin = torch.device(device).type == "cuda"
     if not workers:
-        yield from (collate(dataset.pack(keys, pin), device) for keys in batches)
+        yield from (collate(dataset.pack(clips, pin), device) for clips in dataset.fetch(batches))
         return
     cv2.setNumThreads(0)
-    left = iter(batches)
+    left = dataset.fetch(batches)
     pool = ThreadPoolExecutor(workers, "loader")
     try:
-        ahead = deque(pool.submit(dataset.pack, keys, pin) for keys in islice(left, AHEAD * workers))
+        ahead = deque(pool.submit(dataset.pack, clips, pin) for clips in islice(left, AHEAD * workers))
         while ahead:
             packed = ahead.popleft().result()
-            ahead.extend(pool.submit(dataset.pack, keys, pin) for keys in islice(left, 1))
+            ahead.extend(pool.submit(dataset.pack, clips, pin) for clips in islice(left, 1))
             yield collate(packed, device)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,11 @@
-"""Frames -> person queries: the one place where DETR is run for the later stages."""
+"""Frames -> detections: the one place where DETR is run for the later stages.
+
+    python -m models.person_queries --dataset ucf101-24 --subset train --detr coco-r101-dc5
+
+runs DETR over a subset's videos, once, and leaves checkpoint/<dataset>/queries/<subset>-<detector>.tar. The later
+stages do the same where the tar is missing. A stopped run goes on from the last finished video, and the processes
+of `torchrun`, on machines that share the folder, share the videos.
+"""
 
 import itertools
 from argparse import Namespace
@@ -15,8 +22,10 @@ from models.detr import PERSON, for_inference, normalize, pad_square
 from models.frozen import Started, fetch_later, run_frozen
 from models.weights import OFFICIAL, checkpoint_path, load_detr, weights_hash
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
-from utils.flags import DETECTOR_BATCH
-from utils.misc import InputError, amp_type
+from utils.cli import Parser, run, tell_left_out
+from utils.distributed import process_group, rank
+from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
+from utils.misc import InputError, amp_type, counted, start
 from utils.storage.tars import TarStore
 from utils.storage.video_cache import fill_cache
 
@@ -188,7 +197,7 @@ class CachedDetections:
             yield Detections(self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b)))
 
 
-def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th: float) -> TarStore:
+def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
     """Run DETR over a subset: the tar of its queries, in which a video that is already there stays as it is.
 
     Queries of a person score of at least `FLOOR` are kept (all of them where `psn_score_th` is lower). A video that is
@@ -243,3 +252,29 @@ def match_people(
         if matched[d] < 0 and free[t]:
             matched[d], free[t] = t, False
     return matched
+
+
+def main() -> None:
+    """The command line."""
+    from datasets.config import load_project  # a script's imports: the module itself knows no data sets
+    from datasets.frame_batches import SubsetVideos
+
+    parser = Parser("Run DETR over a subset's videos and fill the query cache, which the later stages read.")
+    add_data_flags(parser)
+    parser.flag("data", "subset", default="train", help="subset to run DETR over")
+    add_detector_flags(parser)
+    add_run_flags(parser)
+    args = parser.parse_args()
+    with process_group(args.device) as device:
+        start(args)
+        project = load_project(args.dataset, args.data_root)
+        videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
+        folder = Path(args.checkpoint_root) / project.name / "queries"
+        store = cache_queries(folder, videos, detector_of(args, device))
+        if rank() == 0:
+            tell_left_out(videos.bad | store.bad)
+            print(f"queries of {counted(len(store.names) - len(store.bad), 'video')}: {store.path}")
+
+
+if __name__ == "__main__":
+    run(main)
