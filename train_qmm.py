@@ -76,7 +76,9 @@ def cached_clips(
     store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, floor)
     bad |= videos.bad | store.bad
     usable = [name for name in store.names if name not in bad]
-    annotations = read_annotations(project, usable, bad if args.skip_bad else None)
+    sizes = {name: store.json(name) for name in usable}
+    decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in sizes.items()}
+    annotations = read_annotations(project, usable, bad if args.skip_bad else None, decoded)
     data = QueryClips(
         annotations,
         partial(CachedDetections, store, psn_score_th=floor),

@@ -235,6 +235,28 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
     assert none["v-mAP@0.5"] == 0 and none["tubes"] == 0
 
 
+@pytest.mark.parametrize("script", ["train_qmm"])
+def test_boxes_outside_the_decoded_frames_are_refused_where_the_annotation_states_no_size(
+    script: str, stages: Stages
+) -> None:
+    path = stages.data / "synthetic" / "annotations.json"
+    whole = path.read_text()
+    annotation = json.loads(whole)
+    for video in annotation["videos"].values():
+        del video["width"], video["height"]
+        for tube in video["tubes"]:
+            tube["boxes"] = [[3 * side for side in box] for box in tube["boxes"]]
+    flags = ["--qmm_name", "one", "--sim_th", 0.77]
+    if script == "train_qmm":
+        flags = ["--qmm_name", "large", "--detr", stages.folder("one") / "detr/epoch_1.pth", "--epochs", 1]
+    try:
+        path.write_text(json.dumps(annotation))
+        with pytest.raises(InputError, match=r"video '\w+', frame \d+: box is (mostly )?outside the frame"):
+            stages.run(script, *flags, *LOOSE)
+    finally:
+        path.write_text(whole)
+
+
 @pytest.mark.parametrize(
     ("script", "flags", "told"),
     [
