@@ -46,7 +46,7 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 import numpy as np
 import torch
 
-from datasets.annotations import read_annotations
+from datasets.annotations import Video, fit_to_video, read_annotations, refuse
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
@@ -103,7 +103,7 @@ def link_subset(
     root: Path,
     settings: LinkSettings,
     device: torch.device,
-    gt: dict[str, list[Tube]],
+    annotations: dict[str, Video],
     bad: dict[str, str] | None,
 ) -> None:
     """Write the subset's tar of tracks; videos that are in it with the same settings stay as they are.
@@ -119,6 +119,16 @@ def link_subset(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(root.parent / "queries", videos, detector, settings.psn_score_th)
     unusable = (bad or {}) | videos.bad | store.bad
+    for name in [name for name in annotations if name not in unusable]:
+        meta = store.json(name)
+        try:
+            size = meta["width"], meta["height"]
+            refuse(fit_to_video(annotations[name], size, meta["n_frames"])[1], f"{project.annotations}: ")
+        except InputError as error:
+            if not args.skip_bad:
+                raise
+            unusable[name] = str(error)
+    gt = {name: video.tubes for name, video in annotations.items()}
     made_with = asdict(settings) | {
         "encoder": weights_hash(encoder.state_dict()),
         "detector": detector.config(),
@@ -216,7 +226,7 @@ def main() -> None:
         check_plot_video(args, gt)
         settings = link_settings(args, project, root)
         if not args.from_tar:
-            link_subset(args, project, root, settings, device, gt, bad)
+            link_subset(args, project, root, settings, device, annotations, bad)
         if rank() == 0:
             store = TrackStore(settings.tar(root, args.subset), asdict(settings), bad=bad)
             gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}

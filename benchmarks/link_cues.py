@@ -60,7 +60,8 @@ def main() -> None:
     parser.flag("measuring", "tiou_th", type=share, default=0.5, help="3D IoU threshold")
     args = parser.parse_args()
     project = load_project(args.dataset, args.data_root)
-    project.fill(args, psn_score_th="psn_score_th", filter_length="filter_length")
+    psn_score_th = project.default("psn_score_th") if args.psn_score_th is None else args.psn_score_th
+    filter_length = args.filter_length or project.default("filter_length")
     root = Path(args.checkpoint_root) / project.name / args.qmm_name
     encoder, config, _ = load_encoder(epoch_path(root / "encoder", args.load_epoch, "person encoder", "train_qmm.py"))
     store, gt = query_tar(root, args.subset, config["detector"]), make_gt_tubes(project, args.subset)
@@ -70,7 +71,7 @@ def main() -> None:
     for cue, levels in THRESHOLDS.items():
         measured = []
         for level in levels:
-            pred = linked(store, encoder, cue, float(level), args.psn_score_th, args.filter_length)
+            pred = linked(store, encoder, cue, float(level), psn_score_th, filter_length)
             (found,) = tube_precision_recall(pred, gt, [args.tiou_th])
             by_kind = [found["motion_recall"][kind] for kind in MOTION_CATEGORIES]
             large = found["recall"] if np.isnan(by_kind[-1]) else by_kind[-1]

@@ -1,6 +1,5 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -45,12 +44,6 @@ class Project:
     def default(self, name: str, *more: str) -> float:
         """The project file's default of the first of these names that it gives, else that of `DEFAULTS`."""
         return next(table[key] for table in (self.defaults, DEFAULTS) for key in (name, *more) if key in table)
-
-    def fill(self, args: Namespace, **sources: str) -> None:
-        """Set each argument of `sources` that is None to the `default` of these names, parted by blanks."""
-        for argument, names in sources.items():
-            if getattr(args, argument) is None:
-                setattr(args, argument, self.default(*names.split()))
 
     def annotation_file(self) -> AnnotationFile:
         """The annotation file, unchecked; InputError when it is missing, damaged or in another format."""

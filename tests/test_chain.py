@@ -235,7 +235,7 @@ def test_a_video_in_which_nobody_is_found_passes_through_every_stage(stages: Sta
     assert none["v-mAP@0.5"] == 0 and none["tubes"] == 0
 
 
-@pytest.mark.parametrize("script", ["train_qmm"])
+@pytest.mark.parametrize("script", ["train_qmm", "eval_qmm"])
 def test_boxes_outside_the_decoded_frames_are_refused_where_the_annotation_states_no_size(
     script: str, stages: Stages
 ) -> None:

@@ -1,6 +1,8 @@
 """The data set check: counts, faults with their places, a picture."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from datasets import check
 from tests.test_annotations import own_project, tube, video
 from utils.cli import run
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -106,3 +110,8 @@ def test_more_people_than_queries_are_told(checked):
     videos = {"a": video(*people, n_frames=5)}
     status, out = checked(videos, "--num_queries", "2")
     assert status == 0 and "3 people in frame 0 of 'a', but a detector of 2 queries" in out
+
+
+def test_help_needs_no_pytorch():
+    code = "import sys, datasets.check; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
