@@ -218,7 +218,7 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     gt = make_gt_tubes(project, args.subset, bad=bad)
-    tracks = TrackStore(settings.tar(root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+    tracks = TrackStore(settings.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
     gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
     check_plot_video(args, gt.keys() & tracks.names)
 

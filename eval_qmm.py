@@ -228,7 +228,7 @@ def main() -> None:
         if not args.from_tar:
             link_subset(args, project, root, settings, device, annotations, bad)
         if rank() == 0:
-            store = TrackStore(settings.tar(root, args.subset), asdict(settings), bad=bad)
+            store = TrackStore(settings.tar(root, args.subset), bad=bad)
             gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
             check_plot_video(args, gt.keys() & store.names)
             metrics = evaluate(store.tubes(), gt, project.labels, tiou_thresholds, args.label_centric, args.frame_iou)

@@ -112,7 +112,7 @@ def main() -> None:
         settings = vars(args) | asdict(linking) | {"time_cycle": time_cycle, "no_action_weight": no_action_weight}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
-        store = TrackStore(linking.tar(root, args.subset), None, f"eval_qmm.py --subset {args.subset}", bad)
+        store = TrackStore(linking.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
         frames = None
         if args.head_type in FRAME_KINDS:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])

@@ -50,10 +50,13 @@ AUXILIARY = {
 def make_parser() -> Parser:
     parser = Parser("Train or fine-tune DETR on single frames of a data set's shards.")
     add_data_flags(parser, needs_videos=False)
-    parser.flag("data", "shards_path", help="folder of the shards (default: <data_root>/<dataset>/shards)")
+    parser.flag("data", "shards_path", help="folder of the shards, or URLs of those to train on, such as "
+                "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to validate boxes on, where it has shards")
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
+    parser.flag("data", "clips_per_epoch", type=positive_int,
+                help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
     parser.flag("data", "n_frames", type=positive_int, default=1, help="frames of a clip; --batch_size counts frames")
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "jitter", type=not_negative, default=0.2, help="change of brightness, contrast and saturation")
@@ -92,8 +95,9 @@ import torch
 from torch import nn
 
 from datasets.config import load_project
-from datasets.make_shards import read_shards, shards_folder
-from datasets.use_shards import ClipDataset, epoch_batches, make_loader
+from datasets.make_shards import is_url, read_shards, shards_folder
+from datasets.stream_shards import training_clips
+from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from models.auxiliary_losses import QueryLosses
 from models.detr import PERSON, build_model, full_config, normalize
 from models.detr_loss import SetCriterion
@@ -141,7 +145,7 @@ def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dic
     return groups
 
 
-def warn(args: argparse.Namespace, data: ClipDataset, num_queries: int) -> None:
+def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
     """Print what trains without an error but cannot do what was asked for."""
     if args.id_loss_coef and args.n_frames == 1:
         print(
@@ -203,19 +207,22 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
+        streamed = is_url(args.shards_path)
         train_shards, val_shards = (
-            shards_folder(args.shards_path, project, subset, args.data_root)
+            shards_folder(None if streamed else args.shards_path, project, subset, args.data_root)
             for subset in (args.subset, args.val_subset)
         )
-        next(read_shards(train_shards), None)  # a mistake here stops the run before weights are downloaded
+        if not streamed:
+            next(read_shards(train_shards), None)  # a mistake here stops the run before weights are downloaded
         detr, criterion, config = build(args, device)
         detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
 
         size = {"image_size": config["image_size"], "pad_square": config["pad_square"], "seed": args.seed}
-        data = ClipDataset(
-            train_shards,
-            args.n_frames,
-            args.sampling_rate,
+        data = training_clips(
+            args.shards_path if streamed else train_shards,
+            args.clips_per_epoch,
+            n_frames=args.n_frames,
+            sampling_rate=args.sampling_rate,
             clips_per_video=args.clips_per_video,
             jitter=[args.jitter] * 3 + [args.jitter_hue],
             **size,

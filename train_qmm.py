@@ -20,11 +20,14 @@ ID_STEP = 2**32  # between the person ids of two processes
 def make_parser() -> Parser:
     parser = Parser("Train the person encoder of query matching on the queries of a frozen DETR.")
     add_data_flags(parser)
-    parser.flag("data", "shards_path", help="shards, for --no_query_cache (default: <data_root>/<dataset>/shards)")
+    parser.flag("data", "shards_path", help="--no_query_cache: folder of the shards, or URLs such as "
+                "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "n_frames", type=positive_int, default=8, help="frames of a clip, at least 2")
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
+    parser.flag("data", "clips_per_epoch", type=positive_int,
+                help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
     parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
     parser.flag("data", "jitter", type=not_negative, default=0.2,
                 help="--no_query_cache: change of brightness, contrast and saturation")  # fmt: skip
@@ -53,9 +56,10 @@ from torch import Tensor, nn
 from datasets.annotations import read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.make_shards import shards_folder
+from datasets.make_shards import is_url, shards_folder
 from datasets.query_clips import QueryClips
-from datasets.use_shards import ClipDataset, epoch_batches, make_loader
+from datasets.stream_shards import training_clips
+from datasets.use_shards import epoch_batches, make_loader
 from models.person_encoder import NPairLoss, PersonEncoder
 from models.person_queries import CachedDetections, Detector, cache_queries, detector_of, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
@@ -110,11 +114,13 @@ def augmented_clips(
     args: argparse.Namespace, thresholds: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
 ) -> Clips:
     """Clips that are mirrored and change colour, with DETR run on them in each step. Shards have left out `bad`."""
-    data = ClipDataset(
-        shards_folder(args.shards_path, project, args.subset, args.data_root),
-        args.n_frames,
-        args.sampling_rate,
-        detector.image_size,
+    folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
+    data = training_clips(
+        args.shards_path if is_url(args.shards_path) else folder,
+        args.clips_per_epoch,
+        n_frames=args.n_frames,
+        sampling_rate=args.sampling_rate,
+        image_size=detector.image_size,
         seed=args.seed,
         clips_per_video=args.clips_per_video,
         jitter=[args.jitter] * 3 + [args.jitter_hue],

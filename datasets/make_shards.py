@@ -216,6 +216,11 @@ def read_shards(folder: str | Path) -> Iterator[tuple[Path, dict, dict[str, Memb
             yield folder / name, meta, members
 
 
+def is_url(shards: object) -> bool:
+    """Whether shards are streamed: a URL or a `pipe:` command, not a folder."""
+    return isinstance(shards, str) and ("://" in shards or shards.startswith("pipe:"))
+
+
 def shards_folder(shards_path: str | Path | None, project: Project, subset: str, data_root: str | Path) -> Path:
     """Where a subset's shards lie: `<shards_path>/<subset>`, by default under `<data_root>/<dataset>/shards`."""
     return Path(shards_path or Path(data_root) / project.name / "shards") / subset
@@ -241,6 +246,8 @@ def main() -> None:
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
     parser.flag("output", "workers", type=positive_int, default=available_cores(), help="videos encoded at a time")
     args = parser.parse_args()
+    if is_url(args.shards_path):
+        raise InputError(f"--shards_path {args.shards_path}: shards are written to a folder; copy that to the server")
     project = load_project(args.dataset, args.data_root)
     folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
     bad = make_shards(

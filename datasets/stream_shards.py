@@ -24,18 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from datasets.make_shards import REMEDY, frame_member
+from datasets.make_shards import REMEDY, frame_member, is_url
 from datasets.use_shards import AHEAD, Clip, ClipDataset, Clips, ShardVideo
 from utils.distributed import rank, world_size
-from utils.misc import InputError, rng
+from utils.misc import InputError, checksum, rng
 from utils.storage.files import unseal
 
 SHUFFLE, START = 512, 64  # clips in the buffer that they are drawn from at random, and before the first is drawn
-
-
-def is_url(shards: object) -> bool:
-    """Whether shards are to be streamed: a URL or a `pipe:` command, not a folder."""
-    return isinstance(shards, str) and ("://" in shards or shards.startswith("pipe:"))
 
 
 def training_clips(shards: str | Path, clips_per_epoch: int | None, **settings: object) -> Clips:
@@ -66,6 +61,14 @@ class StreamedClips(Clips):
 
     def __len__(self) -> int:
         return self.clips_per_epoch
+
+    def checksum(self) -> str:
+        """A checksum of the shards' addresses, for a resumed run; what lies there is not known beforehand."""
+        return checksum(*self.urls, str(self.clips_per_epoch))
+
+    def most_people(self) -> int:
+        """0: how many people a frame has is not known beforehand."""
+        return 0
 
     def fetch(self, batches: list[list[tuple[int, int]]]) -> Iterator[list[Clip]]:
         """This process's clips of the batches (epoch, index), which follow one another; read ahead by a thread."""

@@ -10,6 +10,8 @@ import torch
 
 from datasets.stream_shards import training_clips
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
+from tests.killing import make_data
+from tests.stages import TINY_DETR, Stages
 from tests.test_shards import project, shards  # noqa: F401 (fixtures)
 from utils.misc import InputError
 
@@ -105,3 +107,17 @@ def test_what_cannot_be_read_is_one_line(urls: tuple[str, Path]) -> None:
         with pytest.raises(InputError, match=r"(shard|other)-.*(cannot be read|is damaged)") as caught:
             load(training_clips(where, 20, n_frames=30, clips_per_video=2), workers=1)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.slow
+def test_a_detector_trains_on_a_stream(server: tuple[str, Path], tmp_path: Path) -> None:
+    make_data(tmp_path)
+    stages = Stages(tmp_path / "data", tmp_path / "checkpoint")
+    for path in (tmp_path / "data/synthetic/shards/train").glob("*.tar"):
+        path.rename(server[1] / path.name)
+    flags = ("--shards_path", f"{server[0]}shard-{{000000..000000}}.tar", "--clips_per_epoch", 6, "--batch_size", 2)
+    for name, epochs in (("one", (2,)), ("two", (1, 2))):
+        for n in epochs:
+            stages.run("train_detr", "--ex_name", name, *TINY_DETR, *flags, "--epochs", n, "--resume")
+    whole, resumed = (torch.load(stages.folder(n) / "detr/epoch_2.pth", weights_only=True) for n in ("one", "two"))
+    assert all(torch.equal(value, resumed["model"][name]) for name, value in whole["model"].items())

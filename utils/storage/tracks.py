@@ -21,17 +21,10 @@ class TrackStore:
     """The tracks of a subset, by video; query vectors and features are read where they are used.
 
     Videos in `bad` (name -> why) are left out, and those that could not be used when the tar was made are entered
-    there. InputError when the tar is missing or damaged, was made with other settings than `asked` (its name and the
-    setting are told), or holds such videos and no `bad` is given.
+    there. InputError when the tar is missing or damaged, or holds such videos and no `bad` is given.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        asked: dict | None = None,
-        made_by: str = "eval_qmm.py",
-        bad: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path, made_by: str = "eval_qmm.py", bad: dict[str, str] | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             others = ", ".join(sorted(p.stem for p in self.path.parent.glob("*.tar"))) or "none"
@@ -46,11 +39,6 @@ class TrackStore:
         if not self.names:
             raise InputError(f"{path}: holds no video that can be used; make it again with {made_by}")
         self.settings: dict = self.meta(self.names[0])["settings"]
-        for name, value in (asked or {}).items():
-            if self.settings.get(name) != value:
-                raise InputError(
-                    f"{path}: was made with {name} {self.settings.get(name)}, not {value}; run {made_by} again"
-                )
         if "detector" not in self.settings:
             raise InputError(f"{path}: does not say which detector it was made with; make it again with eval_qmm.py")
 
