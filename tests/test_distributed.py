@@ -59,10 +59,10 @@ def assert_same_training(one: Path, two: Path) -> None:
     states = [torch.load(folder / "train_state.pth", weights_only=True) for folder in (one, two)]
     moments = [state["optimizer"]["state"] for state in states]
     assert moments[0].keys() == moments[1].keys() and moments[0]
-    whole = torch.stack([held["exp_avg"].norm() for held in moments[0].values()]).norm()
-    for key, held in moments[0].items():
-        apart = (moments[1][key]["exp_avg"] - held["exp_avg"]).norm()
-        assert apart < 1e-3 * held["exp_avg"].norm() + 1e-5 * whole
+    whole = torch.stack([state["exp_avg"].norm() for state in moments[0].values()]).norm()
+    for key, state in moments[0].items():
+        apart = (moments[1][key]["exp_avg"] - state["exp_avg"]).norm()
+        assert apart < 1e-3 * state["exp_avg"].norm() + 1e-5 * whole
     lines = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, two)
     ]

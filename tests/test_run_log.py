@@ -29,7 +29,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def figure(tmp_path: Path) -> Path:
+def plot(tmp_path: Path) -> Path:
     path = tmp_path / "curves.png"
     assert cv2.imwrite(str(path), np.full((8, 8, 3), 77, np.uint8))
     return path
@@ -42,10 +42,10 @@ def lines(folder: Path) -> list[dict]:
 def archive(folder: Path) -> dict:
     """What the one archive under the run's folder holds."""
     (path,) = (folder / "comet").iterdir()
-    with zipfile.ZipFile(path) as held:
-        assert held.testzip() is None
-        messages = [json.loads(line) for line in held.read("messages.json").splitlines()]
-        files = {name: held.read(name) for name in held.namelist()}
+    with zipfile.ZipFile(path) as zipped:
+        assert zipped.testzip() is None
+        messages = [json.loads(line) for line in zipped.read("messages.json").splitlines()]
+        files = {name: zipped.read(name) for name in zipped.namelist()}
     by_type: dict[str, list[dict]] = {}
     for message in messages:
         by_type.setdefault(message["type"], []).append(message["payload"])
@@ -63,27 +63,27 @@ def archive(folder: Path) -> dict:
     }
 
 
-def test_offline_archive_has_everything(tmp_path: Path, figure: Path, capfd: pytest.CaptureFixture) -> None:
+def test_offline_archive_has_everything(tmp_path: Path, plot: Path, capfd: pytest.CaptureFixture) -> None:
     folder = tmp_path / "a run"
     hook, drawn = sys.excepthook, random.getstate()
     with RunLog("train_qmm", folder, {"lr": 1e-3, "dataset": "synthetic"}) as log:
         log.metrics({"loss": 0.5, "grad_norm": float("inf")}, epoch=1)
         log.metrics({"loss": 0.25, "grad_norm": np.float32(2)}, epoch=2)
         log.checkpoint(folder / "epoch_2.pth")
-        log.image("training curves", figure)
+        log.image("training curves", plot)
     assert lines(folder) == [
         {"stage": "train_qmm", "epoch": 1, "loss": 0.5, "grad_norm": None},
         {"stage": "train_qmm", "epoch": 2, "loss": 0.25, "grad_norm": 2.0},
     ]
-    held = archive(folder)
-    assert held["experiment"]["tags"] == ["train_qmm"]
-    assert held["metrics"] == {("loss", 1): 0.5, ("loss", 2): 0.25, ("grad_norm", 2): 2.0}
-    assert held["params"]["lr"] == 1e-3 and held["params"]["dataset"] == "synthetic"
-    assert held["others"]["checkpoint"].endswith("epoch_2.pth")
-    (upload,) = held["uploads"]
+    logged = archive(folder)
+    assert logged["experiment"]["tags"] == ["train_qmm"]
+    assert logged["metrics"] == {("loss", 1): 0.5, ("loss", 2): 0.25, ("grad_norm", 2): 2.0}
+    assert logged["params"]["lr"] == 1e-3 and logged["params"]["dataset"] == "synthetic"
+    assert logged["others"]["checkpoint"].endswith("epoch_2.pth")
+    (upload,) = logged["uploads"]
     assert upload["additional_params"]["figName"] == "training curves"
-    assert held["files"][upload["file_path"]] == figure.read_bytes()
-    assert len(held["files"]) == 3, "nothing was collected unasked"
+    assert logged["files"][upload["file_path"]] == plot.read_bytes()
+    assert len(logged["files"]) == 3, "nothing was collected unasked"
     said = capfd.readouterr()
     assert said.out == ""
     (line,) = said.err.splitlines()
@@ -100,9 +100,9 @@ def test_resume_drops_what_is_repeated(tmp_path: Path) -> None:
     with RunLog("train_qmm", tmp_path, {}, comet="offline", resume_epoch=3) as log:
         log.metrics({"loss": 7.0}, 3)
     assert [(line["epoch"], line["loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 7.0)]
-    held = archive(tmp_path)
-    assert held["metrics"] == {("loss", 1): 1.0, ("loss", 2): 0.5, ("loss", 3): 7.0}
-    assert set(held["experiment"]["tags"]) == {"train_qmm", "resumed"}
+    logged = archive(tmp_path)
+    assert logged["metrics"] == {("loss", 1): 1.0, ("loss", 2): 0.5, ("loss", 3): 7.0}
+    assert set(logged["experiment"]["tags"]) == {"train_qmm", "resumed"}
     with RunLog("train_qmm", tmp_path, {}, comet="disabled"):
         assert lines(tmp_path) == [], "a fresh run starts anew"
 
@@ -113,13 +113,13 @@ def test_full_disk_names_the_file() -> None:
 
 
 def test_disabled_and_inactive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, figure: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, plot: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "comet_ml", None)  # importing it is an error now
     with RunLog("train_detr", tmp_path / "run", {"lr": 1.0}, comet="disabled") as log:
         log.metrics({"loss": 1.0}, 1)
         log.checkpoint("epoch_1.pth")
-        log.image("curves", figure)
+        log.image("curves", plot)
     with RunLog("train_detr", tmp_path / "rank1", {}, active=False) as log:
         log.metrics({"loss": 1.0}, 1)
     assert capfd.readouterr() == ("", "")
@@ -151,9 +151,9 @@ def test_key_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setenv("COMET_PROJECT_NAME", "from-the-environment")
     with RunLog("train_qmm", tmp_path, {"lr": 1e-4}) as log:
         log.metrics({"loss": 1.0}, 1)
-    held = archive(tmp_path)
-    assert held["metrics"] == {("loss", 1): 1.0} and held["params"]["lr"] == 1e-4
-    assert held["experiment"]["project_name"] == "from-the-environment"
+    logged = archive(tmp_path)
+    assert logged["metrics"] == {("loss", 1): 1.0} and logged["params"]["lr"] == 1e-4
+    assert logged["experiment"]["project_name"] == "from-the-environment"
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 2 and "no answer from http://127.0.0.1:9" in said[0] and "comet upload" in said[1]
 
@@ -183,20 +183,20 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> ThreadingHTTPServer:
     handler = type("Handler", (Server,), {"seen": [], "accepts": True})
-    held = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=held.serve_forever, daemon=True).start()
+    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
     monkeypatch.setenv("COMET_API_KEY", "a" * 25)
     monkeypatch.setenv("COMET_WORKSPACE", "team")
-    monkeypatch.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{held.server_port}/clientlib/")
-    yield held
-    held.shutdown()
-    held.server_close()
+    monkeypatch.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{running.server_port}/clientlib/")
+    yield running
+    running.shutdown()
+    running.server_close()
 
 
-def test_online(tmp_path: Path, server: ThreadingHTTPServer, figure: Path, capfd: pytest.CaptureFixture) -> None:
+def test_online(tmp_path: Path, server: ThreadingHTTPServer, plot: Path, capfd: pytest.CaptureFixture) -> None:
     with RunLog("train_qmm", tmp_path, {"lr": 0.125}) as log:
         log.metrics({"loss": 0.375}, 1)
-        log.image("training curves", figure)
+        log.image("training curves", plot)
     seen = server.RequestHandlerClass.seen
     (created,) = [text for text in seen if "/logger/add/run" in text]
     assert '"teamName": "team"' in created
@@ -227,8 +227,8 @@ def test_server_lost_on_the_way(tmp_path: Path, server: ThreadingHTTPServer) -> 
         server.shutdown()
         server.server_close()
         log.metrics({"loss": 2.0}, 2)
-    held = archive(tmp_path)
-    assert held["metrics"] == {("loss", 1): 1.0, ("loss", 2): 2.0} and held["params"]["lr"] == 0.125
+    logged = archive(tmp_path)
+    assert logged["metrics"] == {("loss", 1): 1.0, ("loss", 2): 2.0} and logged["params"]["lr"] == 0.125
 
 
 @pytest.mark.slow

@@ -160,9 +160,9 @@ def test_validation_cut_off_costs_no_training(tmp_path: Path) -> None:
 def test_checkpoints_metrics_and_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train(tmp_path, arguments("--save_epochs", "2"), validate=lambda model, epoch: {"val": float(epoch)})
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["epoch_2.pth", "epoch_3.pth", STATE]
-    held = load_checkpoint(tmp_path / "epoch_3.pth", "toy")
-    assert held["config"] == {"width": 8} and held["epoch"] == 3
-    network(noisy=True).load_state_dict(held["model"])
+    checkpoint = load_checkpoint(tmp_path / "epoch_3.pth", "toy")
+    assert checkpoint["config"] == {"width": 8} and checkpoint["epoch"] == 3
+    network(noisy=True).load_state_dict(checkpoint["model"])
     lines = metrics(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[0]["rows"] == 4.0
     assert [line.get("val") for line in lines] == [None, 2.0, 3.0], "what leaves a checkpoint is measured"
@@ -195,9 +195,9 @@ def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with lock(tmp_path, "training run"), pytest.raises(InputError, match="another training run"):
         train(tmp_path, arguments())
     assert (tmp_path / "epoch_1.pth").is_file()
-    held = bytearray((tmp_path / STATE).read_bytes())
-    held[len(held) // 2] ^= 1
-    (tmp_path / STATE).write_bytes(held)
+    content = bytearray((tmp_path / STATE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / STATE).write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         train(tmp_path, arguments("--resume"))
     (tmp_path / STATE).unlink()

@@ -1,7 +1,6 @@
 """Flags that several scripts share, each group in one function.
 
-Nothing here imports PyTorch, so that `--help` and a mistyped flag answer at once. What a flag chooses from is
-implemented elsewhere; `tests/test_flags.py` compares the names here with the tables there.
+Nothing here imports PyTorch, so that `--help` and a mistyped flag are answered at once.
 """
 
 from utils.cli import Parser, count, not_negative, positive_int
