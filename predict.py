@@ -2,80 +2,97 @@
 
     python predict.py video.mp4 --detr detr.pth --encoder encoder.pth --head head.pth --out predictions
 
-Frames are written while the video is read. Actions in the picture are judged by `WINDOW` frames before and `BLOCK`
-frames after; those in the JSON by whole tubes, which is the same for videos up to `WINDOW` frames.
+Decoding, detection with linking, and drawing with encoding run side by side, each a few batches ahead of the next.
+Actions in the annotated video are classified from `WINDOW` frames before and `BLOCK` frames after; those in the JSON
+from whole tracks, which is the same for videos of up to `WINDOW` frames.
 """
 
-import argparse
-import contextlib
+import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from argparse import Namespace
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from datasets.dataset import VideoFrames
-from datasets.frame_batches import VideoBatches, open_videos
-from models.action_head import action_probabilities, load_head
-from models.frame_features import BackboneFeatures, X3DFeatures, frame_extractor
-from models.frozen import run_ahead
-from models.person_encoder import encode, load_encoder
-from models.person_queries import Detector, detector_of
-from models.tube import Linker, action_tubes
-from models.weights import weights_hash
-from utils.box_ops import Track
 from utils.cli import Parser, cosine, positive_int, run, share
-from utils.drawing.timeline import Person
-from utils.drawing.video_writer import TubeVideoWriter
 from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
-from utils.misc import InputError, pick_device, start
-from utils.storage.files import write_json
+from utils.misc import InputError, counted, pick_device, progress, start
+
+if TYPE_CHECKING:
+    import torch
+
+    from datasets.dataset import VideoFrames
+    from utils.box_ops import Track
+    from utils.drawing.timeline import Person
+    from utils.drawing.video_writer import TubeVideoWriter
 
 BLOCK = 64  # frames that are drawn at a time
-WINDOW = 512  # frames before a block that its actions are judged by
+WINDOW = 512  # frames before a block that its actions are classified from
+MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
 
 
-def parse_args() -> argparse.Namespace:
-    parser = Parser("Find people in videos, follow them, and say what each does when.")
-    parser.add_argument("videos", nargs="+", help="video files, or folders of frames")
+def make_parser() -> Parser:
+    parser = Parser("Find people in videos, follow them, and classify their actions.")
+    parser.add_argument("videos", nargs="+", help="video files, or folders of images")
     add_detector_flags(parser, detr=None)
     parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py")
     parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py")
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     add_frame_flags(parser)
     of_head = "(default: as the head was trained)"
-    parser.flag("linking", "psn_score_th", type=share, help=f"person score of a query that counts {of_head}")
-    parser.flag("linking", "sim_th", type=cosine, help=f"similarity down to which queries link {of_head}")
-    parser.flag("linking", "filter_length", type=positive_int, help=f"people of fewer queries are dropped {of_head}")
+    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
+    parser.flag("linking", "sim_th", type=cosine,
+                help=f"minimum similarity of a link: cosine, or IoU {of_head}")  # fmt: skip
+    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {of_head}")
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
-                help=f"frames without a link after which a tube ends {of_head}")  # fmt: skip
+                help=f"frames without a link after which a track ends {of_head}")  # fmt: skip
     parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help=f"minimum frames of an action tube {of_head}")  # fmt: skip
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
     add_run_flags(parser)
-    return parser.parse_args()
+    return parser
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How people are linked and action tubes are formed: by the flags, else as the head was trained."""
+
+    psn_score_th: float
+    sim_th: float
+    filter_length: int
+    end_consecutive_frames: int
+    topk: int
+    min_tube_length: int
 
 
 class Models:
-    """The three checkpoints, and how people are linked: as the head was trained, where no flag says otherwise."""
+    """Detector, person encoder and action head, with their settings."""
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+    def __init__(self, args: Namespace, device: "torch.device") -> None:
+        from models.action_head import load_head
+        from models.frame_features import frame_extractor
+        from models.person_encoder import load_encoder
+        from models.person_queries import detector_of
+        from models.weights import weights_hash
+
         self.head, config, _ = load_head(args.head, device)
         self.encoder, encoder_config, _ = load_encoder(args.encoder, device)
-        self.labels, settings = config["labels"], config["settings"]
-        if settings["encoder"] != weights_hash(self.encoder.state_dict()):
+        trained = config["settings"]
+        if trained["encoder"] != weights_hash(self.encoder.state_dict()):
             raise InputError(f"{args.head}: was trained on people linked by another encoder than {args.encoder}")
         self.detector = detector_of(args, device, encoder_config["detector"])
-        self.link_cue = settings["link_cues"]
-        for name in ("psn_score_th", "sim_th", "filter_length", "end_consecutive_frames"):
-            if getattr(args, name) is None:
-                setattr(args, name, settings[name])
-        if args.min_tube_length is None:
-            args.min_tube_length = config.get("min_tube_length", 9)
+        self.labels, self.link_cues = config["labels"], trained["link_cues"]
+        defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), **trained}
+        flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
+        self.settings = Settings(**{name: defaults[name] if flag is None else flag for name, flag in flags.items()})
         self.extractor = None
         if self.head.needs_frames:
             self.extractor = frame_extractor(self.head.needs_frames, args, device, encoder_config["detector"])
@@ -83,151 +100,227 @@ class Models:
                 raise InputError(f"{args.head}: was trained with features {config['frames']}, not {self.extractor.key}")
 
 
-class Follower:
-    """The people of one video as it is read: linked tubes, their queries, the numbers that people are shown by."""
+class VideoTracks:
+    """The tracks of one video while it is read, and their actions."""
 
-    def __init__(self, path: Path, models: Models, args: argparse.Namespace) -> None:
-        self.path, self.models, self.args = path, models, args
-        self.tubes = Linker(args.sim_th, args.end_consecutive_frames, models.link_cue)
+    def __init__(self, video: "VideoFrames", models: Models) -> None:
+        from models.tube import Linker
+
+        settings = models.settings
+        self.video, self.models, self.settings = video, models, settings
+        self.linker = Linker(settings.sim_th, settings.end_consecutive_frames, models.link_cues)
         self.queries: list[np.ndarray] = []
         self.ids: dict[int, int] = {}
-        self.n_frames, self.features = 0, None
-        if models.extractor:
-            for video in self._open(models.extractor):
-                started = run_ahead(models.extractor.start(video.batches))
-                self.features = np.concatenate([fetch() for _, fetch in started])
-        self._opened = self._open(models.detector)  # kept: with it its decoder would end
-        self.video = next(self._opened)
+        self.seen: set[int] = set()  # tracks that are long enough
+        self.n_frames = 0
+        self.features = self._frame_features() if models.extractor else None
 
-    def _open(self, model: Detector | BackboneFeatures | X3DFeatures) -> Iterator[VideoBatches]:
-        pin = model.device.type == "cuda"
-        return open_videos([(self.path.name, self.path)], model.image_size, model.batch_size, 1, pin)
+    def _frame_features(self) -> np.ndarray:
+        """The features of all frames, float32 (n_frames, width), for a head that needs them: a pass of its own."""
+        from datasets.frame_batches import Ahead, batches
+        from models.frozen import run_ahead
 
-    def follow(self) -> Iterator[int]:
-        """Link batch by batch; how many frames are linked after each."""
-        started = self.models.detector.start(self.video.batches, self.video.size, self.args.psn_score_th)
-        for n_frames, fetch in run_ahead(started):
-            found = fetch()
-            features = encode(self.models.encoder, found.queries) if self.tubes.cue.needs_features else None
-            self.tubes.extend(found.frames, found.boxes, found.scores, features)
-            self.queries.extend(found.queries)
-            self.n_frames += n_frames
-            yield self.n_frames
+        extractor = self.models.extractor
+        pin = extractor.device.type == "cuda"
+        with closing(Ahead(batches(self.video, extractor.image_size, extractor.batch_size, pin))) as images:
+            return np.concatenate([fetch() for _, fetch in run_ahead(extractor.start(images))])
 
-    def actions(self, tube: Track, first: int = 0) -> tuple[np.ndarray, slice]:
-        """Class probabilities of a tube's frames from `first` on, and which of its rows these are."""
-        rows = slice(int(np.searchsorted(tube.frames, first)), None)
-        frames = tube.frames[rows]
-        queries = np.stack([self.queries[row] for row in tube.rows[rows]])
+    def extend(self, frames: Iterable[np.ndarray]) -> Iterator[int]:
+        """Detect people in the video's `frames`, uint8 RGB (H, W, 3), and link them, batch by batch; yields how many
+        frames a batch has."""
+        from datasets.frame_batches import Ahead, batches
+        from models.frozen import run_ahead
+        from models.person_encoder import encode
+
+        detector = self.models.detector
+        pin = detector.device.type == "cuda"
+        with closing(Ahead(batches(frames, detector.image_size, detector.batch_size, pin))) as images:
+            started = detector.start(images, self.video.size, self.settings.psn_score_th)
+            for n_frames, fetch in run_ahead(started):
+                detections = fetch()
+                features = encode(self.models.encoder, detections.queries) if self.linker.cue.needs_features else None
+                self.linker.extend(detections.frames, detections.boxes, detections.scores, features)
+                self.queries.extend(detections.queries)
+                newest = self.linker.tracks_since(self.n_frames)
+                self.seen |= {track.person_id for track in newest if len(track) >= self.settings.filter_length}
+                self.n_frames += n_frames
+                yield n_frames
+
+    def probabilities(self, track: "Track", first: int = 0) -> tuple[np.ndarray, slice]:
+        """Class probabilities of a track's frames from `first` on, and which of its rows these are."""
+        from models.action_head import action_probabilities
+
+        rows = slice(int(np.searchsorted(track.frames, first)), None)
+        frames = track.frames[rows]
+        queries = np.stack([self.queries[row] for row in track.rows[rows]])
         features = None if self.features is None else self.features[frames]
-        return action_probabilities(self.models.head, queries, frames - tube.frames[0], features), rows
+        return action_probabilities(self.models.head, queries, frames - track.frames[0], features), rows
 
-    def person_id(self, tube: Track) -> int:
+    def person_id(self, track: "Track") -> int:
         """The person's number, from 0 in the order in which people are first shown."""
-        return self.ids.setdefault(tube.person_id, len(self.ids))
+        return self.ids.setdefault(track.person_id, len(self.ids))
 
-    def people(self, first: int, last: int) -> dict[int, list[Person]]:
-        """Who is there and does what in the frames from `first` to before `last`."""
-        shown: dict[int, list[Person]] = defaultdict(list)
-        for tube in self.tubes.tracks_since(first):
-            if len(tube.frames) < self.args.filter_length or tube.frames[0] >= last:
+    def people(self, first: int, last: int) -> dict[int, list["Person"]]:
+        """The people of each frame from `first` to before `last`, with their actions."""
+        from utils.drawing.timeline import Person
+
+        people: dict[int, list[Person]] = defaultdict(list)
+        for track in self.linker.tracks_since(first):
+            if len(track) < self.settings.filter_length or track.frames[0] >= last:
                 continue
-            found, rows = self.actions(tube, first - WINDOW)
-            number = self.person_id(tube)
-            for frame, box, each in zip(tube.frames[rows].tolist(), tube.boxes[rows], found, strict=True):
+            probabilities, rows = self.probabilities(track, first - WINDOW)
+            number = self.person_id(track)
+            for frame, box, scores in zip(track.frames[rows].tolist(), track.boxes[rows], probabilities, strict=True):
                 if first <= frame < last:
-                    label = int(each.argmax())
-                    shown[frame].append(Person(number, box, label, float(each[label])))
-        return shown
+                    label = int(scores.argmax())
+                    people[frame].append(Person(number, box, label, float(scores[label])))
+        return people
 
-    def action_tubes(self) -> tuple[list[dict], list[dict]]:
-        """People and action tubes of the whole video, as the JSON holds them."""
-        people, actions = [], []
-        for tube in self.tubes.finish():
-            if len(tube) < self.args.filter_length:
+    def finish(self) -> dict:
+        """Tracks (`people`) and action tubes (`tubes`) of the whole video, as the JSON has them."""
+        from models.tube import action_tubes
+
+        people, tubes = [], []
+        for track in self.linker.finish():
+            if len(track) < self.settings.filter_length:
                 continue
-            number = self.person_id(tube)
-            people.append(_entry(tube.frames, tube.boxes, tube.scores, person_id=number))
-            found, _ = self.actions(tube)
-            for action, scores in action_tubes(
-                tube.frames, tube.boxes, found, self.args.topk, self.args.min_tube_length, number
-            ):
-                label = self.models.labels[action.label]
-                entry = _entry(action.frames, action.boxes, scores, person_id=number)
-                actions.append({"label": label, "score": round(action.score, 4), **entry})
-        return people, actions
+            number = self.person_id(track)
+            people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
+            probabilities, _ = self.probabilities(track)
+            topk, min_length = self.settings.topk, self.settings.min_tube_length
+            for tube, scores in action_tubes(track.frames, track.boxes, probabilities, topk, min_length, number):
+                entry = {"label": self.models.labels[tube.label], "score": round(tube.score, 4), "person_id": number}
+                tubes.append({**entry, **_columns(tube.frames, tube.boxes, scores)})
+        return {"tubes": sorted(tubes, key=lambda tube: -tube["score"]), "people": people}
 
 
-def _entry(frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray, **named: int) -> dict:
-    columns = {"frames": frames.tolist(), "boxes": boxes.astype(float).round(2).tolist()}
-    return {**named, **columns, "scores": scores.astype(float).round(4).tolist()}
+def _columns(frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> dict[str, list]:
+    boxes, scores = boxes.astype(float).round(2), scores.astype(float).round(4)
+    return {"frames": frames.tolist(), "boxes": boxes.tolist(), "scores": scores.tolist()}
 
 
-def predict(path: Path, out: Path, models: Models, args: argparse.Namespace) -> str:
-    """Write `out/<name>.json` and, unless `--no_video`, `out/<name>.mp4`; the summary line."""
+class Drawing:
+    """Draws and encodes the annotated video in a thread of its own, a block of frames while the next is detected."""
+
+    def __init__(self, writer: "TubeVideoWriter", tracks: VideoTracks) -> None:
+        self.writer, self.tracks = writer, tracks
+        self.images: deque[np.ndarray] = deque()  # of the frames that are not drawn yet
+        self.drawn = 0
+        self._thread = ThreadPoolExecutor(1, "drawing")
+        self._block = self._thread.submit(int)
+
+    def keep(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same frames, each kept for drawing in the video's size."""
+        from utils.drawing.video_writer import resize_image
+
+        for frame in frames:
+            self.images.append(resize_image(frame))
+            yield frame
+
+    def draw(self, last: int) -> None:
+        """Start to draw the frames before `last`, once those before them are drawn."""
+        people = self.tracks.people(self.drawn, last)
+        self._block.result()
+        images = [self.images.popleft() for _ in range(self.drawn, last)]
+        self._block = self._thread.submit(self._write, images, [people[number] for number in range(self.drawn, last)])
+        self.drawn = last
+
+    def _write(self, images: list[np.ndarray], people: list[list["Person"]]) -> None:
+        for image, shown in zip(images, people, strict=True):
+            self.writer.write(image, shown)
+
+    def close(self) -> None:
+        """Wait until all is drawn."""
+        with self._thread:
+            self._block.result()
+
+
+def predict(path: Path, out: Path, models: Models, with_video: bool = True) -> str:
+    """Write `out/<name>.json` and, `with_video`, `out/<name>.mp4`; returns a summary line.
+
+    Raises:
+        InputError: the video cannot be used.
+    """
+    from datasets.dataset import VideoFrames
+    from utils.drawing.video_writer import TubeVideoWriter
+    from utils.storage.files import write_json
+
     began = time.monotonic()
-    follower = Follower(path, models, args)
-    video, drawn = follower.video, 0
-    targets = [out / f"{path.stem}.json"]
-    with contextlib.ExitStack() as stack:
-        writer, frames = None, iter(())
-        if not args.no_video:
-            targets.insert(0, out / f"{path.stem}.mp4")
-            reader = VideoFrames(path)
-            frames = iter(reader)
-            writer = stack.enter_context(
-                TubeVideoWriter(targets[0], video.size, video.fps, models.labels, n_frames=len(reader))
-            )
-
-        def draw(last: int) -> None:
-            people = follower.people(drawn, last) if writer else {}
-            for number, frame in zip(range(drawn, last), frames, strict=False):
-                writer.write(frame, people.get(number, []))
-
-        for linked in follower.follow():
-            while linked - drawn >= 2 * BLOCK:
-                draw(drawn + BLOCK)
-                drawn += BLOCK
-        draw(follower.n_frames)
-    people, actions = follower.action_tubes()
-    names = ("psn_score_th", "sim_th", "filter_length", "end_consecutive_frames", "topk", "min_tube_length")
-    write_json(
-        targets[-1],
-        {
-            "video": str(path),
-            "width": video.size[0],
-            "height": video.size[1],
-            "fps": video.fps,
-            "n_frames": follower.n_frames,
-            "labels": models.labels,
-            "settings": {name: getattr(args, name) for name in names},
-            "tubes": sorted(actions, key=lambda tube: -tube["score"]),
-            "people": people,
-        },
+    video = VideoFrames(path)
+    tracks = VideoTracks(video, models)
+    targets = [out / f"{output_name(path)}.json"]
+    with ExitStack() as stack:
+        total = video.announced or None
+        bar = stack.enter_context(progress(desc=path.name, total=total, unit="frame", leave=False, delay=1))
+        drawing, frames = None, video
+        if with_video:
+            targets.insert(0, out / f"{output_name(path)}.mp4")
+            writer = TubeVideoWriter(targets[0], video.size, video.fps, models.labels, video.announced)
+            drawing = Drawing(stack.enter_context(writer), tracks)
+            stack.callback(drawing.close)
+            frames = drawing.keep(video)
+        for n_frames in tracks.extend(frames):
+            while drawing and tracks.n_frames - drawing.drawn >= 2 * BLOCK:
+                drawing.draw(drawing.drawn + BLOCK)
+            bar.set_postfix_str(f"people {len(tracks.seen)}", refresh=False)
+            bar.update(n_frames)
+        if drawing:
+            drawing.draw(tracks.n_frames)
+        result = tracks.finish()
+    about = {"video": str(path), "width": video.size[0], "height": video.size[1], "fps": video.fps}
+    about |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": asdict(models.settings)}
+    write_json(targets[-1], about | result)
+    labels = Counter(tube["label"] for tube in result["tubes"])
+    found = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
+    speed = tracks.n_frames / (time.monotonic() - began)
+    written = ", ".join(map(str, targets))
+    return (
+        f"{path}: {tracks.n_frames} frames, {len(result['people'])} people, action tubes: {found}; "
+        f"{speed:.0f} frames/s -> {written}"
     )
-    counts = Counter(tube["label"] for tube in actions)
-    named = ", ".join(f"{label} {n}" for label, n in counts.most_common()) or "none"
-    n, seconds, written = follower.n_frames, time.monotonic() - began, ", ".join(map(str, targets))
-    found = f"{len(people)} people, action tubes: {named}"
-    return f"{path}: {n} frames, {found}; {n / seconds:.0f} frames/s -> {written}"
+
+
+def output_name(path: Path) -> str:
+    """The name of a video's results: of a file without its suffix, of a folder the whole name."""
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def check_paths(paths: Sequence[Path], out: Path) -> None:
+    """InputError for a path without a file or folder, for two of one name, and where a video would be written over."""
+    sources: dict[str, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such video file or folder of images")
+        name = output_name(path)
+        if name in sources:
+            raise InputError(
+                f"{path} and {sources[name]} would both be written to {out / name}.json; predict them apart, each with "
+                "an --out of its own"
+            )
+        sources[name] = path
+        target = out / f"{name}.mp4"
+        if target.exists() and target.samefile(path):
+            raise InputError(f"{path}: the annotated video would be written over it; name another folder with --out")
 
 
 def main() -> None:
     """The command line."""
-    args = parse_args()
+    args = make_parser().parse_args()
+    paths, out = [Path(video) for video in args.videos], Path(args.out)
+    check_paths(paths, out)
     start(args)
-    paths = [Path(video) for video in args.videos]
-    twice = [stem for stem, n in Counter(path.stem for path in paths).items() if n > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: two videos have this name; predict them apart, each with an --out of its own")
-    for path in paths:  # a mistake in the last one is told before the first has taken its time
-        VideoFrames(path)
-        target = Path(args.out) / f"{path.stem}.mp4"
-        if target.exists() and target.samefile(path):
-            raise InputError(f"{path}: the annotated video would be written over it; name another folder with --out")
     models = Models(args, pick_device(args.device))
+    failed = []
     for path in paths:
-        print(predict(path, Path(args.out), models, args))
+        try:
+            print(predict(path, out, models, not args.no_video))
+        except InputError as error:
+            if len(paths) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failed.append(str(path))
+    if failed:
+        raise InputError(f"{counted(len(failed), 'video')} of {len(paths)} could not be used: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

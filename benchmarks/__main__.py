@@ -17,6 +17,7 @@ NAMES = (
     "linking",
     "memory",
     "head_batches",
+    "predict",
 )
 
 

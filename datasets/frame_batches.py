@@ -1,30 +1,108 @@
 """The frames of many videos in batches, decoded ahead by threads: what the frozen models read."""
 
 import os
-import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.config import Project
 from datasets.dataset import VideoFrames
 from datasets.transforms import resize
 from utils.misc import InputError
 from utils.storage.video_cache import BadVideo
 
+if TYPE_CHECKING:
+    from datasets.config import Project
+
 AHEAD = 3  # batches of a video that wait for the model
+Item = TypeVar("Item")
+
+
+class Ahead(Generic[Item]):
+    """Iterates over `items` in a thread of its own, up to `n` items ahead of the reader, who gets its errors too.
+
+    `close` ends the thread.
+    """
+
+    def __init__(self, items: Iterable[Item], n: int = AHEAD) -> None:
+        self._queue: Queue = Queue(n)
+        self._closed, self._end = Event(), None
+        self._thread = Thread(target=self._run, args=(items,), daemon=True)
+        self._thread.start()
+
+    def _run(self, items: Iterable[Item]) -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in items:
+                self._put((item, None))
+                if self._closed.is_set():
+                    return
+        except BaseException as error:  # the reader's to handle
+            end = error
+        self._put((None, end))
+
+    def _put(self, item: tuple[Item | None, BaseException | None]) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except Full:
+                continue
+        return None
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self._end is None:
+            item, self._end = self._queue.get()
+        if self._end is not None:
+            raise self._end
+        return item
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+
+def batches(frames: Iterable[np.ndarray], image_size: int, batch_size: int, pin: bool = False) -> Iterator[Tensor]:
+    """Frames in batches.
+
+    Args:
+        frames: uint8 RGB (H, W, 3), all of one size.
+        image_size: longer side that they are resized to; 0: as they are.
+        batch_size: frames of a batch; the last one may have fewer.
+        pin: in pinned memory, from which copies to a GPU run beside its work.
+
+    Yields:
+        uint8 (b, 3, H', W'), channels last in memory.
+    """
+    group: list[np.ndarray] = []
+    for frame in frames:
+        group.append(resize(frame, image_size) if image_size else frame)
+        if len(group) == batch_size:
+            yield _stack(group, pin)
+            group = []
+    if group:
+        yield _stack(group, pin)
+
+
+def _stack(group: list[np.ndarray], pin: bool) -> Tensor:
+    images = torch.empty((len(group), *group[0].shape), dtype=torch.uint8, pin_memory=pin)
+    np.stack(group, out=images.numpy())
+    return images.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class VideoBatches:
-    """A video: its `name`, `size` (width, height) in pixels of the file, `fps`, and its frames in order as uint8 RGB
-    (b, 3, H, W), channels last in memory, resized. Where a video cannot be used, `batches` raises."""
+    """A video's `name`, `size` (width, height) in pixels, `fps`, and its frames as `batches` gives them, which raise
+    where the video cannot be used."""
 
     name: str
     size: tuple[int, int]
@@ -32,105 +110,59 @@ class VideoBatches:
     batches: Iterator[Tensor]
 
 
-class _Decoder:
-    """A thread that decodes one video, never more than `AHEAD` batches ahead."""
-
-    def __init__(self, path: Path, image_size: int, batch_size: int, pin: bool) -> None:
-        self.path, self.image_size, self.batch_size, self.pin = path, image_size, batch_size, pin
-        self.queue: Queue = Queue(AHEAD)
-        self.stopped = threading.Event()
-        self.frames: VideoFrames | None = None
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _put(self, item: object) -> None:
-        while not self.stopped.is_set():
-            try:
-                return self.queue.put(item, timeout=0.1)
-            except Full:
-                continue
-        return None
-
-    def _run(self) -> None:
-        try:
-            frames = VideoFrames(self.path)
-            self._put(frames)
-            group: list[np.ndarray] = []
-            for frame in frames:
-                if self.stopped.is_set():
-                    return
-                group.append(resize(frame, self.image_size) if self.image_size else frame)
-                if len(group) == self.batch_size:
-                    self._put(self._batch(group))
-                    group = []
-            if group:
-                self._put(self._batch(group))
-            self._put(None)
-        except BaseException as error:  # handed to the reader, whose mistake or bug it is
-            self._put(error)
-
-    def _batch(self, group: list[np.ndarray]) -> Tensor:
-        images = torch.empty((len(group), *group[0].shape), dtype=torch.uint8, pin_memory=self.pin)
-        np.stack(group, out=images.numpy())
-        return images.permute(0, 3, 1, 2)
-
-    def get(self) -> object:
-        item = self.queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def batches(self) -> Iterator[Tensor]:
-        while (batch := self.get()) is not None:
-            yield batch
-
-
 def open_videos(
     paths: Sequence[tuple[str, Path]],
     image_size: int,
     batch_size: int,
-    workers: int = 2,
+    workers: int = 1,
     pin: bool = False,
     skip_bad: bool = False,
 ) -> Iterator[VideoBatches]:
-    """The videos `(name, file or folder)` in order; `workers` of them decode at a time.
+    """Open videos in order, `workers` of them decoding at a time. Memory does not grow with a video's length.
 
-    Frames have their longer side `image_size` (0: as they are). The batches of one video must be read before
-    the next video. Memory does not grow with a video's length. InputError, naming the file, for a damaged video;
-    with `skip_bad` its batches raise BadVideo, and the next video follows.
+    Args:
+        paths: (name, file or folder) of each video.
+        image_size, batch_size, pin: as for `batches`.
+        workers: threads, each of which decodes a video.
+        skip_bad: a video that cannot be used raises BadVideo from its batches, and the next one follows.
+
+    Yields:
+        Each video; its batches must be read before the next video.
+
+    Raises:
+        InputError: a video cannot be used.
     """
-    left = deque(paths)
-    ahead: deque[tuple[str, _Decoder]] = deque()
+    waiting = deque(paths)
+    decoding: deque[tuple[str, Ahead]] = deque()
     try:
-        while left or ahead:
-            while left and len(ahead) < max(workers, 1):
-                name, path = left.popleft()
-                ahead.append((name, _Decoder(path, image_size, batch_size, pin)))
-            name, decoder = ahead[0]
+        while waiting or decoding:
+            while waiting and len(decoding) < max(workers, 1):
+                name, path = waiting.popleft()
+                decoding.append((name, Ahead(_header_and_batches(path, image_size, batch_size, pin))))
+            name, items = decoding[0]
+            size, fps = (0, 0), 0.0
             try:
-                frames = decoder.get()
-                size, fps, batches = frames.size, frames.fps, decoder.batches()
-            except InputError as error:
+                size, fps = next(items)
+            except InputError:
                 if not skip_bad:
                     raise
-                size, fps, batches = (0, 0), 0.0, _fail(error)
-            yield VideoBatches(name, size, fps, _bad(batches) if skip_bad else batches)
-            ahead.popleft()
+            yield VideoBatches(name, size, fps, _as_bad_video(items) if skip_bad else items)
+            items.close()
+            decoding.popleft()
     finally:
-        for _, decoder in ahead:
-            decoder.stopped.set()
-        for _, decoder in ahead:
-            decoder.thread.join()
+        for _, items in decoding:
+            items.close()
 
 
-def _fail(error: InputError) -> Iterator[Tensor]:
-    raise error
-    yield
+def _header_and_batches(path: Path, image_size: int, batch_size: int, pin: bool) -> Iterator[tuple | Tensor]:
+    frames = VideoFrames(path)
+    yield frames.size, frames.fps
+    yield from batches(frames, image_size, batch_size, pin)
 
 
-def _bad(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+def _as_bad_video(items: Iterator[Tensor]) -> Iterator[Tensor]:
     try:
-        yield from batches
+        yield from items
     except InputError as error:
         raise BadVideo(str(error)) from None
 
@@ -138,11 +170,13 @@ def _bad(batches: Iterator[Tensor]) -> Iterator[Tensor]:
 class SubsetVideos:
     """The videos of a project's subset, in its order: what a frozen model goes through once.
 
-    `workers` of them decode at a time. InputError for a name that leads out of the data's folder; with `skip_bad` it
-    is left out and entered in `bad` (name -> why), and the batches of a video that cannot be read raise BadVideo.
+    Attributes:
+        paths: file or folder of each video's name.
+        bad: with `skip_bad`, the names that lead out of the data's folder, and why they are left out.
+        workers: how many videos decode at a time.
     """
 
-    def __init__(self, project: Project, subset: str, workers: int = 2, skip_bad: bool = False) -> None:
+    def __init__(self, project: "Project", subset: str, workers: int = 1, skip_bad: bool = False) -> None:
         self.subset, self.workers, self.skip_bad = subset, workers, skip_bad
         self.paths: dict[str, Path] = {}
         self.bad: dict[str, str] = {}

@@ -96,7 +96,8 @@ def put_text(image: np.ndarray, text: str, corner: tuple[int, int], size: int, c
 
 def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:
     """Paint the pixels from (x0, y0) to before (x1, y1); what lies outside the image is cut off."""
-    image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = colour
+    if x0 < x1 and y0 < y1:
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, cv2.FILLED)
 
 
 def draw_boxes(

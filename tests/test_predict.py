@@ -1,0 +1,139 @@
+"""predict.py on small videos with models of random weights: every frame drawn in its place, and bad input told."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import predict
+from benchmarks.predict import write_models
+from datasets.dataset import VideoFrames
+from datasets.frame_batches import AHEAD
+from tests.videos import gradient_frames, write_video
+from utils.drawing.video_writer import image_size
+from utils.flags import DETECTOR_BATCH
+from utils.misc import InputError
+from utils.storage.files import save_torch
+
+LENGTH = 3 * predict.BLOCK + 5
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder)
+    return folder
+
+
+def run(models: Path, out: Path, *flags: object) -> None:
+    weights = [f"--{name}={models / name}.pth" for name in ("detr", "encoder", "head")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict.py", *map(str, flags), *weights, f"--out={out}", "--threads=1"])
+        patch.setattr(sys, "argv", [*sys.argv, "--device=cpu", "--image_size=32"])
+        predict.main()
+
+
+def result(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_the_video_shows_every_frame_and_changes_no_number(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [np.full((48, 64, 3), (i, 255 - i, 128), np.uint8) for i in range(LENGTH)]
+    video = write_video(tmp_path / "a.mp4", frames, options={"crf": "10"})
+    waiting = []
+    draw = predict.Drawing.draw
+
+    def watched(drawing: predict.Drawing, last: int) -> None:
+        waiting.append(len(drawing.images))
+        draw(drawing, last)
+
+    monkeypatch.setattr(predict.Drawing, "draw", watched)
+    run(models, tmp_path / "with", video)
+    run(models, tmp_path / "without", video, "--no_video")
+    assert f"{LENGTH} frames, " in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "with").iterdir()) == ["a.json", "a.mp4"]
+    assert [path.name for path in (tmp_path / "without").iterdir()] == ["a.json"]
+    numbers, plain = (result(tmp_path / name / "a.json") for name in ("with", "without"))
+    assert numbers == plain and numbers["n_frames"] == LENGTH and numbers["people"] and numbers["tubes"]
+    shown = np.stack([frame[:8, -8:].mean((0, 1)) for frame in VideoFrames(tmp_path / "with" / "a.mp4")])
+    expected = np.stack([frame[0, 0] for frame in frames])
+    away = np.abs(shown - expected).max(1) < 6  # where no box covers the corner
+    assert len(shown) == LENGTH and away.mean() > 0.5
+    assert max(waiting) <= 2 * predict.BLOCK + (AHEAD + 4) * DETECTOR_BATCH["cpu"]
+
+
+def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20)
+    out = tmp_path / "out"
+    run(models, out, video)
+    person = result(out / "a.json")["people"][0]
+    frame = list(VideoFrames(out / "a.mp4"))[person["frames"][10]]
+    scale = image_size((160, 120))[0] / 160
+    x0, y0, x1, y1 = np.clip(np.array(person["boxes"][10]) * scale, 0, [479, 359, 479, 359]).astype(int)
+    edge = frame[max(y0 - 3, 0) : y0 + 4, (x0 + x1) // 2].astype(int)
+    assert np.abs(edge - 128).max() > 40
+    assert y1 > y0
+
+
+def test_a_bad_video_does_not_stop_the_others(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = [write_video(tmp_path / f"good{i}.mp4", gradient_frames(12)) for i in range(2)]
+    cut = write_video(tmp_path / "cut.mkv", gradient_frames(60))
+    cut.write_bytes(cut.read_bytes()[:-800])
+    (tmp_path / "text.avi").write_text("not a video")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"2 videos of 4 could not be used: .*cut\.mkv, .*text\.avi") as stop:
+        run(models, out, good[0], cut, tmp_path / "text.avi", good[1])
+    assert "\n" not in str(stop.value)
+    assert sorted(path.name for path in out.iterdir()) == ["good0.json", "good0.mp4", "good1.json", "good1.mp4"]
+    errors = [line for line in capsys.readouterr().err.split("\n") if "error: " in line]
+    assert len(errors) == 2 and "packets are missing or broken" in errors[0]
+    with pytest.raises(InputError, match=r"cut\.mkv: frame \d+ cannot be decoded"):
+        run(models, out, cut)
+
+
+def test_a_folders_whole_name_is_its_name(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("v1.0_cam", "v1.1_cam"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), np.zeros((32, 48, 3), np.uint8))
+    run(models, tmp_path / "out", tmp_path / "v1.0_cam", f"{tmp_path}/v1.1_cam/", "--no_video")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["v1.0_cam.json", "v1.1_cam.json"]
+    monkeypatch.chdir(tmp_path / "v1.0_cam")
+    run(models, tmp_path / "here", ".", "--no_video")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["v1.0_cam.json"]
+
+
+def test_two_inputs_of_one_output_are_told_before_work_begins(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("a.mp4", "a.avi"):
+        (tmp_path / name).write_bytes(b"")
+    for first, second in (("a.mp4", "a.avi"), ("a", "a.mp4"), ("a.mp4", "a.mp4")):
+        with pytest.raises(InputError, match=r"would both be written to .*a\.json"):
+            run(tmp_path / "no models", tmp_path / "out", tmp_path / first, tmp_path / second)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_head_says_how_long_an_action_tube_must_be(models: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", gradient_frames(30))
+    head = torch.load(models / "head.pth", weights_only=True)
+    lengths = {}
+    for least in (None, 5, 25, 31):
+        folder = tmp_path / str(least)
+        folder.mkdir()
+        for name in ("detr.pth", "encoder.pth"):
+            (folder / name).symlink_to(models / name)
+        config = head["config"] | ({"min_tube_length": least} if least else {})
+        save_torch(folder / "head.pth", {**head, "config": config})
+        run(folder, folder / "out", video, "--no_video")
+        found = result(folder / "out" / "a.json")
+        assert found["settings"]["min_tube_length"] == (least or predict.MIN_TUBE_LENGTH)
+        lengths[least] = [len(tube["frames"]) for tube in found["tubes"]]
+    assert min(lengths[5]) >= 5 and lengths[5] and not lengths[31]
+    run(tmp_path / "31", tmp_path / "flag", video, "--no_video", "--min_tube_length", 1)
+    assert result(tmp_path / "flag" / "a.json")["tubes"]
