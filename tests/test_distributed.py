@@ -1,4 +1,4 @@
-"""The stages in two processes: gradients and weights of the joined batch, and one tar of linked people."""
+"""The stages in two processes: gradients and weights of the joined batch, and one tar of tracks."""
 
 import itertools
 import json
@@ -109,7 +109,7 @@ def test_two_processes_train_the_action_head_as_one_does(root: Path) -> None:
 
 
 def test_two_processes_write_the_tars_that_one_writes(root: Path) -> None:
-    """`torchrun eval_qmm.py`, from the frames on: queries and linked people are the same, byte for byte."""
+    """`torchrun eval_qmm.py`, from the frames on: queries and tracks are the same, byte for byte."""
     folder = root / "checkpoint" / "synthetic"
     (tar,) = (folder / "one" / "qmm_tubes" / "train").glob("*-sim0.4-*.tar")
     (queries,) = (folder / "queries").glob("train-*.tar")
@@ -129,4 +129,4 @@ def test_two_processes_write_the_tars_that_one_writes(root: Path) -> None:
     assert done.returncode == 0, done.stderr
     for path in (tar, queries):
         assert path.read_bytes() == path.with_suffix(".one").read_bytes()
-    assert done.stdout.count("linked people:") == 1
+    assert done.stdout.count("tracks: ") == 1
