@@ -24,7 +24,7 @@ stage "predict" "$python" predict.py "$data/first/synthetic/videos/val_0000.avi"
 echo "annotated video after $((SECONDS - began)) s: $folder/first/val_0000.mp4"
 
 # The chain, on data of another seed.
-stage "rendering videos" "$python" -m datasets.synthetic --data_root "$data" --seed 1
+stage "rendering videos" "$python" -m datasets.synthetic --data_root "$data" --seed 2
 for subset in train val; do
     stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
