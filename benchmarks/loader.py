@@ -13,7 +13,7 @@ from datasets.annotations import Video
 from datasets.make_shards import encode_video
 from datasets.use_shards import ClipDataset, epoch_batches, make_loader
 from utils.box_ops import Tube
-from utils.storage.files import seal, write_json
+from utils.storage.files import write_sealed
 from utils.storage.tars import write_tar
 
 CLIP, RATE, BATCH, ROUNDS = 8, 4, 8, 3
@@ -46,7 +46,7 @@ def _shards(folder: Path, lengths: list[int]) -> Path:
         meta, jpegs, _ = encode_video(video, folder / name, folder / f"{name}.frames", settings)
         samples.append((name, meta, jpegs))
     write_tar(out / "shard-000000.tar", samples)
-    write_json(out / "index.json", seal({"shards": ["shard-000000.tar"]}))
+    write_sealed(out / "index.json", {"shards": ["shard-000000.tar"]})
     return out
 
 

@@ -27,7 +27,7 @@ from datasets.frame_batches import SubsetVideos
 from datasets.transforms import resize
 from utils.cli import Parser, count, positive_int, run, tell_left_out
 from utils.misc import InputError, available_cores, progress
-from utils.storage.files import lock, naming, read_json, remove_parts, seal, unseal, write_json
+from utils.storage.files import lock, naming, remove_parts, unseal, write_sealed
 from utils.storage.tars import Member, read_samples, write_tar
 
 REMEDY = "make the shards again with python -m datasets.make_shards"
@@ -184,7 +184,7 @@ def make_shards(
             shutil.rmtree(work, ignore_errors=True)
         if all(video.name in bad for video in videos):
             raise InputError(f"{folder}: no video of subset {subset!r} can be used; {next(iter(bad.values()), '')}")
-        write_json(folder / "index.json", seal(index))
+        write_sealed(folder / "index.json", index)
         for extra in set(folder.glob("shard-*.tar")) - {folder / name for name in files}:
             extra.unlink()
     print_warnings(str(folder), faults)
@@ -201,8 +201,8 @@ def read_shards(folder: str | Path) -> Iterator[tuple[Path, dict, dict[str, Memb
     if not path.exists():
         raise InputError(f"{folder}: no whole set of shards here; write them with python -m datasets.make_shards")
     try:
-        index = unseal(read_json(path, "index of shards"))
-    except ValueError as error:
+        index = unseal(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged index of shards ({error}); {REMEDY}") from None
     if not isinstance(index.get("shards"), list):
         raise InputError(f"{path}: not an index of shards; {REMEDY}")

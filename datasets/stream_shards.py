@@ -14,7 +14,6 @@ mixed), and a quick resume: what the epoch had read is read again, though not de
 
 import copy
 import itertools
-import json
 import random
 import tarfile
 import zlib
@@ -114,7 +113,7 @@ class StreamedClips(Clips):
 def streamed_video(sample: dict) -> ShardVideo:
     """A video as WebDataset gives it: the bytes of its json and of all its frames. InputError when it is damaged."""
     try:
-        meta = unseal(json.loads(sample["json"]))
+        meta = unseal(sample["json"])
         if "members" not in meta:
             raise ValueError("a former form")
         checksums = [crc32 for _, crc32 in meta["members"].values()]

@@ -28,7 +28,7 @@ from tests.tars import as_members
 from train_action_head import track_losses
 from utils.box_ops import Tube
 from utils.misc import InputError, pick_device
-from utils.storage.files import save_torch, seal, write_json
+from utils.storage.files import save_torch, write_sealed
 from utils.storage.tars import ArrayWriter, write_tar
 from utils.storage.tracks import TrackStore
 
@@ -100,7 +100,7 @@ def test_a_clip_decodes_its_own_frames_alone(tmp_path: Path, monkeypatch: pytest
     settings = {"image_size": 0, "quality": 95}
     meta, jpegs, _ = encode_video(video, tmp_path / "video", tmp_path / "frames", settings)
     write_tar(tmp_path / "shards" / "shard-0.tar", [("video", meta, jpegs)])
-    write_json(tmp_path / "shards" / "index.json", seal({"shards": ["shard-0.tar"]}))
+    write_sealed(tmp_path / "shards" / "index.json", {"shards": ["shard-0.tar"]})
     data, decoded, decode = ClipDataset(tmp_path / "shards", 4, 3), [], cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *args: decoded.append(1) or decode(*args))
     packed = data.pack([(0, 0)])

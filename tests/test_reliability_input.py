@@ -1,7 +1,6 @@
 """Hostile files, harmless in effect, and impossible annotations from the file to a training step."""
 
 import io
-import json
 import os
 import struct
 import tarfile
@@ -25,7 +24,7 @@ from tests.tars import as_members
 from tests.test_annotations import own_project, tube, video
 from tests.test_weights import SMALL
 from utils.misc import InputError
-from utils.storage.files import load_torch, save_torch, seal, write_json
+from utils.storage.files import load_torch, save_torch, seal, write_sealed
 from utils.storage.tars import TarStore, write_tar
 from utils.storage.tracks import TrackStore
 
@@ -112,7 +111,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
     ids=lambda info: f"{info.name} {info.type!r}",
 )
 def test_members_that_do_not_belong_are_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
-    data = json.dumps(seal({"name": "v", "members": {}})).encode()
+    data = seal({"name": "v", "members": {}})
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.addfile(member("v.json", size=len(data)), io.BytesIO(data))
         info.size = len(data) if info.isreg() else 0
@@ -173,11 +172,11 @@ def test_arrays_that_are_not_what_they_say_are_refused(tmp_path: Path) -> None:
 def test_tars_of_the_former_form_are_to_be_made_again(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
         for name, data in (
-            ("v.json", json.dumps(seal({"name": "v", "offsets": [0, 4]})).encode()),
+            ("v.json", seal({"name": "v", "offsets": [0, 4]})),
             ("v.frames", b"1234"),
         ):
             tar.addfile(member(name, size=len(data)), io.BytesIO(data))
-    write_json(tmp_path / "index.json", seal({"shards": ["shard-000000.tar"]}))
+    write_sealed(tmp_path / "index.json", {"shards": ["shard-000000.tar"]})
     with pytest.raises(
         InputError, match=r"000000\.tar: a shard of a former form; make the shards again with python -m"
     ):
@@ -223,7 +222,7 @@ def test_names_that_lead_out_are_refused_or_left_out(tmp_path: Path) -> None:
 
     index = tmp_path / "shards" / "index.json"
     for name in ("../secret/x.tar", "/etc/passwd", 3, "shard-000000.tar"):
-        write_json(index, seal({"shards": ["shard-000000.tar", name]}))
+        write_sealed(index, {"shards": ["shard-000000.tar", name]})
         with pytest.raises(InputError, match=r"not a file's name|in another shard too"):
             list(read_shards(tmp_path / "shards"))
 
@@ -236,7 +235,7 @@ def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
         "tubes": [],
     }  # fmt: skip
     write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": data})])
-    write_json(tmp_path / "index.json", seal({"shards": ["shard-000000.tar"]}))
+    write_sealed(tmp_path / "index.json", {"shards": ["shard-000000.tar"]})
     assert ok and ClipDataset(tmp_path).pack([(0, 0)])["names"] == ["../../etc/passwd"]
     for change in ({"stored": [10**6, 10**6]}, {"stored": [0, 48]}, {"n_frames": 10**9}, {"n_frames": 0}):
         write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta | change, {"000000.jpg": data})])

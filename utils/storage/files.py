@@ -107,19 +107,29 @@ def read_json(path: str | Path, what: str = "JSON file") -> object:
         raise InputError(f"{path}: not a readable {what} ({error})") from None
 
 
-def seal(value: dict) -> dict:
-    """`value` with its own checksum, `crc32`: a flipped bit in a number is still a number."""
-    return {**value, "crc32": zlib.crc32(json.dumps(value).encode())}
+def seal(value: dict) -> bytes:
+    """JSON of a mapping whose last item, `crc32`, is the checksum of all before: a flipped bit in a number is still a
+    number."""
+    text = json.dumps(value).encode()
+    return text[:-1] + b', "crc32": %d}' % zlib.crc32(text)
 
 
-def unseal(value: object) -> dict:
+def unseal(data: bytes) -> dict:
     """What `seal` was given; ValueError when it is not that any more."""
+    text, _, checksum = data.rpartition(b', "crc32": ')
+    text += b"}"
+    if checksum != b"%d}" % zlib.crc32(text):
+        raise ValueError("its checksum is wrong, or it is of a former form")
+    value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("not a mapping")
-    held = {name: item for name, item in value.items() if name != "crc32"}
-    if value.get("crc32") != zlib.crc32(json.dumps(held).encode()):
-        raise ValueError("its checksum is wrong")
-    return held
+    return value
+
+
+def write_sealed(path: str | Path, value: dict) -> None:
+    """Write a mapping with its checksum (`seal`), atomically."""
+    with atomic(path) as part:
+        part.write_bytes(seal(value))
 
 
 def save_torch(path: str | Path, value: object) -> None:

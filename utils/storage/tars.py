@@ -9,7 +9,6 @@ a range of an array's rows is mapped (`numpy.memmap`) at its offset, and no read
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -96,8 +95,7 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
             for extension, member in members.items():
                 data = isinstance(member, bytes)
                 table[extension] = [len(member), zlib.crc32(member)] if data else [member.size, member.crc32]
-            meta = seal({**meta, "members": table})
-            writer.write({"__key__": key, "json": json.dumps(meta).encode()})
+            writer.write({"__key__": key, "json": seal({**meta, "members": table})})
             for extension, member in members.items():
                 if isinstance(member, bytes):
                     writer.write({"__key__": key, extension: member})
@@ -139,7 +137,7 @@ def read_samples(
                     raise InputError(f"{path}: member {info.name[:80]!r} does not belong in a {what}; {remedy}")
                 if info.size > MAX_JSON:
                     raise ValueError(f"a json of {info.size} bytes")
-                meta = unseal(json.loads(file.read(info.size)))
+                meta = unseal(file.read(info.size))
                 if not isinstance(meta["name"], str):
                     raise ValueError("a name is not a string")
                 if "members" not in meta:
