@@ -14,13 +14,14 @@ import torch
 
 from datasets.make_shards import main as make_shards
 from datasets.synthetic.videos import make_synthetic
+from models import person_queries
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
 from predict import main as predict
 from scripts import export_weights
 from scripts.flag_tables import parser_of
-from tests.stages import LOOSE, TINY_DETR, Stages
+from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
 from utils.cli import run_name
 from utils.misc import InputError
 from utils.storage.tracks import TrackStore
@@ -120,6 +121,15 @@ def test_measuring_from_the_tar_gives_the_same_without_models(
     for other in (["--iou_th", "0.1"], ["--sim_th", "0.9"], ["--end_consecutive_frames", "3"]):
         with pytest.raises(InputError, match=r"there are: epoch2-psn0\.3"):
             stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", *other, *LOOSE)
+
+
+def test_detr_over_a_subset_is_a_command_too(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tar,) = (stages.checkpoint / "synthetic/queries").glob("val-*.tar")
+    flags = ["--dataset", "synthetic", "--data_root", stages.data, "--checkpoint_root", tmp_path, "--subset", "val"]
+    flags += ["--detr", stages.folder("one") / "detr/epoch_1.pth", *QUIET]
+    monkeypatch.setattr(sys, "argv", ["person_queries.py", *map(str, flags)])
+    person_queries.main()
+    assert (tmp_path / "synthetic/queries" / tar.name).read_bytes() == tar.read_bytes()
 
 
 @pytest.mark.parametrize("metric", ["motion-AP", "frame-mAP"])
