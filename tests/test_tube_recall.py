@@ -1,4 +1,4 @@
-"""Precision and recall of linked people against a slower obvious version, and what the rule is for."""
+"""Precision and recall of tracks against a slower obvious version, and cases by hand."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,9 @@ def obvious(pred, gt, th, label_centric, frame_iou):
             for j, g in enumerate(gt.get(video, []))
         ]
         for iou, i, j in sorted(pairs, reverse=True):
-            held = [gt[video][g] for v, p, g in accepted if (v, p) == (video, -i)]
+            covered = [gt[video][g] for v, p, g in accepted if (v, p) == (video, -i)]
             taken = any((v, g) == (video, -j) for v, _, g in accepted)
-            clash = any(set(gt[video][-j].frames.tolist()) & set(other.frames.tolist()) for other in held)
+            clash = any(set(gt[video][-j].frames.tolist()) & set(other.frames.tolist()) for other in covered)
             if iou >= th and not taken and not clash:
                 accepted.append((video, -i, -j))
     return accepted
@@ -53,15 +53,15 @@ def test_is_the_obvious_greedy_pairing(seed, options):
         if options[1] is None:  # IoUs of 1 tie, and who then comes first may change the count of others
             assert result["recall"] == pytest.approx(len(accepted) / n_gt)
             assert result["precision"] == pytest.approx(len({one[:2] for one in accepted}) / n_pred)
-            found = [gt[v][j] for v, _, j in accepted]
+            matched = [gt[v][j] for v, _, j in accepted]
             every = [tube for tubes in gt.values() for tube in tubes]
             for label in range(N):
-                there = sum(tube.label == label for tube in every)
-                expected = sum(tube.label == label for tube in found) / there if there else np.nan
+                total = sum(tube.label == label for tube in every)
+                expected = sum(tube.label == label for tube in matched) / total if total else np.nan
                 np.testing.assert_allclose(result["class_recall"][label], expected)
             for name, value in result["motion_recall"].items():
-                there = sum(obvious_motion(tube) == name for tube in every)
-                expected = sum(obvious_motion(tube) == name for tube in found) / there if there else np.nan
+                total = sum(obvious_motion(tube) == name for tube in every)
+                expected = sum(obvious_motion(tube) == name for tube in matched) / total if total else np.nan
                 np.testing.assert_allclose(value, expected)
         alone = tube_precision_recall(pred, gt, th, *options, num_classes=N)[0]
         assert alone["recall"] == result["recall"] and alone["precision"] == result["precision"]

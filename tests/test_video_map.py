@@ -15,10 +15,10 @@ SEEDS = range(6)
 
 
 def obvious_ap(correct: list[bool], n_gt: int, protocol: str) -> float:
-    points, found = [(0.0, 1.0)], 0
+    points, hits = [(0.0, 1.0)], 0
     for n, one in enumerate(correct, 1):
-        found += one
-        points.append((found / n_gt, found / n))
+        hits += one
+        points.append((hits / n_gt, hits / n))
     area = 0.0
     for k in range(1, len(points)):
         width = points[k][0] - points[k - 1][0]
@@ -45,7 +45,7 @@ def pixel_iou(a: Tube, b: Tube, protocol: str) -> float:
 
 
 def obvious_map(pred, gt, th, protocol, category=None) -> list[float]:
-    """AP by class; of the ground truth of one motion category, where one is given."""
+    """AP by class; of the ground target of one motion category, where one is given."""
     aps = []
     for label in range(N):
         left = {video: [tube for tube in tubes if tube.label == label] for video, tubes in gt.items()}
@@ -53,13 +53,13 @@ def obvious_map(pred, gt, th, protocol, category=None) -> list[float]:
         n_gt = sum(category in (None, obvious_motion(tube)) for tubes in left.values() for tube in tubes)
         correct = []
         for video, tube in by_score([(v, t) for v, tubes in pred.items() for t in tubes if t.label == label]):
-            ious = [pixel_iou(tube, truth, protocol) for truth in left.get(video, [])]
+            ious = [pixel_iou(tube, target, protocol) for target in left.get(video, [])]
             if ious and max(ious) >= th:
-                found = left[video].pop(int(np.argmax(ious)))
-                if category in (None, obvious_motion(found)):
+                matched = left[video].pop(int(np.argmax(ious)))
+                if category in (None, obvious_motion(matched)):
                     correct.append(True)
                 continue
-            near = [(pixel_iou(tube, truth, protocol), n) for n, truth in enumerate(everything.get(video, []))]
+            near = [(pixel_iou(tube, target, protocol), n) for n, target in enumerate(everything.get(video, []))]
             if category and near and max(near)[0] >= th:
                 best = max(near, key=lambda one: (one[0], -one[1]))[1]
                 if obvious_motion(everything[video][best]) != category:
@@ -72,8 +72,8 @@ def obvious_map(pred, gt, th, protocol, category=None) -> list[float]:
 def frames_as_tubes(tubes: dict[str, list[Tube]]) -> dict[str, list[Tube]]:
     """Each frame of each video a video of its own."""
     out = {}
-    for video, held in tubes.items():
-        for tube in held:
+    for video, of_video in tubes.items():
+        for tube in of_video:
             for frame, box in zip(tube.frames.tolist(), tube.boxes, strict=True):
                 out.setdefault(f"{video} {frame:06d}", []).append(Tube([frame], [box], tube.label, tube.score))
     return out
@@ -88,10 +88,10 @@ def shuffled(tubes: dict[str, list[Tube]], seed: int) -> dict[str, list[Tube]]:
 
 @pytest.mark.parametrize("protocol", ["act", "voc"])
 def test_equals_the_act_evaluation_on_jhmdb21(fixtures, protocol):
-    pred, gt, held = jhmdb21_case(fixtures)
+    pred, gt, recorded = jhmdb21_case(fixtures)
     ap = calc_video_map(pred, gt, 21, THRESHOLDS, protocol)
     for row, th in zip(ap, THRESHOLDS, strict=True):
-        np.testing.assert_allclose(row, held[f"ap_{protocol}@{th}"], atol=1e-9)
+        np.testing.assert_allclose(row, recorded[f"ap_{protocol}@{th}"], atol=1e-9)
     if protocol == "act":
         assert [round(mean_ap(row), 4) for row in ap] == [0.6743, 0.5151, 0.0516]
 
@@ -102,18 +102,20 @@ def test_equals_the_act_evaluation_on_the_annotations_themselves(shared, dataset
     from datasets.config import load_project
 
     with np.load(shared / "oracles" / "video_map.npz") as file:
-        held = {key.split("/")[1]: file[key] for key in file.files if key.startswith(dataset)}
+        recorded = {key.split("/")[1]: file[key] for key in file.files if key.startswith(dataset)}
     project = load_project(dataset, data_root=str(shared / "data"))
-    gt = {name: video.tubes for name, video in read_annotations(project, held["gt_videos"].tolist()).items()}
+    gt = {name: video.tubes for name, video in read_annotations(project, recorded["gt_videos"].tolist()).items()}
     pred = {}
-    boxes = np.split(held["pred_boxes"], held["pred_length"].cumsum()[:-1])
-    for i, video in enumerate(held["pred_video"].tolist()):
-        frames = held["pred_first_frame"][i] + np.arange(len(boxes[i]))
-        pred.setdefault(video, []).append(Tube(frames, boxes[i], int(held["pred_label"][i]), held["pred_score"][i]))
+    boxes = np.split(recorded["pred_boxes"], recorded["pred_length"].cumsum()[:-1])
+    for i, video in enumerate(recorded["pred_video"].tolist()):
+        frames = recorded["pred_first_frame"][i] + np.arange(len(boxes[i]))
+        pred.setdefault(video, []).append(
+            Tube(frames, boxes[i], int(recorded["pred_label"][i]), recorded["pred_score"][i])
+        )
     for protocol in ("act", "voc"):
         ap = calc_video_map(pred, gt, len(project.labels), THRESHOLDS, protocol)
         for row, th in zip(ap, THRESHOLDS, strict=True):
-            np.testing.assert_allclose(row, held[f"ap_{protocol}@{th}"], atol=1e-9)
+            np.testing.assert_allclose(row, recorded[f"ap_{protocol}@{th}"], atol=1e-9)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -262,9 +264,9 @@ def test_nothing_predicted_and_nothing_annotated(protocol):
     assert average_precision(np.zeros(0, bool), 2, protocol) == 0
 
 
-def test_mistakes_are_told():
+def test_invalid_input_raises():
     tube = Tube([0], [[0, 0, 9, 9]], 0)
-    for pred, options, said in (
+    for pred, options, message in (
         ({"v": [Tube([0], [[0, 0, 9, 9]], 2)]}, {}, "'v'.*label 2"),
         ({"v": [Tube([0], [[0, 0, 9, 9]])]}, {}, "'v'.*label -1"),
         ({"v": [Tube([0], [[0, 0, 9, 9]], 0, np.nan)]}, {}, "'v'.*score"),
@@ -274,7 +276,7 @@ def test_mistakes_are_told():
         ({}, {"tiou_th": ()}, "threshold"),
         ({}, {"protocol": "coco"}, "coco"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             calc_video_map(pred, {"v": [tube]}, 2, **options)
 
 

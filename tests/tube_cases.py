@@ -21,12 +21,12 @@ def random_case(seed: int, n_classes: int = 4, tied: bool = False) -> tuple[Tube
         pred[name] = [_walk(rs, int(rs.randint(n_classes))) for _ in range(rs.randint(0, 3))]
         for tube in gt[name]:
             for _ in range(rs.randint(0, 4)):
-                there = rs.rand(len(tube)) < rs.choice([0.6, 0.9, 1.0])
-                there[rs.randint(len(tube))] = True
-                boxes = tube.boxes[there] + rs.normal(0, rs.choice([1, 5, 15]), 4)
+                kept = rs.rand(len(tube)) < rs.choice([0.6, 0.9, 1.0])
+                kept[rs.randint(len(tube))] = True
+                boxes = tube.boxes[kept] + rs.normal(0, rs.choice([1, 5, 15]), 4)
                 label = tube.label if rs.rand() < 0.8 else int(rs.randint(n_classes))
                 score = round(rs.rand(), 1) if tied else rs.rand()
-                pred[name].append(Tube(tube.frames[there], boxes, label, score))
+                pred[name].append(Tube(tube.frames[kept], boxes, label, score))
     return pred, gt
 
 
@@ -39,17 +39,17 @@ def _walk(rs: np.random.RandomState, label: int) -> Tube:
 
 
 def jhmdb21_case(fixtures: Path) -> tuple[Tubes, Tubes, dict[str, np.ndarray]]:
-    """The 268 annotated test videos of JHMDB21, noisy predictions, and what another evaluation makes of them."""
+    """The 268 annotated test videos of JHMDB21, noisy predictions, and the AP that the ACT evaluation gives."""
     with np.load(fixtures / "video_map_jhmdb21.npz") as file:
-        held = dict(file)
+        arrays = dict(file)
     both: list[Tubes] = []
     for kind in ("pred", "gt"):
         tubes: Tubes = {f"{v}": [] for v in range(268)} if kind == "gt" else {}
-        ends = held[f"{kind}_length"].astype(int).cumsum()
-        boxes = np.split(held[f"{kind}_boxes"], ends[:-1])
-        for i, (video, label) in enumerate(zip(held[f"{kind}_video"], held[f"{kind}_label"], strict=True)):
-            frames = int(held[f"{kind}_first_frame"][i]) + np.arange(len(boxes[i]))
-            score = float(held["pred_score"][i]) if kind == "pred" else 1.0
+        ends = arrays[f"{kind}_length"].astype(int).cumsum()
+        boxes = np.split(arrays[f"{kind}_boxes"], ends[:-1])
+        for i, (video, label) in enumerate(zip(arrays[f"{kind}_video"], arrays[f"{kind}_label"], strict=True)):
+            frames = int(arrays[f"{kind}_first_frame"][i]) + np.arange(len(boxes[i]))
+            score = float(arrays["pred_score"][i]) if kind == "pred" else 1.0
             tubes.setdefault(f"{video}", []).append(Tube(frames, boxes[i], int(label), score))
         both.append(tubes)
-    return both[0], both[1], held
+    return both[0], both[1], arrays

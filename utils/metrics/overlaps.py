@@ -48,10 +48,9 @@ def overlaps_with(
         The k boxes as a slice of `boxes`; whether the tube has a box in the frame of each, bool (k,), and which, int64
         (k,); the IoU, float64 (k,), 0 where it has none.
     """
-    begin = np.searchsorted(boxes.frames, tube.frames)
-    end = np.searchsorted(boxes.frames, tube.frames[-1] + 1)
-    within = slice(begin[0], end)
-    row = np.repeat(np.arange(len(tube)), np.diff(begin, append=end))  # a frame in the tube's gap has the row before it
+    begin = np.searchsorted(boxes.frames, np.append(tube.frames, tube.frames[-1] + 1))
+    within = slice(begin[0], begin[-1])
+    row = np.repeat(np.arange(len(tube)), np.diff(begin))  # a frame in the tube's gap has the row before it
     both = tube.frames[row] == boxes.frames[within]
     iou = paired_iou(boxes.boxes[:, within].T, edges(tube.boxes, inclusive)[:, row].T)
     return within, both, row, np.where(both, iou, 0.0)
@@ -130,9 +129,8 @@ def check_tubes(tubes: Mapping[str, Sequence[Tube]], num_classes: int | None = N
     """InputError, naming the video, where a score or a box is not finite or (with `num_classes`) a label not known."""
     for video, of_video in tubes.items():
         for tube in of_video:
-            finite = np.isfinite(tube.boxes).all(1)
-            if not finite.all():
-                frame = tube.frames[finite.argmin()]
+            if not np.isfinite(tube.boxes).all():
+                frame = tube.frames[np.isfinite(tube.boxes).all(1).argmin()]
                 raise InputError(f"video {video!r}: the box in frame {frame} is not finite; leave such boxes out")
             if not math.isfinite(tube.score):
                 raise InputError(f"video {video!r}: a tube's score is {tube.score}; scores must be finite")

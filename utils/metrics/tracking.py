@@ -118,6 +118,9 @@ def _assign(gt: np.ndarray, track: np.ndarray, score: np.ndarray) -> np.ndarray:
     Returns:
         The chosen pairs as indices below k.
     """
+    if len(gt) < 2:
+        return np.arange(len(gt))
+
     from scipy.optimize import linear_sum_assignment
 
     rows, i = np.unique(gt, return_inverse=True)
