@@ -52,7 +52,6 @@ from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people
-from models.tube import Linker
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
@@ -71,7 +70,7 @@ ROWS = 1024  # detections that memory holds at a time while tracks are written
 
 def link_video(detections: CachedDetections, encode: Encode, settings: LinkSettings) -> list[Track]:
     """A video's tracks; its detections go through memory a few thousand at a time."""
-    linker = Linker(settings.sim_th, settings.end_consecutive_frames, settings.link_cues)
+    linker = settings.make_linker()
     for frames, scores, boxes, queries in detections.blocks():
         linker.extend(frames, boxes, scores, encode(queries) if linker.cue.needs_features else None)
     return [track for track in linker.finish() if len(track) >= settings.filter_length]

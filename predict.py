@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.linkers import LINKERS
 from utils.cli import Parser, cosine, positive_int, run, share
 from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
 from utils.misc import InputError, counted, pick_device, progress, start
@@ -46,6 +47,7 @@ def make_parser() -> Parser:
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     add_frame_flags(parser)
     of_head = "(default: as the head was trained)"
+    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
     parser.flag("linking", "sim_th", type=cosine,
                 help=f"minimum similarity of a link: cosine, or IoU {of_head}")  # fmt: skip
@@ -65,6 +67,7 @@ def make_parser() -> Parser:
 class Settings:
     """How people are linked and action tubes are formed: by the flags, else as the head was trained."""
 
+    linker: str
     psn_score_th: float
     sim_th: float
     filter_length: int
@@ -90,7 +93,10 @@ class Models:
             raise InputError(f"{args.head}: was trained on people linked by another encoder than {args.encoder}")
         self.detector = detector_of(args, device, encoder_config["detector"])
         self.labels, self.link_cues = config["labels"], trained["link_cues"]
-        defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), **trained}
+        defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), "linker": "published", **trained}
+        if args.linker:
+            patience = LINKERS[args.linker].end_consecutive_frames
+            defaults["end_consecutive_frames"] = patience or trained["end_consecutive_frames"]
         flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
         self.settings = Settings(**{name: defaults[name] if flag is None else flag for name, flag in flags.items()})
         self.extractor = None
@@ -108,7 +114,9 @@ class VideoTracks:
 
         settings = models.settings
         self.video, self.models, self.settings = video, models, settings
-        self.linker = Linker(settings.sim_th, settings.end_consecutive_frames, models.link_cues)
+        self.linker = Linker(
+            settings.sim_th, settings.end_consecutive_frames, models.link_cues, LINKERS[settings.linker]
+        )
         self.queries: list[np.ndarray] = []
         self.ids: dict[int, int] = {}
         self.seen: set[int] = set()  # tracks that are long enough

@@ -2,13 +2,15 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.tube import LINK_CUES
+from models.linkers import LINKERS
+from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, positive_int, share
 from utils.flags import OF_DATA
+from utils.misc import InputError
 from utils.storage.files import epoch_path
 
 if TYPE_CHECKING:
@@ -26,12 +28,18 @@ class LinkSettings:
     end_consecutive_frames: int
     iou_th: float
     link_cues: str
+    linker: str = "published"
 
     @property
     def name(self) -> str:
         """All settings as a file's stem, e.g. epoch20-psn0.9-sim0.5-len8-end8-iou0.2-feature."""
         numbers = f"epoch{self.load_epoch}-psn{self.psn_score_th:g}-sim{self.sim_th:g}-len{self.filter_length}"
-        return f"{numbers}-end{self.end_consecutive_frames}-iou{self.iou_th:g}-{self.link_cues}"
+        linker = "" if self.linker == "published" else f"-{self.linker}"
+        return f"{numbers}-end{self.end_consecutive_frames}-iou{self.iou_th:g}-{self.link_cues}{linker}"
+
+    def make_linker(self) -> Linker:
+        """A linker with these settings, for one video."""
+        return Linker(self.sim_th, self.end_consecutive_frames, self.link_cues, LINKERS[self.linker])
 
     def tar(self, root: Path, subset: str) -> Path:
         """The tar of a subset's tracks; `root` is the run's folder."""
@@ -44,11 +52,13 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int, help=what)
     parser.flag("linking", "link_cues", choices=tuple(LINK_CUES), default="feature",
                 help="what detections are linked by: person features, or boxes")  # fmt: skip
+    parser.flag("linking", "linker", choices=tuple(LINKERS), default="published",
+                help="published: greedy, by newest detection; robust: fewer identity switches")  # fmt: skip
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
     what = f"minimum similarity of a link: cosine, or IoU with --link_cues iou {OF_DATA}"
     parser.flag("linking", "sim_th", type=cosine, help=what)
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
-    what = f"frames without a link that a track survives {OF_DATA}"
+    what = "frames without a link that a track survives (default: the linker's, else the data set's)"
     parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
     what = "IoU with an annotated person above which a frame of a track takes the action as its label"
     parser.flag("linking", "iou_th", type=share, help=f"{what} {OF_DATA}")
@@ -61,6 +71,9 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         value = getattr(args, flag)
         return project.default(default) if value is None else value
 
+    if LINKERS[args.linker].memory > 1 and not LINK_CUES[args.link_cues].needs_features:
+        raise InputError(f"--linker {args.linker}: averages person features; it does not go with --link_cues iou")
+    patience = args.end_consecutive_frames or LINKERS[args.linker].end_consecutive_frames
     epoch = args.load_epoch
     if epoch is None:
         newest = epoch_path(root / "encoder", None, "person encoder", "train_qmm.py")
@@ -70,9 +83,10 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         psn_score_th=given("psn_score_th", "psn_score_th"),
         sim_th=given("sim_th", LINK_CUES[args.link_cues].default_th),
         filter_length=given("filter_length", "filter_length"),
-        end_consecutive_frames=given("end_consecutive_frames", "end_consecutive_frames"),
+        end_consecutive_frames=patience or project.default("end_consecutive_frames"),
         iou_th=given("iou_th", "iou_th"),
         link_cues=args.link_cues,
+        linker=args.linker,
     )
 
 
@@ -86,7 +100,10 @@ def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str
     Returns:
         For instance "sim_th 0.5, here 0.4; filter_length 8, here 4"; empty where all settings are equal.
     """
-    pairs = [
-        (field.name, head_settings.get(field.name), track_settings.get(field.name)) for field in fields(LinkSettings)
-    ]
-    return "; ".join(f"{name} {head}, here {tracks}" for name, head, tracks in pairs if head != tracks)
+    differences = []
+    for field in fields(LinkSettings):
+        default = None if field.default is MISSING else field.default  # of files that are older than the setting
+        head, tracks = (settings.get(field.name, default) for settings in (head_settings, track_settings))
+        if head != tracks:
+            differences.append(f"{field.name} {head}, here {tracks}")
+    return "; ".join(differences)

@@ -1,11 +1,13 @@
 """Linking: a video's detections -> tracks, one for each followed person; and a track's action tubes."""
 
+import itertools
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from models.linkers import ASSIGNMENTS, LinkOptions, distinct_detections, join_tracks, second_detections
 from utils.box_ops import Track, Tube, paired_iou
 
 
@@ -59,26 +61,6 @@ def link_cue(name: str) -> LinkCue:
     return LINK_CUES[name]
 
 
-def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
-    """Pairs (track, detection), the most similar first, each used at most once, of a similarity of at least `sim_th`.
-
-    `similarity` float (t, n). Equal similarities go to the older track, and to the earlier detection.
-    """
-    candidates = np.flatnonzero(similarity.ravel() >= sim_th)
-    order = candidates[np.argsort(-similarity.ravel()[candidates], kind="stable")]
-    n_tracks, n_detections = similarity.shape
-    track_is_free, detection_is_free = [True] * n_tracks, [True] * n_detections
-    pairs = []
-    for flat in order.tolist():
-        track, detection = divmod(flat, n_detections)
-        if track_is_free[track] and detection_is_free[detection]:
-            track_is_free[track] = detection_is_free[detection] = False
-            pairs.append((track, detection))
-            if len(pairs) == min(similarity.shape):
-                break
-    return pairs
-
-
 def link(
     frames: np.ndarray,
     boxes: np.ndarray,
@@ -115,74 +97,122 @@ def link(
 
 
 class Linker:
-    """`link`, for detections that come frame by frame; the arguments are those of `link`."""
+    """`link`, for detections that come frame by frame.
 
-    def __init__(self, sim_th: float, end_consecutive_frames: int = 8, link_cues: str = "feature") -> None:
+    Args:
+        sim_th, end_consecutive_frames, link_cues: as in `link`.
+        options: how to go beyond the published rule (default: not at all).
+
+    Raises:
+        ValueError: a cue that does not exist, or a memory of other representations than person features.
+    """
+
+    def __init__(
+        self,
+        sim_th: float,
+        end_consecutive_frames: int = 8,
+        link_cues: str = "feature",
+        options: LinkOptions | None = None,
+    ) -> None:
         self.sim_th, self.end_consecutive_frames = sim_th, end_consecutive_frames
-        self.cue = link_cue(link_cues)
-        self._closed: list[Track] = []
-        self._open: list[_OpenTrack] = []
-        self._newest = np.empty((0, 0), np.float32)  # representation of each open track
+        self.cue, self.options = link_cue(link_cues), options or LinkOptions()
+        if self.options.memory > 1 and not self.cue.needs_features:
+            raise ValueError(f"a track has no mean {link_cues}; only person features are averaged")
+        self._closed: list[_PackedTrack] = []
+        self._open: list[_PackedTrack] = []
+        self._recent: np.ndarray | None = None  # (t, memory, k): representations of each open track's newest detections
         self._n_rows = self._n_tracks = 0
         self._last_frame = -1
 
     def extend(self, frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray | None) -> None:
         """Link the next detections, of one or more whole frames; shapes and errors as in `link`."""
-        for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames)) + 1):
-            if len(rows):
-                features_of_frame = features[rows] if self.cue.needs_features else None
-                self._link_frame(int(frames[rows[0]]), boxes[rows], scores[rows], features_of_frame)
+        edges = [0, *(np.flatnonzero(np.diff(frames)) + 1).tolist(), len(frames)]
+        for first, end in itertools.pairwise(edges if len(frames) else []):
+            features_of_frame = features[first:end] if self.cue.needs_features else None
+            self._link_frame(int(frames[first]), boxes[first:end], scores[first:end], features_of_frame)
 
     def _link_frame(self, frame: int, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray | None) -> None:
         if frame <= self._last_frame:
             raise ValueError(f"detections of frame {frame} after those of frame {self._last_frame}")
         self._last_frame = frame
         self._close(frame)
-        detections = self.cue.represent(boxes, features)
+        looks = self.cue.represent(boxes, features)
+        rows = np.arange(self._n_rows, self._n_rows + len(boxes))
+        self._n_rows += len(boxes)
+        if self.options.duplicates:
+            similarity = self.cue.similarity(looks, looks)
+            distinct = distinct_detections(similarity, boxes, scores, self.options.duplicates)
+            looks, rows, boxes, scores = (x[distinct] for x in (looks, rows, boxes, scores))
         track_of = [-1] * len(boxes)
         if self._open:
-            similarity = self.cue.similarity(self._newest, detections)
-            for track, detection in greedy_assignment(similarity, self.sim_th):
+            similarity = self.cue.similarity(self._track_looks(), looks)
+            for track, detection in ASSIGNMENTS[self.options.assignment](similarity, self.sim_th):
                 track_of[detection] = track
-                self._newest[track] = detections[detection]
         unmatched = [detection for detection, track in enumerate(track_of) if track < 0]
-        for detection in unmatched:
-            track_of[detection] = len(self._open)
-            self._open.append(_OpenTrack(self._n_tracks))
-            self._n_tracks += 1
-        if unmatched:
-            self._newest = np.concatenate([self._newest.reshape(-1, detections.shape[1]), detections[unmatched]])
-        for track, box, score in zip(track_of, boxes.tolist(), scores.tolist(), strict=True):
-            self._open[track].append(frame, self._n_rows, box, score)
-            self._n_rows += 1
+        if self.options.echoes and 0 < len(unmatched) < len(boxes):
+            linked = [detection for detection, track in enumerate(track_of) if track >= 0]
+            similarity = self.cue.similarity(looks[unmatched], looks[linked])
+            echo = second_detections(similarity, boxes[unmatched], boxes[linked], self.options.echoes)
+            stays = np.ones(len(boxes), bool)
+            stays[np.array(unmatched)[echo]] = False
+            looks, rows, boxes, scores = (x[stays] for x in (looks, rows, boxes, scores))
+            track_of = [track for track, stay in zip(track_of, stays, strict=True) if stay]
+        for detection, track in enumerate(track_of):
+            if track < 0:
+                track_of[detection] = len(self._open)
+                self._open.append(_PackedTrack(self._n_tracks))
+                self._n_tracks += 1
+        columns = (track_of, rows.tolist(), boxes.tolist(), scores.tolist())
+        for track, row, box, score in zip(*columns, strict=True):
+            self._open[track].append(frame, row, box, score)
+        self._remember(track_of, looks)
+
+    def _track_looks(self) -> np.ndarray:
+        """What represents each open track: its newest detection, or the mean of several."""
+        return self._recent[:, 0] if self.options.memory == 1 else self.cue.represent(None, self._recent.sum(1))
+
+    def _remember(self, tracks: list[int], looks: np.ndarray) -> None:
+        """Take the representations (n, k) of n open tracks' new detections in place of their oldest."""
+        if self._recent is None:
+            self._recent = np.zeros((0, self.options.memory, looks.shape[1]), looks.dtype)
+        if len(self._recent) < len(self._open):
+            new = np.zeros((len(self._open) - len(self._recent), *self._recent.shape[1:]), looks.dtype)
+            self._recent = np.concatenate([self._recent, new])
+        memory, slots = self.options.memory, 0
+        if memory > 1:
+            slots = [(len(self._open[track].frames) - 1) % memory for track in tracks]
+        self._recent[tracks, slots] = looks
+        if self.options.join:
+            for track, look in zip(tracks, looks, strict=True):
+                self._open[track].sum = self._open[track].sum + look
 
     def _close(self, frame: int) -> None:
         """Close the tracks whose last link is too far back for `frame`."""
         stays = [frame - track.frames[-1] <= self.end_consecutive_frames for track in self._open]
         if not all(stays):
-            self._closed += [track.finish() for track, stay in zip(self._open, stays, strict=True) if not stay]
+            self._closed += [track for track, stay in zip(self._open, stays, strict=True) if not stay]
             self._open = [track for track, stay in zip(self._open, stays, strict=True) if stay]
-            self._newest = self._newest[stays]
+            self._recent = self._recent[stays]
 
     def tracks_since(self, frame: int) -> list[Track]:
-        """The tracks, open or closed, with a detection in `frame` or later, as they are so far."""
-        closed = [track for track in self._closed if track.frames[-1] >= frame]
-        return closed + [track.finish() for track in self._open if track.frames[-1] >= frame]
+        """The tracks, open or closed, with a detection in `frame` or later, as they are so far; never joined."""
+        return [track.finish() for track in self._closed + self._open if track.frames[-1] >= frame]
 
     def finish(self) -> list[Track]:
-        """Close all tracks and return them, ordered by first frame."""
-        while self._open:  # one at a time, so that memory has both forms of one track only
-            self._closed.append(self._open.pop().finish())
-        self._closed.sort(key=lambda track: track.person_id)
-        return self._closed
+        """Close all tracks, join them where the options say so, and return them, ordered by first frame."""
+        packed = sorted(self._closed + self._open, key=lambda track: track.number, reverse=True)
+        self._closed, self._open = [], []
+        sums = [track.sum for track in reversed(packed)]
+        tracks = [packed.pop().finish() for _ in range(len(packed))]  # so that memory has both forms of one track only
+        return join_tracks(tracks, np.stack(sums), *self.options.join) if self.options.join and tracks else tracks
 
 
-class _OpenTrack:
+class _PackedTrack:
     """A track that is being built, in packed numbers: 36 bytes a detection, where lists of objects take ten times as
-    much and let memory grow with a video's length."""
+    much and let memory grow with a video's length. `sum` adds the representations of its detections."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.sum = number, 0.0
         self.frames, self.rows, self.boxes, self.scores = array("q"), array("q"), array("f"), array("f")
 
     def append(self, frame: int, row: int, box: list[float], score: float) -> None:

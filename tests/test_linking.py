@@ -1,5 +1,6 @@
 """Linking: the rule against loops over pairs and against the published code's answers, whole videos and streams."""
 
+import itertools
 import json
 import tracemalloc
 from pathlib import Path
@@ -9,8 +10,18 @@ import pytest
 
 from benchmarks.linking import link_by_loops, same_rows, wandering_people
 from models.link_settings import LinkSettings, settings_differences
+from models.linkers import (
+    LINKERS,
+    LinkOptions,
+    distinct_detections,
+    greedy_assignment,
+    hungarian_assignment,
+    join_tracks,
+    second_detections,
+)
 from models.person_queries import Detections
 from models.tube import LINK_CUES, Linker, link
+from utils.box_ops import Track
 
 
 @pytest.mark.parametrize("cue", LINK_CUES)
@@ -100,10 +111,128 @@ def test_linking_remembers_little_more_than_the_numbers_themselves() -> None:
 def test_every_setting_is_in_the_name_and_differences_are_named() -> None:
     settings = LinkSettings(20, 0.9, 0.5, 8, 8, 0.2, "feature")
     changes = {"load_epoch": 2, "psn_score_th": 0.8, "sim_th": 0.4, "filter_length": 4}
-    changes |= {"end_consecutive_frames": 3, "iou_th": 0.3, "link_cues": "iou"}
+    changes |= {"end_consecutive_frames": 3, "iou_th": 0.3, "link_cues": "iou", "linker": "robust"}
     assert changes.keys() == vars(settings).keys()
     others = [LinkSettings(**vars(settings) | {name: value}) for name, value in changes.items()]
     assert len({settings.name, *(other.name for other in others)}) == len(changes) + 1
     assert settings_differences(vars(settings), vars(settings)) == ""
     differences = settings_differences(vars(settings), vars(settings) | {"sim_th": 0.4, "filter_length": 4})
     assert differences == "sim_th 0.5, here 0.4; filter_length 8, here 4"
+
+
+def test_the_published_options_are_the_published_rule() -> None:
+    frames, scores, boxes, features = wandering_people(60, 4, 8, 0.3)
+    linker = Linker(0.2, 3, options=LINKERS["published"])
+    linker.extend(frames, boxes, scores, features)
+    for one, other in zip(linker.finish(), link(frames, boxes, scores, features, 0.2, 3), strict=True):
+        assert (one.rows == other.rows).all()
+
+
+def test_the_hungarian_assignment_is_the_best_of_all() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        similarity = random.uniform(-1, 1, (random.integers(1, 5), random.integers(1, 5)))
+        pairs = hungarian_assignment(similarity, 0.1)
+        assert all(similarity[pair] >= 0.1 for pair in pairs)
+        best = (0, 0.0)
+        n, m = similarity.shape
+        for columns in itertools.permutations([*range(m), *[-1] * n], n):
+            values = [similarity[i, j] for i, j in enumerate(columns) if j >= 0 and similarity[i, j] >= 0.1]
+            best = max(best, (len(values), sum(values)))
+        assert (len(pairs), sum(similarity[pair] for pair in pairs)) == pytest.approx(best)
+
+
+def test_a_pair_on_a_hairs_difference_costs_greedy_another() -> None:
+    similarity = np.array([[0.9, 0.89], [0.88, 0.2]])
+    assert greedy_assignment(similarity, 0.5) == [(0, 0)]
+    assert hungarian_assignment(similarity, 0.5) == [(0, 1), (1, 0)]
+
+
+def test_of_two_alike_and_overlapping_detections_the_weaker_goes() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 1, 10, 11], [50, 0, 60, 10], [0, 0, 10, 10]], float)
+    similarity = np.array([[1, 0.9, 0.9, 0.1], [0.9, 1, 0.9, 0.1], [0.9, 0.9, 1, 0.1], [0.1, 0.1, 0.1, 1]])
+    assert distinct_detections(similarity, boxes, np.array([0.8, 0.9, 0.8, 0.8]), (0.7, 0.3)) == [1, 2, 3]
+    assert distinct_detections(similarity, boxes, np.array([0.9, 0.8, 0.8, 0.8]), (0.7, 0.3)) == [0, 2, 3]
+    echo = second_detections(similarity[[0, 2, 3]][:, [1]], boxes[[0, 2, 3]], boxes[[1]], (0.4, 0.2))
+    assert echo.tolist() == [True, False, False]
+
+
+def test_the_mean_of_a_track_outweighs_one_odd_detection() -> None:
+    """A detection between two people: by newest detection the wrong one is followed on, by the mean of eight not."""
+    a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    features = np.array([a, b, a, b, 0.45 * a + 0.55 * b, b, a, b], np.float32)
+    frames, boxes, scores = np.array([0, 0, 1, 1, 2, 3, 4, 4]), np.zeros((8, 4)), np.ones(8)
+
+    def rows(options: LinkOptions) -> list[list[int]]:
+        linker = Linker(0.4, 8, options=options)
+        linker.extend(frames, boxes, scores, features)
+        return sorted(track.rows.tolist() for track in linker.finish())
+
+    assert [1, 3, 4, 5, 7] in rows(LinkOptions(memory=8))
+    assert [0, 2, 6] in rows(LinkOptions(memory=8))
+    with pytest.raises(ValueError, match="no mean iou"):
+        Linker(0.3, 8, "iou", LinkOptions(memory=8))
+
+
+def piece(frames: range, person_id: int) -> Track:
+    n = len(frames)
+    return Track(np.array(frames), np.zeros((n, 4)), np.ones(n), np.arange(n) + 100 * person_id, person_id=person_id)
+
+
+def test_pieces_of_one_person_are_joined_and_people_at_the_same_time_never() -> None:
+    tracks = [piece(range(0, 10), 0), piece(range(5, 15), 1), piece(range(12, 20), 2), piece(range(18, 30), 3)]
+    unit = np.array([[1, 0], [0.98, 0.2], [0.99, 0.1], [0.97, 0.24]])
+    joined = join_tracks(tracks, unit * [[10], [10], [8], [12]], 0.5, 100)
+    assert [track.person_id for track in joined] == [0, 1]
+    assert joined[0].frames.tolist() == [*range(10), *range(12, 20)]
+    assert joined[0].rows.tolist() == [*range(10), *range(200, 208)]
+    assert joined[1].frames.tolist() == [*range(5, 15), *range(18, 30)]
+    assert [len(join_tracks(tracks, unit, 0.5, gap)) for gap in (2, 3, 4)] == [4, 3, 2]
+    assert join_tracks([], np.zeros((0, 2)), 0.5, 100) == []
+
+
+def test_joining_is_its_definition() -> None:
+    """Against a loop that computes every mean and every pair again after each join."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        starts = np.sort(random.integers(0, 200, 15))
+        tracks = [piece(range(s, s + int(random.integers(1, 40))), i) for i, s in enumerate(starts.tolist())]
+        sums = random.normal(size=(15, 3)) + 1
+        groups = [[i] for i in range(15)]
+        while True:
+            pairs = []
+            for a, b in itertools.combinations(groups, 2):
+                gaps = [
+                    max(tracks[i].frames[0], tracks[j].frames[0]) - min(tracks[i].frames[-1], tracks[j].frames[-1])
+                    for i in a
+                    for j in b
+                ]
+                one, other = sums[a].sum(0), sums[b].sum(0)
+                cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+                if min(gaps) > 0 and min(gaps) <= 30 and cosine >= 0.6:
+                    pairs.append((cosine, a, b))
+            if not pairs:
+                break
+            _, a, b = max(pairs, key=lambda pair: pair[0])
+            groups = [group for group in groups if group not in (a, b)] + [a + b]
+        expected = sorted(sorted(row for i in group for row in tracks[i].rows.tolist()) for group in groups)
+        assert sorted(sorted(track.rows.tolist()) for track in join_tracks(tracks, sums, 0.6, 30)) == expected
+
+
+def test_joining_a_long_video_is_fast() -> None:
+    random = np.random.default_rng(0)
+    people = random.normal(size=(10, 64))
+    tracks = [piece(range(20 * i, 20 * i + 15), 10 * i + k) for i in range(100) for k in range(10)]
+    sums = np.stack([people[track.person_id % 10] + 0.2 * random.normal(size=64) for track in tracks])
+    joined = join_tracks(tracks, sums, 0.5, 100)
+    assert sorted(len(track) for track in joined) == [1500] * 10
+
+
+def test_the_robust_linker_follows_a_person_detected_twice_under_one_number() -> None:
+    frames, scores, boxes, features = wandering_people(80, 3, 16, 0.0, seed=1)
+    twice = np.flatnonzero(frames == 40)[:1]
+    order = np.argsort(np.concatenate([frames, frames[twice]]), kind="stable")
+    columns = [np.concatenate([x, x[twice]])[order] for x in (frames, boxes + 0.0, scores, features)]
+    linker = Linker(0.4, 12, options=LINKERS["robust"])
+    linker.extend(*columns)
+    assert len(linker.finish()) == 3

@@ -1,0 +1,170 @@
+"""What a linker can do beyond the published rule: each option a function here, named linkers in `LINKERS`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.box_ops import Track, paired_iou
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """How detections are associated, besides the thresholds; the defaults are the published rule.
+
+    Args:
+        assignment: an entry of `ASSIGNMENTS`.
+        memory: a track is represented by the mean of its newest `memory` detections.
+        duplicates: minimum (similarity, IoU) of two detections of a frame of which the weaker is dropped.
+        echoes: minimum (similarity, IoU) to a linked detection with which an unmatched one starts no track.
+        join: minimum similarity and maximum gap in frames of finished tracks that are joined (`join_tracks`).
+        end_consecutive_frames: default of the flag of this name; None: the data set's.
+    """
+
+    assignment: str = "greedy"
+    memory: int = 1
+    duplicates: tuple[float, float] | None = None
+    echoes: tuple[float, float] | None = None
+    join: tuple[float, int] | None = None
+    end_consecutive_frames: int | None = None
+
+
+LINKERS = {
+    "published": LinkOptions(),
+    "robust": LinkOptions(
+        assignment="hungarian",
+        memory=8,
+        duplicates=(0.7, 0.5),
+        echoes=(0.4, 0.2),
+        join=(0.5, 100),
+        end_consecutive_frames=12,
+    ),
+}
+"""Values of `--linker`. `python -m benchmarks.link_cues` compares them, option by option."""
+
+
+def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
+    """Pairs (track, detection), the most similar first, each used at most once, of a similarity of at least `sim_th`.
+
+    `similarity` float (t, n). Equal similarities go to the older track, and to the earlier detection.
+    """
+    candidates = np.flatnonzero(similarity.ravel() >= sim_th)
+    order = candidates[np.argsort(-similarity.ravel()[candidates], kind="stable")]
+    n_tracks, n_detections = similarity.shape
+    track_is_free, detection_is_free = [True] * n_tracks, [True] * n_detections
+    pairs = []
+    for flat in order.tolist():
+        track, detection = divmod(flat, n_detections)
+        if track_is_free[track] and detection_is_free[detection]:
+            track_is_free[track] = detection_is_free[detection] = False
+            pairs.append((track, detection))
+            if len(pairs) == min(similarity.shape):
+                break
+    return pairs
+
+
+def hungarian_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
+    """Pairs (track, detection) of a similarity of at least `sim_th`: as many as possible, of the highest sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    links = similarity >= sim_th
+    gain = np.where(
+        links, similarity + 10, 0
+    )  # cosines and IoUs are small beside 10, so that another pair is worth more
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if links[i, j]]
+
+
+ASSIGNMENTS = {"greedy": greedy_assignment, "hungarian": hungarian_assignment}
+
+
+def distinct_detections(
+    similarity: np.ndarray, boxes: np.ndarray, scores: np.ndarray, thresholds: tuple[float, float]
+) -> list[int]:
+    """Suppress duplicate detections of one person in a frame, as non-maximum suppression does.
+
+    Args:
+        similarity: float (n, n), of the frame's detections.
+        boxes: float (n, 4), xyxy.
+        scores: float (n,); of two duplicates the higher one stays.
+        thresholds: minimum similarity and IoU of duplicates.
+
+    Returns:
+        Rows that stay, rising.
+    """
+    stays, alike = np.ones(len(boxes), bool), similarity >= thresholds[0]
+    if alike.sum() == len(boxes):  # each only to itself, as in most frames
+        return list(range(len(boxes)))
+    duplicate = alike & (paired_iou(boxes[:, None], boxes[None]) >= thresholds[1])
+    for row in np.argsort(-scores, kind="stable"):
+        if stays[row]:
+            stays[duplicate[row]] = False
+            stays[row] = True
+    return np.flatnonzero(stays).tolist()
+
+
+def second_detections(
+    similarity: np.ndarray, boxes: np.ndarray, linked_boxes: np.ndarray, thresholds: tuple[float, float]
+) -> np.ndarray:
+    """Which unmatched detections are a second one of a person who was linked in the frame: bool (n,).
+
+    `similarity` float (n, m) of the unmatched and the linked detections, whose boxes are (n, 4) and (m, 4);
+    `thresholds` the minimum similarity and IoU of a second detection.
+    """
+    overlap = paired_iou(boxes[:, None], linked_boxes[None])
+    return ((similarity >= thresholds[0]) & (overlap >= thresholds[1])).any(1)
+
+
+def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float, max_gap: int) -> list[Track]:
+    """Join finished tracks that are pieces of one person: agglomerative, by the mean features of all their detections.
+
+    The most similar pair is joined first and then represented by their common mean. Tracks that are open at the same
+    time are never joined, nor those further apart than `max_gap` frames.
+
+    Args:
+        tracks: by first frame.
+        features: float (n, d), the sum of each track's unit features.
+        min_similarity: minimum cosine of the means.
+        max_gap: frames.
+
+    Returns:
+        Tracks by first frame; a joined one has the `person_id` of its first piece.
+    """
+    if not tracks:
+        return []
+    sums, pieces = features.astype(np.float32), [[track] for track in tracks]
+    first = np.array([track.frames[0] for track in tracks])
+    last = np.array([track.frames[-1] for track in tracks])
+    gap = np.maximum(first[:, None] - last[None], first[None] - last[:, None])
+    apart, near = gap > 0, gap <= max_gap
+
+    def similarities(row: int) -> np.ndarray:
+        norms = np.maximum(np.linalg.norm(sums[row]) * np.linalg.norm(sums, axis=1), 1e-12)
+        return np.where(apart[row] & near[row] & exists, sums @ sums[row] / norms, -np.inf)
+
+    exists = np.ones(len(tracks), bool)
+    similarity = np.stack([similarities(row) for row in range(len(tracks))])
+    best, partner = similarity.max(1), similarity.argmax(1)
+    while best.max() >= min_similarity:
+        kept = int(best.argmax())
+        gone = int(partner[kept])
+        sums[kept] += sums[gone]
+        pieces[kept] += pieces[gone]
+        exists[gone] = False
+        apart[kept] &= apart[gone]
+        near[kept] |= near[gone]
+        apart[:, kept], near[:, kept] = apart[kept], near[kept]
+        similarity[gone], similarity[:, gone] = -np.inf, -np.inf
+        similarity[kept] = similarity[:, kept] = similarities(kept)
+        outdated = (partner == kept) | (partner == gone) | (similarity[kept] > best)
+        outdated[[kept, gone]] = True
+        best[outdated], partner[outdated] = similarity[outdated].max(1), similarity[outdated].argmax(1)
+    joined = [_concatenate(pieces[i]) for i in np.flatnonzero(exists)]
+    return sorted(joined, key=lambda track: track.person_id)
+
+
+def _concatenate(pieces: list[Track]) -> Track:
+    pieces = sorted(pieces, key=lambda track: track.frames[0])
+    columns = {
+        name: np.concatenate([getattr(p, name) for p in pieces]) for name in ("frames", "boxes", "scores", "rows")
+    }
+    return Track(**columns, person_id=min(p.person_id for p in pieces))
