@@ -20,7 +20,7 @@ fast=(${amp[@]+"${amp[@]}"})
 # A first video: of a seed that the weights were not trained on.
 stage "rendering a video" "$python" -m datasets.synthetic --data_root "$data/first" --n_train 0 --n_val 1 --seed 7
 stage "predict" "$python" predict.py "$data/first/synthetic/videos/val_0000.avi" "${machine[@]}" --out "$folder/first" \
-    --encoder synthetic --head synthetic
+    --encoder synthetic --head synthetic --linker robust
 echo "annotated video after $((SECONDS - began)) s: $folder/first/val_0000.mp4"
 
 # The chain, on data of another seed.
@@ -44,7 +44,7 @@ stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --n_frames 32 --subset $subset
 done
-stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --n_frames 32 --link_cues iou
+stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} --n_frames 32 --link_cues iou
 stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}"
 stage "eval_map" "$python" eval_map.py "${qmm[@]}" "${small_link[@]}" --head_type $head
 video=val_0009 # held out

@@ -13,8 +13,8 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 flags=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --qmm_name "$run" --threads 1 --comet disabled)
-flags+=(${amp[@]+"${amp[@]}"} --end_consecutive_frames 4) # as in the demo
-"$python" eval_qmm.py "${flags[@]}" --link_cues iou
+flags+=(${amp[@]+"${amp[@]}"} --linker robust) # as in the demo
+"$python" eval_qmm.py "${flags[@]}" --linker published --link_cues iou
 "$python" eval_qmm.py "${flags[@]}" --plot --plot_video "$video"
 pictures=$(newest -d "$folder"/results/eval_qmm-val-*-feature/)
 cp "$pictures/tubes.png" docs/images/tubes.png

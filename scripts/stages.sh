@@ -16,7 +16,7 @@ query_losses=(--id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3)
 # The later stages on the synthetic data.
 small_qmm=(--epochs 60 --clips_per_video 2 --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1
     --clip_max_norm 1 --save_epochs 20 --detr_batch 32)
-small_link=(--end_consecutive_frames 4)
+small_link=(--linker robust)
 head=time_ecd:cat
 small_head=(--head_type $head --n_layers 1 --dropout 0.5 --dim_feedforward 512 --epochs 16 --lr 2e-3 --lr_schedule cosine
     --weight_decay 0.05 --iter_update 8 --clip_max_norm 1 --save_epochs 4)
