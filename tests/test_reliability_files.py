@@ -132,16 +132,17 @@ def test_data_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch:
 def test_a_former_run_is_moved_without_loss_wherever_the_move_is_cut(tmp_path: Path) -> None:
     for done in range(4):
         folder = tmp_path / str(done)
-        (folder / "previous").mkdir(parents=True)
-        (folder / "previous" / "epoch_9.pth").write_text("older")
+        (folder / "previous-1").mkdir(parents=True)
+        (folder / "previous-1" / "epoch_9.pth").write_text("older")
         names = [STATE, "epoch_1.pth", "epoch_2.pth"]
         for i, name in enumerate(names):
             place = folder / ".previous" if i < done else folder
             place.mkdir(exist_ok=True)
             (place / name).write_text(name)
         set_aside(folder)
-        assert sorted(p.name for p in (folder / "previous").iterdir()) == sorted(names)
-        assert sorted(p.name for p in folder.iterdir()) == ["previous"]
+        assert sorted(p.name for p in (folder / "previous-2").iterdir()) == sorted(names)
+        assert sorted(p.name for p in folder.iterdir()) == ["previous-1", "previous-2"]
+        assert (folder / "previous-1" / "epoch_9.pth").read_text() == "older", "a third run removes nothing"
 
 
 # --- stages ---

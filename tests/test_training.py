@@ -180,9 +180,9 @@ def test_checkpoints_metrics_and_a_finished_run(tmp_path: Path, capsys: pytest.C
     train(tmp_path, arguments("--epochs", "1"))
     assert "previous" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("epoch_*.pth")) == ["epoch_1.pth"]
-    kept = weights(tmp_path / "previous", 4)
+    kept = weights(tmp_path / "previous-1", 4)
     assert all(torch.equal(value, kept[name]) for name, value in last.items())
-    assert len(metrics(tmp_path / "previous")) == 4
+    assert len(metrics(tmp_path / "previous-1")) == 4
 
 
 def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """The state of a training run: saved, resumed exactly, and asked to stop by signals."""
 
+import itertools
 import random
-import shutil
 import signal
 import sys
 import time
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 STATE = "train_state.pth"
 NONFINITE = "nonfinite.jsonl"
-PREVIOUS = "previous"
 HOW_TO_GO_ON = "state saved; go on with the same command and --resume"
 
 # Flags that a resumed run need not repeat: they do not change what is learnt, or are meant to be changed.
@@ -209,15 +208,15 @@ def has_state(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> None:
-    """Move what a former run of this name has left into `<folder>/previous`, in place of what was there."""
+    """Move what a former run of this name has left into `<folder>/previous-<n>`, the first n that is free."""
     files = [*folder.glob("epoch_*.pth"), folder / STATE]
-    if not any(path.is_file() for path in files) and not (folder / f".{PREVIOUS}").is_dir():
+    coming = folder / ".previous"  # a move that is cut off is gone on with
+    if not any(path.is_file() for path in files) and not coming.is_dir():
         return
-    previous, coming = folder / PREVIOUS, folder / f".{PREVIOUS}"  # a move that is cut off is gone on with
     coming.mkdir(exist_ok=True)
     for path in [*files[::-1], folder / METRICS, folder / NONFINITE]:
         if path.is_file():
             path.replace(coming / path.name)
-    shutil.rmtree(previous, ignore_errors=True)
+    previous = next(p for n in itertools.count(1) if not (p := folder / f"previous-{n}").exists())
     coming.replace(previous)
     print(f"the former run in {folder} is now in {previous}", file=sys.stderr)
