@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The README's pictures in docs/images, from a finished demo: bash scripts/readme_pictures.sh [VIDEO]
 #
-# VIDEO is a held-out video's name (default: val_0009, as in the demo). Needs ffmpeg. $DATA_ROOT and
+# VIDEO is a held-out video's name (default: val_0009, as in the demo). $DATA_ROOT and
 # $CHECKPOINT_ROOT as in demo.sh; $RUN (demo) names the run and $HEAD (time_ecd:cat) its head.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
@@ -22,6 +22,5 @@ cp "$pictures/motion_recall@0.5.png" docs/images/motion_recall.png
 
 "$python" predict.py "$data/synthetic/videos/$video.avi" --threads 1 --out "$out" \
     --encoder "$(newest "$folder"/encoder/epoch_*.pth)" --head "$(newest "$folder/head/${HEAD:-time_ecd:cat}"/epoch_*.pth)"
-ffmpeg -v error -y -t 2.4 -i "$out/$video.mp4" -vf "fps=10,scale=400:-1:flags=lanczos,split[a][b];\
-[a]palettegen=max_colors=48:stats_mode=diff[p];[b][p]paletteuse=dither=none:diff_mode=rectangle" docs/images/predicted.gif
+"$python" -m scripts.gif "$out/$video.mp4" docs/images/predicted.gif
 ls -l docs/images

@@ -50,9 +50,9 @@ class TrainingRun:
 
     Leaves `<folder>/epoch_<n>.pth` (n counts from 1), `metrics.jsonl`, the training state and, with `--plot`,
     `training.png`. With `--resume` it continues where the last run was stopped, bit for bit on a CPU; without, what
-    that run left moves to `<folder>/previous-<n>`. With several processes each trains on its own batches, as many as the
-    others, and gradients are averaged: a loss divided by `rank_mean` of its normaliser has the gradient of the joined
-    batch (BatchNorm's statistics alone are each process's own).
+    that run left moves to `<folder>/previous-<n>`. With several processes each trains on its own batches, as many as
+    the others, and gradients are averaged: a loss divided by `rank_mean` of its normaliser has the gradient of the
+    joined batch (BatchNorm's statistics alone are each process's own).
 
     Args:
         stage: the script's name, for the log.
