@@ -14,7 +14,6 @@ import torch
 
 from datasets.config import load_project
 from datasets.dataset import VideoFrames, decode_image
-from datasets.formats.pickles import read_pickle
 from datasets.make_shards import make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, epoch_batches
 from models.detr import build_model, normalize
@@ -24,6 +23,7 @@ from tests.tars import as_members
 from tests.test_annotations import own_project, tube, video
 from tests.test_weights import SMALL
 from utils.misc import InputError
+from utils.safe_pickle import read_pickle
 from utils.storage.files import load_torch, save_torch, seal, write_sealed
 from utils.storage.tars import TarStore, write_tar
 from utils.storage.tracks import TrackStore

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.formats.pickles import read_pickle
 from tests.pickles import Call, pickled
 from utils.misc import InputError
+from utils.safe_pickle import read_pickle
 
 WRITTEN = Path(__file__).parent / "fixtures" / "pickles"  # by Python 3.11 and NumPy 2.4
 DATA = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
-from datasets.formats.pickles import read_pickle
+from utils.safe_pickle import read_pickle
 
 LISTS = ("train_videos", "test_videos")  # one list a split each; a file may lack them
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, corners, whole_number
-from datasets.formats.pickles import read_pickle
 from utils.misc import InputError
+from utils.safe_pickle import read_pickle
 
 WIDTH, HEIGHT = 320, 240
 MAX_MAT = 2**28  # bytes of a MATLAB file's decompressed part
