@@ -8,7 +8,7 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,15 +18,15 @@ import numpy as np
 from datasets.config import Project, load_project
 from models.head_types import add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings, settings_differences
-from utils.box_ops import MOTION_CATEGORIES, Tube
+from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_log_flags, add_run_flags
 from utils.gt_tubes import make_gt_tubes
+from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, Evaluation, measure
 from utils.misc import InputError, pick_device, progress, start
-from utils.results import add_plot_video_flag, check_plot_video, print_table, write_results
+from utils.results import add_plot_video_flag, check_plot_video, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tracks import TrackStore
-from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
 
 if TYPE_CHECKING:
     import torch
@@ -34,66 +34,21 @@ if TYPE_CHECKING:
     from models.action_head import ActionHead
 
 
-class Evaluation(NamedTuple):
-    """What a metric compares: every video's action tubes, their scores in each of their frames, and ground truth."""
+class Measured(NamedTuple):
+    """What is measured, wherever it comes from.
+
+    pred: every video's action tubes; frame_scores: the scores of each of them in each of its frames. sizes: every
+    video's width, height and number of frames. root: the folder that `results/` lies in. name: of the results, with
+    every setting that changes a tube. settings: what else the results' `args` hold. epoch: of the action head.
+    """
 
     pred: dict[str, list[Tube]]
     frame_scores: dict[str, list[np.ndarray]]
-    gt: dict[str, list[Tube]]
-    labels: list[str]
-    thresholds: list[float]
-    protocol: str
-    count_duplicates: bool
-
-
-def video_map(e: Evaluation) -> dict:
-    """`v-mAP@T` and `AP@T` by class; printed as a table."""
-    args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.count_duplicates
-    return ap_by_class("v-mAP", calc_video_map(*args), e)
-
-
-def frame_map(e: Evaluation) -> dict:
-    """`frame-mAP@T` and `AP@T` by class; printed as a table."""
-    args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.frame_scores
-    return ap_by_class("frame-mAP", calc_frame_map(*args), e)
-
-
-def motion_ap(e: Evaluation) -> dict:
-    """`motion-AP@T` by motion category; printed as a table."""
-    ap = calc_motion_ap(e.pred, e.gt, len(e.labels), e.thresholds, e.protocol)
-    means = {category: [mean_ap(row) for row in ap[category]] for category in MOTION_CATEGORIES}
-    print_thresholds("motion-AP", e.thresholds, means)
-    return {
-        f"motion-AP@{threshold:g}": {category: means[category][i] for category in MOTION_CATEGORIES}
-        for i, threshold in enumerate(e.thresholds)
-    }
-
-
-METRICS: dict[str, Callable[[Evaluation], dict]] = {
-    "v-mAP": video_map,
-    "motion-AP": motion_ap,
-    "frame-mAP": frame_map,
-}
-
-
-def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
-    """The mean and the AP of every class, `ap` float64 (thresholds, classes), by their names in the results file."""
-    metrics: dict = {}
-    for threshold, row in zip(e.thresholds, ap, strict=True):
-        metrics[f"{metric}@{threshold:g}"] = mean_ap(row)
-        metrics[f"AP@{threshold:g}"] = dict(zip(e.labels, row, strict=True))
-    by_class = dict(zip(e.labels, ap.T, strict=True))
-    metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all()]
-    shown = {label: row for label, row in by_class.items() if label not in metrics["without_gt"]}
-    print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]})
-    if metrics["without_gt"]:
-        print(f"left out, without ground truth: {', '.join(metrics['without_gt'])}")
-    return metrics
-
-
-def print_thresholds(title: str, levels: list[float], rows: Mapping) -> None:
-    """A table of rows with a value for each threshold."""
-    print_table([title, *(f"@{level:g}" for level in levels)], [[name, *values] for name, values in rows.items()])
+    sizes: dict[str, tuple[int, int, int]]
+    root: Path
+    name: str
+    settings: dict
+    epoch: int
 
 
 def parse_args() -> argparse.Namespace:
@@ -111,8 +66,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help="minimum frames of an action tube (default: the data set's, else 9)")  # fmt: skip
-    parser.flag("evaluation", "metric", choices=METRICS, default="v-mAP", help="metric")
-    parser.flag("evaluation", "protocol", choices=PROTOCOLS, default="voc", help="evaluation protocol of AP")
+    parser.flag("evaluation", "metric", choices=tuple(METRICS), default="v-mAP", help="metric")
+    parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc", help="evaluation protocol of AP")
     parser.flag("evaluation", "count_duplicates", action="store_true",
                 help="v-mAP as published: a second detection of a ground-truth tube is correct too")  # fmt: skip
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
@@ -198,29 +153,23 @@ def plot(folder: Path, e: Evaluation, project: Project, video: str | None) -> li
     ]
 
 
-def main() -> None:
-    """The command line."""
-    args = parse_args()
-    levels = thresholds(args.tiou_th)
-    if args.count_duplicates and args.metric != "v-mAP":
-        raise InputError(f"--count_duplicates: only goes with --metric v-mAP, not {args.metric}")
-    if args.count_duplicates and args.plot:
-        raise InputError("--plot: a second detection is a false positive in the curves; leave --count_duplicates out")
+def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
+    """The action tubes that an action head makes of the tracks.
 
+    Args:
+        gt: the videos with ground truth.
+        bad: videos that cannot be used are entered here (name -> why); None: they are errors.
+    """
     from models.action_head import load_head
 
     start(args)
     device = pick_device(args.device)
-    project = load_project(args.dataset, args.data_root)
     root = Path(args.checkpoint_root) / project.name / args.qmm_name
     settings = link_settings(args, project, root)
     min_tube_length = args.min_tube_length or project.default("min_tube_length")
-
-    bad: dict[str, str] | None = {} if args.skip_bad else None
-    gt = make_gt_tubes(project, args.subset, bad=bad)
     tracks = TrackStore(settings.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
-    gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
-    check_plot_video(args, gt.keys() & tracks.names)
+    check_plot_video(args, (gt - (bad or {}).keys()) & set(tracks.names))
+    sizes = {name: tuple(tracks.meta(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
     path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
@@ -230,17 +179,38 @@ def main() -> None:
     if head.needs_frames:
         features_of = frame_features(args, project, root, head.needs_frames, config["frames"], tracks, device)
     pred, scores = classify(head, tracks, features_of, args.topk, min_tube_length)
-
-    evaluation = Evaluation(pred, scores, gt, project.labels, levels, args.protocol, args.count_duplicates)
-    metrics: dict = {"tubes": sum(map(len, pred.values())), "gt_tubes": sum(map(len, gt.values())), "videos": len(gt)}
-    metrics |= METRICS[args.metric](evaluation) | {"videos_left_out": len(bad or {})}
-    tell_left_out(bad or {})
-    name = f"{settings.name}-{folder.name}{epoch}-top{args.topk}-min{min_tube_length}-{args.metric}"
-    name += "-act" * (args.protocol == "act") + "-duplicates" * args.count_duplicates
-    used = vars(args) | asdict(settings) | {"tiou_th": levels, "min_tube_length": min_tube_length}
+    name = f"{settings.name}-{folder.name}{epoch}-top{args.topk}-min{min_tube_length}"
+    used = asdict(settings) | {"min_tube_length": min_tube_length}
     used |= {"load_epoch_head": epoch, "head_settings": config["settings"]}
+    return Measured(pred, scores, sizes, root, name, used, epoch)
+
+
+def main() -> None:
+    """The command line."""
+    args = parse_args()
+    levels = thresholds(args.tiou_th)
+    if args.count_duplicates and args.metric != "v-mAP":
+        raise InputError(f"--count_duplicates: only goes with --metric v-mAP, not {args.metric}")
+    if args.count_duplicates and args.plot:
+        raise InputError("--plot: a second detection is a false positive in the curves; leave --count_duplicates out")
+
+    project = load_project(args.dataset, args.data_root)
+    bad: dict[str, str] | None = {} if args.skip_bad else None
+    gt = make_gt_tubes(project, args.subset, bad=bad)
+    measured = from_tracks(args, project, gt.keys(), bad)
+    gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+    evaluation = Evaluation(
+        *measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, args.count_duplicates
+    )
+    metrics: dict = {"tubes": sum(map(len, measured.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
+    metrics |= {"videos": len(gt)} | measure(args.metric, evaluation) | {"videos_left_out": len(bad or {})}
+    tell_left_out(bad or {})
+    name = f"{measured.name}-{args.metric}"
+    name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
+    used = vars(args) | measured.settings | {"tiou_th": levels}
     plots = (lambda folder: plot(folder, evaluation, project, args.plot_video)) if args.plot else None
-    print(f"results: {write_results(root, 'eval_map', args.subset, name, used, metrics, epoch, plots)}")
+    path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, plots)
+    print(f"results: {path}")
 
 
 if __name__ == "__main__":
