@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models.detr_config import DETR_CONFIG
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
-from utils.flags import add_data_flags, add_run_flags, add_training_flags
+from utils.flags import add_data_flags, add_person_flag, add_run_flags, add_training_flags
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -67,6 +67,7 @@ def make_parser() -> Parser:
     parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
     parser.flag("model", "pad_square", action="store_true",
                 help="pad frames to squares without a mask, which divide the boxes, as published")  # fmt: skip
+    add_person_flag(parser, "model")
     for name, what in ARCHITECTURE.items():
         if isinstance(DETR_CONFIG[name], bool):
             parser.flag("model", name, action="store_true", default=None, help=f"{what}, with 'scratch'")
@@ -99,7 +100,7 @@ from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.stream_shards import training_clips
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from models.auxiliary_losses import QueryLosses
-from models.detr import PERSON, build_model, full_config, normalize
+from models.detr import build_model, full_config, normalize
 from models.detr_loss import SetCriterion
 from models.weights import load_detr
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
@@ -117,10 +118,12 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Se
             changes[name] = getattr(args, name)
     architecture = {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}
     if args.detr == "scratch":
+        if args.person_label is not None:
+            raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
         config = full_config({"num_classes": 2, **architecture, **changes})
         detr, criterion, _ = build_model(config)
         return detr, criterion.to(device), config
-    loaded, config = load_detr(args.detr, args.checkpoint_root)
+    loaded, config = load_detr(args.detr, args.checkpoint_root, person_label=args.person_label)
     for name, value in architecture.items():
         if config[name] != value:
             raise InputError(
@@ -163,13 +166,13 @@ def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
 
 @torch.inference_mode()
 def validate(
-    detr: nn.Module, data: ClipDataset, batch_size: int, workers: int, device: torch.device
+    detr: nn.Module, data: ClipDataset, person_label: int, batch_size: int, workers: int, device: torch.device
 ) -> dict[str, float]:
     """The `box_metrics` of a detector over a subset."""
     scores, boxes, people = [], [], []
     for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
         out = detr(normalize(batch["images"]), batch["mask"])
-        scores += list(out["pred_logits"].softmax(-1)[..., PERSON].cpu().numpy())
+        scores += list(out["pred_logits"].softmax(-1)[..., person_label].cpu().numpy())
         boxes += list(box_cxcywh_to_xyxy(out["pred_boxes"]).cpu().numpy())
         people += [box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy() for target in batch["targets"]]
     return box_metrics(scores, boxes, people)
@@ -230,7 +233,7 @@ def main() -> None:
         metrics_of_val = None
         if (val_shards / "index.json").is_file():
             val = ClipDataset(val_shards, train=False, clips_per_video=4, **size)
-            metrics_of_val = partial(validate, detr, val, args.batch_size, args.workers, device)
+            metrics_of_val = partial(validate, detr, val, config["person_label"], args.batch_size, args.workers, device)
         if rank() == 0:
             warn(args, data, config["num_queries"])
 
@@ -249,6 +252,8 @@ def main() -> None:
                 clips = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())
                 loader = make_loader(data, clips[training.batch :], args.workers, device)
                 for batch in training.batches(loader, len(clips)):
+                    for target in batch["targets"]:
+                        target["labels"].fill_(config["person_label"])
                     with training.autocast:
                         outputs = training.model(normalize(batch["images"]), batch["mask"])
                     matches = criterion.match(outputs, batch["targets"])

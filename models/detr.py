@@ -18,7 +18,7 @@ from models.transformer import Attention, Transformer
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
 
-PERSON = 1  # the class of people, as in COCO
+PERSON = DETR_CONFIG["person_label"]
 
 _CHOICES = {
     "backbone": tuple(CHANNELS),
@@ -99,6 +99,7 @@ class DETR(nn.Module):
         self.bbox_embed = _MLP(d, 4, 3)
         self.aux_loss = config["aux_loss"]
         self.dtype: torch.dtype | None = None  # set by `for_inference`
+        self.query_layer: int | None = None  # decoder layer, from 1, of `queries`; None: the last one
 
     def forward(self, images: Tensor | list[Tensor], mask: Tensor | None = None) -> dict:
         """Detect.
@@ -109,8 +110,8 @@ class DETR(nn.Module):
 
         Returns:
             `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh relative to the unpadded image and `queries`
-            (B, N, d) of the last decoder layer, all float32; `features` (B, c, h, w) of the backbone; in training
-            `aux_outputs`, a list of logits and boxes of the earlier decoder layers.
+            (B, N, d) of the last decoder layer (or `query_layer`), all float32; `features` (B, c, h, w) of the
+            backbone; in training `aux_outputs`, a list of logits and boxes of the earlier decoder layers.
         """
         if not isinstance(images, Tensor):
             images, mask = pad_images(images)
@@ -125,20 +126,26 @@ class DETR(nn.Module):
             source = self.input_proj(features).to(embed.dtype)
             if self.position_in_features:
                 source = source + pos
-            states, _ = self.transformer(source, mask, embed, pos)
+            states, _ = self.transformer(source, mask, embed, pos, self.query_layer)
         with torch.autocast(device, enabled=False):
             states = states.to(embed.dtype)
             logits, boxes = self.class_embed(states), self.bbox_embed(states).sigmoid()
         out = {
             "pred_logits": logits[-1],
             "pred_boxes": boxes[-1],
-            "queries": states[-1],
+            "queries": self._queries(states),
             "features": features,
         }
         if self.training and self.aux_loss:
             earlier = zip(logits[:-1], boxes[:-1], strict=True)
             out["aux_outputs"] = [{"pred_logits": a, "pred_boxes": b} for a, b in earlier]
         return out
+
+    def _queries(self, states: Tensor) -> Tensor:
+        """`query_layer`'s of the decoder states (L, B, N, d) that the transformer returns."""
+        if self.query_layer is None:
+            return states[-1]
+        return states[self.query_layer - 1] if self.training else states[0]
 
 
 @torch.no_grad()
@@ -182,7 +189,7 @@ def _checked(name: str, value: object) -> bool | int | float | str:
         if value not in choices:
             raise InputError(f"detector setting {name}={value!r}: choose from {', '.join(choices)}")
         return value
-    least = 1 if kind is int else 0
+    least = 1 if kind is int and name != "person_label" else 0
     if not isinstance(value, int | float) or not least <= value < math.inf or kind(value) != value:
         raise InputError(f"detector setting {name}={value!r}: must be a {kind.__name__} of at least {least}")
     return kind(value)

@@ -28,6 +28,7 @@ DETR_CONFIG = {
     "box_overlap": "giou",
     "image_size": 512,
     "pad_square": False,
+    "person_label": 1,
 }
 """The official release's arguments and defaults. Added to them:
 
@@ -39,4 +40,5 @@ position_in_features: add the position embedding to the values of attention too,
 box_overlap: giou or iou, in the loss and in matching.
 image_size: longer side in pixels of the images that the detector was trained for.
 pad_square: it was trained on images padded to squares, and normalises its boxes by them.
+person_label: the class of people, as in COCO.
 """

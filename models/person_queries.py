@@ -47,7 +47,7 @@ class Videos(Protocol):
 
 class Detections(NamedTuple):
     """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
-    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of the last decoder layer."""
+    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer."""
 
     frames: np.ndarray
     scores: np.ndarray
@@ -60,7 +60,8 @@ class Detector:
 
     `batch_size` frames go through it at a time. `source` as in `models.weights.load_detr`; `amp` a dtype (bfloat16,
     float16) or None; `image_size` 0 takes the size that the checkpoint was trained for; `square` pads frames to
-    squares, which a checkpoint that was trained so asks for itself.
+    squares, which a checkpoint that was trained so asks for itself. `query_layer`: the decoder layer of the query
+    vectors, from 1, None for the last one; `person_label` as in `load_detr`. InputError for a layer that is not there.
     """
 
     def __init__(
@@ -73,22 +74,31 @@ class Detector:
         image_size: int = 0,
         batch_size: int = 8,
         square: bool = False,
+        query_layer: int | None = None,
+        person_label: int | None = None,
     ) -> None:
         self.source, self.device, self.batch_size = str(source), device, batch_size
-        detr, config = load_detr(source, checkpoint_root, device)
+        detr, config = load_detr(source, checkpoint_root, device, person_label=person_label)
+        self.n_layers = config["dec_layers"]
+        self.query_layer = detr.query_layer = query_layer or self.n_layers
+        if self.query_layer > self.n_layers:
+            raise InputError(f"--query_layer {query_layer}: {source} has {counted(self.n_layers, 'decoder layer')}")
+        self.person_label = config["person_label"]
         self.weights = weights_hash(detr.state_dict())
         self.d = config["hidden_dim"]
         self.image_size = image_size or config["image_size"]
         self.square = square or config["pad_square"]
-        kind = "" if amp is None else f"-{str(amp).removeprefix('torch.')}"
+        kind = f"-layer{self.query_layer}" * (self.query_layer != self.n_layers)
+        kind += f"-person{self.person_label}" * (self.person_label != PERSON)
+        kind += "" if amp is None else f"-{str(amp).removeprefix('torch.')}"
         self.key = f"{self.weights}-{self.image_size}{'-square' if self.square else ''}{kind}"
         self.detr = for_inference(detr, amp)
         if compiled:
             self.detr.compile()
 
     def config(self) -> dict:
-        """What a later stage needs to find the same detector: its file, what its weights are, and the frames' form."""
-        names = ("source", "weights", "image_size", "square", "key")
+        """What a later stage needs to find the same detector: its file, what its weights are, and how it is used."""
+        names = ("source", "weights", "image_size", "square", "query_layer", "person_label", "key")
         return {name: getattr(self, name) for name in names}
 
     def _input(self, images: Tensor) -> Tensor:
@@ -108,7 +118,7 @@ class Detector:
         """Start a batch float (b, 3, H, W); the function waits for its person scores (b, N), boxes (b, N, 4) xyxy from
         0 to 1, and queries (b, N, d). Nothing in here may make the host wait."""
         out = self.detr(images, mask)
-        scores = out["pred_logits"].softmax(-1)[..., PERSON]
+        scores = out["pred_logits"].softmax(-1)[..., self.person_label]
         return fetch_later(scores, box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
 
     def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> Detections:
@@ -147,20 +157,28 @@ def batch_size(args: Namespace, device: torch.device) -> int:
 def detector_of(args: Namespace, device: torch.device, known: dict | None = None) -> Detector:
     """The detector that the flags name; without `--detr` that of `known`, a checkpoint's `Detector.config()`.
 
-    InputError when its weights are not those of `known`.
+    InputError when its weights or the layer of its queries are not those of `known`.
     """
     source = args.detr or known["source"]
     if not args.detr and source not in OFFICIAL and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))
-    amp = amp_type(args.amp)
-    batch = batch_size(args, device)
-    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, batch, square)
+    layer, label = (vars(args).get(name) for name in ("query_layer", "person_label"))
+    if known:
+        layer = layer or known.get("query_layer")
+        label = known.get("person_label") if label is None else label
+    amp, batch = amp_type(args.amp), batch_size(args, device)
+    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, batch, square, layer, label)
     if known and detector.weights != known["weights"]:
         raise InputError(
             f"{source}: not the detector that the encoder was trained with ({known['source']}, weights "
             f"{known['weights']}, here {detector.weights}); name that one with --detr"
+        )
+    if known and detector.query_layer != known.get("query_layer", detector.n_layers):
+        raise InputError(
+            f"--query_layer {detector.query_layer}: the encoder was trained with queries of decoder layer "
+            f"{known.get('query_layer', detector.n_layers)}; leave the flag out, or train another encoder"
         )
     return detector
 

@@ -101,7 +101,9 @@ class Transformer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, src: Tensor, mask: Tensor | None, query_embed: Tensor, pos: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, src: Tensor, mask: Tensor | None, query_embed: Tensor, pos: Tensor, query_layer: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode and decode.
 
         Args:
@@ -109,10 +111,11 @@ class Transformer(nn.Module):
             mask: bool (B, h, w), True on padding, or None.
             query_embed: (N, d).
             pos: position embedding (B or 1, d, h, w).
+            query_layer: decoder layer, from 1, that is returned in evaluation too; None for the last one alone.
 
         Returns:
-            Decoder states (L, B, N, d) after the final norm, of all layers in training and of the last one (L = 1)
-            in evaluation; encoder memory (B, d, h, w).
+            Decoder states (L, B, N, d) after the final norm, of all layers in training, of `query_layer` and
+            the last one (L = 2, or 1 where these are the same) in evaluation; encoder memory (B, d, h, w).
         """
         size = src.shape[-2:]
         memory = src.flatten(2).transpose(1, 2)
@@ -129,6 +132,8 @@ class Transformer(nn.Module):
         for layer in self.decoder.layers:
             x = layer(x, query_pos, memory, key, padding)
             states.append(x)
-        states = states if self.training else states[-1:]
+        if not self.training:
+            earlier = query_layer not in (None, len(states))
+            states = [states[query_layer - 1], states[-1]] if earlier else states[-1:]
         memory = memory.transpose(1, 2).unflatten(2, size)
         return torch.stack([self.decoder.norm(state) for state in states]), memory

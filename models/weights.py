@@ -31,6 +31,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 _FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes")
 _FROM_SHAPES += ("pre_norm", "norm", "stages")
 _MAKE = "make one with train_detr.py, or name an official one"
+_PERSON_IS_1 = (2, 91, 250)  # classes of a detector of people alone (label 0 is unused), of COCO, of its panoptic form
 _BLOCKS = {2: "resnet18", 6: "resnet50", 23: "resnet101"}  # residual blocks of the third stage; 34 has 6 basic ones
 
 
@@ -54,6 +55,7 @@ def load_detr(
     checkpoint_root: str | Path = "checkpoint",
     device: str | torch.device = "cpu",
     url: str = OFFICIAL_URL,
+    person_label: int | None = None,
 ) -> tuple[DETR, dict]:
     """Detector of a checkpoint, in evaluation mode, and its full configuration.
 
@@ -61,9 +63,11 @@ def load_detr(
         source: a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded once), a shipped checkpoint's name,
             an official file (`{"model"}`) or a checkpoint of this project (`{"model", "config", "epoch"}`).
         url: where official files are downloaded from.
+        person_label: the class of people; None where the checkpoint says it, or has COCO's classes.
 
     Raises:
-        InputError: the file is none of these, or its weights do not fit its configuration.
+        InputError: the file is none of these, its weights do not fit its configuration, or which of its classes is
+            the person is not known.
     """
     if str(source) in OFFICIAL:
         name = OFFICIAL[str(source)]
@@ -90,10 +94,22 @@ def load_detr(
             raise InputError(
                 f"{path}: its config says {name}={config[name]}, its weights {inferred[name]}; it is damaged"
             )
+    config["person_label"] = _person_label(path, config, person_label, "config" in checkpoint)
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)
     return detr.eval(), config
+
+
+def _person_label(path: Path, config: dict, given: int | None, own: bool) -> int:
+    """A detector's class of people: the one `given`, else its config's where that is known or of our `own` training."""
+    n, label = config["num_classes"], config["person_label"] if given is None else given
+    fault = f"has no label {label}" if label >= n else ""
+    if given is None and not own and n not in _PERSON_IS_1:
+        fault = "does not say which of its labels is the person's"
+    if fault:
+        raise InputError(f"{path}: {fault} (they are 0 to {n - 1}); name the person's with --person_label")
+    return label
 
 
 def infer_config(state: Mapping[str, Tensor], name: str = "") -> dict:

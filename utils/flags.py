@@ -77,6 +77,15 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
                 help="pad frames to squares, which divide the boxes, as published (default: as trained)")  # fmt: skip
     parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0,
                 help="frames a batch; 0: {cuda} on a GPU, {cpu} on a CPU".format(**DETECTOR_BATCH))  # fmt: skip
+    parser.flag("detector", "query_layer", type=positive_int,
+                help="decoder layer of query vectors; published: 1 (default: as trained, else the last)")  # fmt: skip
+    add_person_flag(parser, "detector")
+
+
+def add_person_flag(parser: Parser, section: str) -> None:
+    """The flag of every stage that loads a detector: which of its classes is the person."""
+    parser.flag(section, "person_label", type=count,
+                help="the detector's label of people (default: the checkpoint's, 1 of COCO's)")  # fmt: skip
 
 
 def add_frame_flags(parser: Parser) -> None:
