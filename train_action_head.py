@@ -40,6 +40,8 @@ def make_parser() -> Parser:
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)
     add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, unit="tracks padded together in")
+    parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000,
+                help="maximum frames of a batch, padding included; a longer track is a batch by itself")  # fmt: skip
     parser.flag("training", "iter_update", type=positive_int, default=64, help="tracks a step")
     parser.flag("training", "no_action_weight", type=not_negative, help=f"class weight of 'no action' {OF_DATA}")
     add_run_flags(parser)
@@ -59,7 +61,7 @@ from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
 from models.frame_features import FRAME_KINDS, features_of_tracks, frame_extractor
-from utils.distributed import process_group, rank, rank_mean, world_size
+from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
 from utils.misc import InputError, start
 from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
@@ -83,10 +85,12 @@ def track_losses(head: nn.Module, batch: dict, weight: Tensor) -> tuple[Tensor, 
 
 
 @torch.inference_mode()
-def validate(head: nn.Module, data: TrackBatches, batch_size: int, weight: Tensor) -> dict[str, float]:
+def validate(
+    head: nn.Module, data: TrackBatches, batch_size: int, weight: Tensor, max_frames: float = math.inf
+) -> dict[str, float]:
     """`val_loss`, the mean over tracks, and `val_accuracy`, the share of frames whose action is right."""
     total = right = frames = 0.0
-    for tracks in data.chunks(range(len(data)), math.ceil(len(data) / batch_size)):
+    for tracks in data.chunks(range(len(data)), math.ceil(len(data) / batch_size), max_frames):
         losses, hits, n = track_losses(head, data.batch(tracks), weight)
         total, right, frames = total + float(losses.sum()), right + int(hits), frames + int(n)
     return {"val_loss": total / len(data), "val_accuracy": right / frames}
@@ -142,7 +146,7 @@ def main() -> None:
         if val_tar.is_file():
             val = tracks_of(args.val_subset, TrackStore(val_tar, bad=bad))
             if len(val):
-                metrics_of_val = partial(validate, head, val, args.batch_size, weight)
+                metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
 
         config = {
             "head": head.config,
@@ -162,8 +166,10 @@ def main() -> None:
                     indices = [index for _, index in step]
                     n_tracks = mean_over_ranks(len(indices), device)
                     # Tracks of like length are padded together, up to --batch_size; each track counts alike, however
-                    # long. A process that has too few for as many chunks as the others takes part with an empty one.
-                    chunks = data.chunks(indices, math.ceil(math.ceil(n_tracks) / args.batch_size))
+                    # long. A process that has too few for as many chunks as the others takes part with empty ones.
+                    n_chunks = math.ceil(math.ceil(n_tracks) / args.batch_size)
+                    chunks = data.chunks(indices, n_chunks, args.max_frames_in_batch)
+                    chunks += [[] for _ in range(max(per_rank(len(chunks))) - len(chunks))]
                     accuracy = 0.0
                     for tracks in chunks:
                         with training.autocast:
@@ -179,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "try a smaller --max_frames_in_batch; a track that is too long by itself, a smaller --dim_feedforward")

@@ -1,5 +1,6 @@
 """Tracks in padded batches: what the action head trains on."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,11 +29,24 @@ class TrackBatches:
         """A checksum of the tracks' frames and labels, for a resumed run."""
         return checksum(*(part for track in self.tracks for part in (track.video, track.frames, track.labels)))
 
-    def chunks(self, which: Sequence[int], n: int) -> list[list[Track]]:
-        """The tracks `which` in `n` chunks, sorted by length so that little is padding; the last are empty where there
-        are fewer tracks."""
+    def chunks(self, which: Sequence[int], n: int, max_frames: float = math.inf) -> list[list[Track]]:
+        """The tracks `which` in chunks, sorted by length so that little is padding.
+
+        Args:
+            which: indices of tracks.
+            n: number of chunks, of like numbers of tracks; the last are empty where there are fewer tracks.
+            max_frames: most frames of a chunk, padding included: where that takes more chunks, there are more. A longer
+                track is a chunk by itself.
+        """
         tracks = sorted((self.tracks[i] for i in which), key=len)
-        return [[tracks[i] for i in part] for part in np.array_split(np.arange(len(tracks)), n)]
+        chunks: list[list[Track]] = []
+        for part in np.array_split(np.arange(len(tracks)), n):
+            chunks.append([])
+            for track in (tracks[i] for i in part):
+                if chunks[-1] and (len(chunks[-1]) + 1) * len(track) > max_frames:  # the others are padded to this one
+                    chunks.append([])
+                chunks[-1].append(track)
+        return chunks
 
     def batch(self, tracks: Sequence[Track]) -> dict[str, Tensor | None]:
         """Tracks padded to the longest: `queries` float32 (B, T, d), `times` int64 (B, T) since each one's first frame,

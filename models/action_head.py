@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS
+from models.long_attention import use_long_attention
 from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
@@ -69,6 +70,7 @@ class ActionHead(nn.Module):
         else:
             encoder_layer = nn.TransformerEncoderLayer(*layer)
             self.transformer = nn.TransformerEncoder(encoder_layer, c["n_layers"], enable_nested_tensor=False)
+        use_long_attention(self.transformer)
         self.classify = nn.Linear(width, c["n_classes"] + 1)
         for parameter in self.transformer.parameters():  # torch starts all layers as copies of one
             if parameter.dim() > 1:

@@ -14,6 +14,7 @@ from utils.misc import InputError, counted, did_you_mean
 from utils.storage.files import FULL
 
 USER_ERROR = 2
+LESS_MEMORY = "try a smaller --batch_size or --image_size, or --amp"
 
 
 class Stopped(Exception):
@@ -179,7 +180,7 @@ def tell_left_out(bad: dict[str, str]) -> None:
         print(f"{counted(len(bad), 'video')} left out: unusable")
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], if_memory_is_full: str = LESS_MEMORY) -> None:
     """Run a script's `main`; the user's mistakes and stops become one line on stderr and an exit status.
 
     2 a mistake of the user or no memory left, 130 interrupted by SIGINT, 143 by SIGTERM; bugs keep their traceback.
@@ -209,7 +210,7 @@ def run(main: Callable[[], None]) -> None:
         memory = _memory_that_is_full(error)
         if memory is None:
             raise
-        status, line = USER_ERROR, f"error: {memory} is full; try a smaller --batch_size or --image_size, or --amp"
+        status, line = USER_ERROR, f"error: {memory} is full; {if_memory_is_full}"
     else:
         return
     print(f"{program}: {line}", file=sys.stderr)
