@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import datasets  # noqa: F401 (sets OpenCV's limit of pixels, which must happen before any test imports cv2)
+from tests.stages import Stages, make_data
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # small tensors; a second thread only waits where others work too
@@ -26,6 +27,22 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def finished_chain(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    """A tiny synthetic data set, and the chain run on it once as `one`."""
+    root = tmp_path_factory.mktemp("chain")
+    make_data(root)
+    stages = Stages(root / "data", root / "checkpoint")
+    stages.chain("one")
+    return stages
+
+
+@pytest.fixture(scope="module")
+def stages(finished_chain: Stages, tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    """A copy of the finished chain, for one file's tests."""
+    return finished_chain.copy(tmp_path_factory.mktemp("stages"))
 
 
 @pytest.fixture

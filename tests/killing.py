@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from datasets.make_shards import main as make_shards
-from datasets.synthetic.videos import make_synthetic
 from predict import main as predict
-from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
+from tests.stages import LOOSE, QUIET, TINY_DETR, Stages, make_data
 from tests.toy_training import free_port, launch, set_rank
 
 EVERY_STEP = ("--save_steps", 1)
@@ -52,13 +51,6 @@ def write_shards(data: Path, subset: str, *flags: object) -> None:
         argv = ["make_shards.py", "--dataset", "synthetic", "--data_root", data, "--subset", subset, *flags]
         patch.setattr(sys, "argv", list(map(str, argv)))
         make_shards()
-
-
-def make_data(root: Path) -> None:
-    """The tiny data set and its shards."""
-    make_synthetic(root / "data" / "synthetic", n_train=4, n_val=2, width=64, height=48, length=(12, 16))
-    for subset in ("train", "val"):
-        write_shards(root / "data", subset)
 
 
 def run_stage(stages: Stages, shards: Path, script: str, detr: Path, renames: int = 0) -> None:

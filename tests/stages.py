@@ -1,11 +1,17 @@
 """Running the stage scripts inside the tests' own process, on a tiny data set."""
 
 import importlib
+import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from datasets.config import load_project
+from datasets.make_shards import make_shards
+from datasets.synthetic.videos import make_synthetic
 
 TINY_DETR = shlex.split(
     "--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim 32 --nheads 4 --enc_layers 1 --dec_layers 2 "
@@ -14,6 +20,14 @@ TINY_DETR = shlex.split(
 )
 QUIET = ("--threads", "1", "--workers", "1", "--device", "cpu")
 LOOSE = ("--psn_score_th", "0.3")  # a detector of one epoch is not sure of anything
+
+
+def make_data(root: Path) -> None:
+    """The tiny data set and its shards, in `root/data`."""
+    make_synthetic(root / "data" / "synthetic", n_train=4, n_val=2, width=64, height=48, length=(12, 16))
+    project = load_project("synthetic", root / "data")
+    for subset in ("train", "val"):
+        make_shards(project, subset, root / "data" / "synthetic" / "shards" / subset)
 
 
 class Stages:
@@ -29,6 +43,16 @@ class Stages:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"{script}.py", *map(str, [*common, *flags])])
             importlib.import_module(script).main()
+
+    def copy(self, root: Path) -> "Stages":
+        """The same data and checkpoints in another folder."""
+        shutil.copytree(self.data, root / "data")
+        shutil.copytree(self.checkpoint, root / "checkpoint")
+        return Stages(root / "data", root / "checkpoint")
+
+    def results(self, name: str, stage: str) -> list[dict]:
+        """What a stage's results files hold."""
+        return [json.loads(p.read_text()) for p in sorted((self.folder(name) / "results").glob(f"{stage}-*.json"))]
 
     def folder(self, name: str) -> Path:
         """Where the runs of `name` write."""

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import torch
 
 from datasets.check import contact_sheet
 from models.person_queries import Detector
-from tests.killing import make_data, write_shards
+from tests.killing import write_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.cli import run
 from utils.misc import InputError
@@ -148,22 +147,10 @@ def test_a_former_run_is_moved_without_loss_wherever_the_move_is_cut(tmp_path: P
 # --- stages ---
 
 
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    """The chain, run once as `one`."""
-    root = tmp_path_factory.mktemp("files")
-    make_data(root)
-    stages = Stages(root / "data", root / "checkpoint")
-    stages.chain("one")
-    return stages
-
-
 @pytest.fixture
 def copy(stages: Stages, tmp_path: Path) -> Stages:
     """A chain to spoil."""
-    shutil.copytree(stages.data, tmp_path / "data")
-    shutil.copytree(stages.checkpoint, tmp_path / "checkpoint")
-    return Stages(tmp_path / "data", tmp_path / "checkpoint")
+    return stages.copy(tmp_path)
 
 
 def in_script(stages: Stages, capsys: pytest.CaptureFixture[str], *command: object) -> tuple[int, str]:

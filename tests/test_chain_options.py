@@ -1,0 +1,156 @@
+"""Other heads, link cues, metrics and settings through the chain, and settings that travel with the files."""
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.person_encoder import load_encoder
+from models.person_queries import detector_of
+from models.x3d import x3d_xs
+from tests.stages import LOOSE, TINY_DETR, Stages
+from utils.misc import InputError
+
+
+@pytest.mark.parametrize("metric", ["motion-AP", "frame-mAP"])
+def test_other_metrics_are_measured_too(stages: Stages, metric: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--qmm_name", "one", "--metric", metric, "--protocol", "act", "--topk", 2, "--min_tube_length", 1)
+    stages.run("eval_map", *flags, *LOOSE)
+    (result,) = (r for r in stages.results("one", "eval_map") if r["args"]["metric"] == metric)
+    assert f"{metric}@0.5" in result["metrics"]
+    assert metric in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head_type", ["time_ecd:add", "time_ecd:cat", "res"])
+def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str) -> None:
+    head = ("--qmm_name", "one", "--head_type", head_type, *LOOSE)
+    stages.run("train_action_head", *head, "--epochs", 1)
+    stages.run("eval_map", *head, "--min_tube_length", 1)
+    (result,) = (r for r in stages.results("one", "eval_map") if r["args"]["head_type"] == head_type)
+    assert result["metrics"]["v-mAP@0.5"] is not None
+
+
+@pytest.mark.parametrize("clip", ["centre", "repeat"])
+def test_the_x3d_head_asks_with_its_frames(stages: Stages, clip: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"model_state": x3d_xs().state_dict()}, tmp_path / "x3d.pth")
+    frames = ("--x3d_weights", tmp_path / "x3d.pth", "--x3d_clip", clip)
+    head = ("--qmm_name", "one", "--head_type", "x3d", "--head_name", f"x3d-{clip}", *LOOSE)
+    stages.run("train_action_head", *head, *frames, "--epochs", 1)
+    stages.run("eval_map", *head, *frames, "--min_tube_length", 1)
+    other = {"centre": "repeat", "repeat": "centre"}[clip]
+    with pytest.raises(InputError, match=f"was trained with frame features x3d-{clip}"):
+        stages.run("eval_map", *head, "--x3d_weights", tmp_path / "x3d.pth", "--x3d_clip", other)
+
+
+def test_linking_by_iou_has_a_tar_and_a_head_of_its_own(stages: Stages) -> None:
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", "--qmm_name", "one", "--subset", subset, "--link_cues", "iou", *LOOSE)
+    flags = ("--qmm_name", "one", "--link_cues", "iou", *LOOSE)
+    with pytest.raises(InputError, match=r"make one with train_action_head\.py"):
+        stages.run("eval_map", *flags)
+    stages.run("train_action_head", *flags, "--epochs", 1)
+    stages.run("eval_map", *flags)
+    with pytest.raises(InputError, match="linked by another link_cues"):
+        stages.run("eval_map", *flags, "--head_name", "vanilla")
+
+
+def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stages) -> None:
+    detr = stages.folder("one") / "detr" / "epoch_1.pth"
+    stages.run(
+        "train_qmm", "--qmm_name", "live", "--detr", detr, "--no_query_cache", "--epochs", 1, "--iou_th", 0.05, *LOOSE
+    )
+    assert (stages.folder("live") / "encoder" / "epoch_1.pth").is_file()
+
+
+def test_the_published_deviations_go_through_the_chain(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    stages.run("train_detr", "--ex_name", "square", *TINY_DETR, "--epochs", 1, "--pad_square", "--box_overlap", "iou")
+    detr = stages.folder("square") / "detr" / "epoch_1.pth"
+    held = torch.load(detr, weights_only=True)["config"]
+    assert held["pad_square"] and held["box_overlap"] == "iou"
+    flags = ("--qmm_name", "square", *LOOSE)
+    stages.run("train_qmm", *flags, "--detr", detr, "--no_query_cache", "--epochs", 1, "--iou_th", 0.05)
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", *flags, "--subset", subset)
+    assert len(list((stages.checkpoint / "synthetic" / "queries").glob("*-64-square.tar"))) == 2
+    stages.run("train_action_head", *flags, "--epochs", 1)
+    stages.run("eval_map", *flags, "--min_tube_length", 1)
+    stages.run("eval_map", *flags, "--min_tube_length", 1, "--count_duplicates")
+    counted, plain = stages.results("square", "eval_map")  # neither has overwritten the other
+    assert counted["args"]["count_duplicates"] and not plain["args"]["count_duplicates"]
+    assert counted["metrics"]["v-mAP@0.2"] >= plain["metrics"]["v-mAP@0.2"]
+    with pytest.raises(InputError, match="--plot: a second detection"):
+        stages.run("eval_map", *flags, "--plot", "--count_duplicates")
+    with pytest.raises(InputError, match="only goes with --metric v-mAP"):
+        stages.run("eval_map", *flags, "--metric", "frame-mAP", "--count_duplicates")
+
+
+def test_the_published_time_encoding_and_frames_a_batch_go_through_the_chain(stages: Stages) -> None:
+    head = ("--qmm_name", "one", "--head_type", "time_ecd:cat", "--head_name", "published", *LOOSE)
+    stages.run("train_action_head", *head, "--epochs", 1, "--time_encoding", "published")
+    config = torch.load(stages.folder("one") / "head" / "published" / "epoch_1.pth", weights_only=True)["config"]
+    assert config["head"]["time_encoding"] == "published" and config["min_tube_length"] == 9
+    stages.run("eval_map", *head, "-n_frames", 4)
+
+
+LINK_CHANGES = {
+    "sim_th": (0.4, 0.9),
+    "psn_score_th": (0.3, 0.35),
+    "filter_length": (4, 2),
+    "end_consecutive_frames": (8, 3),
+    "load_epoch": (2, 1),
+}
+"""Setting -> its value in the chain, which the head was trained with, and another."""
+
+
+@pytest.mark.parametrize("name", LINK_CHANGES)
+def test_a_head_evaluated_on_tracks_of_other_settings_says_so(
+    stages: Stages, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, given = LINK_CHANGES[name]
+    run = ("--qmm_name", "one", *LOOSE)
+    flag = "--load_epoch_qmm" if name == "load_epoch" else f"--{name}"
+    stages.run("eval_qmm", *run, f"--{name}", given)
+    stages.run("eval_map", *run, "--min_tube_length", 1)
+    assert "note:" not in capsys.readouterr().err
+    stages.run("eval_map", *run, "--min_tube_length", 1, flag, given)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note:"))
+    assert "head/vanilla/epoch_2.pth" in line and line.endswith(f": {name} {trained}, here {given}")
+    found = [r["args"] for r in stages.results("one", "eval_map") if r["args"][name] == given]
+    assert any(args["head_settings"][name] == trained for args in found)
+
+
+def test_people_followed_otherwise_are_told_apart(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    name = ("--qmm_name", "one", *LOOSE)
+    try:
+        stages.run("eval_qmm", *name, "--amp", "bf16")
+        with pytest.raises(InputError, match=r"-bfloat16 as .*run eval_qmm\.py with the same --amp"):
+            stages.run("eval_map", *name, "--min_tube_length", 1)
+    finally:
+        stages.run("eval_qmm", *name)
+
+
+def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) -> None:
+    (path,) = (stages.folder("one") / "encoder").glob("epoch_1.pth")
+    _, config, _ = load_encoder(path)
+    known = {**config["detector"], "source": str(tmp_path / "gone.pth")}
+    args = Namespace(detr=None, image_size=0, pad_square=False, amp="off", compile=False, detr_batch=8)
+    args.checkpoint_root = tmp_path
+    with pytest.raises(InputError, match=r"gone.pth: the detector .* is not there; name it with --detr"):
+        detector_of(args, torch.device("cpu"), known)
+    args.detr = config["detector"]["source"]
+    assert detector_of(args, torch.device("cpu"), known).weights == known["weights"]
+
+
+def test_a_detector_that_has_moved_is_the_same(
+    stages: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = next((stages.folder("one") / "qmm_tubes" / "val").glob("*.tar"))
+    before, moved = tar.stat().st_mtime_ns, shutil.copy(stages.folder("one") / "detr" / "epoch_1.pth", tmp_path)
+    stages.run("eval_qmm", "--qmm_name", "one", *LOOSE, "--detr", moved)
+    assert tar.stat().st_mtime_ns == before and "made again" not in capsys.readouterr().err
+    tar.unlink()  # made anew, it names the other file
+    stages.run("eval_qmm", "--qmm_name", "one", *LOOSE, "--detr", moved)
+    stages.run("eval_map", "--qmm_name", "one", *LOOSE, "--min_tube_length", 1)
