@@ -32,6 +32,7 @@ def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str) ->
     assert result["metrics"]["v-mAP@0.5"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["centre", "repeat"])
 def test_the_x3d_head_asks_with_its_frames(stages: Stages, clip: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

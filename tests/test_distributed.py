@@ -80,14 +80,18 @@ def compare(root: Path, script: str, kind: str, name_flag: str, batch_flag: str,
     assert_same_training(*(next(folder.glob(kind.format(name=name))) for name in names))
 
 
-@pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])  # one step of 3 + 2 clips; steps of 2 + 2, 2 + 2, 1 + 1
+# One step of 3 + 2 clips; steps of 2 + 2, 2 + 2, 1 + 1.
+STEPS = pytest.mark.parametrize(("size", "clips"), [(3, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
+
+
+@STEPS
 def test_two_processes_train_detr_as_one_does(root: Path, size: int, clips: int) -> None:
     rate = 1e-4  # AdamW makes steps of its rate out of gradients that are all rounding
     flags = (*FROZEN, "--clips_per_video", clips, "--epochs", 1, "--lr", rate)
     compare(root, "train_detr", "{name}/detr", "--ex_name", "--batch_size", size, *flags)
 
 
-@pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])
+@STEPS
 def test_two_processes_train_query_matching_as_one_does(root: Path, size: int, clips: int) -> None:
     detr = root / "checkpoint" / "synthetic" / "one" / "detr" / "epoch_1.pth"
     flags = ("--detr", detr, "--dropout", 0, "--epochs", 2, "--clips_per_video", clips, *MATCHED)
@@ -108,6 +112,7 @@ def test_two_processes_train_the_action_head_as_one_does(root: Path) -> None:
     compare(root, "train_action_head", "one/head/{name}", "--head_name", "--iter_update", people, *flags)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_tars_that_one_writes(root: Path) -> None:
     """`torchrun eval_qmm.py`, from the frames on: queries and tracks are the same, byte for byte."""
     folder = root / "checkpoint" / "synthetic"

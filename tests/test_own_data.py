@@ -145,6 +145,7 @@ def test_a_fault_is_told_with_its_place_and_skip_bad_goes_on(own, follow):
     assert [sample["name"] for _, sample, _ in read_shards(own / "faulty/train")] == ["park_02"]
 
 
+@pytest.mark.slow
 def test_the_chain_and_predict(own, follow, one_thread):
     """The stages' commands one after another; only the detector is smaller, and the defaults fit short tubes."""
     (own / "mydata/own.yml").write_text(re.sub(r"defaults: .*", SHORT, FILES["mydata/own.yml"]))

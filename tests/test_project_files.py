@@ -67,6 +67,7 @@ def has_both(env: Path) -> bool:
     return not subprocess.run([env / "bin/python", "-c", "import first_of_two, second_of_two"], check=False).returncode
 
 
+@pytest.mark.slow
 def test_set_up_makes_an_environment_finishes_one_and_then_leaves_it_alone(clone, tmp_path):
     pytest.importorskip("ensurepip", reason="this Python brings no pip, and fetching one needs a network")
     hidden = (tmp_path / "second_of_two-1.0-py3-none-any.whl").rename(tmp_path / "hidden")
