@@ -162,14 +162,15 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
     persons = _person_ids(raw.tubes)
     tubes, faults = [], []
     for i, tube in enumerate(raw.tubes):
-        place = f"video {name!r}, tube {i}"
+        place = f"video {name!r}, tube {i}" + f" ({tube.place})" * bool(tube.place)
         boxes = np.asarray(tube.boxes, np.float64)
         masks = _impossible(tube.frames, boxes, raw.n_frames) | _beyond_border(boxes, raw.width, raw.height)
         tube_faults = _faults(place, masks, tube.frames, boxes)
         try:
             label = _label_index(tube.label, file.labels, labels)
         except ValueError as error:
-            tube_faults.append(AnnotationFault("label is not in the project's labels", place, str(error)))
+            first = f"{place}, frame {tube.frames[0]}" if tube.place else place
+            tube_faults.append(AnnotationFault("label is not in the project's labels", first, str(error)))
         if any(fault.refused for fault in tube_faults):
             faults += [fault for fault in tube_faults if fault.refused]
             continue

@@ -1,11 +1,12 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
+import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import yaml
 
-from datasets.formats import FORMATS, AnnotationFile, read_annotation_file
+from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
 from utils.misc import InputError, did_you_mean
 
 BUILT_IN = Path(__file__).parent / "projects"
@@ -28,7 +29,8 @@ class Project:
     """A project file.
 
     `annotations` is the annotation file's path; `splits` are as in the file; `frames` is a path under `root` with
-    `{name}` in it; `path` is the project file's own.
+    `{name}` in it; `path` is the project file's own; `options` are the fields that its format has beside these
+    (`datasets.formats.options`).
     """
 
     name: str
@@ -40,6 +42,7 @@ class Project:
     labels: list[str]
     defaults: dict[str, float]
     path: Path
+    options: dict[str, object] = dataclasses.field(default_factory=dict)
 
     def default(self, name: str, *more: str) -> float:
         """The project file's default of the first of these names that it gives, else that of `DEFAULTS`."""
@@ -48,7 +51,7 @@ class Project:
     def annotation_file(self) -> AnnotationFile:
         """The annotation file, unchecked; InputError when it is missing, damaged or in another format."""
         try:
-            return read_annotation_file(self.annotations, self.format)
+            return read_annotation_file(self.annotations, self.format, {"labels": self.labels, **self.options})
         except OSError as error:
             text = f"{self.annotations}: annotation file cannot be read ({error.strerror}); {self._remedy()}"
             raise InputError(text) from None
@@ -136,17 +139,21 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
         root = path.parent / fields.get("root", ".")
     else:
         root = Path(overrides.get("root", Path(data_root) / fields["name"]))
+    options = {key: value for key, value in fields.items() if key not in FIELDS}
+    if "fill" in options_of(fields["format"]):
+        options.setdefault("fill", True)  # a person without a box is background to the detector
     choices = [fields["annotations"]] if isinstance(fields["annotations"], str) else fields["annotations"]
     project = Project(
         name=fields["name"],
         root=root,
         format=fields["format"],
-        annotations=next((root / choice for choice in choices if (root / choice).is_file()), root / choices[0]),
+        annotations=next((root / choice for choice in choices if (root / choice).exists()), root / choices[0]),
         frames=fields["frames"],
         splits=fields["splits"],
         labels=fields.get("labels") or [],
         defaults=fields.get("defaults") or {},
         path=path,
+        options=options,
     )
     if project.labels:
         return project
@@ -179,13 +186,21 @@ def _check(path: Path, fields: dict) -> None:
 
     for field in REQUIRED:
         require(field in fields, field, "missing")
-    for field, value in fields.items():
-        require(field in FIELDS, field, f"not a field of a project file; known are {', '.join(FIELDS)}")
+    require(
+        isinstance(fields["format"], str) and fields["format"] in FORMATS, "format", f"not one of {', '.join(FORMATS)}"
+    )
+    known = [*FIELDS, *options_of(fields["format"])]
+    for field in fields:
+        require(field in known, field, f"not a field of a project file; known are {', '.join(known)}")
+    try:
+        check_options(fields["format"], {field: value for field, value in fields.items() if field not in FIELDS})
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    for field, value in ((field, fields[field]) for field in FIELDS if field in fields):
         optional = value is None and field in ("labels", "defaults")
         require(optional or isinstance(value, FIELDS[field]), field, f"is not {KINDS[FIELDS[field]]}")
     name, annotations = fields["name"], fields["annotations"]
     require(name == Path(name).name and name not in (".", "..", ""), "name", "names a folder, so no slashes")
-    require(fields["format"] in FORMATS, "format", f"not one of {', '.join(FORMATS)}")
     require("{name}" in fields["frames"], "frames", "needs {name}, which the video's name replaces")
     require(bool(annotations) and all(isinstance(a, str) for a in annotations), "annotations", "not a file's name")
     labels = fields.get("labels") or []

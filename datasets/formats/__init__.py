@@ -1,39 +1,88 @@
-"""Annotation formats: one file each with `read(path) -> AnnotationFile`, registered in `FORMATS`.
+"""Formats of annotations and predictions: one file each, registered in a table.
 
-A reader gives what the file says and judges nothing; `datasets.annotations` checks the tubes of all formats alike.
+A reader gives what the file says and judges only what has a place in its format (a line, a track, a region);
+`datasets.annotations` checks the tubes of all formats alike. `read(path, *, option, ...)` takes what its files do not
+say as keyword-only arguments, each one described in `datasets.formats.options`: fields of a project file, and keys of
+the options of `python -m datasets.convert`.
 """
 
 import functools
-from collections.abc import Callable
+import inspect
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from datasets.formats import jhmdb21, project_json, ucf101_24
+from datasets.formats import cvat_video, cvat_writer, jhmdb21, project_json, ucf101_24
 from datasets.formats.common import AnnotationFile
-from utils.misc import InputError
+from datasets.formats.options import OPTIONS
+from utils.misc import InputError, did_you_mean
 
-FORMATS: dict[str, Callable[[Path], AnnotationFile]] = {
+FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "ucf101-24": ucf101_24.read,
     "jhmdb21": jhmdb21.read,
+    "act_gt": jhmdb21.read,
     "json": project_json.read,
+    "cvat": cvat_video.read,
+    "cvat_video": cvat_video.read,
 }
-"""The names that `format:` of a project file may have."""
+"""Annotations: the names that `format:` of a project file may have."""
+
+PREDICTIONS: dict[str, Callable[..., AnnotationFile]] = {}
+"""Predictions of other programs, tubes with scores."""
+
+WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
+    "json": project_json.write,
+    "cvat": cvat_writer.write,
+    "cvat_video": cvat_writer.write,
+}
+"""What annotations can be written as; a writer returns lines about what it could not carry over as it is."""
 
 
-def read_annotation_file(path: Path, format: str) -> AnnotationFile:
-    """Read an annotation file; the last two are kept in memory until they change.
+def reader(format: str) -> Callable[..., AnnotationFile]:
+    """The `read` of annotations or predictions of this name."""
+    return FORMATS[format] if format in FORMATS else PREDICTIONS[format]
+
+
+def options_of(format: str) -> list[str]:
+    """Names of the options that a format has beside `labels`, which goes with every one."""
+    parameters = inspect.signature(reader(format)).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def check_options(format: str, options: Mapping[str, object]) -> None:
+    """ValueError, naming the option, at the first one that the format lacks or whose value is of the wrong kind."""
+    known = dict.fromkeys(["labels", *options_of(format)])
+    for name, value in options.items():
+        if name not in known:
+            hint = did_you_mean(str(name), known) or f"; it has {', '.join(known)}"
+            raise ValueError(f"{str(name)[:40]}: not an option of the format {format}{hint}")
+        option = OPTIONS[name]
+        if not option.allows(value):
+            raise ValueError(f"{name}: {repr(value)[:40]} is not {option.kind}")
+
+
+def read_annotation_file(path: Path, format: str, options: Mapping[str, object] | None = None) -> AnnotationFile:
+    """Read a file or folder of annotations or predictions; the last two stay in memory until they change.
+
+    Args:
+        path: the file.
+        format: a name of `FORMATS` or `PREDICTIONS`.
+        options: checked (`check_options`); `labels` are passed on to the readers that ask for them.
 
     Raises:
-        InputError: the file is damaged or not in this format.
+        InputError: the file is damaged or not in this format, or an option is missing.
         OSError: it is missing.
     """
-    stat = path.stat()
-    return _read(path, format, stat.st_mtime_ns, stat.st_size)
+    parts = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in (part.stat() for part in parts))
+    used = {name: value for name, value in (options or {}).items() if name in options_of(format)}
+    return _read(path, format, json.dumps(used, default=str), stamps)
 
 
 @functools.lru_cache(maxsize=2)
-def _read(path: Path, format: str, mtime: int, size: int) -> AnnotationFile:
+def _read(path: Path, format: str, options: str, stamps: tuple) -> AnnotationFile:
     try:
-        return FORMATS[format](path)
+        return reader(format)(path, **json.loads(options))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not an annotation file of the format {format} ({reason})") from None

@@ -1,28 +1,33 @@
 """What every annotation format is read into, and the numbers in it."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.misc import InputError
+from utils.misc import InputError, counted
 
 MAX_FRAME = 2**40  # what is beyond counts as no frame number
+NO_ACTION = ("", "none", "__undefined__")  # values of an annotation tool that stand for no action
 
 
 class RawTube(NamedTuple):
     """A tube as annotated.
 
     `frames` int64 (T,), counted from 0; `boxes` float64 (T, 4), xyxy pixels; `label` an index, a name or None (a
-    person without action); `person_id` None where the file has none.
+    person without action); `person_id` None where the file has none; `score` of a prediction; `place` where the file
+    has it ("track 3"), for messages.
     """
 
     frames: np.ndarray
     boxes: np.ndarray
     label: int | str | None
     person_id: int | None = None
+    score: float = 1.0
+    place: str = ""
 
 
 class RawVideo(NamedTuple):
@@ -94,3 +99,51 @@ def corners(boxes: object) -> np.ndarray:
     """Boxes left, top, width, height (T, 4) as float64 xyxy."""
     boxes = box_array(boxes)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+
+
+def tubes_of_person(
+    annotated: Mapping[int, Mapping[str | None, Sequence[float]]], person_id: int | None, place: str = ""
+) -> list[RawTube]:
+    """A person's boxes as tubes: an action's tube lasts while each annotated frame has the action.
+
+    Frames without a box do not end a tube (they are gaps); frames without any action form tubes of label None.
+
+    Args:
+        annotated: frame -> action -> box, xyxy pixels.
+    """
+    frames = sorted(annotated)
+    of_frame = [{k: v for k, v in annotated[f].items() if k is not None} or annotated[f] for f in frames]
+    tubes = []
+    for label in dict.fromkeys(label for boxes in of_frame for label in boxes):
+        rows = np.flatnonzero([label in boxes for boxes in of_frame])
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+            boxes = box_array([of_frame[row][label] for row in run])
+            tubes.append(RawTube(whole_numbers([frames[row] for row in run]), boxes, label, person_id, place=place))
+    return tubes
+
+
+def tracks_of(tubes: Sequence[RawTube]) -> list[list[RawTube]]:
+    """The tubes of each person in order of time, as formats with one action a frame take them.
+
+    A tube that shares a frame with one before it (a second action at the same time) goes to a further list.
+    """
+    tracks: dict[int, list[list[RawTube]]] = {}
+    for tube in sorted(tubes, key=lambda tube: (tube.frames[0], tube.label is None)):
+        of_person = tracks.setdefault(tube.person_id, [])
+        free = (t for t in of_person if not any(np.intersect1d(tube.frames, other.frames).size for other in t))
+        track = next(free, None)
+        if track is None:
+            of_person.append(track := [])
+        track.append(tube)
+    return [track for of_person in tracks.values() for track in of_person]
+
+
+def second_actions(videos: Mapping[str, RawVideo]) -> list[str]:
+    """A line about tubes that `tracks_of` could not leave with their person."""
+    n = sum(len(tracks_of(v.tubes)) - len({tube.person_id for tube in v.tubes}) for v in videos.values())
+    return [f"{counted(n, 'track')} of a second action at the same time: people of their own"] if n else []
+
+
+def one_path_each(path: Path, videos: Mapping[str, RawVideo], suffix: str) -> dict[str, Path]:
+    """Where a format of one file a video puts each: `path` for a single one, else `path/<name><suffix>`."""
+    return {name: path if len(videos) == 1 else path / f"{name}{suffix}" for name in videos}

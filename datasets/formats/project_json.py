@@ -11,8 +11,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
 from utils.misc import InputError
+from utils.storage.files import atomic
 
 
 def read(path: Path) -> AnnotationFile:
@@ -68,3 +71,33 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict:
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"{key!r} is there twice")
     return content
+
+
+def write(file: AnnotationFile, path: Path) -> list[str]:
+    """Write an annotation: tubes with person ids, and names or None as labels. Nothing is lost."""
+    videos = {}
+    for name, video in file.videos.items():
+        size = {key: getattr(video, key) for key in ("width", "height", "n_frames") if getattr(video, key)}
+        tubes = [{"label": t.label, "person_id": t.person_id, **_columns(t)} for t in video.tubes]
+        videos[name] = {**size, "tubes": tubes}
+    _save(path, {"labels": file.labels, "videos": videos})
+    return []
+
+
+def write_predictions(file: AnnotationFile, path: Path) -> None:
+    """Write predictions in the form that `eval_map.py --predictions` reads; label indices become names."""
+    videos = {}
+    for name, video in file.videos.items():
+        named = [t.label if isinstance(t.label, str) else file.labels[t.label] for t in video.tubes]
+        tubes = [{"label": n, "score": t.score, **_columns(t)} for n, t in zip(named, video.tubes, strict=True)]
+        videos[name] = {"tubes": tubes}
+    _save(path, {"labels": file.labels, "videos": videos})
+
+
+def _columns(tube: RawTube) -> dict[str, list]:
+    return {"frames": tube.frames.tolist(), "boxes": np.asarray(tube.boxes, np.float64).round(3).tolist()}
+
+
+def _save(path: Path, content: dict) -> None:
+    with atomic(path) as part:
+        part.write_text(json.dumps(content, allow_nan=False, ensure_ascii=False), encoding="utf-8")

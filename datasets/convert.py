@@ -1,0 +1,99 @@
+"""Convert annotations between formats, and predictions of other programs to the form that `eval_map.py` reads.
+
+python -m datasets.convert --from cvat --options options.json annotations.xml annotations.json
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets.annotations import print_warnings, read_video, refuse
+from datasets.formats import FORMATS, PREDICTIONS, WRITERS, check_options, read_annotation_file
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo
+from datasets.formats.project_json import write_predictions
+from utils.cli import Parser, run
+from utils.misc import InputError, counted
+from utils.storage.files import read_json
+
+
+def checked(file: AnnotationFile, labels: list[str]) -> AnnotationFile:
+    """An annotation as `datasets.annotations` lets it pass: person ids are set, labels are names, boxes without area
+    are left out; InputError at the first fault for which a video cannot be used."""
+    videos, faults = {}, []
+    for name in file.videos:
+        video, of_video = read_video(name, file, labels)
+        refuse(of_video, f"{file.path}: ")
+        faults += of_video
+        tubes = [RawTube(t.frames, t.boxes, None if t.label < 0 else labels[t.label], t.person_id) for t in video.tubes]
+        videos[name] = RawVideo(video.width, video.height, video.n_frames, tubes)
+    print_warnings(str(file.path), faults)
+    return AnnotationFile(file.path, videos, labels)
+
+
+def convert(source: Path, format: str, options: Mapping[str, object], target: Path, to: str = "json") -> list[str]:
+    """Read `source`, check it, write `target`; returns lines about what was read and what was not carried over.
+
+    Args:
+        source: a file, or a folder of a format that has such.
+        format: a name of `FORMATS` or `PREDICTIONS`.
+        options: what the file does not say (`datasets.formats.options`).
+        target: written whole or not at all.
+        to: a name of `WRITERS`; predictions are written in the project's own alone.
+
+    Raises:
+        InputError: names the file, the place and the fault.
+    """
+    try:
+        check_options(format, options)
+    except ValueError as error:
+        raise InputError(f"options: {error}") from None
+    try:
+        file = read_annotation_file(source, format, options)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
+    labels = list(options.get("labels") or file.labels)
+    if format in PREDICTIONS:
+        if to != "json":
+            raise InputError(f"--to {to}: predictions are written as json alone")
+        file = AnnotationFile(file.path, file.videos, labels)
+        write_predictions(file, target)
+        return [*summary(file), f"-> {target}"]
+    file = checked(file, labels)
+    lost = WRITERS[to](file, target)
+    return [*summary(file), *(f"not carried over as it is: {line}" for line in lost), f"-> {target}"]
+
+
+def summary(file: AnnotationFile) -> list[str]:
+    """What was read, in lines."""
+    tubes = [tube for video in file.videos.values() for tube in video.tubes]
+    empty = sum(not video.tubes for video in file.videos.values())
+    people = len({(name, tube.person_id) for name, video in file.videos.items() for tube in video.tubes})
+    counts = Counter(file.labels[t.label] if isinstance(t.label, int) else t.label for t in tubes)
+    named = [f"{label} {counts[label]}" for label in file.labels] + [f"no action {counts[None]}"] * (None in counts)
+    return [
+        f"{counted(len(file.videos), 'video')} ({empty} without tubes), people {people}, tubes {len(tubes)}, "
+        f"boxes {sum(len(tube.frames) for tube in tubes)}",
+        "tubes by label: " + (", ".join(named) or "none"),
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    parser = Parser("Convert annotations between formats, or predictions to the form that eval_map.py reads.")
+    parser.add_argument("input", help="file, or folder of a format that has such")
+    parser.add_argument("output", help="file to write (of cvat and mot: or a folder, one file a video)")
+    parser.flag(
+        "formats", "from", dest="source", required=True, choices=(*FORMATS, *PREDICTIONS), help="format of the input"
+    )
+    parser.flag("formats", "to", choices=tuple(WRITERS), default="json", help="format to write")
+    parser.flag("formats", "options", help="JSON file of what the input does not say (docs/own_data.md lists it)")
+    args = parser.parse_args()
+    options = read_json(args.options, "file of options") if args.options else {}
+    if not isinstance(options, dict):
+        raise InputError(f"{args.options}: options are a mapping")
+    for line in convert(Path(args.input), args.source, options, Path(args.output), args.to):
+        print(line)
+
+
+if __name__ == "__main__":
+    run(main)

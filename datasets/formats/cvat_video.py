@@ -1,0 +1,301 @@
+"""CVAT for video 1.1: the XML of a task, a job or a project, the zip around it, or a folder of such.
+
+Frames are those of the source video, from 0. Between two key frames the corners move linearly, also towards an outside
+one; the attributes of a key frame hold until the next. After its last key frame a track that is not outside stays where
+it is until the end of the task. Files in which each visible box is followed by a box of the next frame, or is its
+track's last (JAAD's, which end tracks without `outside`), are taken as they stand.
+"""
+
+import io
+import xml.etree.ElementTree as ET
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, tubes_of_person
+from utils.misc import InputError
+
+MAX_XML = 2**30  # bytes
+CORNERS = ("xtl", "ytl", "xbr", "ybr")
+
+
+@dataclass
+class Task:
+    """A task or job of the export: its video, and the source video's frames that it shows.
+
+    `first` and `last` (inclusive) count from `offset` in the file, which is 0 but for the later tasks of a project.
+    """
+
+    name: str
+    width: int
+    height: int
+    first: int
+    last: int
+    step: int
+    offset: int = 0
+
+
+@dataclass
+class Track:
+    """A track of boxes: frames rising int64 (T,), corners float64 (T, 4), whether it is shown, and attributes."""
+
+    place: str
+    label: str
+    task: str
+    frames: np.ndarray
+    corners: np.ndarray
+    outside: np.ndarray
+    attributes: list[dict[str, str]]
+    rotations: list[float]
+
+
+@dataclass
+class Export:
+    """What an XML holds: tasks by id, declared attributes by label (name -> values), and tracks."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    declared: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    tracks: list[Track] = field(default_factory=list)
+
+
+def read(
+    path: Path,
+    *,
+    action_attribute: str | None = None,
+    person_labels: Sequence[str] | None = None,
+    no_action: Sequence[str] = NO_ACTION,
+    video: str | None = None,
+    fill: bool = False,
+) -> AnnotationFile:
+    """Read one export, or all `.xml` and `.zip` files of a folder; the action is an attribute or the track's label.
+
+    Where a task shows every n-th frame of its video, `fill` interpolates the frames between, too.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".xml", ".zip"))
+    if not files:
+        raise InputError(f"{path}: a folder without .xml and .zip files; export 'CVAT for video 1.1' into it")
+    videos: dict[str, RawVideo] = {}
+    labels: dict[str, None] = {}
+    for file in files:
+        export = _read_export(file)
+        tracks = [t for t in export.tracks if person_labels is None or t.label in person_labels]
+        _require_attribute(file, export, tracks, action_attribute)
+        of_people = {k: v for k, v in export.declared.items() if person_labels is None or k in person_labels}
+        named = [v for values in of_people.values() for v in values.get(action_attribute, [])]
+        labels |= dict.fromkeys(v for v in (named if action_attribute else of_people) if v not in no_action)
+        as_listed = all(map(_is_listed_whole, export.tracks, [export.tasks[t.task] for t in export.tracks]))
+        if video is not None and len(export.tasks) > 1:
+            raise InputError(f"{file}: video {video!r} cannot be the name of {len(export.tasks)} tasks")
+        for key, task in export.tasks.items():
+            name = video or task.name
+            if name in videos:
+                raise InputError(f"{file}: video {name!r} is there twice; leave one export of it in {path}")
+            tubes = []
+            for person, track in enumerate(tracks):
+                if track.task == key:
+                    _check_track(file, track, task)
+                    annotated = _boxes_by_frame(track, task, as_listed, fill, action_attribute, no_action)
+                    tubes += tubes_of_person(annotated, person, track.place)
+            videos[name] = RawVideo(task.width, task.height, 0, tubes)
+    labels |= dict.fromkeys(t.label for v in videos.values() for t in v.tubes if t.label is not None)
+    return AnnotationFile(path, videos, list(labels))
+
+
+def _read_export(path: Path) -> Export:
+    """Parse an XML without building it whole: a track is dropped from memory once it is read."""
+    export, depth, n = Export(), 0, 0
+    try:
+        for event, element in ET.iterparse(io.StringIO(_xml_text(path)), ("start", "end")):
+            depth += 1 if event == "start" else -1
+            if event == "start" and depth == 1 and element.tag != "annotations":
+                raise InputError(f"{path}: <{element.tag}>: not an export of CVAT")
+            if event == "start" or depth != 1:
+                continue
+            if element.tag == "meta":
+                export.tasks, export.declared = _tasks(element), _declared(element)
+            elif element.tag == "image":
+                text = "this is 'CVAT for images', whose boxes belong to nobody; export 'CVAT for video 1.1'"
+                raise InputError(f"{path}: {text}")
+            elif element.tag == "track":
+                track = _track(path, element, n, export)
+                export.tracks += [track] if track else []
+                n += 1
+            element.clear()
+    except ET.ParseError as error:
+        line, column = error.position
+        ends = error.code in (3, 5, 20)  # no element found, unclosed token, unclosed CDATA section
+        reason = "it ends in the middle" if ends else str(error).split(":")[0]
+        raise InputError(f"{path}: not XML that can be read: {reason} (line {line}, column {column})") from None
+    if not export.tasks:
+        raise InputError(f"{path}: no <meta> with a task, a job or a project: not an export of CVAT")
+    return export
+
+
+def _xml_text(path: Path) -> str:
+    """The XML's text; InputError, before anything is parsed, where it is not UTF-8, too large, or has a document type
+    or entities."""
+    data = path.read_bytes()
+    if data[:2] == b"PK":
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                members = [info for info in archive.infolist() if PurePosixPath(info.filename).suffix == ".xml"]
+                if len(members) != 1:
+                    raise InputError(f"{path}: holds {len(members)} XML files, not the one of a CVAT export")
+                if members[0].file_size > MAX_XML:
+                    raise InputError(f"{path}: larger than an export can be")
+                data = archive.read(members[0])
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+            raise InputError(f"{path}: not a zip that can be read ({error})") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text, as exports of CVAT are") from None
+    for mark in ("<!DOCTYPE", "<!ENTITY"):
+        if mark in text:
+            raise InputError(f"{path}: has a {mark[2:].lower()}, which no export of CVAT has; refused unread")
+    return text
+
+
+def _text(element: ET.Element, *paths: str) -> str:
+    """The text of the first of `paths` below an element that is there, stripped; empty where none is."""
+    found = (element.findtext(path) for path in paths)
+    return next((text.strip() for text in found if text is not None), "")
+
+
+def _number(element: ET.Element, path: str, default: int) -> int:
+    text = _text(element, path)
+    return int(text) if text else default
+
+
+def _tasks(meta: ET.Element) -> dict[str, Task]:
+    """The tasks of a project by id, or the one task or job under the key ''."""
+    if meta.find("project") is None:
+        about = next((e for e in (meta.find("task"), meta.find("job")) if e is not None), meta)
+        return {"": _task(about, meta)}
+    tasks, before = {}, {}
+    for element in meta.iterfind("project/tasks/task"):
+        task = tasks[_text(element, "id")] = _task(element, element)
+        subset = _text(element, "subset")
+        task.offset = before.get(subset, 0)
+        before[subset] = task.offset + task.first + task.step * _number(element, "size", 0)
+    return tasks
+
+
+def _task(about: ET.Element, meta: ET.Element) -> Task:
+    """A task from its element; older exports have its size and source beside it."""
+    source = _text(about, "source") or _text(meta, "source")
+    stem = PurePosixPath(source.replace("\\", "/")).stem
+    name = _text(about, "name")
+    if not stem:
+        stem = name or f"job_{_text(about, 'id')}"
+    rule = _text(about, "frame_filter")
+    step = int(rule.partition("step=")[2] or 1)
+    first = _number(about, "start_frame", 0)
+    last = _number(about, "stop_frame", first + step * (_number(about, "size", 1) - 1))
+    width, height = (_number(about, f"original_size/{side}", 0) or _number(meta, f"original_size/{side}", 0)
+                     for side in ("width", "height"))  # fmt: skip
+    return Task(name if name.endswith(f"/{stem}") else stem, width, height, first, last, max(step, 1))
+
+
+def _declared(meta: ET.Element) -> dict[str, dict[str, list[str]]]:
+    """Attributes of each label: name -> values. Old exports have one line each, `~select=action:stand,walk`."""
+    declared: dict[str, dict[str, list[str]]] = {}
+    for label in meta.iter("label"):
+        if label.find("parent") is not None or label.find("name") is None:  # points of a skeleton
+            continue
+        attributes = declared.setdefault(_text(label, "name"), {})
+        for attribute in label.iterfind("attributes/attribute"):
+            if attribute.find("name") is not None:
+                attributes[_text(attribute, "name")] = [v.strip() for v in _text(attribute, "values").split("\n")]
+            else:
+                name, _, values = (attribute.text or "").partition("=")[2].partition(":")
+                attributes[name.strip()] = [value.strip() for value in values.split(",")]
+    return declared
+
+
+def _track(path: Path, element: ET.Element, number: int, export: Export) -> Track | None:
+    """A track's boxes by frame; None where it has none (polygons, skeletons)."""
+    place = f"track {element.get('id', number)}"
+    task = element.get("task_id", "") if "" not in export.tasks else ""
+    if task not in export.tasks:
+        raise InputError(f"{path}: {place}: task {task!r} is not in the export's <meta>")
+    offset, at = export.tasks[task].offset, place
+    rows = []
+    try:
+        for box in element.iterfind("box"):
+            at = f"{place}, frame {box.get('frame')}"
+            corners = [float(box.attrib[name]) for name in CORNERS]
+            attributes = {a.get("name", ""): (a.text or "").strip() for a in box.iterfind("attribute")}
+            frame, rotation = int(box.attrib["frame"]) - offset, float(box.get("rotation", 0))
+            rows.append((frame, corners, box.get("outside") == "1", attributes, rotation))
+    except KeyError as error:
+        raise InputError(f"{path}: {at}: a box without {error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {at}: {error}") from None
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[0])
+    frames, corners, outside, attributes, rotations = zip(*rows, strict=True)
+    merged = [attributes[0]]
+    for own in attributes[1:]:
+        merged.append({**merged[-1], **own})
+    label = element.get("label", "").strip()
+    return Track(place, label, task, np.array(frames), np.array(corners), np.array(outside), merged, list(rotations))
+
+
+def _require_attribute(path: Path, export: Export, tracks: Sequence[Track], name: str | None) -> None:
+    """InputError where neither the labels nor any box has the attribute that should hold the action."""
+    known = [attribute for attributes in export.declared.values() for attribute in attributes]
+    known += [attribute for track in tracks for attribute in track.attributes[-1]]
+    if name is not None and name not in known:
+        there = ", ".join(dict.fromkeys(known)) or "none"
+        raise InputError(f"{path}: no attribute {name!r}; the labels have: {there}")
+
+
+def _check_track(path: Path, track: Track, task: Task) -> None:
+    """InputError for what a track of a person cannot have."""
+    twice = track.frames[1:][np.diff(track.frames) == 0]
+    if len(twice):
+        raise InputError(f"{path}: {track.place}: frame {twice[0]} twice")
+    for frame, rotation in zip(track.frames, track.rotations, strict=True):
+        if rotation % 360:
+            text = f"a rotated box ({rotation:g} degrees) is not supported"
+            raise InputError(f"{path}: {track.place}, frame {frame}: {text}")
+    shown = track.frames[~track.outside]
+    for frame in shown[(shown < task.first) | (shown > task.last)][:1]:
+        text = f"the task has the frames {task.first} to {task.last}"
+        raise InputError(f"{path}: {track.place}, frame {frame}: {text}")
+
+
+def _is_listed_whole(track: Track, task: Task) -> bool:
+    """Whether each visible box is followed by the track's box of the next frame, or is the track's last."""
+    return bool((np.diff(track.frames)[~track.outside[:-1]] == task.step).all())
+
+
+def _boxes_by_frame(
+    track: Track, task: Task, as_listed: bool, fill: bool, action_attribute: str | None, no_action: Sequence[str]
+) -> dict[int, dict[str | None, np.ndarray]]:
+    """Frame -> action -> box of every frame in which the track is visible (`tubes_of_person`)."""
+    frames = np.concatenate([np.zeros(0, np.int64), *_visible(track, task, as_listed, 1 if fill else task.step)])
+    boxes = np.stack([np.interp(frames, track.frames, side) for side in track.corners.T], 1)
+    key_frames = np.searchsorted(track.frames, frames, "right") - 1
+    annotated = {}
+    for frame, box, key in zip(frames.tolist(), boxes, key_frames.tolist(), strict=True):
+        action = track.attributes[key].get(action_attribute, "") if action_attribute else track.label
+        annotated[frame] = {None if action in no_action else action: box}
+    return annotated
+
+
+def _visible(track: Track, task: Task, as_listed: bool, step: int) -> Iterator[np.ndarray]:
+    """The visible frames from each key frame to before the next one."""
+    listed = track.frames.tolist()
+    for i, (frame, outside) in enumerate(zip(listed, track.outside, strict=True)):
+        if outside:
+            continue
+        end = listed[i + 1] if i + 1 < len(listed) else task.last + 1
+        if as_listed and (i + 1 == len(listed) or track.outside[i + 1]):
+            end = frame + 1
+        yield np.arange(frame, end, step)

@@ -1,0 +1,170 @@
+"""Tracks with sparse key frames as CVAT for video 1.1, which CVAT's "Upload annotations" takes.
+
+The task needs a label `person` with the mutable attribute `action`: `label_definition` is what its "Raw" tab takes.
+"""
+
+import itertools
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.formats.common import NO_ACTION, AnnotationFile, RawTube, RawVideo, second_actions, tracks_of
+from utils.misc import InputError
+from utils.storage.files import atomic
+
+PERSON, ACTION, NOTHING = "person", "action", "none"
+EXACT = 0.005  # pixels: half of the last digit that is written
+
+
+def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[str]:
+    """Write an XML of all videos, as a project's export where there are several, or, where `path` has no suffix
+    `.xml`, a folder with one XML a video.
+
+    Args:
+        file: its tubes have person ids and names or None as labels.
+        path: file or folder.
+        tolerance: how far, in pixels, a box may be from the one that CVAT interpolates.
+
+    Returns:
+        Lines about what was not carried over as it is.
+    """
+    for label in set(file.labels) & set(NO_ACTION):
+        raise InputError(f"label {label!r} stands for no action in CVAT's files; rename it")
+    if path.suffix == ".xml":
+        _save(_document(file.labels, file.videos, tolerance), path)
+    else:
+        for name, video in file.videos.items():
+            _save(_document(file.labels, {name: video}, tolerance), path / f"{name}.xml")
+    lengths = [name for name, video in file.videos.items() if not video.n_frames]
+    lines = [f"{len(lengths)} videos without n_frames: their tasks end with the last box"] if lengths else []
+    return lines + second_actions(file.videos)
+
+
+def label_definition(labels: Sequence[str]) -> list[dict]:
+    """The labels of a CVAT task that takes these files, as its "Raw" tab takes them (JSON)."""
+    values = [NOTHING, *labels]
+    action = {"name": ACTION, "mutable": True, "input_type": "select", "default_value": NOTHING, "values": values}
+    return [{"name": PERSON, "type": "rectangle", "attributes": [action]}]
+
+
+def key_frames(boxes: np.ndarray, tolerance: float) -> np.ndarray:
+    """The fewest of consecutive frames from which all boxes are linearly interpolated within `tolerance`.
+
+    The first and the last are among them. Breadth-first search: two frames are joined where the slope between their
+    boxes lies in the range that every box between allows.
+
+    Args:
+        boxes: (T, 4) in equal steps of time.
+        tolerance: largest distance of any side, in pixels.
+
+    Returns:
+        int64 indices, rising.
+    """
+    last = len(boxes) - 1
+    reached_from = np.full(len(boxes), -1)
+    level = [0]
+    while level and reached_from[last] < 0 < last:
+        following: list[int] = []
+        for i in sorted(level, reverse=True):  # the farthest first: it most often reaches the end
+            for j in _joined(boxes, i, tolerance).tolist():
+                if reached_from[j] < 0:
+                    reached_from[j] = i
+                    following.append(j)
+            if reached_from[last] >= 0:
+                break
+        level = following
+    path = [last]
+    while path[-1] > 0:
+        path.append(int(reached_from[path[-1]]))
+    return np.array(path[::-1])
+
+
+def _joined(boxes: np.ndarray, i: int, tolerance: float) -> np.ndarray:
+    """The frames after `i` up to which straight lines from its box keep to all boxes between."""
+    window = 64
+    while True:
+        ahead = boxes[i + 1 : i + 1 + window]
+        steps = np.arange(1, len(ahead) + 1)[:, None]
+        low, high = ((ahead - boxes[i] + side * (tolerance + 1e-9)) / steps for side in (-1, 1))
+        low, high = np.maximum.accumulate(low), np.minimum.accumulate(high)
+        slopes = (ahead - boxes[i]) / steps
+        fits = np.ones(len(ahead), bool)
+        fits[1:] = ((low[:-1] <= slopes[1:]) & (slopes[1:] <= high[:-1])).all(1)
+        if i + 1 + window >= len(boxes) or (low[-1] > high[-1]).any():
+            return i + 1 + np.flatnonzero(fits)
+        window *= 4
+
+
+def _document(labels: Sequence[str], videos: dict[str, RawVideo], tolerance: float) -> ET.Element:
+    root = ET.Element("annotations")
+    ET.SubElement(root, "version").text = "1.1"
+    meta = ET.SubElement(root, "meta")
+    single = len(videos) == 1
+    tasks = meta if single else ET.SubElement(ET.SubElement(meta, "project"), "tasks")
+    offset = number = 0
+    for n, (name, video) in enumerate(videos.items()):
+        size = max([video.n_frames, 1, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
+        _add_task(tasks, n, name, video, size, labels)
+        for track in tracks_of(video.tubes):
+            element = ET.SubElement(root, "track", id=str(number), label=PERSON, source="manual")
+            if not single:
+                element.set("task_id", str(n))
+            _add_boxes(element, track, size, offset, tolerance)
+            number += 1
+        offset += 0 if single else size
+    return root
+
+
+def _add_task(parent: ET.Element, number: int, name: str, video: RawVideo, size: int, labels: Sequence[str]) -> None:
+    task = ET.SubElement(parent, "task")
+    fields = {"id": number, "name": name, "size": size, "mode": "interpolation", "overlap": 0, "start_frame": 0}
+    for key, value in {**fields, "stop_frame": size - 1, "frame_filter": ""}.items():
+        ET.SubElement(task, key).text = str(value)
+    for definition in label_definition(labels):
+        label = ET.SubElement(ET.SubElement(task, "labels"), "label")
+        ET.SubElement(label, "name").text = definition["name"]
+        attributes = ET.SubElement(label, "attributes")
+        for attribute in definition["attributes"]:
+            element = ET.SubElement(attributes, "attribute")
+            for key, value in attribute.items():
+                ET.SubElement(element, key).text = "\n".join(value) if isinstance(value, list) else str(value)
+    if video.width and video.height:
+        shape = ET.SubElement(task, "original_size")
+        ET.SubElement(shape, "width").text, ET.SubElement(shape, "height").text = str(video.width), str(video.height)
+    ET.SubElement(task, "source").text = f"{name.rpartition('/')[2]}.mp4"
+
+
+def _add_boxes(element: ET.Element, track: Sequence[RawTube], size: int, offset: int, tolerance: float) -> None:
+    """The key frames of a track: those needed within each stretch of frames of one action, and an outside box after
+    each stretch of visible frames that ends before the task does."""
+    frames = np.concatenate([tube.frames for tube in track])
+    order = np.argsort(frames)
+    frames, boxes = frames[order], np.concatenate([tube.boxes for tube in track])[order].round(2)
+    actions = np.repeat(np.arange(len(track)), [len(tube.frames) for tube in track])[order]
+    breaks = np.flatnonzero(np.diff(frames) > 1) + 1
+    for rows in np.split(np.arange(len(frames)), breaks):
+        changes = rows[1:][np.diff(actions[rows]) != 0]
+        ends = [rows[0], *changes, rows[-1]]
+        keys = {rows[0], rows[-1]}
+        for a, b in itertools.pairwise(ends):
+            keys |= {a + k for k in key_frames(boxes[a : b + 1], tolerance)}
+        for row in sorted(keys):
+            _add_box(element, frames[row] + offset, boxes[row], False, track[actions[row]].label)
+        if frames[rows[-1]] + 1 < size:
+            _add_box(element, frames[rows[-1]] + 1 + offset, boxes[rows[-1]], True, track[actions[rows[-1]]].label)
+
+
+def _add_box(element: ET.Element, frame: int, corners: np.ndarray, outside: bool, action: str | None) -> None:
+    names = ("xtl", "ytl", "xbr", "ybr")
+    sides = {name: f"{value:.2f}" for name, value in zip(names, corners, strict=True)}
+    state = {"frame": str(frame), "keyframe": "1", "outside": str(int(outside)), "occluded": "0"}
+    box = ET.SubElement(element, "box", **state, **sides, z_order="0")
+    ET.SubElement(box, "attribute", name=ACTION).text = action or NOTHING
+
+
+def _save(document: ET.Element, path: Path) -> None:
+    ET.indent(document)
+    with atomic(path) as part:
+        ET.ElementTree(document).write(part, encoding="utf-8", xml_declaration=True)

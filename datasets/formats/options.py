@@ -1,0 +1,74 @@
+"""What files of a format do not say: each option's name, kind and meaning, one name for one meaning in all formats."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.misc import InputError
+
+
+class Option(NamedTuple):
+    """`kind` completes "is not ..."; `allows` says whether a value is of that kind."""
+
+    kind: str
+    allows: Callable[[object], bool]
+    meaning: str
+
+
+def _number(value: object, least: float = 0) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least < value < 1e9
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and _number(value, least - 1)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _sizes(value: object) -> bool:
+    pairs = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs)
+
+
+def _kind(kind: str, allows: Callable[[object], bool]) -> Callable[[str], Option]:
+    return lambda meaning: Option(kind, allows, meaning)
+
+
+text = _kind("a text", _text)
+names = _kind("a list of names", _names)
+switch = _kind("true or false", lambda value: isinstance(value, bool))
+number = _kind("a number above 0", _number)
+positive = _kind("a whole number from 1", lambda value: _whole(value, 1))
+count = _kind("a whole number from 0", lambda value: _whole(value, 0))
+mapping = _kind("a mapping", lambda value: isinstance(value, dict))
+
+OPTIONS: dict[str, Option] = {
+    "labels": names("the actions, in the order of the label indices"),
+    "action_attribute": text("the attribute that holds the action; without it the track's label is the action"),
+    "action_attributes": names("the attributes that hold actions"),
+    "person_attribute": text("the attribute that tells people apart"),
+    "person_labels": names("labels of tracks that are people; without it all are"),
+    "no_action": names("values that stand for no action"),
+    "video": text("the video's name, where the file has none"),
+    "start": count("the source video's frame of the first annotated one"),
+    "step": positive("frames of the source video from one annotated frame to the next"),
+    "fill": switch("interpolate the source video's frames between annotated ones"),
+    "fps": number("frames a second of the video"),
+    "width": positive("width of all videos in pixels"),
+    "height": positive("height of all videos in pixels"),
+    "sizes": Option("a mapping from video to [width, height]", _sizes, "width and height of each video in pixels"),
+    "frame_step": positive("numbers from one annotated image's name to the next"),
+    "first": count("the number in the name of the first image"),
+}
+
+
+def needed(path: Path, reason: str, *options: str) -> InputError:
+    """The error of a file that does not say something which no option says either."""
+    asked = " or ".join(f"{name} ({OPTIONS[name].meaning})" for name in options)
+    return InputError(f"{path}: {reason}; give {asked} in the project file, or to datasets.convert with --options")
