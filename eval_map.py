@@ -27,6 +27,7 @@ from utils.misc import InputError, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tracks import TrackStore
+from utils.video_map import PROTOCOLS
 
 if TYPE_CHECKING:
     import torch
@@ -191,6 +192,8 @@ def main() -> None:
     levels = thresholds(args.tiou_th)
     if args.count_duplicates and args.metric != "v-mAP":
         raise InputError(f"--count_duplicates: only goes with --metric v-mAP, not {args.metric}")
+    if args.plot and args.protocol not in PROTOCOLS:
+        raise InputError(f"--plot: there are no curves of --protocol {args.protocol}; leave one of them out")
     if args.count_duplicates and args.plot:
         raise InputError("--plot: a second detection is a false positive in the curves; leave --count_duplicates out")
 

@@ -34,6 +34,8 @@ def make_parser() -> Parser:
     parser.flag("evaluation", "label_centric", action=BooleanOptionalAction, default=True,
                 help="only annotated frames count")  # fmt: skip
     parser.flag("evaluation", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
+    parser.flag("evaluation", "protocol", choices=("pairs", "published"), default="pairs",
+                help="rule of recall and precision: pairs by falling 3D IoU, or as published")  # fmt: skip
     add_log_flags(parser)
     add_plot_video_flag(parser)
     add_run_flags(parser)
@@ -56,6 +58,7 @@ from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
 from utils.gt_tubes import label_frames
+from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError, start
@@ -165,12 +168,16 @@ def evaluate(
     thresholds: list[float],
     label_centric: bool,
     frame_iou: float | None,
+    protocol: str = "pairs",
 ) -> dict:
     """The metrics of `docs/protocol.md`, by their names in the results file; printed as tables."""
-    rates = tube_precision_recall(tracks, gt, thresholds, label_centric, frame_iou, len(labels))
+    if protocol == "published":
+        rates = [published_precision_recall(tracks, gt, threshold, labels) for threshold in thresholds]
+    else:
+        rates = tube_precision_recall(tracks, gt, thresholds, label_centric, frame_iou, len(labels))
     metrics: dict = {}
     for threshold, row in zip(thresholds, rates, strict=True):
-        for name in ("recall", "precision"):
+        for name in ("recall", "precision", "precision_filter")[: 3 if protocol == "published" else 2]:
             metrics[f"{name}@{threshold:g}"] = row[name]
             metrics[f"motion_{name}@{threshold:g}"] = row[f"motion_{name}"]
             metrics[f"class_{name}@{threshold:g}"] = dict(zip(labels, row[f"class_{name}"], strict=True))
@@ -214,6 +221,8 @@ def main() -> None:
     """The command line."""
     args = make_parser().parse_args()
     tiou_thresholds = thresholds(args.tiou_th)
+    if args.protocol == "published" and not (args.label_centric and args.frame_iou is None):
+        raise InputError("--protocol published: does not go with --no-label_centric or --frame_iou")
 
     with process_group(args.device) as device:
         start(args)
@@ -230,11 +239,13 @@ def main() -> None:
             store = TrackStore(settings.tar(root, args.subset), bad=bad)
             gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
             check_plot_video(args, gt.keys() & store.names)
-            metrics = evaluate(store.tubes(), gt, project.labels, tiou_thresholds, args.label_centric, args.frame_iou)
+            how = args.label_centric, args.frame_iou, args.protocol
+            metrics = evaluate(store.tubes(), gt, project.labels, tiou_thresholds, *how)
             metrics["videos_left_out"] = len(bad or {})
             tell_left_out(bad or {})
             name = settings.name + "-all_frames" * (not args.label_centric)
             name += "" if args.frame_iou is None else f"-frame_iou{args.frame_iou:g}"
+            name += "-published" * (args.protocol == "published")
             plots = partial(draw, args, project, store, gt, tiou_thresholds) if args.plot else None
             given = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
             path = write_results(root, "eval_qmm", args.subset, name, given, metrics, settings.load_epoch, plots)

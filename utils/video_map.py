@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
 from utils.metrics.overlaps import box_pairs, by_content, check_thresholds, check_tubes, tube_pairs
+from utils.metrics.published import published_motion_ap, published_video_map
 from utils.misc import InputError
 
 Tubes = Mapping[str, Sequence[Tube]]
@@ -78,7 +79,7 @@ def calc_video_map(
             ignored; a detection in a video without ground truth is a false positive.
         num_classes: labels are 0 to `num_classes` - 1.
         tiou_th: 3D IoU threshold, or several.
-        protocol: one of `PROTOCOLS`.
+        protocol: one of `PROTOCOLS`, or "published" (`utils.metrics.published`): the method's own evaluation.
         count_duplicates: as in the method's published evaluation, a second detection of a ground truth is correct
             again; AP may then exceed 1.
 
@@ -91,6 +92,9 @@ def calc_video_map(
             protocol.
     """
     thresholds = check_thresholds(tiou_th)
+    if protocol == "published":
+        ap = [published_video_map(pred, gt, num_classes, threshold) for threshold in thresholds]
+        return np.stack(ap) if np.ndim(tiou_th) else ap[0]
     classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
     choose = nearest if count_duplicates else match
     ap = [[average_precision(choose(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
@@ -107,9 +111,14 @@ def calc_motion_ap(
     (as COCO does for object areas). Detections that overlap nothing are false positives in all three.
 
     Returns:
-        "small", "medium" and "large" -> array as of `calc_video_map`, whose arguments and errors these are.
+        "small", "medium" and "large" -> array as of `calc_video_map`, whose arguments and errors these are; with
+        `protocol="published"` as of one class, since all are pooled.
     """
     thresholds = check_thresholds(tiou_th)
+    if protocol == "published":
+        pooled = [published_motion_ap(pred, gt, num_classes, threshold) for threshold in thresholds]
+        rows = {category: np.array([[ap[category]] for ap in pooled]) for category in MOTION_CATEGORIES}
+        return {category: row if np.ndim(tiou_th) else row[0] for category, row in rows.items()}
     classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
     ap = {category: np.full((len(thresholds), num_classes), np.nan) for category in MOTION_CATEGORIES}
     for label, candidates in enumerate(classes):

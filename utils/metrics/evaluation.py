@@ -60,7 +60,10 @@ METRICS: dict[str, Callable[[Evaluation], dict]] = {
     "motion-AP": motion_ap,
     "frame-mAP": frame_map,
 }
-OFFICIAL: dict[tuple[str, str], Callable[[Evaluation], dict]] = {}
+OFFICIAL: dict[tuple[str, str], Callable[[Evaluation], dict]] = {
+    ("published", "v-mAP"): video_map,
+    ("published", "motion-AP"): motion_ap,
+}
 """(protocol, metric) -> the metric by that benchmark's own rules, where these are more than a row of `PROTOCOLS`."""
 PROTOCOL_NAMES = tuple(dict.fromkeys([*PROTOCOLS, *(protocol for protocol, _ in OFFICIAL)]))
 

@@ -1,0 +1,147 @@
+"""The figures of the method's published evaluation by its own rules, which `docs/protocol.md` compares with ours.
+
+All thresholds must be exceeded. Each detection looks at one ground truth alone, the first of those that it overlaps
+most; in AP a second detection of it is correct again, so that AP may exceed 1.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
+from utils.metrics.overlaps import check_tubes, tube_ious
+
+Tubes = Mapping[str, Sequence[Tube]]
+Group = Callable[[str, Tube], object]
+"""What a tube of a video belongs to: its class, its motion category, ..."""
+
+
+class _Detection(NamedTuple):
+    """A detection and the ground truth of its video and group that it overlaps most: its `place` among them, -1 where
+    there is none, their 3D `iou`, and whether the classes agree."""
+
+    score: float
+    video: str
+    place: int
+    iou: float
+    same_class: bool
+
+
+def _detections(
+    pred: Tubes, gt: Tubes, group_of: Group, label_centric: bool = False
+) -> tuple[dict[object, list[_Detection]], dict[object, int]]:
+    """The detections of each group, in the order given, and how many ground truths it has; label -1 is ignored."""
+    check_tubes(pred)
+    check_tubes(gt)
+    found: dict[object, list[_Detection]] = {}
+    n_gt: dict[object, int] = {}
+    for video in [*pred, *(name for name in gt if name not in pred)]:
+        tubes = [tube for tube in pred.get(video, ()) if len(tube)]
+        targets = [tube for tube in gt.get(video, ()) if len(tube) and tube.label >= 0]
+        groups = [group_of(video, tube) for tube in targets]
+        for group in groups:
+            n_gt[group] = n_gt.get(group, 0) + 1
+        for tube, ious in zip(tubes, tube_ious(tubes, targets, label_centric), strict=True):
+            group = group_of(video, tube)
+            same = np.array([other == group for other in groups], bool)
+            place = int(ious[same].argmax()) if same.any() else -1
+            iou = ious[same][place] if same.any() else 0.0
+            label = targets[np.flatnonzero(same)[place]].label if same.any() else -1
+            found.setdefault(group, []).append(_Detection(tube.score, video, place, iou, label == tube.label))
+    return found, n_gt
+
+
+def _average_precision(correct: np.ndarray, n_gt: int) -> float:
+    """Area under the precision envelope; `correct` bool (n,), by falling score. In float32, as published."""
+    hits = correct.cumsum()
+    recall = np.concatenate([[0], (hits / (n_gt + 1e-5)).astype(np.float32), [1]]).astype(np.float64)
+    precision = np.concatenate([[1], (hits / np.arange(1, len(hits) + 1)).astype(np.float32), [0]]).astype(np.float64)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall) * envelope[1:]).sum())
+
+
+def _ap_of(detections: list[_Detection], n_gt: int, tiou_th: float, any_class: bool) -> float:
+    order = np.argsort([-detection.score for detection in detections], kind="stable")
+    correct = [detections[i].iou > tiou_th and (any_class or detections[i].same_class) for i in order]
+    return _average_precision(np.array(correct, bool), n_gt)
+
+
+def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float) -> np.ndarray:
+    """AP of every class over action tubes: 0, and in the mean, where a class has no ground truth or no detection.
+
+    Args:
+        pred, gt: the tubes of every video by its name.
+        num_classes: labels are 0 to `num_classes` - 1.
+        tiou_th: 3D IoU that a detection must exceed.
+
+    Returns:
+        float64 (num_classes,).
+    """
+    check_tubes(pred, num_classes)
+    check_tubes(gt, num_classes, -1)
+    found, n_gt = _detections(pred, gt, lambda _, tube: tube.label)
+    usable = [label for label in range(num_classes) if label in found and label in n_gt]
+    ap = np.zeros(num_classes)
+    ap[usable] = [_ap_of(found[label], n_gt[label], tiou_th, any_class=True) for label in usable]
+    return ap
+
+
+def published_motion_ap(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float) -> dict[str, float]:
+    """AP by motion category of all classes in one pool, detections by their own motion; NaN without detections.
+
+    A detection is correct when the ground truth of its category that it overlaps most, of any class, has its class.
+    """
+    check_tubes(pred, num_classes)
+    found, n_gt = _detections(pred, gt, _motion)
+    return {
+        category: _ap_of(found[category], n_gt.get(category, 0), tiou_th, any_class=False)
+        if category in found
+        else float("nan")
+        for category in MOTION_CATEGORIES
+    }
+
+
+def _motion(_: str, tube: Tube) -> str:
+    return motion_category(tube)
+
+
+def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: Sequence[str] = ()) -> dict:
+    """Recall and precision of tracks, labels ignored, over the frames of the ground truth.
+
+    In the order given, each track takes the ground truth that it overlaps most, if that is free. A track whose ground
+    truth is taken is neither right nor wrong (`precision_filter`), or wrong (`precision`). By motion category, tracks
+    and ground truth count by their own motion, and the list of what is taken, by video and place in the category, is
+    one for all three, small first, so that some tracks are lost, as published. By class: the part of a video's name
+    before "/", as in JHMDB21 and UCF101-24.
+
+    Args:
+        labels: of the classes.
+
+    Returns:
+        `recall`, `precision`, `precision_filter`, each also as `motion_<name>`, a mapping by category, and
+        `class_<name>`, float64 (len(labels),); NaN where there is nothing to count.
+    """
+    rates = _rates(*_detections(pred, gt, lambda *_: "all", True), ["all"], tiou_th)["all"]
+    by_motion = _rates(*_detections(pred, gt, _motion, True), MOTION_CATEGORIES, tiou_th)
+    by_class = _rates(*_detections(pred, gt, lambda video, _: video.partition("/")[0], True), labels, tiou_th)
+    grouped = {f"motion_{name}": {group: by_motion[group][name] for group in MOTION_CATEGORIES} for name in rates}
+    grouped |= {f"class_{name}": np.array([by_class[label][name] for label in labels], np.float64) for name in rates}
+    return rates | grouped
+
+
+def _rates(
+    found: dict[object, list[_Detection]], n_gt: dict[object, int], groups: Sequence[object], tiou_th: float
+) -> dict[object, dict[str, float]]:
+    rates, taken = {}, set()
+    for group in groups:
+        right = again = 0
+        for detection in found.get(group, ()):
+            if detection.iou > tiou_th:
+                free = (detection.video, detection.place) not in taken
+                right, again = right + free, again + (not free)
+                taken.add((detection.video, detection.place))
+        n = len(found.get(group, ()))
+        totals = {"recall": n_gt.get(group, 0), "precision": n, "precision_filter": n - again}
+        rates[group] = {name: right / total if total else float("nan") for name, total in totals.items()}
+    return rates
