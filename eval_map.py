@@ -8,22 +8,34 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
+from datasets.export_predictions import EXPORTS, check_export, export
+from datasets.predictions import (
+    FORMATS,
+    USER_OPTIONS,
+    as_tubes,
+    data_set_options,
+    of_data_set,
+    parse_options,
+    read_predictions,
+    recognise,
+    tell_missing,
+)
 from models.head_types import add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings, settings_differences
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_log_flags, add_run_flags
-from utils.gt_tubes import make_gt_tubes
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, Evaluation, measure
-from utils.misc import InputError, pick_device, progress, start
+from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tracks import TrackStore
@@ -67,6 +79,15 @@ def parse_args() -> argparse.Namespace:
     parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help="minimum frames of an action tube (default: the data set's, else 9)")  # fmt: skip
+    parser.flag("predictions", "predictions",
+                help="file or folder to evaluate in place of tracks; docs/protocol.md lists the formats")  # fmt: skip
+    parser.flag("predictions", "predictions_format", choices=tuple(FORMATS),
+                help="their format (default: recognised by content)")  # fmt: skip
+    parser.flag("predictions", "predictions_options", nargs="+", default=(), metavar="KEY=VALUE",
+                help=f"what they do not say themselves: {', '.join(USER_OPTIONS)} (default: the format's)")  # fmt: skip
+    parser.flag("predictions", "save_predictions", action="store_true",
+                help="keep the evaluated tubes as JSON, which --predictions reads")  # fmt: skip
+    parser.flag("predictions", "export", choices=EXPORTS, help="write the evaluated tubes in a public format")
     parser.flag("evaluation", "metric", choices=tuple(METRICS), default="v-mAP", help="metric")
     parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc", help="evaluation protocol of AP")
     parser.flag("evaluation", "count_duplicates", action="store_true",
@@ -147,11 +168,12 @@ def plot(folder: Path, e: Evaluation, project: Project, video: str | None) -> li
     from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
     video = video or detailed_video({name: e.gt[name] for name in e.pred if name in e.gt})
+    paths = precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol)
+    if not project.frames_path(video).exists():  # predictions need no videos
+        print(f"note: {project.frames_path(video)}: no such video, so its tubes are not plotted", file=sys.stderr)
+        return paths
     frames = VideoFrames(project.frames_path(video))
-    return [
-        *precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol),
-        *tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, frames),
-    ]
+    return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, frames)
 
 
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
@@ -186,6 +208,21 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     return Measured(pred, scores, sizes, root, name, used, epoch)
 
 
+def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping[str, Video]) -> Measured:
+    """The tubes of a predictions file, which need no model; the ground truth of `videos` says what fits."""
+    path = Path(args.predictions)
+    format = args.predictions_format or recognise(path)
+    sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
+    check_plot_video(args, sizes)
+    options = data_set_options(format, project.labels, sizes, parse_options(args.predictions_options))
+    raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
+    missing = tell_missing(raw, path, list(sizes))
+    content = checksum(*(column for column in raw[2:]), *raw.names)
+    used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
+    root = Path(args.checkpoint_root) / project.name / "predictions"
+    return Measured(*as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)
+
+
 def main() -> None:
     """The command line."""
     args = parse_args()
@@ -197,11 +234,16 @@ def main() -> None:
     if args.count_duplicates and args.plot:
         raise InputError("--plot: a second detection is a false positive in the curves; leave --count_duplicates out")
 
+    if args.export:
+        check_export(args.export, args.metric)
     project = load_project(args.dataset, args.data_root)
     bad: dict[str, str] | None = {} if args.skip_bad else None
-    gt = make_gt_tubes(project, args.subset, bad=bad)
-    measured = from_tracks(args, project, gt.keys(), bad)
-    gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+    videos = read_annotations(project, project.split(args.subset), bad)
+    if args.predictions:
+        measured = from_predictions(args, project, videos)
+    else:
+        measured = from_tracks(args, project, videos.keys(), bad)
+    gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     evaluation = Evaluation(
         *measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, args.count_duplicates
     )
@@ -214,6 +256,10 @@ def main() -> None:
     plots = (lambda folder: plot(folder, evaluation, project, args.plot_video)) if args.plot else None
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, plots)
     print(f"results: {path}")
+    if args.save_predictions or args.export:
+        formats = ["json"] * args.save_predictions + [args.export] * bool(args.export)
+        for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats)):
+            print(f"predictions: {written}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""Predictions out, in the formats that public tools read; never as pickles.
+
+What a format cannot hold is refused with the reason; `datasets.predictions` reads all of these back.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from datasets.predictions import FORMATS, predictions_json
+from utils.metrics.evaluation import Evaluation
+from utils.misc import InputError
+from utils.storage.files import atomic, write_json
+
+FRAME_METRIC = "frame-mAP"
+OF_FRAMES = {
+    "act": "tubes of the ACT detector are pickles, which this project does not write",
+    "multisports": "tubes of MultiSports are pickles, which this project does not write",
+    "ava": "AVA's csv has no tubes",
+}
+"""Formats that are written for frame-mAP alone, and why."""
+
+
+def export_json(folder: Path, e: Evaluation) -> Path:
+    """The project's own JSON."""
+    path = folder / "predictions.json"
+    write_json(path, predictions_json(e.labels, e.pred, e.frame_scores))
+    return path
+
+
+def export_frame_detections(folder: Path, e: Evaluation) -> Path:
+    """ACT's and MultiSports' frame detections as `.npy`: float64 (N, 8), videos in the order of the ground truth."""
+    names = {name: i for i, name in enumerate(e.gt)}
+    rows = [
+        np.column_stack([np.full(n, names[name]), frames + 1, np.full(n, label), scores, boxes])
+        for name, label, frames, boxes, scores in _tubes(e)
+        if (n := len(frames))
+    ]
+    path = folder / "frame_detections.npy"
+    with atomic(path) as part, part.open("wb") as file:
+        np.save(file, np.concatenate([np.zeros((0, 8)), *rows]), allow_pickle=False)
+    return path
+
+
+def export_ava(folder: Path, e: Evaluation) -> Path:
+    """AVA's csv: a row for each box, as shares of the frame, at `start` + frame / `rate` seconds."""
+    start, rate = (FORMATS["ava_csv"].defaults[key] for key in ("start", "rate"))
+    lines = []
+    for name, label, frames, boxes, scores in _tubes(e):
+        width, height, _ = e.sizes[name]
+        if not (width and height):
+            raise InputError(f"--export ava: the width and height of video {name!r} are not known")
+        if "," in name:
+            raise InputError(f"--export ava: video {name!r}: a csv cannot hold a name with a comma")
+        shares = boxes / [width, height, width, height]
+        for frame, share, score in zip(frames.tolist(), shares.tolist(), scores.tolist(), strict=True):
+            lines.append(f"{name},{start + frame / rate!r},{','.join(map(repr, share))},{label + 1},{score!r}\n")
+    return _write_text(folder / "ava.csv", lines)
+
+
+def export_mot(folder: Path, e: Evaluation) -> Path:
+    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1."""
+    rows: dict[str, list[str]] = {name: [] for name in e.pred}
+    tracks = dict.fromkeys(rows, 0)
+    for name, label, frames, boxes, scores in _tubes(e):
+        tracks[name] += 1
+        sides = boxes[:, 2:] - boxes[:, :2]
+        numbers = np.concatenate([boxes[:, :2], sides, scores[:, None]], 1).tolist()
+        rows[name] += [
+            f"{frame + 1},{tracks[name]},{','.join(map(repr, row))},{label + 1},-1,-1\n"
+            for frame, row in zip(frames.tolist(), numbers, strict=True)
+        ]
+    for name, lines in rows.items():
+        _write_text(folder / "mot" / f"{name}.txt", lines)
+    return folder / "mot"
+
+
+EXPORTS: dict[str, Callable[[Path, Evaluation], Path]] = {
+    "json": export_json,
+    "act": export_frame_detections,
+    "multisports": export_frame_detections,
+    "ava": export_ava,
+    "mot": export_mot,
+}
+
+
+def check_export(format: str, metric: str) -> None:
+    """InputError where a format cannot hold what the metric compares."""
+    if format in OF_FRAMES and metric != FRAME_METRIC:
+        text = f"only goes with --metric {FRAME_METRIC}: {OF_FRAMES[format]}; use json"
+        raise InputError(f"--export {format}: {text}")
+
+
+def export(folder: Path, e: Evaluation, formats: Iterable[str]) -> list[Path]:
+    """Write the evaluated predictions into `folder`; returns the paths."""
+    return [EXPORTS[format](folder, e) for format in formats]
+
+
+def _tubes(e: Evaluation) -> Iterable[tuple[str, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Video, label, frames, boxes float64 (T, 4) and scores float64 (T,) of every tube."""
+    for name, tubes in e.pred.items():
+        for tube, scores in zip(tubes, e.frame_scores[name], strict=True):
+            yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), np.asarray(scores, np.float64)
+
+
+def _write_text(path: Path, lines: Iterable[str]) -> Path:
+    with atomic(path) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+    return path

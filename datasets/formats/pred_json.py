@@ -1,0 +1,72 @@
+"""Predictions as the project's JSON: what `predict.py` writes of one video, or many videos in one file.
+
+    {"labels": [...], "videos": {name: {"tubes": [{"label", "score", "frames", "boxes", "scores", "person_id"}]}}}
+
+Frames count from 0, boxes are xyxy in pixels; "label" is a name, or an index of "labels". "scores", a score for each
+frame (default: the tube's), and "person_id" may be left out. `predict.py`'s file has "video" and "tubes" in place of
+"videos"; a folder of such files is read whole.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from datasets.formats.predicted import RawPredictions, TubeRows
+from utils.misc import InputError, did_you_mean
+from utils.storage.files import read_json
+
+
+def read(path: Path, options: Mapping) -> RawPredictions:
+    """Read a file, or every `.json` of a folder; InputError names the video and the tube at fault."""
+    tubes = TubeRows(path, options)
+    places = {label: i for i, label in enumerate(tubes.label_names)}
+    for name, video, labels in _videos(path, options):
+        tubes.video(name)
+        for i, tube in enumerate(video):
+            place = f"video {name!r}, tube {i}"
+            try:
+                label = tube["label"]
+                if not isinstance(label, str) and labels:
+                    label = labels[int(label)] if 0 <= int(label) < len(labels) else str(label)
+                if isinstance(label, str) and label not in places:
+                    near = did_you_mean(label, places)
+                    raise tubes.fault(place, f"label {label!r} is not among {', '.join(list(places)[:30])}{near}")
+                frames, boxes = tube["frames"], tube["boxes"]
+                scores = tube.get("scores", [tube["score"]] * len(frames))
+                if not len(frames) == len(boxes) == len(scores):
+                    raise ValueError(f"{len(frames)} frames, {len(boxes)} boxes and {len(scores)} scores")
+                rows = np.column_stack([frames, np.reshape(boxes, (len(frames), 4)), scores]).astype(np.float64)
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                raise tubes.fault(place, reason) from None
+            number = places[label] + tubes.first_label if isinstance(label, str) else label
+            tubes.add(place, name, number, rows, tube["score"], tube.get("person_id"))
+    return tubes.done()
+
+
+def _videos(path: Path, options: Mapping) -> Iterator[tuple[str, list, list]]:
+    """Every video's name, tubes and names of labels."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: a folder without .json files")
+    for file in files:
+        content = read_json(file, "predictions file")
+        if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
+            raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
+        labels = content.get("labels") or []
+        if "videos" not in content:
+            content["videos"] = {_name_of(str(content["video"]), options.get("videos") or []): content}
+        if not isinstance(content["videos"], dict) or not isinstance(labels, list):
+            raise InputError(f'{file}: "videos" is not a mapping or "labels" not a list')
+        for name, video in content["videos"].items():
+            if not isinstance(video, dict) or not isinstance(video.get("tubes"), list):
+                raise InputError(f'{file}: video {name!r}: "tubes" is not a list')
+            yield name, video["tubes"], labels
+
+
+def _name_of(path: str, names: list[str]) -> str:
+    """The data set's name of a video that `predict.py` read from `path`: the longest that the path ends with."""
+    whole = [f"/{Path(path).as_posix().lstrip('/')}", f"/{Path(path).with_suffix('').as_posix().lstrip('/')}"]
+    known = [name for name in names if any(text.endswith(f"/{name}") for text in whole)]
+    return max(known, key=len, default=path)

@@ -1,0 +1,136 @@
+"""Predictions as text: YOWO, AVA's csv, TubeR, MOT. Frames and classes count from 1, but for AVA's seconds."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from datasets.formats.predicted import RawPredictions, TubeRows, need
+from utils.misc import InputError
+
+
+def read_yowo(path: Path, options: Mapping) -> RawPredictions:
+    """YOWO and YOWOv2: a folder with `<video, / as _>_<frame>.txt` for each frame, lines of class, score and box."""
+    tubes = TubeRows(path, options)
+    known = {name.replace("/", "_"): tubes.video(name) for name in need(options, "videos", path)}
+    files = sorted(path.glob("*.txt")) if path.is_dir() else []
+    if not files:
+        raise InputError(f"{path}: not a folder with <class>_<video>_<frame>.txt")
+    for file in files:
+        video, _, frame = file.stem.rpartition("_")
+        if video not in known or not frame.isdecimal():
+            raise tubes.fault(file.name, "no video of the data set has this name")
+        rows = []
+        for n, values in _lines(file, None):
+            if len(values) != 6:
+                kind = "this is a label, not a detection" if len(values) == 5 else "not a detection"
+                raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns: {kind} (class score x1 y1 x2 y2)")
+            rows.append(tubes.numbers(f"{file.name}, line {n}", values))
+        if rows:
+            table = np.array(rows)
+            boxes = np.column_stack([np.full(len(table), int(frame)), table[:, 2:], table[:, 1]])
+            tubes.add_boxes(f"{file.name}, line", np.full(len(table), known[video]), table[:, 0], boxes)
+    return tubes.done()
+
+
+def read_ava_csv(path: Path, options: Mapping) -> RawPredictions:
+    """AVA's csv: video, second, x1, y1, x2, y2 as shares of the frame, class from 1, score.
+
+    Frame 0 is at second `start` (900), with `rate` (30) frames a second.
+    """
+    tubes, videos, rows = TubeRows(path, options), [], []
+    for n, (video, *values) in _lines(path, ","):
+        if len(values) != 7:
+            what = ": a detection has a score in the eighth" if len(values) == 6 else ", not 8"
+            raise tubes.fault(f"line {n}", f"{len(values) + 1} columns{what}")
+        videos.append(tubes.video(video))
+        rows.append(tubes.numbers(f"line {n}", values))
+    seconds, *box, labels, scores = np.array(rows).reshape(-1, 7).T
+    frames = ((seconds - float(options["start"])) * float(options["rate"])).round()
+    tubes.add_boxes("line", np.array(videos, np.int64), labels, np.column_stack([frames, *box, scores]))
+    return tubes.done()
+
+
+def read_tuber(path: Path, options: Mapping) -> RawPredictions:
+    """TubeR's `<rank>.txt`, or the folder of them: `<key> [x1, y1, x2, y2, a score for each class, ...]`.
+
+    The key is `<video, / as _>-<frame from 1>`; the best class counts unless it is the last, "no action". With
+    `multi_label` (AVA: `<video>_<second>`) every class counts. Boxes are pixels of the picture as the network saw it,
+    whose shorter side is `short_side`; `sizes` are then factors, or the videos' sizes.
+    """
+    tubes = TubeRows(path, options)
+    n = len(tubes.label_names)
+    pictures = _pictures(options, path)
+    for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
+        for line, (text,) in _lines(file, "\0"):
+            place = f"{file.name}, line {line}"
+            match = re.fullmatch(r"(\S+) \[(.*)\]", text)
+            if not match:
+                raise tubes.fault(place, "not '<video>-<frame> [numbers]'")
+            values = np.array(tubes.numbers(place, match[2].split(",")))
+            if len(values) < 4 + n or not (options.get("multi_label") or len(values) == 5 + n):
+                raise tubes.fault(place, f"{len(values)} numbers, not a box, {n} scores and that of no action")
+            if match[1] not in pictures:
+                raise tubes.fault(place, f"no video of the data set has the picture {match[1]!r}")
+            video, frame = pictures[match[1]]
+            best = int(values[4 : 5 + n].argmax())
+            for label in range(n) if options.get("multi_label") else [best] * (best < n):
+                rows = np.array([[frame, *values[:4], values[4 + label]]])
+                tubes.add_boxes(place, np.array([tubes.video(video)]), np.array([label]), rows)
+    return tubes.done()
+
+
+class _Pictures(dict):
+    """TubeR's key of a picture -> (video, frame from 0), from the names of the videos."""
+
+    def __init__(self, videos: list[str]) -> None:
+        self.videos = {name.replace("/", "_"): name for name in videos}
+
+    def __contains__(self, key: str) -> bool:
+        video, _, frame = key.rpartition("-")
+        return video in self.videos and frame.isdecimal()
+
+    def __getitem__(self, key: str) -> tuple[str, int]:
+        video, _, frame = key.rpartition("-")
+        return self.videos[video], int(frame) - 1
+
+
+def _pictures(options: Mapping, path: Path) -> Mapping[str, tuple[str, int]]:
+    videos = need(options, "videos", path)
+    return videos if isinstance(videos, Mapping) else _Pictures(videos)
+
+
+def read_mot(path: Path, options: Mapping) -> RawPredictions:
+    """MOT: frame, track, left, top, width, height, score, class, ...; a file a video, or a folder of `<video>.txt`.
+
+    A tube is a track's rows of one class; its score is their mean.
+    """
+    tubes = TubeRows(path, options)
+    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
+        name = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else file.stem
+        video, rows = name if path.is_dir() else options.get("video") or name, []
+        tubes.video(video)
+        for n, values in _lines(file, ","):
+            if not 8 <= len(values) <= 10:
+                raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns, not 8 to 10: which action is it?")
+            rows.append(tubes.numbers(f"{file.name}, line {n}", values)[:8])
+        table = np.array(rows).reshape(-1, 8)
+        for track, label in np.unique(table[:, [1, 7]], axis=0):
+            own = table[(table[:, 1] == track) & (table[:, 7] == label)]
+            own = own[np.argsort(own[:, 0], kind="stable")]
+            corner = own[:, 2:4] - 0.0
+            boxes = np.column_stack([own[:, 0], corner, corner + own[:, 4:6], own[:, 6]])
+            tubes.add(f"{file.name}, track {track:g}", video, label, boxes)
+    return tubes.done()
+
+
+def _lines(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not blank, each with its number from 1 and parted by `separator`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    for n, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield n, line.strip().split(separator)

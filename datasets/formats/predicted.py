@@ -1,0 +1,252 @@
+"""What every format of predictions is read into, and the checks that need no data set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.formats.common import MAX_FRAME
+from utils.misc import InputError, counted
+
+OPTIONS = {
+    "labels": "names of the classes, in the order of their numbers",
+    "names": "the same, for MOT",
+    "label_map": "number -> name of the classes",
+    "videos": "names of the videos; for TubeR also key of a picture -> [name, frame from 0]",
+    "video": "the video's name, for MOT",
+    "sizes": "video -> [width, height] of its frames; for TubeR what its pixels are multiplied by",
+    "first_label": "number of the first class",
+    "first_frame": "number of the first frame",
+    "boxes": "pixels, or shares of the frame's width and height",
+    "picture": "[width, height] of the picture that the boxes are pixels of, where it is not the frame",
+    "short_side": "for TubeR: shorter side of the picture that the boxes are pixels of; None: `sizes` are factors",
+    "label_type": "which of a 3D-RetinaNet file's kinds of labels",
+    "multi_label": "for TubeR: every class counts, not the best alone",
+    "start": "for AVA: the second of frame 0",
+    "rate": "for AVA: frames a second",
+    "other_videos": "ignore: leave out videos that are not in the subset",
+    "late_frames": "ignore: leave out boxes after a video's last frame",
+}
+"""What a file of predictions does not say: its format's defaults, or what the data set or the user says."""
+EMPTY = np.zeros((0, 6))
+
+
+class RawPredictions(NamedTuple):
+    """The R boxes of n tubes as a file has them.
+
+    names: of the videos; labels: of the classes. video, label, person: int64 (n,), of each tube the place of its
+    video's name, its class and its person (-1 unknown); score: float64 (n,). tube: int64 (R,), the tube of each box,
+    rising; frames: int64 (R,), from 0; boxes: float64 (R, 4) xyxy pixels of the video; scores: float64 (R,).
+    """
+
+    names: list[str]
+    labels: list[str]
+    video: np.ndarray
+    label: np.ndarray
+    person: np.ndarray
+    score: np.ndarray
+    tube: np.ndarray
+    frames: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+class TubeRows:
+    """Collects the tubes of a file; a fault is one line (InputError) that names the file and the place in it."""
+
+    def __init__(self, path: Path, options: Mapping) -> None:
+        self.path, self.options = path, options
+        self.first_label, self.first_frame = int(options.get("first_label", 0)), int(options.get("first_frame", 0))
+        self.label_names = _class_names(options, self.first_label)
+        if not self.label_names:
+            raise InputError(f"{path}: the file does not name its classes; give the option labels: {OPTIONS['labels']}")
+        self._names: dict[str, int] = {}
+        self._tubes = [(EMPTY[:, 0].astype(int),) * 3 + (EMPTY[:, 0],)]
+        self._rows = [(EMPTY[:, 0].astype(int), EMPTY)]
+        self._n = 0
+
+    def video(self, name: object) -> int:
+        """The place of a video's name."""
+        return self._names.setdefault(str(name), len(self._names))
+
+    def numbers(self, place: str, texts: Sequence[str]) -> list[float]:
+        """Texts as numbers."""
+        try:
+            return [float(text) for text in texts]
+        except ValueError:
+            bad = next(text for text in texts if not _is_number(text))
+            raise self.fault(place, f"{bad[:40]!r} is not a number") from None
+
+    def fault(self, place: str, text: str) -> InputError:
+        """The error of a place in the file, which may be empty."""
+        return InputError(f"{self.path}: {place}{': ' * bool(place)}{text}")
+
+    def add(
+        self,
+        place: str,
+        video: str,
+        label: object,
+        rows: object,
+        score: object = None,
+        person: object = None,
+    ) -> None:
+        """One tube: `rows` (T, 6) of a frame as the file counts it, x1, y1, x2, y2 and the frame's score.
+
+        `score` is the tube's; None: the mean of its frames'.
+        """
+        rows = self._array(place, rows)
+        if not len(rows):
+            raise self.fault(place, "a tube without frames")
+        label = self._number(place, "label", label)
+        score = rows[:, 5].mean() if score is None else self._number(place, "score", score)
+        person = -1 if person is None else int(self._number(place, "person_id", person))
+        columns = ([self.video(video)], [label], [person], [score])
+        self._append(lambda row: place, *map(np.array, columns), np.zeros(len(rows), np.int64), rows)
+
+    def add_boxes(self, place: str, videos: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
+        """Boxes that nobody linked, each a tube of one frame.
+
+        Args:
+            place: begins the place of a row, which ends with the row's number ("line" 3), from 1; a line without rows
+                before it must then not be left out. A place that ends otherwise than in "line" or "row" stays as it is.
+            videos: int64 (R,), as of `video`.
+            labels: (R,), as the file counts them.
+            rows: (R, 6), as of `add`.
+        """
+        first = place.endswith("line")
+        numbered = place.endswith(("line", "row"))
+        nobody, tube = np.full(len(rows), -1), np.arange(len(rows))
+        self._append(
+            lambda row: f"{place} {row + first}" if numbered else place,
+            *(videos, labels, nobody, rows[:, 5], tube, rows),
+        )
+
+    def done(self) -> RawPredictions:
+        """All that was added, the boxes in pixels of their videos."""
+        video, label, person, score = map(np.concatenate, zip(*self._tubes, strict=True))
+        tube, rows = map(np.concatenate, zip(*self._rows, strict=True))
+        boxes = self._pixels(video[tube], rows[:, 1:5])
+        frames = rows[:, 0].astype(np.int64) - self.first_frame
+        names = list(self._names)
+        return RawPredictions(names, self.label_names, video, label, person, score, tube, frames, boxes, rows[:, 5])
+
+    def _append(
+        self,
+        place: Callable[[int], str],
+        video: np.ndarray,
+        label: np.ndarray,
+        person: np.ndarray,
+        score: np.ndarray,
+        tube: np.ndarray,
+        rows: np.ndarray,
+    ) -> None:
+        """Check and keep tubes; arguments as of `RawPredictions` and `add`, `place` of a row."""
+        frames = rows[:, 0]
+        finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
+        self._refuse(place, ~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
+        label = self._labels(place, label, tube)
+        whole = (frames == np.floor(frames)) & (np.abs(frames) < MAX_FRAME)
+        self._refuse(place, ~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
+        low = self.first_frame
+        near = f"; if they count from {low - 1}, say first_frame={low - 1}" if low > 0 else ""
+        self._refuse(
+            place,
+            frames < low,
+            lambda row: f"frame {frames[row]:g}, but frames count from {low}" + near * bool(frames[row] == low - 1),
+        )
+        again = (np.diff(frames, prepend=-1) <= 0) & (np.diff(tube, prepend=-1) == 0)
+        self._refuse(place, again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
+        self._tubes.append((video, label, person, score))
+        self._rows.append((tube + self._n, rows))
+        self._n += len(label)
+
+    def _refuse(self, place: Callable[[int], str], bad: np.ndarray, text: Callable[[int], str]) -> None:
+        """InputError at the first row of `bad`, bool (R,)."""
+        if bad.any():
+            row = int(bad.argmax())
+            raise self.fault(place(row), text(row))
+
+    def _labels(self, place: Callable[[int], str], values: np.ndarray, tube: np.ndarray) -> np.ndarray:
+        """Class numbers as the file counts them, (n,) -> from 0; InputError at the first that does not exist."""
+        low, n = self.first_label, len(self.label_names)
+
+        def text(row: int) -> str:
+            value, noun = values[tube[row]], "class" if low else "label"
+            if value == low - 1 and low:
+                return f"{noun} {value:g}, but classes count from {low}; if from {low - 1}, say first_label={low - 1}"
+            near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
+            return f"{noun} {value:g}, but there are {counted(n, noun)} ({low} to {low + n - 1}){near}"
+
+        known = (values == np.floor(values)) & (values >= low) & (values < low + n)
+        self._refuse(place, ~known[tube], text)
+        labels = values.astype(np.int64) - low
+        unnamed = np.array([not name for name in self.label_names])[labels]
+        self._refuse(place, unnamed[tube], lambda row: f"class {values[tube[row]]:g} is not in the label map")
+        return labels
+
+    def _pixels(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Boxes in pixels of their videos: from shares, or from pixels of another picture."""
+        options = self.options
+        shares, factors = options.get("boxes") == "shares", "short_side" in options
+        if not len(boxes) or not (shares or factors or options.get("picture")):
+            return boxes
+        if shares and np.abs(boxes).max() > 2:
+            box = _shown(boxes[np.abs(boxes).max(1).argmax()])
+            raise self.fault("", f"the box {box} is no share of the frame (0 to 1); if it is pixels, say boxes=pixels")
+        names, used = list(self._names), np.unique(video)
+        sizes = np.ones((len(names), 2))
+        for i in used:
+            size = (options.get("sizes") or {}).get(names[i], (0, 0))[:2]
+            if not all(size):
+                raise self.fault(
+                    f"video {names[i]!r}",
+                    "its width and height are needed, but neither the annotation nor an option says them",
+                )
+            sizes[i] = size
+        if options.get("short_side"):
+            sizes = np.repeat(sizes.min(1, keepdims=True) / float(options["short_side"]), 2, 1)
+        scale = sizes / (1 if shares or factors else np.array(options["picture"], np.float64))
+        return boxes * scale[video][:, [0, 1, 0, 1]]
+
+    def _array(self, place: str, rows: object) -> np.ndarray:
+        try:
+            rows = np.asarray(rows, np.float64)
+        except (TypeError, ValueError):
+            raise self.fault(place, "rows are not numbers, or not of one length") from None
+        if rows.size and (rows.ndim != 2 or rows.shape[1] != 6):
+            raise self.fault(place, f"an array of shape {rows.shape}, not (frames, 6): frame, x1, y1, x2, y2, score")
+        return rows.reshape(-1, 6)
+
+    def _number(self, place: str, what: str, value: object) -> float:
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "iuf":
+            raise self.fault(place, f"{what} {str(value)[:40]!r} is not a number")
+        return float(array.item())
+
+
+def need(options: Mapping, key: str, path: Path) -> Sequence[str]:
+    """An option that a format cannot do without."""
+    if not options.get(key):
+        raise InputError(f"{path}: the file does not say it; give the option {key}: {OPTIONS[key]}")
+    return options[key]
+
+
+def _class_names(options: Mapping, first_label: int) -> list[str]:
+    """The names of the classes by their numbers; a gap in a label map is an empty name."""
+    if label_map := options.get("label_map"):
+        by_number = {int(number): str(name) for number, name in label_map.items()}
+        return [by_number.get(number, "") for number in range(first_label, max(by_number) + 1)]
+    return list(options.get("labels") or options.get("names") or [])
+
+
+def _shown(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,266 @@
+"""Predictions in any format as the same checked tubes, and as the project's JSON."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.formats import pred_json, pred_pickles, pred_text
+from datasets.formats.predicted import OPTIONS, RawPredictions
+from utils.box_ops import Tube
+from utils.misc import InputError, counted, did_you_mean
+
+MAX_BYTES = 4 * 2**30  # of one file, which is read whole
+TUBER_SHORT_SIDE = 256  # pixels; of its published settings
+STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
+SHOWN = 10  # names in a warning
+USER_OPTIONS = {
+    "first_label": int, "first_frame": int, "start": float, "rate": float, "short_side": float, "label_type": str,
+    "boxes": ("pixels", "shares"), "other_videos": ("ignore",), "late_frames": ("ignore",), "multi_label": ("yes",),
+    "picture": "WIDTHxHEIGHT",
+}  # fmt: skip
+"""What `--predictions_options` may say: a type, the values, or how a value is written."""
+
+
+class Format(NamedTuple):
+    """A format of predictions: its reader, and the options (`OPTIONS`) that are so unless somebody says otherwise."""
+
+    read: Callable[[Path, Mapping], RawPredictions]
+    defaults: dict
+
+
+FORMATS = {
+    "json": Format(pred_json.read, {}),
+    "act_tubes": Format(pred_pickles.read_act_tubes, {"first_frame": 1}),
+    "multisports": Format(pred_pickles.read_multisports, {"first_frame": 1}),
+    "frame_detections": Format(pred_pickles.read_frame_detections, {"first_frame": 1}),
+    "retinanet": Format(pred_pickles.read_retinanet, {"first_frame": 1, "picture": [682, 512]}),
+    "yowo": Format(pred_text.read_yowo, {"first_frame": 1, "first_label": 1}),
+    "ava_csv": Format(pred_text.read_ava_csv, {"first_label": 1, "boxes": "shares", "start": 900, "rate": 30}),
+    "tuber": Format(pred_text.read_tuber, {"short_side": None}),
+    "mot": Format(pred_text.read_mot, {"first_frame": 1, "first_label": 1}),
+}
+"""The names that `--predictions_format` may have; `datasets.convert` calls them `pred_<name>`."""
+
+
+class Predictions(NamedTuple):
+    """Every video's tubes, and the scores of each of them in each of its frames, float64 (T,)."""
+
+    tubes: dict[str, list[Tube]]
+    frame_scores: dict[str, list[np.ndarray]]
+
+
+def read_predictions(path: str | Path, format: str | None = None, options: Mapping | None = None) -> RawPredictions:
+    """Read predictions as they are, unchecked against a data set.
+
+    Args:
+        path: a file, or the folder that the format is.
+        format: one of `FORMATS`; None: recognised by its content.
+        options: what the file does not say (`OPTIONS`).
+
+    Raises:
+        InputError: names file, place and fault, and the option that would be right where one can be guessed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder of predictions")
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        size = path.stat().st_size / 2**30
+        raise InputError(f"{path}: {size:.0f} GiB in one file; part it into several of up to {MAX_BYTES >> 30} GiB")
+    chosen = FORMATS[format or recognise(path)]
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    try:
+        return chosen.read(path, chosen.defaults | given)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{path}: not predictions of the format {format or recognise(path)} ({reason})") from None
+    finally:
+        pred_pickles.content_of.cache_clear()
+
+
+def recognise(path: Path) -> str:
+    """The format of a file or folder, by names of files and their content; InputError where that is not safe."""
+    found = None
+    if path.is_dir():
+        first = {
+            suffix: next(iter(sorted(path.rglob(f"*{suffix}"))), None) for suffix in ("_tubes.pkl", ".json", ".txt")
+        }
+        found = "act_tubes" if first["_tubes.pkl"] else "json" if first[".json"] else None
+        texts = [file for file in islice(sorted(path.rglob("*.txt")), 1000) if file.stat().st_size]
+        found = found or (_kind_of_text(texts[0]) if texts else None)
+    elif path.suffix == ".json":
+        found = "json"
+    elif path.suffix in (".pkl", ".pickle", ".npy"):
+        found = pred_pickles.kind_of(path)
+    elif path.suffix in (".csv", ".txt"):
+        found = _kind_of_text(path)
+    if found is None:
+        raise InputError(f"{path}: its format is not recognised; say it with --predictions_format {'|'.join(FORMATS)}")
+    return found
+
+
+def _kind_of_text(path: Path) -> str | None:
+    """The format of a text by its first line."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline(10000)
+    if "[" in line:
+        return "tuber"
+    columns = line.split(",")
+    if len(columns) > 1:
+        return "mot" if columns[0].strip().isdecimal() and len(columns) >= 8 else "ava_csv"
+    return "yowo" if len(line.split()) in (5, 6) else None
+
+
+def parse_options(texts: Iterable[str]) -> dict:
+    """`--predictions_options KEY=VALUE ...` as a mapping; InputError for what is not in `USER_OPTIONS`."""
+    options: dict = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if key not in USER_OPTIONS:
+            near = did_you_mean(key, USER_OPTIONS)
+            raise InputError(f"--predictions_options {text}: no such option; there are {', '.join(USER_OPTIONS)}{near}")
+        kind = USER_OPTIONS[key]
+        try:
+            if key == "picture":
+                width, height = value.split("x")
+                options[key] = [int(width), int(height)]
+            elif isinstance(kind, tuple):
+                options[key] = kind[kind.index(value)]
+            else:
+                options[key] = kind(value)
+        except ValueError:
+            wanted = " or ".join(kind) if isinstance(kind, tuple) else kind if isinstance(kind, str) else "a number"
+            raise InputError(f"--predictions_options {text}: not {wanted}; {key} is {OPTIONS[key]}") from None
+    return options
+
+
+def data_set_options(format: str, labels: Sequence[str], sizes: Mapping[str, tuple], given: Mapping) -> dict:
+    """The options that a data set answers: its labels in their order, its videos and their sizes; `given` ones win."""
+    options = {"labels": labels, "videos": list(sizes), "sizes": {name: size[:2] for name, size in sizes.items()}}
+    return options | ({"short_side": TUBER_SHORT_SIDE} if format == "tuber" else {}) | dict(given)
+
+
+def of_data_set(
+    raw: RawPredictions, path: str | Path, subset: str, sizes: Mapping[str, tuple[int, int, int]], options: Mapping
+) -> RawPredictions:
+    """Compare predictions with the videos of a subset; what the options say to leave out is left out.
+
+    Args:
+        sizes: width, height and number of frames of each of the subset's videos, 0 where unknown.
+
+    Raises:
+        InputError: videos, frames or boxes do not fit; one line with what was found and what was expected.
+    """
+
+    def refuse(place: str, text: str) -> None:
+        raise InputError(f"{path}: {place}{': ' * bool(place)}{text}")
+
+    known = np.array([name in sizes for name in raw.names], bool)
+    if not known.any():
+        first = raw.names[0] if raw.names else None
+        tail = next((name for name in sizes if first and name.endswith(f"/{first}")), None)
+        near = f"; did you mean {tail}?" if tail else did_you_mean(first or "", sizes)
+        found = f"names {counted(len(raw.names), 'video')}, the first {first!r}" if raw.names else "names no video"
+        refuse("", f"{found}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}")
+    if not known.all() and options.get("other_videos") != "ignore":
+        other = raw.names[int((~known).argmax())]
+        text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"
+        refuse("", f"video {other!r} {text}; to leave such out, say other_videos=ignore")
+    size = np.array([sizes.get(name, (0, 0, 0)) for name in raw.names]).reshape(-1, 3)
+    video = raw.video[raw.tube]
+    width, height, n_frames = size[video].T
+    keep = known[video]
+    late = keep & (n_frames > 0) & (raw.frames >= n_frames)
+    if late.any() and options.get("late_frames") != "ignore":
+        row, first = int(late.argmax()), int(options.get("first_frame", 0))
+        near = f"if they count from {first + 1}, say first_frame={first + 1}; "
+        text = f"frame {raw.frames[row] + first}, but it has {n_frames[row]} frames, from {first}; "
+        text += near * bool((raw.frames[keep] > 0).all()) + "to leave such boxes out, say late_frames=ignore"
+        refuse(f"video {raw.names[video[row]]!r}", text)
+    keep &= ~late
+    sized = keep & (width > 2) & (height > 2)
+    boxes = raw.boxes[sized]
+    if len(boxes) and np.abs(boxes).max() <= 1.5:
+        largest = np.abs(boxes).max()
+        refuse(
+            "",
+            f"no coordinate is above {largest:.3g}, but pixels are expected; if shares of the frame, say boxes=shares",
+        )
+    empty = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    if empty.any():
+        place = f"the first {', '.join(f'{x:g}' for x in boxes[empty.argmax()])}"
+        text = f"{empty.sum()} of {len(boxes)} boxes are reversed, {place}: not x1, y1, x2, y2"
+        if empty.mean() > STRANGE:
+            refuse("", text)
+        print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
+    outside = (boxes[:, 0] >= width[sized]) | (boxes[:, 1] >= height[sized]) | (boxes[:, 2:] <= 0).any(1)
+    if len(boxes) and outside.mean() > STRANGE:
+        w, h = (counts.max() for counts in (width[sized], height[sized]))
+        text = f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to "
+        text += f"{boxes[:, 2].max():.0f} x {boxes[:, 3].max():.0f}, the frames to {w} x {h}; "
+        refuse("", f"{text}if they are pixels of another picture, say picture=WIDTHxHEIGHT")
+    return raw if keep.all() else _rows(raw, keep)
+
+
+def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:
+    """Some of the boxes; tubes without any are gone."""
+    tubes, tube = np.unique(raw.tube[keep], return_inverse=True)
+    of_tubes = (column[tubes] for column in (raw.video, raw.label, raw.person, raw.score))
+    return RawPredictions(raw.names, raw.labels, *of_tubes, tube, raw.frames[keep], raw.boxes[keep], raw.scores[keep])
+
+
+def as_tubes(raw: RawPredictions, names: Iterable[str]) -> Predictions:
+    """The tubes of the videos `names`, in the file's order; a video that the file lacks has none."""
+    names = dict.fromkeys(names)
+    tubes: dict[str, list[Tube]] = {name: [] for name in names}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    bounds = np.searchsorted(raw.tube, np.arange(len(raw.video) + 1)).tolist()
+    of_tube = (column.tolist() for column in (raw.video, raw.label, raw.score, raw.person))
+    boxes = raw.boxes.astype(np.float32)
+    for i, (video, label, score, person) in enumerate(zip(*of_tube, strict=True)):
+        rows = slice(bounds[i], bounds[i + 1])
+        if (name := raw.names[video]) in names:
+            tubes[name].append(Tube(raw.frames[rows], boxes[rows], label, score, person))
+            scores[name].append(raw.scores[rows])
+    return Predictions(tubes, scores)
+
+
+def tell_missing(raw: RawPredictions, path: str | Path, names: Sequence[str]) -> list[str]:
+    """The videos of the data set that the file does not name, listed on stderr: they count as without detections."""
+    missing = [name for name in names if name not in set(raw.names)]
+    if missing:
+        shown = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
+        text = f"{counted(len(missing), 'video')} of {len(names)} not in it, taken as without detections: {shown}"
+        print(f"warning: {path}: {text}", file=sys.stderr)
+    return missing
+
+
+def predictions_json(
+    labels: Sequence[str], tubes: Mapping[str, Sequence[Tube]], frame_scores: Mapping[str, Sequence[np.ndarray]]
+) -> dict:
+    """Predictions as the JSON that `--predictions` reads, to the last digit: see `datasets.formats.pred_json`."""
+    videos = {}
+    for name, of_video in tubes.items():
+        videos[name] = {
+            "tubes": [
+                {
+                    "label": labels[tube.label],
+                    "score": float(tube.score),
+                    **({"person_id": tube.person_id} if tube.person_id >= 0 else {}),
+                    "frames": tube.frames.tolist(),
+                    "boxes": tube.boxes.tolist(),
+                    "scores": np.asarray(scores).tolist(),
+                }
+                for tube, scores in zip(of_video, frame_scores[name], strict=True)
+            ]
+        }
+    return {"labels": list(labels), "videos": videos}
+
+
+def convert(format: str, path: Path, options: Mapping) -> dict:
+    """Predictions in a format as the project's JSON, without a data set; arguments and errors as `read_predictions`."""
+    raw = read_predictions(path, format, options)
+    return predictions_json(raw.labels, *as_tubes(raw, raw.names))

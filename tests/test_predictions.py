@@ -1,0 +1,266 @@
+"""Predictions in and out, in every format, and what is said of those that do not fit."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval_map
+from datasets.predictions import FORMATS, convert, recognise
+from tests.tube_cases import random_case
+from utils.box_ops import Tube
+from utils.misc import InputError
+
+CASES = Path(__file__).resolve().parents[2] / "shared/cases/formats"
+LABELS = ["stand", "walk", "wave", "run"]
+SIZE, N_FRAMES = (400, 300), 200
+
+
+def cases(kind: str) -> list:
+    found = [path.parent for path in sorted(CASES.glob("pred_*/*/case.json"))]
+    found = [path for path in found if ("complaint" in json.loads((path / "case.json").read_text())) == kind]
+    ids = [f"{path.parent.name}/{path.name}" for path in found]
+    if not found:
+        return [pytest.param(None, marks=pytest.mark.skip(f"the cases of other tools are not at {CASES}"))]
+    return [pytest.param(path, id=name) for path, name in zip(found, ids, strict=True)]
+
+
+def by_content(tube: dict) -> tuple:
+    return tube["video"], tube["label"], tube["frames"], tube["boxes"]
+
+
+@pytest.mark.parametrize("case", cases(False))
+def test_every_format_gives_the_right_tubes(case):
+    about = json.loads((case / "case.json").read_text())
+    name = about["format"].removeprefix("pred_")
+    got = convert(name, case / about["input"], about["options"])["videos"]
+    got = sorted(({"video": v, **tube} for v, c in got.items() for tube in c["tubes"]), key=by_content)
+    expected = sorted(json.loads((case / "expected.json").read_text()), key=by_content)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert (a["video"], a["label"], a["frames"]) == (b["video"], b["label"], b["frames"])
+        np.testing.assert_allclose(a["boxes"], b["boxes"], atol=0.02)
+        np.testing.assert_allclose([a["score"], *a["scores"]], [b["score"], *b["scores"]], atol=1e-6)
+    assert recognise(case / about["input"]) == name
+
+
+@pytest.mark.parametrize("case", cases(True))
+def test_a_malformed_file_is_one_line(case):
+    about = json.loads((case / "case.json").read_text())
+    with pytest.raises(InputError) as error:
+        convert(about["format"].removeprefix("pred_"), case / about["input"], about["options"])
+    assert "\n" not in str(error.value)
+    said = str(error.value).replace("refused as a file of predictions: it ", "")
+    assert about["complaint"].removesuffix("; refused") in said
+
+
+def entry(tube: Tube) -> dict:
+    corners = tube.boxes.reshape(-1, 2, 2)  # noise has reversed some
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1) + 100
+    return {"label": tube.label, "frames": tube.frames.tolist(), "boxes": boxes.tolist()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data set of its own whose annotation is a JSON, without any video."""
+    root = tmp_path_factory.mktemp("own")
+    _, gt = random_case(3)
+    about = {"width": SIZE[0], "height": SIZE[1], "n_frames": N_FRAMES}
+    videos = {name: {**about, "tubes": [entry(tube) for tube in tubes]} for name, tubes in gt.items()}
+    (root / "gt.json").write_text(json.dumps({"labels": LABELS, "videos": videos}))
+    (root / "val.txt").write_text("\n".join(gt))
+    (root / "own.yml").write_text(
+        "name: own\nformat: json\nannotations: gt.json\nframes: videos/{name}.avi\nsplits: {val: val.txt}\n"
+    )
+    return root
+
+
+@pytest.fixture
+def predictions(data, tmp_path) -> Path:
+    """Predictions of its videos as JSON, one of them missing."""
+    pred, _ = random_case(3)
+    pred.pop("only predicted")
+    videos = {}
+    for name, tubes in pred.items():
+        videos[name] = {"tubes": []}
+        for tube in tubes:
+            scores = (tube.score * np.linspace(0.7, 1.3, len(tube))).tolist()
+            scored = {"label": LABELS[tube.label], "score": float(np.mean(scores)), "scores": scores}
+            videos[name]["tubes"].append(entry(tube) | scored)
+    path = tmp_path / "pred.json"
+    path.write_text(json.dumps({"labels": LABELS, "videos": videos}))
+    return path
+
+
+def evaluate(data: Path, path: Path, *flags: object) -> tuple[dict, Path]:
+    """`eval_map.py --predictions path`; its metrics, and the folder beside its results."""
+    root = path.parent / "checkpoint"
+    before = set(root.rglob("*.json"))
+    words = ["--dataset", data / "own.yml", "--checkpoint_root", root, "--comet", "disabled", "--predictions", path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["eval_map.py", *map(str, [*words, *flags])])
+        eval_map.main()
+    (results,) = set(root.rglob("eval_map-*.json")) - before
+    return json.loads(results.read_text())["metrics"], results.with_suffix("")
+
+
+def test_predictions_are_evaluated_without_a_model(data, predictions, capsys, monkeypatch):
+    monkeypatch.setattr("utils.misc.pick_device", lambda *_: pytest.fail("a device was looked for"))
+    metrics, _ = evaluate(data, predictions)
+    assert 0 < metrics["v-mAP@0.5"] < 1 and metrics["videos"] == 8
+    assert "2 videos of 8 not in it, taken as without detections: only annotated, empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metric", "export"),
+    [
+        ("v-mAP", "json"),
+        ("motion-AP", "json"),
+        ("v-mAP", "mot"),
+        *(("frame-mAP", f) for f in ("json", "act", "ava", "mot")),
+    ],
+)
+def test_what_is_written_gives_the_same_when_read(data, predictions, metric, export, tmp_path, capsys):
+    before, folder = evaluate(data, predictions, "--metric", metric, "--export", export, "--save_predictions")
+    name = {"json": "predictions.json", "act": "frame_detections.npy", "ava": "ava.csv", "mot": "mot"}[export]
+    moved = tmp_path / "again" / name
+    moved.parent.mkdir()
+    (folder / name).rename(moved)
+    after, _ = evaluate(data, moved, "--metric", metric)
+    one_box_tubes = {"tubes": after["tubes"]} if export in ("act", "ava") else {}
+    assert after == before | one_box_tubes
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_what_a_format_cannot_hold_is_refused(data, predictions):
+    for export in ("act", "multisports", "ava"):
+        with pytest.raises(InputError, match=r"only goes with --metric frame-mAP: .*; use json"):
+            evaluate(data, predictions, "--export", export)
+
+
+def changed(path: Path, change) -> Path:
+    """A copy of a predictions JSON whose first tube is changed."""
+    content = json.loads(path.read_text())
+    change(next(video["tubes"][0] for video in content["videos"].values() if video["tubes"]), content)
+    other = path.with_name("changed.json")
+    other.write_text(json.dumps(content))
+    return other
+
+
+def shares(_, content):
+    for video in content["videos"].values():
+        for tube in video["tubes"]:
+            tube["boxes"] = [[x / s for x, s in zip(box, [*SIZE, *SIZE], strict=True)] for box in tube["boxes"]]
+
+
+def larger(_, content):
+    for video in content["videos"].values():
+        for tube in video["tubes"]:
+            tube["boxes"] = [[3 * x for x in box] for box in tube["boxes"]]
+
+
+def turned(_, content):
+    for video in content["videos"].values():
+        for tube in video["tubes"]:
+            tube["boxes"] = [[*box[2:], *box[:2]] for box in tube["boxes"]]
+
+
+def renamed(_, content):
+    content["videos"] = {f"x{name}": video for name, video in content["videos"].items()}
+
+
+def from_one(_, content):
+    for video in content["videos"].values():
+        for tube in video["tubes"]:
+            tube["frames"] = [frame + N_FRAMES - tube["frames"][-1] for frame in tube["frames"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, _: t.update(boxes=[[float("nan")] * 4] * len(t["frames"])), "tube 0: a number is not finite"),
+        (lambda t, _: t.update(score=float("inf")), "tube 0: a number is not finite"),
+        (lambda t, _: t["frames"].__setitem__(0, -3), "tube 0: frame -3, but frames count from 0"),
+        (lambda t, _: t["frames"].__setitem__(-1, 900), "frame 900, but it has 200 frames, .*late_frames=ignore"),
+        (lambda t, _: t["boxes"].__setitem__(0, [50, 5, 10]), "tube 0: "),
+        (lambda t, _: t["frames"].append(199), r"frames, \d+ boxes and"),
+        (lambda t, _: t.update(label="wavee"), "label 'wavee' is not among .*; did you mean wave"),
+        (lambda t, _: t.update(label=4), "label '4' is not among"),
+        (lambda t, _: t.pop("score"), "'score' is missing"),
+        (lambda _, c: c["videos"].update(w={"tubes": []}), "video 'w' is not in subset 'val', .*other_videos=ignore"),
+        (lambda _, c: c.pop("videos"), "no predictions"),
+        (renamed, "names 6 videos, the first 'xv0', none of subset 'val'.*did you mean v0"),
+        (shares, "no coordinate is above .*; if shares of the frame, say boxes=shares"),
+        (larger, "boxes lie outside of their frames: they reach to .*, the frames to 400 x 300; .* say picture="),
+        (turned, "boxes are reversed, .*not x1, y1, x2, y2"),
+        (from_one, "if they count from 1, say first_frame=1"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_line(data, predictions, change, message):
+    with pytest.raises(InputError, match=message) as error:
+        evaluate(data, changed(predictions, change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        (shares, "boxes=shares"),
+        (larger, "picture=1200x900"),
+        (lambda _, c: c["videos"].update(w={"tubes": []}), "other_videos=ignore"),
+    ],
+)
+def test_the_suggested_option_is_right(data, predictions, change, option):
+    expected, _ = evaluate(data, predictions)
+    got, _ = evaluate(data, changed(predictions, change), "--predictions_options", option)
+    assert got["v-mAP@0.5"] == pytest.approx(expected["v-mAP@0.5"], abs=1e-9)
+
+
+def test_a_file_that_is_cut_off_or_of_no_known_kind(data, predictions, tmp_path):
+    whole = predictions.read_bytes()
+    for name, content, message in (
+        ("cut.json", whole[: len(whole) // 2], "not a readable predictions file"),
+        ("cut.pkl", pickle.dumps(np.zeros((9, 8)))[:-50], "refused as a file of predictions"),
+        ("other.pkl", pickle.dumps([1, 2]), "its format is not recognised"),
+        ("other.bin", b"\0\1", "its format is not recognised"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            evaluate(data, tmp_path / name)
+    with pytest.raises(InputError, match="no such file or folder"):
+        evaluate(data, tmp_path / "missing.json")
+    with (tmp_path / "giant.json").open("wb") as file:
+        file.truncate(5 * 2**30)
+    with pytest.raises(InputError, match="5 GiB in one file"):
+        evaluate(data, tmp_path / "giant.json")
+    for text in ("boxes=metres", "first_label=one", "colour=red", "picture=3"):
+        with pytest.raises(InputError, match="--predictions_options"):
+            evaluate(data, predictions, "--predictions_options", text)
+
+
+def test_classes_that_count_from_another_number(data, tmp_path):
+    rows = np.array([[0, 5, label, 0.9, 110, 110, 150, 150] for label in (1, 2, 3, 4)], np.float64)
+    np.save(tmp_path / "detections.npy", rows)
+    with pytest.raises(InputError, match=r"row 3: label 4, .* \(0 to 3\); if they count from 1, say first_label=1"):
+        evaluate(data, tmp_path / "detections.npy", "--metric", "frame-mAP")
+    evaluate(data, tmp_path / "detections.npy", "--metric", "frame-mAP", "--predictions_options", "first_label=1")
+    rows[0, 2] = 0
+    np.save(tmp_path / "detections.npy", rows)
+    with pytest.raises(InputError, match="row 0: class 0, but classes count from 1; if from 0, say first_label=0"):
+        evaluate(data, tmp_path / "detections.npy", "--predictions_options", "first_label=1")
+
+
+def test_the_json_of_predict_is_read(data, predictions, tmp_path):
+    expected, _ = evaluate(data, predictions)
+    (tmp_path / "many").mkdir()
+    for name, video in json.loads(predictions.read_text())["videos"].items():
+        content = {"video": f"somewhere/videos/{name}.avi", "labels": LABELS, "people": [], **video}
+        (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
+    assert evaluate(data, tmp_path / "many")[0] == expected
+
+
+def test_every_format_says_which_options_it_has():
+    assert {key for format in FORMATS.values() for key in format.defaults} <= eval_map.USER_OPTIONS.keys()
