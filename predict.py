@@ -279,11 +279,11 @@ def predict(path: Path, out: Path, models: Models, with_video: bool = True) -> s
     about |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": asdict(models.settings)}
     write_json(targets[-1], about | result)
     labels = Counter(tube["label"] for tube in result["tubes"])
-    found = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
+    counts = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
     speed = tracks.n_frames / (time.monotonic() - began)
     written = ", ".join(map(str, targets))
     return (
-        f"{path}: {tracks.n_frames} frames, {len(result['people'])} people, action tubes: {found}; "
+        f"{path}: {tracks.n_frames} frames, {len(result['people'])} people, action tubes: {counts}; "
         f"{speed:.0f} frames/s -> {written}"
     )
 

@@ -38,8 +38,8 @@ class NoDetector:
         for images in batches:
             frame = np.repeat(np.arange(first, first + len(images)), PEOPLE)
             boxes, queries = np.ones((len(frame), 4), np.float32), np.ones((len(frame), D), np.float32)
-            found = Detections(frame, np.ones(len(frame), np.float32), boxes, queries)
-            yield len(images), lambda found=found: found
+            detections = Detections(frame, np.ones(len(frame), np.float32), boxes, queries)
+            yield len(images), lambda detections=detections: detections
             first += len(images)
 
 
@@ -54,7 +54,7 @@ def _cache(videos: SubsetVideos) -> None:
 
 
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds); the ratio is figure / yardstick."""
+    """Rows (what, value, yardstick, unit, bounds); the ratio is value / yardstick."""
     rows = []
     cv2.setNumThreads(0)
     for name, (n, length) in LENGTHS.items():

@@ -3,7 +3,7 @@
     python -m benchmarks.detr_inference [checkpoint of a trained detector]
 
 Speed needs no trained weights. Whether 16 bits move boxes does: the queries of random weights are nearly one. That is
-measured on drawn people with a trained detector, by default the one that `scripts/demo.sh` leaves, if it is there.
+measured on synthetic people with a trained detector, by default the one that `scripts/demo.sh` leaves, if it is there.
 """
 
 import copy
@@ -72,7 +72,7 @@ def _rate(run: Callable[[], dict], frames: int, rounds: int, device: torch.devic
 
 @torch.inference_mode()
 def measure(device: str | None = None, batch: int = 0, rounds: int = 3, trained: str | Path = DEMO) -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds); `batch` 0: 1 frame on a CPU, 64 on a GPU."""
+    """Rows (what, value, yardstick, unit, bounds); `batch` 0: 1 frame on a CPU, 64 on a GPU."""
     place = pick_device(device)
     gpu = place.type == "cuda"
     batch = batch or (64 if gpu else 1)
@@ -107,20 +107,20 @@ def accuracy(trained: str | Path, device: torch.device) -> list[Row]:
         for path in sorted(Path(folder, "videos").glob("val_*.avi")):
             frames = [resize(frame, config["image_size"]) for frame in VideoFrames(path)][::4]
             images = normalize(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).to(device))
-            found = [detr(images) for detr in detectors]
+            outputs = [detr(images) for detr in detectors]
             size = images.new_tensor(VideoFrames(path).size * 2)
-            boxes.append(torch.stack([out["pred_boxes"] for out in found]).flatten(1, 2) * size)
-            scores.append(torch.stack([out["pred_logits"].softmax(-1)[..., PERSON] for out in found]).flatten(1))
+            boxes.append(torch.stack([out["pred_boxes"] for out in outputs]).flatten(1, 2) * size)
+            scores.append(torch.stack([out["pred_logits"].softmax(-1)[..., PERSON] for out in outputs]).flatten(1))
     moved, scores = torch.cat(boxes, 1), torch.cat(scores, 1)
     moved = (moved - moved[0]).abs().amax(-1)[:, scores[0] > THRESHOLDS[0]].amax(1).tolist()
     above = scores[..., None] > torch.tensor(THRESHOLDS, device=device)
-    changed, there = (above != above[0]).sum((1, 2)).tolist(), int(above[0].sum())
+    changed, total = (above != above[0]).sum((1, 2)).tolist(), int(above[0].sum())
     rows = []
     for dtype, far, n in zip(SHORT, moved[1:], changed[1:], strict=True):
-        name = f"{config['backbone']} at {config['image_size']}, trained on drawn people, {SHORT[dtype]}"
+        name = f"{config['backbone']} at {config['image_size']}, trained on synthetic people, {SHORT[dtype]}"
         rows.append(Row(f"{name}: boxes off by at most / allowed", far, PIXELS, "pixels", at_most=1))
         what = f"{name}: people across any of {len(THRESHOLDS)} thresholds / above"
-        rows.append(Row(what, n, there, "people", at_most=0))
+        rows.append(Row(what, n, total, "people", at_most=0))
     return rows
 
 

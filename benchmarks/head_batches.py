@@ -32,7 +32,7 @@ def gradients(head: ActionHead, tubes: list[Tensor], labels: list[Tensor], padde
 
 @one_thread()
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds)."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     rows = []
     for name, (shortest, longest) in LENGTHS.items():
         torch.manual_seed(0)

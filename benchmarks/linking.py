@@ -67,7 +67,7 @@ def same_rows(tracks: list[Track], expected: list[list[int]]) -> bool:
 
 @one_thread()
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds)."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     torch.manual_seed(0)
     encoder = PersonEncoder(skip=True).eval()
     whole, some = wandering_people(FRAMES, PEOPLE), wandering_people(FRAMES // 40, PEOPLE)

@@ -35,7 +35,7 @@ def _write_video(path: Path, n_frames: int, seed: int) -> None:
 
 
 def _shards(folder: Path, lengths: list[int]) -> Path:
-    """Shards of drawn videos of these lengths."""
+    """Shards of synthetic videos of these lengths."""
     out, samples = folder / "shards", []
     for i, length in enumerate(lengths):
         name = f"video{i}"
@@ -97,7 +97,7 @@ def _one(lengths: list[int]) -> float:
 
 
 def measure(workers: int = 1) -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds); the ratio is figure / yardstick."""
+    """Rows (what, value, yardstick, unit, bounds); the ratio is value / yardstick."""
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         dataset = ClipDataset(_shards(Path(folder), [120] * 8), CLIP, RATE, clips_per_video=60)
         rates = [(_loader_rate(dataset, workers), _imdecode_rate(dataset, workers)) for _ in range(ROUNDS)]

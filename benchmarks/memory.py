@@ -67,12 +67,12 @@ def _write_data(root: Path, lengths: list[int]) -> None:
     torch.manual_seed(0)
     encoder = {"in_d": 256, "out_d": 256, "skip": True}
     detector = Detector(root / "detr.pth", torch.device("cpu")).config()
-    held = {"model": PersonEncoder(**encoder).state_dict(), "config": {"encoder": encoder, "detector": detector}}
-    save_torch(root / "long" / "qmm" / "encoder" / "epoch_1.pth", {**held, "epoch": 1})
+    checkpoint = {"model": PersonEncoder(**encoder).state_dict(), "config": {"encoder": encoder, "detector": detector}}
+    save_torch(root / "long" / "qmm" / "encoder" / "epoch_1.pth", {**checkpoint, "epoch": 1})
 
 
 def peak_of_script(argv: list[str]) -> float:
-    """Run a stage's script in this process and return the most memory that the process ever held, in MiB."""
+    """Run a stage's script in this process and return the most memory that the process ever took, in MiB."""
     sys.argv = argv
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         runpy.run_path(str(ROOT / argv[0]), run_name="__stage__")["main"]()
@@ -90,7 +90,7 @@ def _peak(root: Path, subset: int) -> float:
 
 
 def measure(short: int = SHORT, long: int = LONG) -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds)."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _write_data(root, [short, long])

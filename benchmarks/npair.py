@@ -25,7 +25,7 @@ def npair_by_loop(embs: Tensor, labels: Tensor, tau: float = 1.0) -> Tensor:
 
 @one_thread()
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds)."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     rows = []
     for people in PEOPLE:
         torch.manual_seed(0)

@@ -112,7 +112,7 @@ def read_with_opencv(path: Path) -> int:
 
 
 def measure(length: int = LENGTH, written: int = WRITTEN) -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds)."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     size = f"{SIZE[0]} x {SIZE[1]}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

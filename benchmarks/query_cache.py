@@ -1,7 +1,7 @@
 """Seconds an epoch of train_qmm.py from the cache of queries, against one that runs DETR on augmented clips.
 
-The script itself, as its `metrics.jsonl` tells, on drawn videos of UCF101's size. The detector is a whole DETR R50 of
-random weights (R101-DC5, the default, takes four times its arithmetic), so people are matched at a low IoU.
+The script itself, as its `metrics.jsonl` tells, on synthetic videos of UCF101's size. The detector is a whole DETR R50
+of random weights (R101-DC5, the default, takes four times its arithmetic), so people are matched at a low IoU.
 """
 
 import json
@@ -40,7 +40,7 @@ def write_random_detr(path: Path, config: dict) -> None:
 
 
 def run_stage(script: str, root: Path, *flags: object) -> None:
-    """A stage's script on the drawn data set under `root`; RuntimeError with what it said where it fails."""
+    """A stage's script on the synthetic data set under `root`; RuntimeError with what it said where it fails."""
     common = ("--dataset", "synthetic", "--data_root", root, "--checkpoint_root", root, "--device", "cpu")
     command = [sys.executable, f"{script}.py", *common, *flags]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
@@ -57,7 +57,7 @@ def _epoch_seconds(root: Path, name: str, epochs: int, *flags: str) -> float:
 
 
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds)."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_synthetic(root / "synthetic", VIDEOS, 1, *SIZE, length=(LENGTH, LENGTH))

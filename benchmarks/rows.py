@@ -13,10 +13,10 @@ from utils.results import print_table
 
 
 class Row(NamedTuple):
-    """A figure beside its yardstick, measured in the same run; figure / yardstick should be within the bounds."""
+    """A value beside its yardstick, measured in the same run; value / yardstick should be within the bounds."""
 
     what: str
-    figure: float
+    value: float
     yardstick: float
     unit: str
     at_least: float = 0.0
@@ -24,13 +24,13 @@ class Row(NamedTuple):
 
     def cells(self) -> list[str]:
         """The row's cells, as `HEAD` names them."""
-        ratio = self.figure / self.yardstick
+        ratio = self.value / self.yardstick
         asked = f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}" if self.at_most < math.inf else ""
         met = ("yes" if self.at_least <= ratio <= self.at_most else "NO") if asked else ""
-        return [self.what, _number(self.figure), _number(self.yardstick), self.unit, _number(ratio), asked, met]
+        return [self.what, _number(self.value), _number(self.yardstick), self.unit, _number(ratio), asked, met]
 
 
-HEAD = ("", "figure", "yardstick", "unit", "ratio", "asked", "met")
+HEAD = ("", "value", "yardstick", "unit", "ratio", "asked", "met")
 
 
 def _number(value: float) -> str:
@@ -38,7 +38,7 @@ def _number(value: float) -> str:
 
 
 def print_rows(rows: Iterable[tuple]) -> None:
-    """Rows (what, figure, yardstick, unit[, at_least[, at_most]]) as a table."""
+    """Rows (what, value, yardstick, unit[, at_least[, at_most]]) as a table."""
     print_table(HEAD, [Row(*row).cells() for row in rows])
 
 

@@ -86,7 +86,7 @@ def _timed(function: Callable[[], object]) -> tuple[object, float]:
 
 
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds); the ratio is figure / yardstick."""
+    """Rows (what, value, yardstick, unit, bounds); the ratio is value / yardstick."""
     rows = []
     for layout, (videos, classes, missing, timed, every) in LAYOUTS.items():
         pred, gt = make_case(videos, classes, missing)

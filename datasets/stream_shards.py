@@ -128,9 +128,9 @@ def _read_ahead(batches: Iterator[list[Clip]]) -> Iterator[list[Clip]]:
     """The same, a few drawn ahead by a thread: the network is waited for while a step is computed."""
     reader = ThreadPoolExecutor(1, "reader")
     try:
-        drawn = deque(reader.submit(next, batches, None) for _ in range(AHEAD))
-        while (clips := drawn.popleft().result()) is not None:
-            drawn.append(reader.submit(next, batches, None))
+        ahead = deque(reader.submit(next, batches, None) for _ in range(AHEAD))
+        while (clips := ahead.popleft().result()) is not None:
+            ahead.append(reader.submit(next, batches, None))
             yield clips
     finally:
         reader.shutdown(cancel_futures=True)

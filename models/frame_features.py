@@ -63,7 +63,7 @@ class X3DFeatures:
         """Start on one video's frames, in order: how many each run of them has, and a function that waits for their
         features, float32 (b, width). Holds no more frames than a clip spans."""
         size = (X3D_SIZE, X3D_SIZE)
-        held: deque[Tensor] = deque()  # frames `first`, `first + 1`, ...
+        window: deque[Tensor] = deque()  # frames `first`, `first + 1`, ...
         first = done = read = 0
 
         def ready(limit: int) -> Started:
@@ -73,17 +73,17 @@ class X3DFeatures:
                 clips = []
                 for t in range(done, stop):
                     places = np.clip(np.add(t, self.offsets), 0, read - 1).tolist()
-                    clips.append(torch.stack([held[place - first] for place in places], 1))
+                    clips.append(torch.stack([window[place - first] for place in places], 1))
                 yield stop - done, _array_later(self.model.features(torch.stack(clips)).float())
                 done = stop
                 while first < done + self.offsets[0]:
-                    held.popleft()
+                    window.popleft()
                     first += 1
 
         for images in batches:
             pictures = images.to(self.device, non_blocking=True).float()
             small = F.interpolate(pictures, size, mode="bilinear", antialias=True)
-            held.extend(normalize_x3d(small.round().clamp(0, 255).to(torch.uint8)))
+            window.extend(normalize_x3d(small.round().clamp(0, 255).to(torch.uint8)))
             read += len(images)
             yield from ready(read - self.offsets[-1])
         yield from ready(read)

@@ -41,17 +41,17 @@ def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
 
 
 def run_ahead(items: Iterable[Item], n: int = AHEAD) -> Iterator[Item]:
-    """The same items, each once `n` more have been drawn or there are no more; those drawn come before an error."""
-    drawn: deque[Item] = deque()
+    """The same items, each once `n` more have arrived or there are no more; those waiting come before an error."""
+    waiting: deque[Item] = deque()
     try:
         for item in items:
-            drawn.append(item)
-            if len(drawn) > n:
-                yield drawn.popleft()
+            waiting.append(item)
+            if len(waiting) > n:
+                yield waiting.popleft()
     except Exception:
-        yield from drawn
+        yield from waiting
         raise
-    yield from drawn
+    yield from waiting
 
 
 def run_frozen(

@@ -46,7 +46,7 @@ def one_round(root: Path) -> None:
 
 
 def slopes(rows: np.ndarray) -> dict[str, float]:
-    """Change of each figure an hour, by least squares over the second half of the rows."""
+    """Change of each column an hour, by least squares over the second half of the rows."""
     half = rows[len(rows) // 2 :]
     hours = half[:, 1] / 3600
     return {name: float(np.polyfit(hours, half[:, i], 1)[0]) for i, name in enumerate(FIELDS) if i > 1}
@@ -73,8 +73,8 @@ def main() -> None:
     print(f"{len(rows)} rounds in {last[1] / 60:.1f} minutes; from the first round to the last: ", end="")
     print(", ".join(f"{name} {a:g} -> {b:g}" for name, a, b in zip(FIELDS[2:], first[2:], last[2:], strict=True)))
     if len(rows) >= 4:
-        told = ", ".join(f"{name} {value:+.1f}" for name, value in slopes(np.array(rows, float)).items())
-        print(f"slopes an hour over the second half: {told}")
+        changes = ", ".join(f"{name} {value:+.1f}" for name, value in slopes(np.array(rows, float)).items())
+        print(f"slopes an hour over the second half: {changes}")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def label_frames(
     """
     best, labels = np.full(len(frames), float(iou_th)), np.full(len(frames), no_action, np.int64)
     for tube in gt:
-        _, here, there = np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)
-        iou = paired_iou(boxes[here], tube.boxes[there])
-        better = iou > best[here]
-        best[here[better]] = iou[better]
-        labels[here[better]] = tube.label if tube.label >= 0 else no_action
+        _, rows, rows_of_tube = np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)
+        iou = paired_iou(boxes[rows], tube.boxes[rows_of_tube])
+        better = iou > best[rows]
+        best[rows[better]] = iou[better]
+        labels[rows[better]] = tube.label if tube.label >= 0 else no_action
     return labels

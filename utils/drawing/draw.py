@@ -119,10 +119,10 @@ def draw_boxes(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     dashed = [False] * len(boxes) if dashed is None else dashed
     thick = max(2, round(size / 6))
-    there = np.isfinite(boxes).all(1)
-    boxes = np.where(there[:, None], boxes, 0)
-    there &= (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < (width, height)).all(1)
-    order = [int(i) for i in np.lexsort((boxes[:, 3], dashed)) if there[i]]
+    visible = np.isfinite(boxes).all(1)
+    boxes = np.where(visible[:, None], boxes, 0)
+    visible &= (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < (width, height)).all(1)
+    order = [int(i) for i in np.lexsort((boxes[:, 3], dashed)) if visible[i]]
     corners = np.clip(boxes, 0, [width - 1, height - 1] * 2).round().astype(int).tolist()
     for i in order:
         outline = _dashes(corners[i], 5 * thick) if dashed[i] else [_corners(corners[i])]

@@ -166,9 +166,9 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
                 if (bad := archive.testzip()) is not None:
                     raise InputError(f"{path}: damaged {what} (checksum of {bad} is wrong)")
         with torch.serialization.safe_globals([argparse.Namespace]):  # in checkpoints of official DETR's training
-            held = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_inflated(held)
-        return held
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_inflated(content)
+        return content
     except InputError:
         raise
     except Exception as error:
@@ -191,43 +191,45 @@ def _reason(path: Path, error: Exception) -> str:
     return f"it begins with {start!r}: not written by torch.save, or cut off or damaged; copy it again"
 
 
-def _refuse_inflated(held: object) -> None:
-    """ValueError when a tensor anywhere in `held` claims more elements than are stored of it."""
+def _refuse_inflated(value: object) -> None:
+    """ValueError when a tensor anywhere in `value` claims more elements than are stored of it."""
     import torch
 
-    if torch.is_tensor(held):
-        if held.layout != torch.strided or held.numel() * held.element_size() > held.untyped_storage().nbytes():
+    if torch.is_tensor(value):
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError("it holds a tensor that is larger than what is stored of it")
-    elif isinstance(held, dict):
-        for item in held.values():
+    elif isinstance(value, dict):
+        for item in value.values():
             _refuse_inflated(item)
-    elif isinstance(held, list | tuple):
-        for item in held:
+    elif isinstance(value, list | tuple):
+        for item in value:
             _refuse_inflated(item)
 
 
 def load_checkpoint(path: str | Path, what: str) -> dict:
     """A checkpoint of this project, `{"model", "config", "epoch"}`; InputError when it is something else."""
-    held = load_torch(path, f"{what} checkpoint")
+    checkpoint = load_torch(path, f"{what} checkpoint")
     kinds = {"model": dict, "config": dict, "epoch": int}
-    if not (isinstance(held, dict) and all(isinstance(held.get(name), kind) for name, kind in kinds.items())):
+    if not (
+        isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(name), kind) for name, kind in kinds.items())
+    ):
         raise InputError(f"{path}: not a {what} checkpoint of this project (needs model, config and epoch)")
-    return held
+    return checkpoint
 
 
 def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str, beside: bool = False) -> Path:
     """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing, and with
     `beside` the folders beside it that hold such."""
     folder = Path(folder)
-    held = sorted((int(p.stem[6:]), p) for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal())
-    if not held:
+    checkpoints = sorted((int(p.stem[6:]), p) for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal())
+    if not checkpoints:
         others = ", ".join(sorted({p.parent.name for p in folder.parent.glob("*/epoch_*.pth")})) if beside else ""
-        there = f" (there are: {others})" if others else ""
-        raise InputError(f"{folder}: no {what} checkpoint here{there}; make one with {made_by}")
+        existing = f" (there are: {others})" if others else ""
+        raise InputError(f"{folder}: no {what} checkpoint here{existing}; make one with {made_by}")
     if epoch is None:
-        return held[-1][1]
+        return checkpoints[-1][1]
     path = folder / f"epoch_{epoch}.pth"
     if not path.is_file():
-        there = ", ".join(str(n) for n, _ in held[-8:])
-        raise InputError(f"{path}: no such {what} checkpoint; there are epochs {there}")
+        existing = ", ".join(str(n) for n, _ in checkpoints[-8:])
+        raise InputError(f"{path}: no such {what} checkpoint; there are epochs {existing}")
     return path
