@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from datasets import predictions
 from datasets.annotations import print_warnings, read_video, refuse
-from datasets.formats import FORMATS, PREDICTIONS, WRITERS, check_options, read_annotation_file
+from datasets.formats import FORMATS, WRITERS, check_options, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
-from datasets.formats.project_json import write_predictions
 from utils.cli import Parser, run
 from utils.misc import InputError, counted
-from utils.storage.files import read_json
+from utils.storage.files import read_json, write_json
+
+PREDICTIONS = {f"pred_{name}": name for name in predictions.FORMATS}
 
 
 def checked(file: AnnotationFile, labels: list[str]) -> AnnotationFile:
@@ -35,7 +37,7 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
 
     Args:
         source: a file, or a folder of a format that has such.
-        format: a name of `FORMATS` or `PREDICTIONS`.
+        format: a name of `FORMATS`, or of `PREDICTIONS`, of other programs or of our own.
         options: what the file does not say (`datasets.formats.options`).
         target: written whole or not at all.
         to: a name of `WRITERS`; predictions are written in the project's own alone.
@@ -43,6 +45,13 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     Raises:
         InputError: names the file, the place and the fault.
     """
+    if format in PREDICTIONS:
+        if to != "json":
+            raise InputError(f"--to {to}: predictions are written as json alone")
+        content = predictions.convert(PREDICTIONS[format], source, options)
+        write_json(target, content)
+        n = sum(len(video["tubes"]) for video in content["videos"].values())
+        return [f"{counted(len(content['videos']), 'video')}, predicted tubes {n}", f"-> {target}"]
     try:
         check_options(format, options)
     except ValueError as error:
@@ -52,12 +61,6 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     labels = list(options.get("labels") or file.labels)
-    if format in PREDICTIONS:
-        if to != "json":
-            raise InputError(f"--to {to}: predictions are written as json alone")
-        file = AnnotationFile(file.path, file.videos, labels)
-        write_predictions(file, target)
-        return [*summary(file), f"-> {target}"]
     file = checked(file, labels)
     lost = WRITERS[to](file, target)
     return [*summary(file), *(f"not carried over as it is: {line}" for line in lost), f"-> {target}"]

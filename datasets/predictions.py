@@ -70,13 +70,16 @@ def read_predictions(path: str | Path, format: str | None = None, options: Mappi
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         size = path.stat().st_size / 2**30
         raise InputError(f"{path}: {size:.0f} GiB in one file; part it into several of up to {MAX_BYTES >> 30} GiB")
-    chosen = FORMATS[format or recognise(path)]
+    for key in options or {}:
+        if key not in OPTIONS:
+            raise InputError(f"option {key}: no format of predictions has it{did_you_mean(str(key), OPTIONS)}")
+    format = format or recognise(path)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     try:
-        return chosen.read(path, chosen.defaults | given)
+        return FORMATS[format].read(path, FORMATS[format].defaults | given)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path}: not predictions of the format {format or recognise(path)} ({reason})") from None
+        raise InputError(f"{path}: not predictions of the format {format} ({reason})") from None
     finally:
         pred_pickles.content_of.cache_clear()
 
