@@ -8,6 +8,7 @@ from benchmarks.rows import Row, print_rows
 from utils.cli import Parser, run
 
 NAMES = (
+    "start_up",
     "query_cache",
     "detr_inference",
     "around_detr",

@@ -1,14 +1,17 @@
 """What a benchmark measured, as rows of a table."""
 
 import math
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from utils.cli import Parser, run
+from utils.misc import available_cores
 from utils.results import print_table
 
 
@@ -37,8 +40,20 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def processor() -> str:
+    """What computes here: cores and their vector instructions, and the first GPU; with PyTorch's version."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    names = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+    vectors = [name for flag, name in names.items() if flag in words]
+    parts = [f"{available_cores()} cores", f"with {vectors[-1]}" if vectors else platform.machine()]
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{' '.join(parts)}{gpu}, PyTorch {torch.__version__}"
+
+
 def print_rows(rows: Iterable[tuple]) -> None:
-    """Rows (what, value, yardstick, unit[, at_least[, at_most]]) as a table."""
+    """Rows (what, value, yardstick, unit[, at_least[, at_most]]) as a table, under what computed them."""
+    print(f"{processor()}\n")
     print_table(HEAD, [Row(*row).cells() for row in rows])
 
 
