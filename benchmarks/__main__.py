@@ -14,6 +14,7 @@ NAMES = (
     "around_detr",
     "loader",
     "video_map",
+    "ava_map",
     "npair",
     "linking",
     "memory",

@@ -1,0 +1,127 @@
+"""The official figure of AVA: frame-mAP at IoU 0.5, as ActivityNet's `get_ava_performance.py` computes it.
+
+    python -m utils.metrics.ava GROUNDTRUTH.csv DETECTIONS.csv LABELMAP.pbtxt [--exclusions FILE] [--rule 2019]
+
+Of each key frame the 50 best rows count, over all classes together. Each takes the ground truth of its class that it
+overlaps most, taken or not (`utils.metrics.frame_boxes`). AP is the area under the precision envelope at every recall;
+a class with ground truth and without detections is 0, one without ground truth is left out of the mean. Which key
+frames count is the *rule*: by that of 2020 those with any row of ground truth, one of a class outside the label map or
+one without a box included; by that of 2019 all but the excluded, so that detections in seconds without people are false
+positives. Equal scores are ordered by the rows' content.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.ava_files import AvaRows, read_label_map, read_rows
+from utils.cli import Parser, run
+from utils.metrics.frame_boxes import FrameBoxes, frame_ap
+from utils.misc import InputError
+from utils.video_map import mean_ap
+
+MOST_PER_FRAME = 50
+IOU_TH = 0.5
+RULES = ("2020", "2019")
+PIXELS = 2.0  # a coordinate beyond it is no share of the frame
+
+
+def evaluate_files(
+    groundtruth: str | Path,
+    detections: str | Path,
+    label_map: str | Path,
+    exclusions: str | Path | None = None,
+    rule: str = "2020",
+) -> dict:
+    """The official figure of files in AVA's format.
+
+    Returns:
+        {"mAP": float, "AP": {class id: float, or NaN without ground truth}}.
+
+    Raises:
+        InputError: a file cannot be read, ground truth is reversed, or nothing of the detections could ever be correct.
+    """
+    names = read_label_map(label_map)
+    gt, pred = read_rows(groundtruth), read_rows(detections)
+    gt.refuse((gt.boxes[:, :2] > gt.boxes[:, 2:]).any(1), "ground truth ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed")
+    left_out = None if exclusions is None else read_rows(exclusions, widths=(2,))
+    videos = sorted({*gt.videos, *pred.videos, *(left_out.videos if left_out else ())})
+    of_gt, of_pred = (key_frames(rows, videos) for rows in (gt, pred))
+    annotated = np.isin(of_pred, of_gt)
+    _refuse_hopeless(gt, pred, names, annotated)
+    excluded = key_frames(left_out, videos) if left_out else np.zeros(0, np.int64)
+    counts = ~np.isin(of_pred, excluded) & (annotated | (rule == "2019"))
+    classes = np.array(sorted(names), np.int64)
+    ap = official_ap(
+        _boxes(pred, of_pred, classes, counts), _boxes(gt, of_gt, classes, ~np.isin(of_gt, excluded)), len(classes)
+    )
+    return {"mAP": mean_ap(ap), "AP": dict(zip(classes.tolist(), ap.tolist(), strict=True))}
+
+
+def official_ap(pred: FrameBoxes, gt: FrameBoxes, num_classes: int, iou_th: Sequence[float] = (IOU_TH,)) -> np.ndarray:
+    """AP of every class over the boxes of the key frames that count, float64 (num_classes,) at the first threshold."""
+    return frame_ap(pred, gt, num_classes, iou_th, MOST_PER_FRAME)[0]
+
+
+def key_frames(rows: AvaRows, videos: Sequence[str]) -> np.ndarray:
+    """A number for each row's key frame, int64 (n,), rising with its video's place in `videos` and with time."""
+    place = {name: i for i, name in enumerate(videos)}
+    video = np.array([place[name] for name in rows.videos], np.int64)[rows.video]
+    return (video << 41) + rows.time + (1 << 40)
+
+
+def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndarray) -> FrameBoxes:
+    """The rows of known classes, bool (n,) `keep` applied; the label is the place in `classes`."""
+    label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
+    keep = keep & (classes[label] == rows.classes)
+    score = np.where(np.isnan(rows.last), 1.0, rows.last)
+    return FrameBoxes(frames[keep], label[keep], rows.boxes[keep], score[keep])
+
+
+def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: dict[int, str], annotated: np.ndarray) -> None:
+    """InputError where the two files cannot belong together, in place of a figure of 0.
+
+    `annotated`, bool (n,): whether ground truth has the key frame of each row of `pred`.
+    """
+    if not set(pred.videos) & set(gt.videos):
+        pair = f"it has {pred.videos[0]!r}, the ground truth {gt.videos[0]!r}"
+        raise InputError(f"{pred.path}: no video of {gt.path} is in it ({pair}); names must agree, without extensions")
+    for rows in (gt, pred):
+        of_boxes = rows.classes[rows.classes >= 0]
+        if not np.isin(of_boxes, list(names)).any():
+            have = f"classes {of_boxes.min()} to {of_boxes.max()}" if len(of_boxes) else "no boxes"
+            raise InputError(f"{rows.path}: {have}, none in the label map (ids {min(names)} to {max(names)})")
+    if not annotated.any():
+        raise InputError(f"{pred.path}: not one of its seconds is a key frame of {gt.path}")
+    in_pixels = [bool(np.nanmax(np.abs(rows.boxes)) > PIXELS) for rows in (gt, pred)]
+    if in_pixels[0] != in_pixels[1]:
+        pixels, shares = (gt, pred) if in_pixels[0] else (pred, gt)
+        raise InputError(f"{pixels.path}: boxes in pixels, but those of {shares.path} are shares of the frame (0 to 1)")
+
+
+def main() -> None:
+    """The command line."""
+    parser = Parser("The official figure of AVA: frame-mAP at IoU 0.5 of files in its format.")
+    parser.add_argument("groundtruth", help="csv: video, second, x1, y1, x2, y2, class, person")
+    parser.add_argument("detections", help="csv: video, second, x1, y1, x2, y2, class, score")
+    parser.add_argument("label_map", help="pbtxt of the evaluated classes")
+    parser.flag("evaluation", "exclusions", help="csv of the seconds that are left out: video, second")
+    parser.flag("evaluation", "rule", choices=RULES, help="which key frames count: 2020 those with any row of ground "
+                "truth, 2019 all but the excluded (default: 2019 with --exclusions, else 2020)")  # fmt: skip
+    parser.flag("output", "out", help="JSON file to write")
+    args = parser.parse_args()
+    from utils.results import plain, print_table
+    from utils.storage.files import write_json
+
+    rule = args.rule or ("2019" if args.exclusions else "2020")
+    result = evaluate_files(args.groundtruth, args.detections, args.label_map, args.exclusions, rule)
+    names = read_label_map(args.label_map)
+    rows = [[f"{number} {names[number]}", ap] for number, ap in result["AP"].items()]
+    print_table([f"rule of {rule}", f"AP@{IOU_TH:g}"], [*rows, ["mAP", result["mAP"]]])
+    if args.out:
+        write_json(args.out, plain(result))
+
+
+if __name__ == "__main__":
+    run(main)
