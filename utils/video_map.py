@@ -17,6 +17,15 @@ from utils.metrics.published import published_motion_ap, published_video_map
 from utils.misc import InputError
 
 Tubes = Mapping[str, Sequence[Tube]]
+NOT_EVALUATED = (
+    "aerobic kick jump",
+    "aerobic off axis jump",
+    "aerobic butterfly jump",
+    "aerobic balance turn",
+    "basketball save",
+    "basketball jump ball",
+)
+"""The labels of MultiSports that are not in its mean."""
 
 
 def area_under_envelope(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
@@ -36,17 +45,26 @@ class Protocol(NamedTuple):
 
     area: the area under the curve, from the precision after each detection, float64 (n,), whether each is correct, bool
     (n,), and the number of ground truths. inclusive: x1 and y1 of a box are its last pixels, so that it is one pixel
-    wider and higher than their difference.
+    wider and higher than their difference. spans: see `utils.metrics.overlaps.tube_ious`. taken_too: a detection takes
+    the ground truth that it overlaps most of all, and is a false positive where that one is taken. left_out: labels
+    that are not in the mean.
     """
 
     area: Callable[[np.ndarray, np.ndarray, int], float]
     inclusive: bool
+    spans: bool = False
+    taken_too: bool = False
+    left_out: frozenset[str] = frozenset()
 
 
 PROTOCOLS = {
     "voc": Protocol(area_under_envelope, inclusive=False),
     # the evaluation of the ACT detector (Kalogeiton et al., ICCV 2017), which the field's tables come from
     "act": Protocol(area_of_trapezoids, inclusive=True),
+    # the evaluation of MultiSports since 2022 (Li et al., ICCV 2021)
+    "multisports": Protocol(
+        area_under_envelope, inclusive=False, spans=True, taken_too=True, left_out=frozenset(NOT_EVALUATED)
+    ),
 }
 
 
@@ -96,7 +114,7 @@ def calc_video_map(
         ap = [published_video_map(pred, gt, num_classes, threshold) for threshold in thresholds]
         return np.stack(ap) if np.ndim(tiou_th) else ap[0]
     classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
-    choose = nearest if count_duplicates else match
+    choose = nearest if count_duplicates else matching(protocol)
     ap = [[average_precision(choose(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
     return np.array(ap if np.ndim(tiou_th) else ap[0], np.float64)
 
@@ -125,7 +143,7 @@ def calc_motion_ap(
         motion = motion_categories([tube for video in sorted(gt) for tube in _of_class(gt[video], label)])
         motion = np.array([*motion, ""])  # the last is that of index -1, no ground truth
         for row, threshold in enumerate(thresholds):
-            matched = match(candidates, threshold)
+            matched = matching(protocol)(candidates, threshold)
             category_of = motion[np.where(matched >= 0, matched, nearest(candidates, threshold))]
             for category in MOTION_CATEGORIES:
                 counted = (category_of == category) | (category_of == "")
@@ -164,7 +182,8 @@ def calc_frame_map(
         if not all(np.isfinite(scores).all() for scores in frame_scores[video]):
             raise InputError(f"frame_scores of video {video!r}: a score is not finite")
     classes = _candidates(pred, frame_scores, gt, num_classes, box_pairs, min(thresholds), protocol)
-    ap = [[average_precision(match(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
+    choose = matching(protocol)
+    ap = [[average_precision(choose(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
     return np.array(ap if np.ndim(iou_th) else ap[0], np.float64)
 
 
@@ -179,7 +198,7 @@ def sorted_matches(
     """
     (threshold,) = check_thresholds(tiou_th)
     classes = _tube_candidates(pred, gt, num_classes, threshold, protocol)
-    return [match(c, threshold) >= 0 for c in classes], np.array([c.n_gt for c in classes], np.int64)
+    return [matching(protocol)(c, threshold) >= 0 for c in classes], np.array([c.n_gt for c in classes], np.int64)
 
 
 def mean_ap(ap: np.ndarray) -> float:
@@ -211,6 +230,19 @@ def match(candidates: Candidates, threshold: float) -> np.ndarray:
         if matched[detection] < 0 and free[target]:
             matched[detection], free[target] = target, False
     return np.array(matched, np.int64)
+
+
+def match_taken_too(candidates: Candidates, threshold: float) -> np.ndarray:
+    """The same where a detection only asks for the ground truth that it overlaps most, matched or not."""
+    matched = nearest(candidates, threshold)
+    hits = np.flatnonzero(matched >= 0)
+    first = hits[np.unique(matched[hits], return_index=True)[1]]
+    return np.where(np.isin(np.arange(len(matched)), first), matched, -1)
+
+
+def matching(protocol: str) -> Callable[[Candidates, float], np.ndarray]:
+    """The rule by which a protocol's detections are matched: `match` or `match_taken_too`."""
+    return match_taken_too if PROTOCOLS[protocol].taken_too else match
 
 
 def nearest(candidates: Candidates, threshold: float) -> np.ndarray:
@@ -252,7 +284,7 @@ def _candidates(
     check_tubes(pred, num_classes)
     check_tubes(gt, num_classes, lowest_label=-1)
     return [
-        _class_candidates(pred, scores, gt, label, pairs_of, min_iou, PROTOCOLS[protocol].inclusive)
+        _class_candidates(pred, scores, gt, label, pairs_of, min_iou, PROTOCOLS[protocol])
         for label in range(num_classes)
     ]
 
@@ -264,10 +296,11 @@ def _class_candidates(
     label: int,
     pairs_of: Callable,
     min_iou: float,
-    inclusive: bool,
+    protocol: Protocol,
 ) -> Candidates:
     """The candidates of one class; arguments as of `_candidates`."""
     class_scores: list[float] = []
+    options = (protocol.inclusive, protocol.spans) if pairs_of is tube_pairs else (protocol.inclusive,)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     n_gt = 0
     for video in sorted({*pred, *gt}):
@@ -276,7 +309,7 @@ def _class_candidates(
         detections.sort(key=lambda detection: by_content(detection[0]))
         targets = _of_class(gt.get(video, ()), label)
         if detections and targets:
-            i, j, iou = pairs_of([tube for tube, _ in detections], targets, min_iou, inclusive)
+            i, j, iou = pairs_of([tube for tube, _ in detections], targets, min_iou, *options)
             parts.append((i + len(class_scores), j + n_gt, iou))
         class_scores += [s for _, score in detections for s in score]
         n_gt += len(targets) if pairs_of is tube_pairs else sum(map(len, targets))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube
+from utils.metrics.multisports import RANGES
 from utils.misc import InputError
 from utils.results import print_table
 from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
@@ -85,13 +86,22 @@ def measure(metric: str, e: Evaluation) -> dict:
 def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     """The mean and the AP of every class, `ap` float64 (thresholds, classes), by their names in the results file."""
     metrics: dict = {}
+    left_out = PROTOCOLS[e.protocol].left_out & set(e.labels) if e.protocol in PROTOCOLS else frozenset()
+    ap = np.where(np.isin(e.labels, list(left_out)), np.nan, ap)
     for threshold, row in zip(e.thresholds, ap, strict=True):
         metrics[f"{metric}@{threshold:g}"] = mean_ap(row)
         metrics[f"AP@{threshold:g}"] = dict(zip(e.labels, row, strict=True))
     by_class = dict(zip(e.labels, ap.T, strict=True))
-    metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all()]
-    shown = {label: row for label, row in by_class.items() if label not in metrics["without_gt"]}
+    for name, levels in RANGES.items() if e.protocol == "multisports" else ():
+        rows = [row for threshold, row in zip(e.thresholds, ap, strict=True) if np.isclose(threshold, levels).any()]
+        if len(rows) == len(levels):
+            metrics[f"{metric}@{name}"] = mean_ap(np.mean(rows, 0))
+            print(f"{metric}@{name}: {metrics[f'{metric}@{name}']:.4f}")
+    metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all() and label not in left_out]
+    shown = {label: row for label, row in by_class.items() if not np.isnan(row).all()}
     print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]})
+    if left_out:
+        print(f"left out, not evaluated by this protocol: {', '.join(sorted(left_out))}")
     if metrics["without_gt"]:
         print(f"left out, without ground truth: {', '.join(metrics['without_gt'])}")
     return metrics

@@ -62,6 +62,7 @@ def tube_ious(
     label_centric: bool = False,
     frame_iou: float | None = None,
     inclusive: bool = False,
+    spans: bool = False,
 ) -> np.ndarray:
     """The 3D IoU of every pair of tubes, as `utils.box_ops.tube_iou` defines it, but for all pairs at once.
 
@@ -70,12 +71,15 @@ def tube_ious(
         label_centric: only frames of the ground truth count.
         frame_iou: a frame's IoU above it counts as 1.
         inclusive: see `edges`.
+        spans: as MultiSports, the mean IoU of the frames that both have times the overlap of the spans from first to
+            last frame, neither of which counts its last frame: two tubes of one frame do not overlap.
 
     Returns:
         float64 (len(pred), len(gt)).
     """
     boxes = stack(pred, inclusive)
     lengths = np.array([len(tube) for tube in pred], np.int64)
+    first, last = (np.array([tube.frames[end] for tube in pred], np.int64) for end in (0, -1))
     ious = np.zeros((len(pred), len(gt)))
     for j, tube in enumerate(gt):
         within, both, _, iou = overlaps_with(boxes, tube, inclusive)
@@ -83,20 +87,30 @@ def tube_ious(
             iou = np.where(iou > frame_iou, 1.0, iou)
         owner = boxes.tube[within]
         common = np.bincount(owner, both, minlength=len(pred))
+        if spans:
+            mean = np.bincount(owner, iou, minlength=len(pred)) / np.maximum(common, 1)
+            ious[:, j] = mean * _span_overlap(first, last, int(tube.frames[0]), int(tube.frames[-1]))
+            continue
         frames = len(tube) if label_centric else lengths + len(tube) - common
         ious[:, j] = np.bincount(owner, iou, minlength=len(pred)) / frames
     return ious
 
 
+def _span_overlap(first: np.ndarray, last: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Intersection / hull of the spans [first, last] (n,) and [begin, end], 0 where the hull is one frame."""
+    hull = np.maximum(last, end) - np.minimum(first, begin)
+    return np.maximum(np.minimum(last, end) - np.maximum(first, begin), 0) / np.maximum(hull, 1)
+
+
 def tube_pairs(
-    pred: Sequence[Tube], gt: Sequence[Tube], min_iou: float, inclusive: bool = False
+    pred: Sequence[Tube], gt: Sequence[Tube], min_iou: float, inclusive: bool = False, spans: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of tubes of one video with a 3D IoU of at least `min_iou`.
 
     Returns:
         Index into `pred` int64 (k,), index into `gt` int64 (k,), IoU float64 (k,).
     """
-    ious = tube_ious(pred, gt, inclusive=inclusive)
+    ious = tube_ious(pred, gt, inclusive=inclusive, spans=spans)
     i, j = np.nonzero(ious >= min_iou)
     return i, j, ious[i, j]
 

@@ -1,0 +1,106 @@
+"""The official figures of MultiSports: the answers of the official code, and those of `eval_map.py`'s functions."""
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tube_cases import random_case
+from utils.box_ops import Tube, paired_iou
+from utils.metrics import multisports
+from utils.metrics.evaluation import Evaluation, measure
+from utils.metrics.overlaps import tube_ious
+from utils.misc import InputError
+
+
+def check(folder: Path) -> None:
+    """Compare every class at every threshold with `expected.json`, which is in per cent."""
+    files = (folder / f"{name}.pkl" for name in ("multisports_GT", "frame_detections", "video_detections"))
+    figures = multisports.evaluate_files(*files)
+    expected = json.loads((folder / "expected.json").read_text())
+    for kind in ("frameAP", "videoAP"):
+        for threshold, values in expected[kind].items():
+            figure = figures[f"{kind}@{float(threshold):g}"]
+            assert 100 * figure["mAP"] == pytest.approx(values["mAP"], abs=1e-9)
+            percent = {label: 100 * ap for label, ap in figure["AP"].items() if not math.isnan(ap)}
+            assert percent == pytest.approx(values["classes"], abs=1e-9)
+    for name in multisports.RANGES:
+        assert 100 * figures[f"videoAP@{name}"]["mAP"] == pytest.approx(expected[f"videoAP_{name}"], abs=1e-9)
+
+
+def test_every_class_is_the_official_code_s(fixtures: Path) -> None:
+    check(fixtures / "multisports" / "edge_cases")
+
+
+def test_every_class_of_the_random_set(shared: Path) -> None:
+    check(shared / "oracles" / "multisports" / "random_1")
+
+
+@pytest.mark.parametrize("name", ["edge_cases", "random_1"])
+def test_eval_map_s_protocol_gives_the_same(
+    name: str, fixtures: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fixtures / "multisports" / name
+    if not folder.is_dir():
+        folder = request.getfixturevalue("shared") / "oracles" / "multisports" / name
+    expected = json.loads((folder / "expected.json").read_text())
+    gt, labels, videos = multisports.read_groundtruth(folder / "multisports_GT.pkl")
+    pred = multisports.read_tubes(folder / "video_detections.pkl", labels)
+    levels = [float(threshold) for threshold in expected["videoAP"]]
+    scores = {video: [np.full(len(tube), tube.score) for tube in tubes] for video, tubes in pred.items()}
+    metrics = measure("v-mAP", Evaluation(pred, scores, gt, {}, labels, levels, "multisports"))
+    for threshold, values in expected["videoAP"].items():
+        assert 100 * metrics[f"v-mAP@{float(threshold):g}"] == pytest.approx(values["mAP"], abs=1e-9)
+    for span in multisports.RANGES:
+        assert 100 * metrics[f"v-mAP@{span}"] == pytest.approx(expected[f"videoAP_{span}"], abs=1e-9)
+    assert "not evaluated" in capsys.readouterr().out
+
+    boxes = multisports.read_frames(folder / "frame_detections.pkl", len(labels))
+    video_of = dict(enumerate(videos))
+    single: dict[str, list[Tube]] = {}
+    for frame, label, box, score in zip(*boxes, strict=True):
+        name = video_of.get(frame >> 32, f"not tested {frame >> 32}")
+        single.setdefault(name, []).append(Tube([frame % 2**32], [box], int(label), float(score)))
+    scores = {video: [np.full(1, tube.score) for tube in tubes] for video, tubes in single.items()}
+    metrics = measure("frame-mAP", Evaluation(single, scores, gt, {}, labels, [0.5, 0.2], "multisports"))
+    for threshold, values in expected["frameAP"].items():
+        assert 100 * metrics[f"frame-mAP@{threshold}"] == pytest.approx(values["mAP"], abs=1e-9)
+
+
+def test_overlap_of_spans_is_the_definition_s() -> None:
+    pred, gt = ([tube for tubes in side.values() for tube in tubes] for side in random_case(3))
+    ious = tube_ious(pred, gt, spans=True)
+    for i, a in enumerate(pred):
+        for j, b in enumerate(gt):
+            common, in_a, in_b = np.intersect1d(a.frames, b.frames, return_indices=True)
+            shared = min(a.frames[-1], b.frames[-1]) - max(a.frames[0], b.frames[0])
+            hull = max(a.frames[-1], b.frames[-1]) - min(a.frames[0], b.frames[0])
+            iou = paired_iou(a.boxes[in_a], b.boxes[in_b]).mean() if len(common) else 0.0
+            assert ious[i, j] == pytest.approx(iou * max(shared, 0) / max(hull, 1), abs=1e-12)
+    assert (ious > 0).any()
+
+
+def test_damaged_files_are_one_line(tmp_path: Path, fixtures: Path) -> None:
+    truth = fixtures / "multisports" / "edge_cases" / "multisports_GT.pkl"
+    (tmp_path / "boxes.pkl").write_bytes(pickle.dumps([[0, 1, 2]]))
+    (tmp_path / "tubes.pkl").write_bytes(pickle.dumps({70: [("v", 0.5, np.zeros((1, 6)))]}))
+    with pytest.raises(InputError, match=r"boxes.pkl: not boxes of MultiSports"):
+        multisports.evaluate_files(truth, frames=tmp_path / "boxes.pkl")
+    with pytest.raises(InputError, match=r"tubes.pkl: not tubes of MultiSports .*label 70 is not an index of the 66"):
+        multisports.evaluate_files(truth, tubes=tmp_path / "tubes.pkl")
+    with pytest.raises(InputError, match=r"tubes.pkl: not ground truth of MultiSports .*labels"):
+        multisports.evaluate_files(tmp_path / "tubes.pkl")
+
+
+def test_the_command_writes_its_figures(tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fixtures / "multisports" / "edge_cases"
+    words = [folder / "multisports_GT.pkl", "--tubes", folder / "video_detections.pkl", "--out", tmp_path / "ap.json"]
+    monkeypatch.setattr("sys.argv", ["multisports", *map(str, words)])
+    multisports.main()
+    figures = json.loads((tmp_path / "ap.json").read_text())
+    assert "frameAP@0.5" not in figures
+    assert figures["videoAP@0.2"]["mAP"] == pytest.approx(0.5333333333, abs=1e-9)
+    assert figures["videoAP@0.2"]["AP"]["aerobic kick jump"] is None
