@@ -145,7 +145,7 @@ def link_subset(
             with cache.sample(name) as sample:
                 if name in unusable:
                     raise BadVideo(unusable[name])
-                detections = CachedDetections(store, name, settings.psn_score_th)
+                detections = CachedDetections(store, name, settings.least("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
                 labels = [
                     label_frames(track.frames, track.boxes, gt[name], settings.iou_th, len(project.labels))

@@ -23,7 +23,7 @@ import numpy as np
 from models.linkers import LINKERS
 from utils.cli import Parser, cosine, positive_int, run, share
 from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
-from utils.misc import InputError, counted, pick_device, progress, start
+from utils.misc import InputError, counted, exceeding, pick_device, progress, start
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +98,8 @@ class Models:
             patience = LINKERS[args.linker].end_consecutive_frames
             defaults["end_consecutive_frames"] = patience or trained["end_consecutive_frames"]
         flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
+        if trained.get("strict"):
+            defaults |= {name: exceeding(defaults[name]) for name in ("psn_score_th", "sim_th")}
         self.settings = Settings(**{name: defaults[name] if flag is None else flag for name, flag in flags.items()})
         self.extractor = None
         if self.head.needs_frames:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models.detr_config import DETR_CONFIG
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
-from utils.flags import add_data_flags, add_person_flag, add_run_flags, add_training_flags
+from utils.flags import add_clip_flags, add_data_flags, add_person_flag, add_run_flags, add_training_flags
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -61,6 +61,7 @@ def make_parser() -> Parser:
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "jitter", type=not_negative, default=0.2, help="change of brightness, contrast and saturation")
     parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="change of hue")
+    add_clip_flags(parser)
     parser.flag("model", "ex_name", type=run_name, default="detr", help="name of the run")
     parser.flag("model", "detr", default="coco-r101-dc5",
                 help="initial weights: an official name, a checkpoint, or 'scratch'")  # fmt: skip
@@ -81,6 +82,8 @@ def make_parser() -> Parser:
         parser.flag("training", flag, type=not_negative, default=default, help=what)
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
+    parser.flag("training", "no_aux_loss", action="store_true",
+                help="no losses on the earlier decoder layers, as published")  # fmt: skip
     for name, what in AUXILIARY.items():
         parser.flag("from scratch", f"{name}_loss_coef", type=not_negative, default=0.0, help=what)
     parser.flag("from scratch", "id_loss_tau", type=positive, default=0.1, help="temperature of the identity loss")
@@ -113,6 +116,8 @@ from utils.video_map import calc_frame_map
 def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
     """The detector to train, its loss and its configuration."""
     changes = {name: getattr(args, flag) for name, (flag, _, _) in LOSSES.items()}
+    if args.no_aux_loss:
+        changes["aux_loss"] = False
     for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
         if getattr(args, name):
             changes[name] = getattr(args, name)
@@ -228,6 +233,8 @@ def main() -> None:
             sampling_rate=args.sampling_rate,
             clips_per_video=args.clips_per_video,
             jitter=[args.jitter] * 3 + [args.jitter_hue],
+            whole_videos=args.whole_videos,
+            mirror=not args.no_flip,
             **size,
         )
         metrics_of_val = None

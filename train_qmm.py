@@ -12,9 +12,18 @@ from functools import partial
 from pathlib import Path
 
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name, share, tell_left_out
-from utils.flags import OF_DATA, add_data_flags, add_detector_flags, add_run_flags, add_training_flags
+from utils.flags import (
+    OF_DATA,
+    add_clip_flags,
+    add_data_flags,
+    add_detector_flags,
+    add_run_flags,
+    add_strict_flag,
+    add_training_flags,
+)
 
 ID_STEP = 2**32  # between the person ids of two processes
+SLOTS = 2**16  # more than a detector has queries
 
 
 def make_parser() -> Parser:
@@ -23,6 +32,8 @@ def make_parser() -> Parser:
     parser.flag("data", "shards_path", help="--no_query_cache: folder of the shards, or URLs such as "
                 "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
+    parser.flag("data", "val_subset",
+                help="subset to measure held-out metrics on, before and while training (default: none)")  # fmt: skip
     parser.flag("data", "n_frames", type=positive_int, default=8, help="frames of a clip, at least 2")
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
@@ -32,6 +43,7 @@ def make_parser() -> Parser:
     parser.flag("data", "jitter", type=not_negative, default=0.2,
                 help="--no_query_cache: change of brightness, contrast and saturation")  # fmt: skip
     parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="--no_query_cache: change of hue")
+    add_clip_flags(parser, "--no_query_cache: ")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
     parser.flag("model", "is_skip", action="store_true", help="skip connection: add the query to the encoder's output")
     parser.flag("model", "hidden_d", type=positive_int, help="width of the encoder's inner layers (default: a query's)")
@@ -40,6 +52,11 @@ def make_parser() -> Parser:
     parser.flag("matching", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
     parser.flag("matching", "iou_th", type=share,
                 help=f"minimum IoU between a detection and its ground-truth person {OF_DATA}")  # fmt: skip
+    add_strict_flag(parser, "matching")
+    parser.flag("matching", "matching", choices=("greedy", "hungarian"), default="greedy",
+                help="how detections get people: by falling IoU, or by DETR's matching, as published")  # fmt: skip
+    parser.flag("matching", "identity", choices=("person", "slot"), default="person",
+                help="whose queries are positives: a person's, or those of one query number, as published")  # fmt: skip
     add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
     parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
     add_run_flags(parser)
@@ -51,52 +68,111 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datasets.annotations import read_annotations
+from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.make_shards import is_url, shards_folder
 from datasets.query_clips import QueryClips
 from datasets.stream_shards import training_clips
 from datasets.use_shards import epoch_batches, make_loader
+from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import CachedDetections, Detector, cache_queries, detector_of, match_people
+from models.person_queries import (
+    FLOOR,
+    CachedDetections,
+    Detections,
+    Detector,
+    cache_queries,
+    detector_of,
+    match_hungarian,
+    match_people,
+)
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.distributed import gather_rows, process_group, rank, world_size
-from utils.misc import InputError, checksum, start
+from utils.misc import InputError, checksum, exceeding, start
 from utils.training.run import TrainingRun
 
 Clips = tuple[Sized, Callable[[list], Iterator[tuple[Tensor, Tensor, list]]], str]
 """The clips of an epoch; `load`, batches of clips -> queries (M, d), person ids (M,) and names; their checksum."""
 
 
-def cached_clips(
-    args: argparse.Namespace, thresholds: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
-) -> Clips:
-    """Clips of cached queries; DETR runs first on the videos that are not cached. Videos left out enter `bad`."""
-    videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
-    floor = thresholds["psn_score_th"]
+def match(
+    args: argparse.Namespace,
+    least: dict[str, float],
+    detections: Detections | CachedDetections,
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    scale: tuple[float, float] = (1, 1),
+) -> np.ndarray:
+    """The ground-truth box of each detection, int64 (M,), -1 for none, by `--matching`.
+
+    Args:
+        least: the lowest person score and IoU.
+        frames: int64 (G,), non-decreasing, of the ground truth, boxes: (G, 4) xyxy.
+        scale: width and height that the boxes count in.
+    """
+    found, iou_th = (detections.frames, detections.boxes), least["iou_th"]
+    if args.matching == "greedy":
+        matched = match_people(*found, frames, boxes, iou_th)
+    else:
+        matched = match_hungarian(*found, detections.scores, frames, boxes, iou_th, scale)
+    return np.where(detections.scores >= least["psn_score_th"], matched, -1)
+
+
+def query_clips(
+    args: argparse.Namespace,
+    least: dict[str, float],
+    project: Project,
+    detector: Detector,
+    bad: dict[str, str],
+    subset: str,
+    by_slot: bool = False,
+) -> tuple[QueryClips, dict[str, Video]]:
+    """Clips of a subset's cached queries, and its annotations; DETR runs first on the videos that are not cached.
+
+    Videos left out enter `bad`.
+    """
+    videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
+    floor = least["psn_score_th"]
+    if args.matching == "hungarian":  # weaker queries can take a person away too
+        floor = min(floor, FLOOR)
     store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, floor)
     bad |= videos.bad | store.bad
     usable = [name for name in store.names if name not in bad]
     sizes = {name: store.json(name) for name in usable}
     decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in sizes.items()}
     annotations = read_annotations(project, usable, bad if args.skip_bad else None, decoded)
+
+    def match_video(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        sides = [detections.meta[name] for name in ("width", "height")]
+        return match(args, least, detections, frames, boxes, [max(sides)] * 2 if detector.square else sides)
+
     data = QueryClips(
         annotations,
         partial(CachedDetections, store, psn_score_th=floor),
-        partial(match_people, iou_th=thresholds["iou_th"]),
+        match_video,
         args.n_frames,
         args.sampling_rate,
         args.seed,
         args.clips_per_video,
+        args.whole_videos,
+        by_slot,
     )
     if not len(data):
         raise InputError(
-            f"{store.path}: no detection of {args.subset!r} matches an annotated person at --psn_score_th {floor} "
-            f"and --iou_th {thresholds['iou_th']}; lower them, or train the detector longer"
+            f"{store.path}: no detection of {subset!r} matches an annotated person at --psn_score_th "
+            f"{least['psn_score_th']:g} and --iou_th {least['iou_th']:g}; lower them, or train the detector longer"
         )
+    return data, annotations
+
+
+def cached_clips(
+    args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
+) -> Clips:
+    """Clips of cached queries. Videos left out enter `bad`."""
+    data, annotations = query_clips(args, least, project, detector, bad, args.subset, args.identity == "slot")
     if rank() == 0:
         print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
 
@@ -111,7 +187,7 @@ def cached_clips(
 
 
 def augmented_clips(
-    args: argparse.Namespace, thresholds: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
+    args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
 ) -> Clips:
     """Clips that are mirrored and change colour, with DETR run on them in each step. Shards have left out `bad`."""
     folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
@@ -125,19 +201,26 @@ def augmented_clips(
         clips_per_video=args.clips_per_video,
         jitter=[args.jitter] * 3 + [args.jitter_hue],
         pad_square=detector.square,
+        whole_videos=args.whole_videos,
+        mirror=not args.no_flip,
     )
+    floor = least["psn_score_th"] if args.matching == "greedy" else 0.0
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
         for batch in make_loader(data, batches, args.workers, detector.device):
-            detections = detector.on_batch(batch["images"], batch["mask"], thresholds["psn_score_th"])
+            detections = detector.on_batch(batch["images"], batch["mask"], floor)
             counts = np.array([len(target["boxes"]) for target in batch["targets"]])
             boxes = box_cxcywh_to_xyxy(torch.cat([target["boxes"] for target in batch["targets"]])).cpu().numpy()
             images = np.repeat(np.arange(len(counts)), counts)
-            matched = match_people(detections.frames, detections.boxes, images, boxes, thresholds["iou_th"])
-            ids = torch.cat([target["person_ids"] for target in batch["targets"]])
+            matched = match(args, least, detections, images, boxes)
             rows = np.flatnonzero(matched >= 0)
-            person = ids[torch.from_numpy(matched[rows]).to(ids.device)]
-            yield torch.from_numpy(detections.queries[rows]).to(detector.device), person, batch["names"]
+            if args.identity == "slot":
+                clip = batch["clip"].numpy()[detections.frames[rows]]
+                ids = torch.from_numpy(clip * SLOTS + detections.slots[rows]).to(detector.device)
+            else:
+                persons = torch.cat([target["person_ids"] for target in batch["targets"]])
+                ids = persons[torch.from_numpy(matched[rows]).to(persons.device)]
+            yield torch.from_numpy(detections.queries[rows]).to(detector.device), ids, batch["names"]
 
     return data, load, data.checksum()
 
@@ -156,21 +239,6 @@ def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
     return loss + (world_size() - 1) * (loss - loss.detach())
 
 
-def nearest_is_same(features: Tensor, ids: Tensor) -> Tensor | float:
-    """Nearest-neighbour accuracy of person features (M, d) with person ids (M,).
-
-    The share of the features of people who appear more than once whose most similar other feature (cosine) is the
-    same person's.
-    """
-    if len(ids) < 2:
-        return 0.0
-    unit = nn.functional.normalize(features.float(), dim=1)
-    with torch.autocast(features.device.type, enabled=False):
-        nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(1)
-    repeated = (ids[:, None] == ids).sum(1) > 1
-    return ((ids[nearest] == ids) & repeated).sum() / repeated.sum().clamp(min=1)
-
-
 def main() -> None:
     """The command line."""
     args = make_parser().parse_args()
@@ -183,21 +251,25 @@ def main() -> None:
         for name, value in thresholds.items():
             if value is None:
                 thresholds[name] = project.default(f"qmm_{name}", name)
+        least = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
         project.split(args.subset)  # a mistake here stops the run before a detector is built
         detector = detector_of(args, device)
         bad: dict[str, str] = {}
         clips_of = augmented_clips if args.no_query_cache else cached_clips
-        data, load, data_checksum = clips_of(args, thresholds, project, detector, bad)
+        data, load, data_checksum = clips_of(args, least, project, detector, bad)
+        val = query_clips(args, least, project, detector, bad, args.val_subset)[0] if args.val_subset else None
 
         width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder = {**width, "skip": args.is_skip, "dropout": args.dropout}
         model, criterion = PersonEncoder(**encoder), NPairLoss(args.tau)
+        validate = partial(held_out_metrics, model, criterion, val, args.batch_size) if val else None
         groups = [{"params": list(model.parameters()), "lr": args.lr}]
         config = {"encoder": encoder, "detector": detector.config()}
         folder = Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder"
         with TrainingRun(
             "train_qmm", folder, model, groups, config, args, device, data_checksum, thresholds
         ) as training:
+            training.measure_untrained(validate)
             for epoch in training.epochs():
                 clips = epoch_batches(data, epoch, args.batch_size, rank(), world_size())
                 for queries, ids, names in training.batches(load(clips[training.batch :]), len(clips)):
@@ -207,7 +279,7 @@ def main() -> None:
                     training.backward(loss)
                     accuracy = nearest_is_same(features.detach(), ids)
                     training.step(names, queries=float(len(queries)), nearest_is_same=accuracy)
-                training.end_epoch()
+                training.end_epoch(validate)
         if rank() == 0:
             tell_left_out(bad)
 

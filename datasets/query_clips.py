@@ -1,6 +1,6 @@
 """Clips of detections out of the query cache: what the person encoder trains on, without running DETR."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from utils.misc import rng
 class QueryClips:
     """Clips of `n_frames` frames, `sampling_rate` apart, of detections that are assigned to ground truth.
 
-    `detections_of(name)` gives a video's detections (`frames`, `boxes`, `queries(rows)`), `match` assigns them to
-    ground-truth boxes (-1: none). A clip is named (epoch, index); `len` is the number of clips an epoch,
-    `clips_per_video` for each video with an assigned detection. Clips start at random between a video's first and last
-    annotated frame.
+    `detections_of(name)` gives a video's detections (`frames`, `boxes`, `queries(rows)`, `slots`, `meta`), `match`
+    assigns them to ground-truth boxes, frames (G,) and boxes (G, 4) (-1: none). A clip is named (epoch, index); `len`
+    is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips start at random
+    between a video's first and last annotated frame, or with `whole_videos` anywhere. With `by_slot` the identity of a
+    detection is its query's number, as in the published training, not the person.
     """
 
     def __init__(
@@ -27,6 +28,8 @@ class QueryClips:
         sampling_rate: int,
         seed: int,
         clips_per_video: int = 1,
+        whole_videos: bool = False,
+        by_slot: bool = False,
     ) -> None:
         self.n_frames, self.sampling_rate, self.seed = n_frames, sampling_rate, seed
         self.clips_per_video = clips_per_video
@@ -35,12 +38,13 @@ class QueryClips:
         for name, video in videos.items():
             frames, boxes, persons = annotated_boxes(video)
             detections = detections_of(name)
-            matched = match(detections.frames, detections.boxes, frames, boxes)
+            matched = match(detections, frames, boxes)
             rows = np.flatnonzero(matched >= 0)
             self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
             if len(rows):
-                span = int(frames[0]), int(frames[-1]) + 1
-                self.videos.append((detections, span, detections.frames[rows], persons[matched[rows]], rows))
+                span = (0, detections.meta["n_frames"]) if whole_videos else (int(frames[0]), int(frames[-1]) + 1)
+                identities = detections.slots[rows] if by_slot else persons[matched[rows]]
+                self.videos.append((detections, span, detections.frames[rows], identities, rows))
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
@@ -57,6 +61,26 @@ class QueryClips:
             ids.append(inverse.reshape(-1) + first_id)
             first_id += len(distinct)
         return np.concatenate(queries), np.concatenate(ids)
+
+    def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[tuple, tuple]:
+        """Detections of a frame of each clip's video and those `gap` frames later, as `pack` gives them, identities
+        distinct between the clips.
+
+        Args:
+            indices: of clips, whose videos are meant.
+            place: which of the frames that have assigned detections `gap` frames later too, as a share of them.
+        """
+        sides = ([], []), ([], [])
+        for index in indices:
+            detections, _, frames, persons, rows = self.videos[index // self.clips_per_video]
+            starts = np.intersect1d(frames, frames - gap)
+            for (queries, ids), later in zip(sides, (0, gap), strict=True):
+                if len(starts):
+                    chosen = np.flatnonzero(frames == starts[int(len(starts) * place)] + later)
+                    queries.append(detections.queries(rows[chosen]))
+                    ids.append(persons[chosen] + (index << 32))
+        empty = self.pack([(0, indices[0])])[0][:0], np.zeros(0, np.int64)
+        return tuple(tuple(map(np.concatenate, side)) if side[0] else empty for side in sides)
 
 
 def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -120,11 +120,11 @@ class Clip(NamedTuple):
 class Clips:
     """What clips are: `n_frames` frames, `sampling_rate` apart, `clips_per_video` of each video.
 
-    Clips lie between the first and the last annotated frame, since people outside it may be there without boxes; what
-    is shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of the time
-    and changes colour as a whole (`jitter`: brightness, contrast, saturation, hue); otherwise clips are spread evenly.
-    Frames come with their longer side `image_size` (0: as stored); with `pad_square` the padding up to a square counts
-    as picture: it has no mask, and boxes are divided by the square.
+    Clips lie between the first and the last annotated frame, since people outside it may be there without boxes, unless
+    `whole_videos`; what is shorter than a clip gives fewer frames. In training the start is random, the clip is
+    mirrored half of the time (if `mirror`) and changes colour as a whole (`jitter`: brightness, contrast, saturation,
+    hue); otherwise clips are spread evenly. Frames come with their longer side `image_size` (0: as stored); with
+    `pad_square` the padding up to a square counts as picture: it has no mask, and boxes are divided by the square.
     """
 
     in_order = False  # whether the clips of an epoch come in the order of their indices
@@ -139,6 +139,8 @@ class Clips:
         clips_per_video: int = 1,
         jitter: Sequence[float] = JITTER,
         pad_square: bool = False,
+        whole_videos: bool = False,
+        mirror: bool = True,
     ) -> None:
         self.n_frames, self.sampling_rate, self.image_size, self.pad_square = (
             n_frames,
@@ -147,11 +149,13 @@ class Clips:
             pad_square,
         )
         self.train, self.seed, self.clips_per_video, self.jitter = train, seed, clips_per_video, tuple(jitter)
+        self.whole_videos, self.mirror = whole_videos, mirror
         self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
 
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
         """A video's `number`-th clip."""
-        low, high = (video.frames[0], video.frames[-1] + 1) if len(video.frames) else (0, len(video))
+        annotated = len(video.frames) and not self.whole_videos
+        low, high = (video.frames[0], video.frames[-1] + 1) if annotated else (0, len(video))
         place = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
         frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
         return Clip(video, frames, draw)
@@ -197,7 +201,7 @@ class Clips:
     def pack_clips(self, clips: Sequence[Clip], pin: bool = False) -> dict:
         """A batch of clips, packed in few arrays (`collate` gives them their form)."""
         videos, all_frames, draws = zip(*clips, strict=True)
-        flips = [self.train and draw.random() < 0.5 for draw in draws]
+        flips = [self.train and draw.random() < 0.5 and self.mirror for draw in draws]
         shapes = [resized_shape(*v.stored, self.image_size) if self.image_size else v.stored for v in videos]
         sizes = [(max(shape), max(shape)) for shape in shapes] if self.pad_square else shapes
         high, wide = map(max, zip(*sizes, strict=True))

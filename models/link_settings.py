@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from models.linkers import LINKERS
 from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, positive_int, share
-from utils.flags import OF_DATA
-from utils.misc import InputError
+from utils.flags import OF_DATA, add_strict_flag
+from utils.misc import InputError, exceeding
 from utils.storage.files import epoch_path
 
 if TYPE_CHECKING:
@@ -29,17 +29,22 @@ class LinkSettings:
     iou_th: float
     link_cues: str
     linker: str = "published"
+    strict: bool = False
 
     @property
     def name(self) -> str:
         """All settings as a file's stem, e.g. epoch20-psn0.9-sim0.5-len8-end8-iou0.2-feature."""
         numbers = f"epoch{self.load_epoch}-psn{self.psn_score_th:g}-sim{self.sim_th:g}-len{self.filter_length}"
-        linker = "" if self.linker == "published" else f"-{self.linker}"
+        linker = ("" if self.linker == "published" else f"-{self.linker}") + "-strict" * self.strict
         return f"{numbers}-end{self.end_consecutive_frames}-iou{self.iou_th:g}-{self.link_cues}{linker}"
+
+    def least(self, name: str) -> float:
+        """The lowest score or similarity that passes the threshold `name`."""
+        return exceeding(getattr(self, name)) if self.strict else getattr(self, name)
 
     def make_linker(self) -> Linker:
         """A linker with these settings, for one video."""
-        return Linker(self.sim_th, self.end_consecutive_frames, self.link_cues, LINKERS[self.linker])
+        return Linker(self.least("sim_th"), self.end_consecutive_frames, self.link_cues, LINKERS[self.linker])
 
     def tar(self, root: Path, subset: str) -> Path:
         """The tar of a subset's tracks; `root` is the run's folder."""
@@ -62,6 +67,7 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
     what = "IoU with an annotated person above which a frame of a track takes the action as its label"
     parser.flag("linking", "iou_th", type=share, help=f"{what} {OF_DATA}")
+    add_strict_flag(parser, "linking")
 
 
 def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettings:
@@ -87,6 +93,7 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         iou_th=given("iou_th", "iou_th"),
         link_cues=args.link_cues,
         linker=args.linker,
+        strict=args.strict,
     )
 
 

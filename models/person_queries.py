@@ -47,12 +47,14 @@ class Videos(Protocol):
 
 class Detections(NamedTuple):
     """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
-    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer."""
+    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer, `slots` int64
+    (M,), which of a frame's queries each is (None: not known)."""
 
     frames: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
     queries: np.ndarray
+    slots: np.ndarray | None = None
 
 
 class Detector:
@@ -146,7 +148,7 @@ def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -
     scores, boxes, queries = fetch()
     frame, query = np.nonzero(scores >= floor)
     in_pixels = boxes[frame, query] * np.float32([*size, *size])
-    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query])
+    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query], query)
 
 
 def batch_size(args: Namespace, device: torch.device) -> int:
@@ -207,6 +209,11 @@ class CachedDetections:
         """float32 (k, d) of the chosen detections, e.g. those of a run of frames."""
         return self._store.read(self.name, "queries", self.rows[chosen])
 
+    @property
+    def slots(self) -> np.ndarray:
+        """int64 (M,), which of its frame's queries each detection is."""
+        return self._store.read(self.name, "slots", self.rows)
+
     def blocks(self, n: int = 4096) -> Iterator[Detections]:
         """All detections in order, about `n` at a time, frames never divided."""
         edges = np.searchsorted(self.frames, self.frames[n::n], "left") if len(self) > n else []
@@ -234,7 +241,7 @@ def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th
             with cache.sample(video.name) as sample:
                 total = 0
                 for n_frames, detections in batches:
-                    sample.append(detections._asdict())
+                    sample.append({name: a for name, a in detections._asdict().items() if a is not None})
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}
@@ -269,6 +276,42 @@ def match_people(
         d, t = detection[pair], truth[pair]
         if matched[d] < 0 and free[t]:
             matched[d], free[t] = t, False
+    return matched
+
+
+def match_hungarian(
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    gt_frames: np.ndarray,
+    gt_boxes: np.ndarray,
+    iou_th: float,
+    scale: Sequence[float] = (1, 1),
+) -> np.ndarray:
+    """Assign detections to ground-truth boxes as the published training does, by DETR's matching within each frame.
+
+    The cost of a pair is 5 L1(cxcywh) - 2 score - 2 IoU. An assigned detection whose IoU with every ground-truth box
+    stays below `iou_th` is dropped afterwards.
+
+    Args:
+        scores: float (M,), person scores.
+        scale: width and height that divide the boxes in the cost.
+        frames, boxes, gt_frames, gt_boxes: as in `match_people`, whose result this has too.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    def centred(xyxy: np.ndarray) -> np.ndarray:
+        low, high = xyxy[:, :2].astype(float), xyxy[:, 2:].astype(float)
+        return np.concatenate([(low + high) / 2, high - low], 1) / [*scale, *scale]
+
+    matched, centres, gt_centres = np.full(len(frames), -1), centred(boxes), centred(gt_boxes)
+    for frame in np.intersect1d(frames, gt_frames):
+        rows, truths = (np.arange(*np.searchsorted(of, [frame, frame + 1])) for of in (frames, gt_frames))
+        iou = paired_iou(boxes[rows, None], gt_boxes[None, truths])
+        distance = np.abs(centres[rows, None] - gt_centres[None, truths]).sum(-1)
+        found, assigned = linear_sum_assignment(5 * distance - 2 * scores[rows, None] - 2 * iou)
+        matched[rows[found]] = truths[assigned]
+        matched[rows[iou.max(1) < iou_th]] = -1
     return matched
 
 

@@ -34,6 +34,19 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("machine", "seed", type=count, default=42, help="seed of every random number")
 
 
+def add_strict_flag(parser: Parser, section: str) -> None:
+    """The flag of the stages that choose or link detections by thresholds."""
+    parser.flag(section, "strict", action="store_true",
+                help="scores, similarities and IoUs must exceed their minimum, as published")  # fmt: skip
+
+
+def add_clip_flags(parser: Parser, mirrored: str = "") -> None:
+    """Flags of the trainers that see frames; `mirrored` says when `--no_flip` has an effect."""
+    parser.flag("data", "whole_videos", action="store_true",
+                help="take clips from whole videos, as published, not from the annotated part")  # fmt: skip
+    parser.flag("data", "no_flip", action="store_true", help=f"{mirrored}do not mirror clips, as published")
+
+
 def add_log_flags(parser: Parser) -> None:
     """Flags of every script that reports metrics: where to, and whether as plots too."""
     parser.flag("run", "comet", choices=COMET_MODES, default="online",

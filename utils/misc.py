@@ -38,6 +38,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, list(known), 1))
 
 
+def exceeding(threshold: float) -> float:
+    """The lowest float32 number above a threshold: `x >= exceeding(t)` says of float32 numbers what `x > t` says."""
+    return float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
+
+
 def checksum(*parts: str | np.ndarray) -> str:
     """A checksum (CRC-32) of texts and arrays, in this order."""
     total = 0

@@ -133,6 +133,12 @@ class TrainingRun:
         if kind is None:
             barrier()
 
+    def measure_untrained(self, validate: Callable[[], dict[str, float]] | None) -> None:
+        """Log the metrics of `validate` as those of epoch 0, before the first step; nothing in a resumed run."""
+        if validate is not None and rank() == 0 and not self.progress.step:
+            self.bare.eval()
+            self.log.metrics(validate(), 0)
+
     @property
     def batch(self) -> int:
         """How many batches of the epoch are done already: above 0 where a run was stopped in the middle of one."""

@@ -1,0 +1,104 @@
+"""How well person features tell people apart on videos that the person encoder was not trained on."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.person_encoder import NPairLoss, PersonEncoder, encode
+
+GAPS = (1, 4, 16, 64)  # frames between a detection and those that it is looked for in
+PLACES = (0.125, 0.375, 0.625, 0.875)  # of a video, where detections are looked for
+
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Query vectors float32 (M, d) and identities int64 (M,)."""
+
+
+class Clips(Protocol):
+    """Clips of detections of known people (`datasets.query_clips.QueryClips`)."""
+
+    def __len__(self) -> int: ...
+
+    def pack(self, keys: list[tuple[int, int]]) -> Labelled: ...
+
+    def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[Labelled, Labelled]: ...
+
+
+def _similarities(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (nn.functional.normalize(x.float(), dim=1) for x in (a, b))
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.T
+
+
+def nearest_is_same(features: Tensor, ids: Tensor) -> Tensor | float:
+    """Nearest-neighbour accuracy of person features (M, d) with person ids (M,).
+
+    The share of the features of people who appear more than once whose most similar other feature (cosine) is the
+    same person's.
+    """
+    if len(ids) < 2:
+        return 0.0
+    nearest = _similarities(features, features).fill_diagonal_(-2).argmax(1)
+    repeated = (ids[:, None] == ids).sum(1) > 1
+    return ((ids[nearest] == ids) & repeated).sum() / repeated.sum().clamp(min=1)
+
+
+def mean_similarities(features: Tensor, ids: Tensor) -> tuple[float, float]:
+    """The mean cosine of two features of the same person and of different people; NaN where there are none."""
+    similarities, same = _similarities(features, features), ids[:, None] == ids
+    others = ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+    return float(similarities[same & others].mean()), float(similarities[~same].mean())
+
+
+def rank1(features: Tensor, ids: Tensor, gallery: Tensor, gallery_ids: Tensor) -> tuple[int, int]:
+    """How many features (M, d) have the same person's as the most similar one of a gallery (N, d), of those whose
+    person is in it."""
+    known = torch.isin(ids, gallery_ids)
+    if not known.any():
+        return 0, 0
+    nearest = gallery_ids[_similarities(features[known], gallery).argmax(1)]
+    return int((nearest == ids[known]).sum()), int(known.sum())
+
+
+def held_out_metrics(
+    encoder: PersonEncoder, criterion: NPairLoss, clips: Clips, clips_a_batch: int
+) -> dict[str, float]:
+    """What training maximises, on clips that it does not see, in batches of the same form.
+
+    Returns:
+        `val_loss` (N-pair), `val_nearest_is_same`, `val_similarity_same` and `val_similarity_different` (mean cosines),
+        means over batches; `val_rank1@G` for each of `GAPS`: the share of detections whose most similar one in the
+        frames G later, of their own and of the batch's other videos, is the same person's. What nothing can be measured
+        of is left out.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    hits: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    device = next(encoder.parameters()).device
+
+    def encoded(labelled: Labelled) -> tuple[Tensor, Tensor]:
+        queries, ids = labelled
+        return torch.from_numpy(encode(encoder, queries)).to(device), torch.from_numpy(ids).to(device)
+
+    for first in range(0, len(clips), clips_a_batch):
+        indices = range(first, min(first + clips_a_batch, len(clips)))
+        features, ids = encoded(clips.pack([(0, index) for index in indices]))
+        if len(ids.unique()) < len(ids):  # somebody appears twice
+            values["val_loss"].append(float(criterion(features, ids)))
+            values["val_nearest_is_same"].append(float(nearest_is_same(features, ids)))
+        for name, value in zip(("same", "different"), mean_similarities(features, ids), strict=True):
+            values[f"val_similarity_{name}"].append(value)
+        for gap in GAPS:
+            for place in PLACES:
+                hits[f"val_rank1@{gap}"].append(
+                    rank1(*(x for side in clips.across(indices, gap, place) for x in encoded(side)))
+                )
+    metrics = {
+        name: float(np.nanmean(of_batches)) for name, of_batches in values.items() if np.isfinite(of_batches).any()
+    }
+    for name, counts in hits.items():
+        right, total = np.sum(counts, 0)
+        metrics |= {name: float(right / total)} if total else {}
+    return metrics
