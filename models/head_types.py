@@ -44,8 +44,8 @@ def add_head_flags(parser: Parser) -> None:
 
 def add_time_flags(parser: Parser) -> None:
     """Flags of a head's time encoding."""
-    what = "periodic: harmonics of --time_cycle; published: sinusoids of base --time_cycle, as in the published code"
-    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, default="periodic", help=what)
+    what = "published: sinusoids of base --time_cycle, which never repeat; periodic: harmonics of --time_cycle"
+    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, default="published", help=what)
     what = f"period (or base) of the time encoding in frames {OF_DATA}"
     parser.flag("model", "time_cycle", type=positive_int, help=what)
     parser.flag("model", "time_d", type=positive_int, default=32, help="width of the time where it is appended")

@@ -47,14 +47,22 @@ class Videos(Protocol):
 
 class Detections(NamedTuple):
     """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
-    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer, `slots` int64
-    (M,), which of a frame's queries each is (None: not known)."""
+    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer."""
 
     frames: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
     queries: np.ndarray
-    slots: np.ndarray | None = None
+    slots = None
+
+
+class QueryDetections(Detections):
+    """Detections of which it is known, by `slots` int64 (M,), which of its frame's queries each is."""
+
+    def __new__(cls, *parts: np.ndarray, slots: np.ndarray) -> "QueryDetections":
+        self = super().__new__(cls, *parts)
+        self.slots = slots
+        return self
 
 
 class Detector:
@@ -143,12 +151,13 @@ class Detector:
             first += len(images)
 
 
-def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
+def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> QueryDetections:
     """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
     scores, boxes, queries = fetch()
     frame, query = np.nonzero(scores >= floor)
     in_pixels = boxes[frame, query] * np.float32([*size, *size])
-    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query], query)
+    parts = frame + first, scores[frame, query], in_pixels, queries[frame, query]
+    return QueryDetections(*parts, slots=query)
 
 
 def batch_size(args: Namespace, device: torch.device) -> int:
@@ -241,7 +250,8 @@ def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th
             with cache.sample(video.name) as sample:
                 total = 0
                 for n_frames, detections in batches:
-                    sample.append({name: a for name, a in detections._asdict().items() if a is not None})
+                    slots = {} if detections.slots is None else {"slots": detections.slots}
+                    sample.append(detections._asdict() | slots)
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}

@@ -13,7 +13,7 @@ from datasets.annotations import Video
 from datasets.query_clips import QueryClips
 from models.held_out import GAPS, held_out_metrics, rank1
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import Detections, match_hungarian
+from models.person_queries import QueryDetections, match_hungarian
 from tests.fill import fill_state_dict
 from train_qmm import match
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
@@ -37,12 +37,13 @@ def selection(shared: Path) -> list[tuple[dict, dict]]:
     ]
 
 
-def all_queries(case: dict) -> Detections:
+def all_queries(case: dict) -> QueryDetections:
     """Every query of every frame, boxes relative to the square."""
     probabilities = torch.from_numpy(case["logits"]).float().softmax(-1)
     frames, slots = np.divmod(np.arange(probabilities.shape[0] * 100), 100)
     boxes = box_cxcywh_to_xyxy(torch.from_numpy(case["boxes"]).float()).flatten(0, 1).numpy()
-    return Detections(frames, probabilities[..., 1].flatten().numpy(), boxes, np.zeros((len(boxes), 1)), slots)
+    scores = probabilities[..., 1].flatten().numpy()
+    return QueryDetections(frames, scores, boxes, np.zeros((len(boxes), 1)), slots=slots)
 
 
 def test_matching_is_the_published_one(selection: list) -> None:
