@@ -29,11 +29,19 @@ from datasets.predictions import (
     recognise,
     tell_missing,
 )
-from models.head_types import add_head_flags, head_folder
+from datasets.presets import parse_with_preset
+from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings, settings_differences
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
-from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_log_flags, add_run_flags
+from utils.flags import (
+    add_data_flags,
+    add_detector_flags,
+    add_frame_flags,
+    add_log_flags,
+    add_preset_flags,
+    add_run_flags,
+)
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, Evaluation, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, write_results
@@ -67,11 +75,13 @@ class Measured(NamedTuple):
 def parse_args() -> argparse.Namespace:
     parser = Parser("Classify the frames of tracks and evaluate the action tubes.")
     add_data_flags(parser)
+    add_preset_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to evaluate on")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linking_flags(parser, "load_epoch_qmm")
     add_head_flags(parser)
     parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
+    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, help="fail unless the head has this time encoding")
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)
     parser.flag("detector", "n_frames", dest="detr_batch", type=count, default=argparse.SUPPRESS,
@@ -97,7 +107,7 @@ def parse_args() -> argparse.Namespace:
     add_log_flags(parser)
     add_plot_video_flag(parser)
     add_run_flags(parser)
-    return parser.parse_args()
+    return parse_with_preset(parser, "eval_map")
 
 
 def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -> None:
@@ -198,6 +208,9 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
+    encoding = head.config["time_encoding"]
+    if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
+        raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
     features_of = None
     if head.needs_frames:
         features_of = frame_features(args, project, root, head.needs_frames, config["frames"], tracks, device)

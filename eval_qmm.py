@@ -15,13 +15,14 @@ from pathlib import Path
 
 from models.link_settings import LinkSettings, add_linking_flags, link_settings
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
-from utils.flags import add_data_flags, add_detector_flags, add_log_flags, add_run_flags
+from utils.flags import add_data_flags, add_detector_flags, add_log_flags, add_preset_flags, add_run_flags
 from utils.results import add_plot_video_flag, check_plot_video, motion_recall_by_cue, print_table, write_results
 
 
 def make_parser() -> Parser:
     parser = Parser("Link detections into tracks, evaluate the tracks, and keep them for the action head.")
     add_data_flags(parser)
+    add_preset_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to link")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="fail unless the person encoder has a skip connection")
@@ -52,6 +53,7 @@ from datasets.annotations import Video, fit_to_video, read_annotations, refuse
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
+from datasets.presets import parse_with_preset
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people
 from models.weights import weights_hash
@@ -219,7 +221,7 @@ def draw(
 
 def main() -> None:
     """The command line."""
-    args = make_parser().parse_args()
+    args = parse_with_preset(make_parser(), "eval_qmm")
     tiou_thresholds = thresholds(args.tiou_th)
     if args.protocol == "published" and not (args.label_centric and args.frame_iou is None):
         raise InputError("--protocol published: does not go with --no-label_centric or --frame_iou")

@@ -19,6 +19,7 @@ from utils.flags import (
     add_data_flags,
     add_detector_flags,
     add_frame_flags,
+    add_preset_flags,
     add_run_flags,
     add_training_flags,
 )
@@ -27,6 +28,7 @@ from utils.flags import (
 def make_parser() -> Parser:
     parser = Parser("Train the action head on the decoder queries of tracks.")
     add_data_flags(parser)
+    add_preset_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to validate on, where it has tracks")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
@@ -57,6 +59,7 @@ from torch import Tensor, nn
 
 from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
+from datasets.presets import parse_with_preset
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
@@ -103,7 +106,7 @@ def mean_over_ranks(n: int, device: torch.device) -> float:
 
 def main() -> None:
     """The command line."""
-    args = make_parser().parse_args()
+    args = parse_with_preset(make_parser(), "train_action_head")
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from models.detr_config import DETR_CONFIG
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
-from utils.flags import add_clip_flags, add_data_flags, add_person_flag, add_run_flags, add_training_flags
+from utils.flags import (
+    add_clip_flags,
+    add_data_flags,
+    add_person_flag,
+    add_preset_flags,
+    add_run_flags,
+    add_training_flags,
+)
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -50,6 +57,7 @@ AUXILIARY = {
 def make_parser() -> Parser:
     parser = Parser("Train or fine-tune DETR on single frames of a data set's shards.")
     add_data_flags(parser, needs_videos=False)
+    add_preset_flags(parser)
     parser.flag("data", "shards_path", help="folder of the shards, or URLs of those to train on, such as "
                 "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
@@ -100,6 +108,7 @@ from torch import nn
 
 from datasets.config import load_project
 from datasets.make_shards import is_url, read_shards, shards_folder
+from datasets.presets import parse_with_preset
 from datasets.stream_shards import training_clips
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from models.auxiliary_losses import QueryLosses
@@ -211,7 +220,7 @@ def box_metrics(scores: list[np.ndarray], boxes: list[np.ndarray], people: list[
 
 def main() -> None:
     """The command line."""
-    args = make_parser().parse_args()
+    args = parse_with_preset(make_parser(), "train_detr")
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)

@@ -17,6 +17,7 @@ from utils.flags import (
     add_clip_flags,
     add_data_flags,
     add_detector_flags,
+    add_preset_flags,
     add_run_flags,
     add_strict_flag,
     add_training_flags,
@@ -29,6 +30,7 @@ SLOTS = 2**16  # more than a detector has queries
 def make_parser() -> Parser:
     parser = Parser("Train the person encoder of query matching on the queries of a frozen DETR.")
     add_data_flags(parser)
+    add_preset_flags(parser)
     parser.flag("data", "shards_path", help="--no_query_cache: folder of the shards, or URLs such as "
                 "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
@@ -74,6 +76,7 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.make_shards import is_url, shards_folder
+from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
 from datasets.stream_shards import training_clips
 from datasets.use_shards import epoch_batches, make_loader
@@ -241,7 +244,7 @@ def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
 
 def main() -> None:
     """The command line."""
-    args = make_parser().parse_args()
+    args = parse_with_preset(make_parser(), "train_qmm")
     if args.n_frames == 1:
         raise InputError("--n_frames 1: clips of one frame show nobody twice, so nothing can be learnt; use at least 2")
     with process_group(args.device) as device:

@@ -110,7 +110,7 @@ class Project:
 
 def known_projects() -> list[str]:
     """Names of the built-in project files."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.yml"))
+    return sorted(path.stem for path in BUILT_IN.glob("*.yml") if "." not in path.stem)  # others are presets
 
 
 def load_project(dataset: str | Path, data_root: str | Path = "data", **overrides: object) -> Project:
@@ -133,7 +133,7 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
             near = did_you_mean(str(dataset), known)
             raise InputError(f"--dataset {dataset}: not one of {', '.join(known)}, nor the path of a .yml file{near}")
         path = BUILT_IN / f"{dataset}.yml"
-    fields = {**_read_yaml(path), **overrides}
+    fields = {**read_yaml(path), **overrides}
     _check(path, fields)
     if own:
         root = path.parent / fields.get("root", ".")
@@ -163,7 +163,8 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     return replace(project, labels=labels)
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """The mapping that a project file, or a preset, holds; InputError when it is not one."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: larger than a project file can be")

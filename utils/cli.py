@@ -83,6 +83,10 @@ class Parser(argparse.ArgumentParser):
         flags.defaults = {action.dest: action.default for action in self._actions}
         return flags
 
+    def action_of(self, dest: str) -> argparse.Action | None:
+        """What parses the flag whose value is named `dest`; None where there is no such flag."""
+        return next((action for action in self._actions if action.dest == dest), None)
+
     def format_help(self) -> str:
         """The usage names what must be given; all else stands in its section."""
         required = [

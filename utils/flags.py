@@ -22,6 +22,13 @@ def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
     parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
 
 
+def add_preset_flags(parser: Parser) -> None:
+    """Flags of every stage that a preset can set (`datasets.presets`)."""
+    parser.flag("data", "preset", help="set of flags that the data set has under this name, such as published")
+    parser.flag("data", "preset_except", nargs="+", default=(), metavar="FLAG",
+                help="flags that the preset does not set")  # fmt: skip
+
+
 def add_run_flags(parser: Parser) -> None:
     """Flags of every script that computes: device, threads and workers, seed."""
     parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
