@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from datasets.config import BUILT_IN, load_project, read_yaml
+from datasets.config import BUILT_IN, known_projects, load_project, read_yaml
 from utils.cli import Flags, Parser
 from utils.misc import InputError
 
@@ -17,9 +17,8 @@ FOLDERS = ("checkpoint_root", "data_root")
 
 def preset_path(dataset: str, preset: str) -> Path:
     """The file of a data set's preset, `dataset` as `--dataset` takes it."""
-    path = Path(dataset)
-    path = path if path.suffix in (".yml", ".yaml") else BUILT_IN / f"{dataset}.yml"
-    return path.with_name(f"{path.stem}.{preset}.yml")
+    own = Path(dataset).suffix in (".yml", ".yaml")
+    return (Path(dataset) if own else BUILT_IN / f"{dataset}.yml").with_suffix(f".{preset}.yml")
 
 
 def parse_with_preset(parser: Parser, stage: str) -> Flags:
@@ -35,7 +34,8 @@ def parse_with_preset(parser: Parser, stage: str) -> Flags:
         return args
     path = preset_path(args.dataset, args.preset)
     if not path.is_file():
-        load_project(args.dataset, args.data_root)  # a mistake in the name is told as such
+        if path.parent == BUILT_IN and args.dataset not in known_projects():
+            load_project(args.dataset, args.data_root)  # which says so
         raise InputError(f"--preset {args.preset}: {args.dataset} has none; it would be {path}")
     stages = read_yaml(path)
     if not isinstance(stages.get(stage), dict):

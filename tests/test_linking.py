@@ -111,7 +111,7 @@ def test_linking_remembers_little_more_than_the_numbers_themselves() -> None:
 def test_every_setting_is_in_the_name_and_differences_are_named() -> None:
     settings = LinkSettings(20, 0.9, 0.5, 8, 8, 0.2, "feature")
     changes = {"load_epoch": 2, "psn_score_th": 0.8, "sim_th": 0.4, "filter_length": 4}
-    changes |= {"end_consecutive_frames": 3, "iou_th": 0.3, "link_cues": "iou", "linker": "robust"}
+    changes |= {"end_consecutive_frames": 3, "iou_th": 0.3, "link_cues": "iou", "linker": "robust", "strict": True}
     assert changes.keys() == vars(settings).keys()
     others = [LinkSettings(**vars(settings) | {name: value}) for name, value in changes.items()]
     assert len({settings.name, *(other.name for other in others)}) == len(changes) + 1
