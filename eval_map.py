@@ -127,6 +127,8 @@ def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -
                 other = f"{trained[name]}, not by {used[name]} as"
                 remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
             raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
+    if trained.get("sampling") != used.get("sampling"):
+        raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
     differences = settings_differences(trained, used)
     if differences:
         print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
@@ -182,7 +184,7 @@ def plot(folder: Path, e: Evaluation, project: Project, video: str | None) -> li
     if not project.frames_path(video).exists():  # predictions need no videos
         print(f"note: {project.frames_path(video)}: no such video, so its tubes are not plotted", file=sys.stderr)
         return paths
-    frames = VideoFrames(project.frames_path(video))
+    frames = VideoFrames(project.frames_path(video), project.sampling)
     return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, frames)
 
 

@@ -138,6 +138,8 @@ def link_subset(
         "detector": detector.config(),
         "labels": project.labels,
     }
+    if not project.sampling.all_frames:
+        made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
 
     files = videos.sources() | {name: [] for name in videos.bad}
     sources = {name: [*source, _checksum(gt.get(name, []))] for name, source in files.items()}
@@ -211,7 +213,7 @@ def draw(
     video = args.plot_video or detailed_video({name: gt[name] for name in store.names if name in gt})
     tracks, features = store.tracks(video), store.read(video, "features")
     match = partial(match_people, iou_th=store.settings["iou_th"])
-    frames = VideoFrames(project.frames_path(video))
+    frames = VideoFrames(project.frames_path(video), project.sampling)
     return [
         *recall_plots(folder, recalls, gt),
         *feature_plots(folder, video, tracks, features, gt[video], match),

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasets.sampling import Sampling
 from models.linkers import LINKERS
-from utils.cli import Parser, cosine, positive_int, run, share
+from utils.cli import Parser, cosine, positive, positive_int, run, share
 from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
 from utils.misc import InputError, counted, exceeding, pick_device, progress, start
 
@@ -47,6 +48,8 @@ def make_parser() -> Parser:
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     add_frame_flags(parser)
     of_head = "(default: as the head was trained)"
+    parser.flag("models", "rate", type=positive,
+                help=f"frames a second that are used, by presentation time {of_head}")  # fmt: skip
     parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
     parser.flag("linking", "sim_th", type=cosine,
@@ -93,6 +96,7 @@ class Models:
             raise InputError(f"{args.head}: was trained on people linked by another encoder than {args.encoder}")
         self.detector = detector_of(args, device, encoder_config["detector"])
         self.labels, self.link_cues = config["labels"], trained["link_cues"]
+        self.sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
         defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), "linker": "published", **trained}
         if args.linker:
             patience = LINKERS[args.linker].end_consecutive_frames
@@ -256,7 +260,7 @@ def predict(path: Path, out: Path, models: Models, with_video: bool = True) -> s
     from utils.storage.files import write_json
 
     began = time.monotonic()
-    video = VideoFrames(path)
+    video = VideoFrames(path, models.sampling)
     tracks = VideoTracks(video, models)
     targets = [out / f"{output_name(path)}.json"]
     with ExitStack() as stack:

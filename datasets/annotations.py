@@ -34,12 +34,14 @@ RULES = {
     "person has two boxes in one frame": "refused",
     "box is empty": "dropped",
     "frame is after the last decoded one": "dropped",
+    "no frame of the tube is used": "dropped",
     "box extends beyond the frame": "kept",
     "number of frames is not the video's": "kept",
 }
 CONSEQUENCES = {
     "box is empty": "left out",
     "frame is after the last decoded one": "left out of training",
+    "no frame of the tube is used": "left out",
     "box extends beyond the frame": "clipped in training, kept as annotated in evaluation",
     "number of frames is not the video's": "the decoded frames count",
 }
@@ -110,7 +112,7 @@ def read_annotations(
     videos, warnings = {}, []
     for name in file.videos if names is None else names:
         try:
-            video, faults = read_video(name, file, project.labels)
+            video, faults = read_used_frames(name, file, project)
             refuse(faults)
             if decoded and name in decoded:
                 width, height, n_frames = decoded[name]
@@ -180,6 +182,35 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
             tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
     faults += _two_boxes_of_one_person(name, tubes)
     return Video(name, raw.width, raw.height, raw.n_frames, tubes), faults
+
+
+def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple[Video, list[AnnotationFault]]:
+    """`read_video`, in the frames that the project's sampling chooses, counted as it counts them.
+
+    Where it chooses by time, the video's own times say which frames these are (it is opened, not decoded).
+    """
+    video, faults = read_video(name, file, project.labels)
+    if project.sampling.all_frames or file.sampled or any(fault.refused for fault in faults):
+        return video, faults
+    if project.sampling.rate is None:
+        last = max([video.n_frames, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
+        chosen = np.arange(0, last, project.sampling.stride)
+    else:
+        from datasets.dataset import VideoFrames  # PyAV and OpenCV only where a video is opened
+
+        chosen = VideoFrames(project.frames_path(name), project.sampling).chosen()
+    tubes, between = [], []
+    for tube in video.tubes:
+        rows = np.searchsorted(tube.frames, chosen)
+        used = np.append(tube.frames, -1)[rows] == chosen
+        if used.any():
+            tubes.append(replace(tube, frames=np.flatnonzero(used), boxes=tube.boxes[rows[used]]))
+        else:
+            between.append(tube)
+    if between:
+        kind, frame = "no frame of the tube is used", between[0].frames[0]
+        faults.append(AnnotationFault(kind, f"video {name!r}, frame {frame} of the file", kind, len(between)))
+    return replace(video, n_frames=len(chosen) if video.n_frames else 0, tubes=tubes), faults
 
 
 def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Video, list[AnnotationFault]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.annotations import AnnotationFault, Video, fit_to_video, max_people_per_frame, read_video
+from datasets.annotations import AnnotationFault, Video, fit_to_video, max_people_per_frame, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.likely_mistakes import likely_mistakes, shared_videos
@@ -41,7 +41,7 @@ def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str,
     for name in names:
         try:
             project.frames_path(name)
-            video, faults = read_video(name, file, project.labels)
+            video, faults = read_used_frames(name, file, project)
         except InputError as error:
             lines.append(f"error: {error}")
             continue
@@ -66,7 +66,7 @@ def decode(project: Project, video: Video) -> Decoded:
     shown = int(longest.frames[len(longest) // 2]) if longest else 0
     cell, n_frames = None, 0
     try:
-        frames = VideoFrames(path)
+        frames = VideoFrames(path, project.sampling)
         for n_frames, frame in enumerate(frames, 1):
             if n_frames - 1 == shown:
                 cell = _with_boxes(frame, video, shown)
@@ -171,7 +171,8 @@ def main() -> None:
             print(f"contact sheet: {sheet}")
     annotated = project.annotation_file().videos
     annotated = {name: annotated[name] for name in names if name in annotated}
-    hints = [*likely_mistakes(annotated, n_frames), *shared_videos(subsets), *crowd(videos, args.num_queries)]
+    decoded_frames = n_frames if project.sampling.all_frames else {}  # else they are not the annotation's
+    hints = [*likely_mistakes(annotated, decoded_frames), *shared_videos(subsets), *crowd(videos, args.num_queries)]
     for line in sorted(lines) + [f"warning: {hint}" for hint in hints]:
         print(line)
     errors = sum(line.startswith("error") for line in lines)

@@ -7,15 +7,19 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
+from datasets.sampling import ALL_FRAMES, Sampling
 from utils.misc import InputError, did_you_mean
 
 BUILT_IN = Path(__file__).parent / "projects"
 FIELDS = {
     "name": str, "root": str, "format": str, "annotations": (str, list), "frames": str,
-    "splits": dict, "labels": list, "defaults": dict,
+    "splits": dict, "labels": list, "defaults": dict, "rate": (int, float), "stride": int, "multi_label": bool,
 }  # fmt: skip
 REQUIRED = ("name", "format", "annotations", "frames", "splits")
-KINDS = {str: "text", list: "a list", dict: "a mapping", (str, list): "text or a list"}
+KINDS = {
+    str: "text", list: "a list", dict: "a mapping", (str, list): "text or a list", bool: "true or false",
+    int: "a whole number", (int, float): "a number",
+}  # fmt: skip
 DEFAULTS = {
     "qmm_psn_score_th": 0.95, "qmm_iou_th": 0.35, "psn_score_th": 0.9, "iou_th": 0.2, "sim_th": 0.5, "filter_length": 8,
     "iou_link_th": 0.3, "end_consecutive_frames": 8, "time_cycle": 100, "no_action_weight": 1.0, "min_tube_length": 9,
@@ -30,7 +34,8 @@ class Project:
 
     `annotations` is the annotation file's path; `splits` are as in the file; `frames` is a path under `root` with
     `{name}` in it; `path` is the project file's own; `options` are the fields that its format has beside these
-    (`datasets.formats.options`).
+    (`datasets.formats.options`); `sampling` says which frames of a video are used. With `multi_label` a person may do
+    several actions in one frame, else one.
     """
 
     name: str
@@ -43,6 +48,8 @@ class Project:
     defaults: dict[str, float]
     path: Path
     options: dict[str, object] = dataclasses.field(default_factory=dict)
+    sampling: Sampling = ALL_FRAMES
+    multi_label: bool = False
 
     def default(self, name: str, *more: str) -> float:
         """The project file's default of the first of these names that it gives, else that of `DEFAULTS`."""
@@ -154,6 +161,8 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
         defaults=fields.get("defaults") or {},
         path=path,
         options=options,
+        sampling=Sampling(fields.get("rate"), fields.get("stride", 1)),
+        multi_label=fields.get("multi_label", False),
     )
     if project.labels:
         return project
@@ -200,6 +209,11 @@ def _check(path: Path, fields: dict) -> None:
     for field, value in ((field, fields[field]) for field in FIELDS if field in fields):
         optional = value is None and field in ("labels", "defaults")
         require(optional or isinstance(value, FIELDS[field]), field, f"is not {KINDS[FIELDS[field]]}")
+        number = KINDS[FIELDS[field]].endswith("number")
+        require(not (number and isinstance(value, bool)), field, "is not a number")
+    require(not ("rate" in fields and "stride" in fields), "rate", "says it alone; leave out stride")
+    for field in ("rate", "stride"):
+        require(0 < fields.get(field, 1) < 1000, field, f"{fields.get(field)} is not a number above 0 and below 1000")
     name, annotations = fields["name"], fields["annotations"]
     require(name == Path(name).name and name not in (".", "..", ""), "name", "names a folder, so no slashes")
     require("{name}" in fields["frames"], "frames", "needs {name}, which the video's name replaces")

@@ -15,11 +15,12 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from datasets import MAX_PIXELS
+from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, available_cores
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-FOLDER_FPS = 25.0
 MAX_THREADS = 16  # of a decoder: each keeps frames of its own
+SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning
 END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
 _END = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a whole JPEG and PNG begin and end
 _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, -180: cv2.ROTATE_180}
@@ -91,7 +92,7 @@ class _BrokenVideo(Exception):
 
 
 class VideoFrames:
-    """The frames of a video file, or of a folder of images in natural order.
+    """The frames of a video file, or of a folder of images in natural order; those alone that `sampling` chooses.
 
     Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned as the file asks. What decodes
     counts, whatever number of frames the container announces. Colours follow the matrix and range that the file names.
@@ -99,7 +100,7 @@ class VideoFrames:
     Attributes:
         path: the file or folder.
         size: (width, height) in pixels.
-        fps: frames a second; of a folder, `FOLDER_FPS`.
+        fps: frames a second, of those chosen; of a folder, all of them are the sampling's `image_rate`.
         announced: number of frames by the container, an estimate; 0 where it says nothing.
 
     Raises:
@@ -107,43 +108,68 @@ class VideoFrames:
             are missing or broken; frames that change their size; a folder as for `list_images`.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, sampling: Sampling = ALL_FRAMES) -> None:
+        self.path, self.sampling, self._own_fps = Path(path), sampling, FOLDER_FPS
         self._images: list[Path] = []
         if self.path.is_dir():
             self._images = list_images(self.path)
             first = self._read_image(self._images[0])
-            self.fps, self.announced = FOLDER_FPS, len(self._images)
+            self._own_fps = sampling.image_rate
+            seconds = len(self._images) / self._own_fps
         elif self.path.is_file():
             with self._open() as container:
                 stream = self._stream(container)
-                first = next(self._decode(container, stream), None)
-                self.fps = float(stream.guessed_rate or 0)
+                first = next(self._decode(container, stream, ALL_FRAMES), None)
+                self._own_fps = float(stream.guessed_rate or 0)
                 seconds = (container.duration or 0) / av.time_base
             if first is None:
                 raise InputError(f"{self.path}: a video without frames")
-            if not 0 < self.fps < 1000:
-                self.fps = FOLDER_FPS
-            self.announced = round(seconds * self.fps)
+            if not 0 < self._own_fps < 1000:
+                self._own_fps = FOLDER_FPS
         else:
             raise InputError(f"{self.path}: no such video file or folder of images")
+        self.fps = sampling.fps(self._own_fps)
+        self.announced = round(max(min(seconds, sampling.end or seconds) - sampling.start, 0) * self.fps)
         self.size = (first.shape[1], first.shape[0])
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for number, frame in enumerate(self._read()):
+        where = None
+        for where, frame in self._read():
             if frame.shape[1::-1] != self.size:
-                where = self._images[number] if self._images else f"{self.path}: frame {number}"
                 raise InputError(
                     f"{where}: {frame.shape[1]} x {frame.shape[0]} pixels after {self.size[0]} x {self.size[1]}"
                 )
             yield frame
+        if where is None:
+            raise InputError(f"{self.path}: has no frame from second {self.sampling.start:g} on; is it the right file?")
 
-    def _read(self) -> Iterator[np.ndarray]:
+    def _read(self) -> Iterator[tuple[object, np.ndarray]]:
+        """The frames, each with its place for errors."""
         if self._images:
-            yield from map(self._read_image, self._images)
+            chosen = self.sampling.choose(self._timed_images(), self._own_fps)
+            yield from ((path, self._read_image(path)) for path in chosen)
             return
         with self._open() as container:
-            yield from self._decode(container, self._stream(container))
+            stream = self._stream(container)
+            if self.sampling.start > SEEK:
+                container.seek(int((self.sampling.start - SEEK) * av.time_base) + (container.start_time or 0))
+            for number, frame in enumerate(self._decode(container, stream, self.sampling)):
+                yield f"{self.path}: frame {number}", frame
+
+    def _timed_images(self) -> Iterator[tuple[Path, float]]:
+        for number, path in enumerate(self._images):
+            yield path, (number - self.sampling.image_offset) / self._own_fps
+
+    def chosen(self) -> np.ndarray:
+        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Nothing is decoded."""
+        if self._images:
+            times = [time for _, time in self._timed_images()]
+        else:
+            with self._open() as container:
+                stream, begin = self._stream(container), (container.start_time or 0) / av.time_base
+                packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+                times = sorted(float((p.dts if p.pts is None else p.pts) * p.time_base) - begin for p in packets)
+        return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
 
     @staticmethod
     def _read_image(path: Path) -> np.ndarray:
@@ -176,17 +202,27 @@ class VideoFrames:
         command = shlex.join(["ffmpeg", "-i", f"file:{self.path}", "-c:v", "libx264", "-crf", "18", f"file:{copy}"])
         return f"{self.path}: no frame can be decoded (codec: {codec}); repair or convert it: {command}"
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[np.ndarray]:
-        reformatter, count = VideoReformatter(), 0
-        try:
+    def _decode(self, container: InputContainer, stream: VideoStream, sampling: Sampling) -> Iterator[np.ndarray]:
+        reformatter, count, begin = VideoReformatter(), 0, (container.start_time or 0) / av.time_base
+
+        def timed() -> Iterator[tuple[av.VideoFrame, float]]:
+            nonlocal count
+            time = -1 / self._own_fps
             for packet in _packets(container, stream):
                 for frame in stream.decode(packet):
-                    # bicubic, by way of BGR: bit for bit what OpenCV's own reader gives
-                    bgr = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
-                    rgb = cv2.cvtColor(bgr.to_ndarray(), cv2.COLOR_BGR2RGB)
-                    turn = _TURN.get(frame.rotation)
-                    yield rgb if turn is None else cv2.rotate(rgb, turn)
+                    # not frame.time, which the last frames lack
+                    known = frame.pts is not None
+                    time = float(frame.pts * stream.time_base) - begin if known else time + 1 / self._own_fps
+                    yield frame, time
                     count += 1
+
+        try:
+            for frame in sampling.choose(timed(), self._own_fps):
+                # bicubic, by way of BGR: bit for bit what OpenCV's own reader gives
+                bgr = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
+                rgb = cv2.cvtColor(bgr.to_ndarray(), cv2.COLOR_BGR2RGB)
+                turn = _TURN.get(frame.rotation)
+                yield rgb if turn is None else cv2.rotate(rgb, turn)
         except (av.FFmpegError, _BrokenVideo):
             if count == 0:
                 raise InputError(self._undecodable(stream.codec_context.name)) from None

@@ -2,8 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from datasets.dataset import VideoFrames
+from datasets.sampling import ALL_FRAMES, Sampling
 from datasets.transforms import resize
-from utils.misc import InputError
+from utils.misc import InputError, checksum
 from utils.storage.video_cache import BadVideo
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ def open_videos(
     workers: int = 1,
     pin: bool = False,
     skip_bad: bool = False,
+    sampling: Sampling = ALL_FRAMES,
 ) -> Iterator[VideoBatches]:
     """Open videos in order, `workers` of them decoding at a time. Memory does not grow with a video's length.
 
@@ -125,6 +128,7 @@ def open_videos(
         image_size, batch_size, pin: as for `batches`.
         workers: threads, each of which decodes a video.
         skip_bad: a video that cannot be used raises BadVideo from its batches, and the next one follows.
+        sampling: which of the frames are read.
 
     Yields:
         Each video; its batches must be read before the next video.
@@ -138,7 +142,8 @@ def open_videos(
         while waiting or decoding:
             while waiting and len(decoding) < max(workers, 1):
                 name, path = waiting.popleft()
-                decoding.append((name, Ahead(_header_and_batches(path, image_size, batch_size, pin))))
+                frames = partial(VideoFrames, path, sampling)
+                decoding.append((name, Ahead(_header_and_batches(frames, image_size, batch_size, pin))))
             name, items = decoding[0]
             size, fps = (0, 0), 0.0
             try:
@@ -154,8 +159,10 @@ def open_videos(
             items.close()
 
 
-def _header_and_batches(path: Path, image_size: int, batch_size: int, pin: bool) -> Iterator[tuple | Tensor]:
-    frames = VideoFrames(path)
+def _header_and_batches(
+    open_video: Callable[[], VideoFrames], image_size: int, batch_size: int, pin: bool
+) -> Iterator[tuple | Tensor]:
+    frames = open_video()
     yield frames.size, frames.fps
     yield from batches(frames, image_size, batch_size, pin)
 
@@ -177,7 +184,7 @@ class SubsetVideos:
     """
 
     def __init__(self, project: "Project", subset: str, workers: int = 1, skip_bad: bool = False) -> None:
-        self.subset, self.workers, self.skip_bad = subset, workers, skip_bad
+        self.subset, self.workers, self.skip_bad, self.sampling = subset, workers, skip_bad, project.sampling
         self.paths: dict[str, Path] = {}
         self.bad: dict[str, str] = {}
         for name in project.split(subset):
@@ -189,13 +196,15 @@ class SubsetVideos:
                 self.bad[name] = str(error)
 
     def sources(self) -> dict[str, list[int]]:
-        """What tells one version of a video's file from another: number of files and bytes in all."""
-        return {name: _measure(path) for name, path in self.paths.items()}
+        """What tells one version of a video's file from another: number of files and bytes in all, and, where not all
+        frames are used, a checksum of which."""
+        sampled = [] if self.sampling.all_frames else [int(checksum(repr(self.sampling)), 16)]
+        return {name: _measure(path) + sampled for name, path in self.paths.items()}
 
     def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterator[VideoBatches]:
         """These videos in batches; see `open_videos`."""
         paths = [(name, self.paths[name]) for name in names]
-        return open_videos(paths, image_size, batch_size, self.workers, pin, self.skip_bad)
+        return open_videos(paths, image_size, batch_size, self.workers, pin, self.skip_bad, self.sampling)
 
 
 def _measure(path: Path) -> list[int]:

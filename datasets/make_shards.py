@@ -14,6 +14,7 @@ import zlib
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from datasets.annotations import AnnotationFault, Video, fit_to_video, print_war
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
+from datasets.sampling import Sampling
 from datasets.transforms import resize
 from utils.cli import Parser, count, positive_int, run, tell_left_out
 from utils.misc import InputError, available_cores, progress
@@ -53,7 +55,8 @@ def encode_video(
         video: the annotation.
         path: the video file or folder of images.
         spool: file to write the JPEGs to, until they are copied into a shard.
-        settings: `image_size` (longer side in pixels, 0: as it is) and `quality` of the JPEGs.
+        settings: `image_size` (longer side in pixels, 0: as it is) and `quality` of the JPEGs; `sampling`, the fields
+            of the `Sampling` where not all frames are used.
 
     Returns:
         The sample's json, its frames by extension, and what is wrong with the annotation but can be corrected.
@@ -61,7 +64,7 @@ def encode_video(
     Raises:
         InputError: the video cannot be read, or its annotation does not fit it.
     """
-    frames = VideoFrames(path)
+    frames = VideoFrames(path, Sampling(**settings.get("sampling", {})))
     jpegs: dict[str, Member] = {}
     stored, at = frames.size, 0
     with naming(spool), spool.open("wb") as out:
@@ -139,7 +142,9 @@ def make_shards(
     there and fit are kept, so a run that was stopped goes on. Raises InputError at the first video that cannot be used;
     with `skip_bad` it is left out instead.
     """
-    settings = {"image_size": image_size, "quality": quality}
+    settings: dict = {"image_size": image_size, "quality": quality}
+    if not project.sampling.all_frames:
+        settings["sampling"] = asdict(project.sampling)
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
     bad = dict(listed.bad)
     videos = list(read_annotations(project, listed.paths, bad if skip_bad else None).values())

@@ -44,13 +44,15 @@ class AnnotationFile:
     """An annotation file as it is, unchecked.
 
     `labels` are the names that label indices refer to, empty where the file has none; `lists` are its own lists of
-    videos, such as {"test_videos": [split 1, split 2, ...]}.
+    videos, such as {"test_videos": [split 1, split 2, ...]}. `sampled` says that frames count those that the project
+    uses (`datasets.sampling`), not the video's own.
     """
 
     path: Path
     videos: dict[str, RawVideo]
     labels: list[str] = field(default_factory=list)
     lists: dict[str, list[list[str]]] = field(default_factory=dict)
+    sampled: bool = False
 
     def split(self, key: str, number: int) -> list[str]:
         """The `number`-th list (from 1) under `key`; InputError when the file has none."""
