@@ -35,9 +35,9 @@ HEAD_TYPES = {head_type.name: head_type for head_type in _TYPES}
 TIME_ENCODINGS = ("periodic", "published")
 
 
-def add_head_flags(parser: Parser) -> None:
+def add_head_flags(parser: Parser, default: str | None = "vanilla") -> None:
     """Flags of the stages that train or run an action head."""
-    parser.flag("model", "head_type", choices=tuple(HEAD_TYPES), default="vanilla", help="kind of head")
+    parser.flag("model", "head_type", choices=tuple(HEAD_TYPES), default=default, help="kind of head")
     what = "name of the head's folder (default: its type, with -iou where IoU links)"
     parser.flag("model", "head_name", type=run_name, help=what)
 

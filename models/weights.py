@@ -5,6 +5,8 @@ import fcntl
 import hashlib
 import http.client
 import re
+import sys
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +32,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 
 _FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes")
 _FROM_SHAPES += ("pre_norm", "norm", "stages")
+_WITHOUT_TRACE = ("dilation", "nheads", "position_embedding")  # in shapes
 _MAKE = "make one with train_detr.py, or name an official one"
 _PERSON_IS_1 = (2, 91, 250)  # classes of a detector of people alone (label 0 is unused), of COCO, of its panoptic form
 _BLOCKS = {2: "resnet18", 6: "resnet50", 23: "resnet101"}  # residual blocks of the third stage; 34 has 6 basic ones
@@ -61,7 +64,8 @@ def load_detr(
 
     Args:
         source: a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded once), a shipped checkpoint's name,
-            an official file (`{"model"}`) or a checkpoint of this project (`{"model", "config", "epoch"}`).
+            an official file (`{"model"}`, with `args` where official training made it), a state dict alone, or a
+            checkpoint of this project (`{"model", "config", "epoch"}`).
         url: where official files are downloaded from.
         person_label: the class of people; None where the checkpoint says it, or has COCO's classes.
 
@@ -79,12 +83,16 @@ def load_detr(
             known = ", ".join([*OFFICIAL, *shipped_names()])
             raise InputError(f"{source}: no such detector checkpoint; give a file or one of {known}")
     checkpoint = load_torch(path, "detector checkpoint")
-    state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    checkpoint = checkpoint if isinstance(checkpoint, dict) and "model" in checkpoint else {"model": checkpoint}
+    state, own = checkpoint["model"], "config" in checkpoint
+    if _is_weights(state) and not own:
+        state = {str(name).removeprefix("module."): value for name, value in state.items()}  # of a parallel run
     if not (_is_weights(state) and "query_embed.weight" in state):
         raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state or checkpoint)}; {_MAKE}")
     try:
-        inferred = infer_config(state, path.name)
-        config = full_config(checkpoint.get("config", inferred))
+        args = checkpoint.get("args")
+        inferred = infer_config(state, path.name, args if isinstance(args, Namespace) else None)
+        config = full_config(checkpoint["config"] if own else inferred)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (TypeError, ValueError, LookupError, AttributeError):
@@ -94,7 +102,10 @@ def load_detr(
             raise InputError(
                 f"{path}: its config says {name}={config[name]}, its weights {inferred[name]}; it is damaged"
             )
-    config["person_label"] = _person_label(path, config, person_label, "config" in checkpoint)
+    config["person_label"] = _person_label(path, config, person_label, own)
+    if not (own or config["dilation"] or "args" in checkpoint or path.name.startswith("detr-r")):
+        told = "does not say whether its backbone is dilated, so it is not; if it is, have dc5 in its name"
+        print(f"note: {path} {told}", file=sys.stderr)
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)
@@ -112,10 +123,11 @@ def _person_label(path: Path, config: dict, given: int | None, own: bool) -> int
     return label
 
 
-def infer_config(state: Mapping[str, Tensor], name: str = "") -> dict:
+def infer_config(state: Mapping[str, Tensor], name: str = "", args: Namespace | None = None) -> dict:
     """The configuration of a DETR state dict, from its names and shapes.
 
-    What leaves no trace there is taken from the file's name (`dilation`, from "dc5") or is the default.
+    What leaves no trace there is taken from the `args` of official training, else from the file's name (`dilation`,
+    from "dc5"), or is the default.
     """
 
     def count(pattern: str) -> int:
@@ -136,6 +148,7 @@ def infer_config(state: Mapping[str, Tensor], name: str = "") -> dict:
         "pre_norm": "transformer.encoder.norm.weight" in state,
         "norm": "bn" if "backbone.0.body.bn1.num_batches_tracked" in state else "frozen",
         "stages": count(r"backbone\.0\.body\.layer(\d)\."),
+        **{key: value for key, value in (vars(args) if args else {}).items() if key in _WITHOUT_TRACE},
     }
 
 

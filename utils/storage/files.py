@@ -213,7 +213,10 @@ def load_checkpoint(path: str | Path, what: str) -> dict:
     if not (
         isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(name), kind) for name, kind in kinds.items())
     ):
-        raise InputError(f"{path}: not a {what} checkpoint of this project (needs model, config and epoch)")
+        raise InputError(
+            f"{path}: not a {what} checkpoint of this project (needs model, config and epoch); "
+            "python -m scripts.import_published makes one of the public code's weights"
+        )
     return checkpoint
 
 

@@ -1,0 +1,115 @@
+"""Weights of the method's public code: state dicts alone, with other names, which do not say all that is needed."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.action_head import ActionHead, build_action_head, published_time_encoding
+from models.person_encoder import PersonEncoder
+from models.weights import describe, load_weights
+from utils.misc import InputError
+from utils.storage.files import load_torch
+
+TIME_TABLE = "pos_encoder.pe"  # the time encoding of times 0 to 4,999
+_HEAD_NAMES = (
+    (re.compile(r"^transformer_(en|de)coder\."), "transformer."),
+    (re.compile(r"^head\."), "classify."),
+    (re.compile(r"^extractor\.mlp\."), "frame_proj."),
+)
+
+
+def read_state(path: str | Path, what: str) -> dict[str, Tensor]:
+    """The state dict that a file holds, without the `module.` of a parallel run; InputError when it is none."""
+    state = load_torch(path, what)
+    if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
+        raise InputError(f"{path}: not a state dict of the method's public code; it holds {describe(state)}")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def published_encoder(path: str | Path, skip: bool) -> tuple[PersonEncoder, dict]:
+    """The person encoder of a file of the method's public code, and the settings that build it.
+
+    Args:
+        skip: whether it has a skip connection, which the weights do not say.
+    """
+    state = {}
+    for name, value in read_state(path, "person encoder").items():
+        match = re.fullmatch(r"psn_query_embed\.layers\.(\d)\.(\w+)", name)
+        state[f"layers.{3 * int(match[1])}.{match[2]}" if match else name] = value
+    try:
+        hidden_d, in_d = state["layers.0.weight"].shape
+        settings = {"in_d": in_d, "out_d": len(state["layers.6.weight"]), "hidden_d": hidden_d, "skip": skip}
+        encoder = PersonEncoder(**settings)
+    except (LookupError, ValueError) as error:
+        raise InputError(f"{path}: not a person encoder ({error}); it holds {describe(state)}") from None
+    load_weights(encoder, state, path)
+    return encoder.eval(), {**settings, "dropout": 0.1}
+
+
+def time_base(table: Tensor) -> int:
+    """The base of a table float (T, d) of the published time encoding, whose [1, 2] is sin(base ** (-2 / d))."""
+    return round(math.asin(float(table[1, 2])) ** (-table.shape[1] / 2))
+
+
+def published_head(path: str | Path, head_type: str | None = None) -> ActionHead:
+    """The action head of a file of the method's public code, with the published time encoding.
+
+    Args:
+        head_type: "x3d" or "res", which have the same weights; the other types are told by theirs.
+
+    Raises:
+        InputError: the file is no such head, or `head_type` is needed, or is another one than the weights'.
+    """
+    state, table = {}, None
+    for name, value in read_state(path, "action head").items():
+        if name == TIME_TABLE:
+            table = value
+        for pattern, ours in _HEAD_NAMES:
+            name = pattern.sub(ours, name)
+        state[name] = value
+    state.pop(TIME_TABLE, None)
+    try:
+        width, frames = state["classify.weight"].shape[1], "frame_proj.weight" in state
+        if frames:
+            told, in_d = head_type, len(state["frame_proj.weight"])
+            if told not in ("x3d", "res"):
+                raise InputError("a head with frame features; say with --head_type whether they are x3d or res")
+            if table is None:
+                raise InputError(f"its table of times, {TIME_TABLE}, is missing")
+        else:
+            time_d = 0 if table is None else table.shape[1]
+            told = "vanilla" if table is None else "time_ecd:add" if time_d == width else "time_ecd:cat"
+            in_d = width - (time_d if told == "time_ecd:cat" else 0)
+        if head_type not in (None, told):
+            raise InputError(f"a head of type {told}, not {head_type}")
+        head = build_action_head(
+            told,
+            len(state["classify.weight"]) - 1,
+            in_d=in_d,
+            time_cycle=100 if table is None else time_base(table),
+            frame_d=state["frame_proj.weight"].shape[1] if frames else 0,
+            n_layers=len({name.split(".")[2] for name in state if name.startswith("transformer.layers.")}),
+            dim_feedforward=len(state["transformer.layers.0.linear1.weight"]),
+            time_d=32 if table is None or told == "time_ecd:add" else table.shape[1],
+            time_encoding="published",
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (LookupError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{path}: not an action head ({error}); it holds {describe(state)}") from None
+    load_weights(head, state, path)
+    if table is not None:
+        _compare(path, head, table)
+    return head.eval()
+
+
+def _compare(path: str | Path, head: ActionHead, table: Tensor) -> None:
+    """InputError where a table of times is not that of the published encoding."""
+    times = torch.arange(min(len(table), 1000))
+    ours = published_time_encoding(times, table.shape[1], head.config["time_cycle"])
+    if not torch.allclose(table[: len(times)].float(), ours, atol=1e-3):
+        raise InputError(f"{path}: {TIME_TABLE} is not the published time encoding of a whole base")
