@@ -8,7 +8,6 @@ Leaves checkpoint/<dataset>/<qmm_name>/head/<head_name>/epoch_<n>.pth. Defaults 
 
 import math
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from models.head_types import add_head_flags, add_time_flags, head_folder
@@ -99,6 +98,35 @@ def validate(
     return {"val_loss": total / len(data), "val_accuracy": right / frames}
 
 
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the label is among the `k` highest logits: float (n, c), int64 (n,) -> bool (n,)."""
+    return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
+
+
+@torch.inference_mode()
+def top_k_accuracies(
+    head: nn.Module, data: TrackBatches, batch_size: int, device: torch.device, max_frames: float = math.inf
+) -> dict[str, float]:
+    """Shares of frames whose label is among the k highest classes, for k of 1 and 5.
+
+    Returns:
+        `val_top<k>`, of all frames, "no action" being a class as any other; `val_action_top<k>`, of the frames that
+        have an action, among the actions alone. Without `val_top1`, which is `val_accuracy`; what has no frame is left
+        out.
+    """
+    hits: dict[str, list[Tensor]] = {}
+    for tracks in data.chunks(range(len(data)), math.ceil(len(data) / batch_size), max_frames):
+        batch = {key: None if value is None else value.to(device) for key, value in data.batch(tracks).items()}
+        logits = head(batch["queries"], batch["times"], batch["padding"], batch["features"]).float()
+        logits, labels = logits[~batch["padding"]], batch["labels"][~batch["padding"]]
+        acts = labels < logits.shape[1] - 1
+        for k in (1, 5):
+            hits.setdefault(f"val_top{k}", []).append(top_k_hits(logits, labels, k))
+            hits.setdefault(f"val_action_top{k}", []).append(top_k_hits(logits[acts, :-1], labels[acts], k))
+    del hits["val_top1"]
+    return {name: float(torch.cat(h).float().mean()) for name, h in hits.items() if sum(map(len, h))}
+
+
 def mean_over_ranks(n: int, device: torch.device) -> float:
     """The mean of a number over the processes."""
     return rank_mean(torch.tensor(float(n), device=device)).item() if world_size() > 1 else float(n)
@@ -149,7 +177,12 @@ def main() -> None:
         if val_tar.is_file():
             val = tracks_of(args.val_subset, TrackStore(val_tar, bad=bad))
             if len(val):
-                metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
+
+                def metrics_of_val() -> dict[str, float]:
+                    chunks = {"batch_size": args.batch_size, "max_frames": args.max_frames_in_batch}
+                    return validate(head, val, weight=weight, **chunks) | top_k_accuracies(
+                        head, val, device=device, **chunks
+                    )
 
         config = {
             "head": head.config,
