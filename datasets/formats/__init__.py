@@ -12,7 +12,17 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from datasets.formats import cvat_video, cvat_writer, jhmdb21, project_json, ucf101_24
+from datasets.formats import (
+    coco_video,
+    cvat_video,
+    cvat_writer,
+    jhmdb21,
+    label_studio,
+    mot,
+    project_json,
+    ucf101_24,
+    via3,
+)
 from datasets.formats.common import AnnotationFile
 from datasets.formats.options import OPTIONS
 from utils.misc import InputError, did_you_mean
@@ -24,6 +34,11 @@ FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "json": project_json.read,
     "cvat": cvat_video.read,
     "cvat_video": cvat_video.read,
+    "mot": mot.read,
+    "coco": coco_video.read,
+    "coco_video": coco_video.read,
+    "label_studio": label_studio.read,
+    "via3": via3.read,
 }
 """Annotations: the names that `format:` of a project file may have."""
 
@@ -34,6 +49,9 @@ WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
     "json": project_json.write,
     "cvat": cvat_writer.write,
     "cvat_video": cvat_writer.write,
+    "mot": mot.write,
+    "coco": coco_video.write,
+    "coco_video": coco_video.write,
 }
 """What annotations can be written as; a writer returns lines about what it could not carry over as it is."""
 

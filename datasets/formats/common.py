@@ -1,9 +1,10 @@
 """What every annotation format is read into, and the numbers in it."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from utils.misc import InputError, counted
 
 MAX_FRAME = 2**40  # what is beyond counts as no frame number
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 NO_ACTION = ("", "none", "__undefined__")  # values of an annotation tool that stand for no action
 
 
@@ -124,6 +126,19 @@ def tubes_of_person(
     return tubes
 
 
+def fill_steps(annotated: Mapping[int, Mapping[str | None, Sequence[float]]], step: int) -> dict[int, dict]:
+    """`annotated` (`tubes_of_person`) with the frames between two that are `step` apart: boxes move linearly, and the
+    actions of the earlier frame hold."""
+    filled = {frame: dict(actions) for frame, actions in annotated.items()}
+    for frame in [frame for frame in annotated if frame + step in annotated]:
+        for action, box in annotated[frame].items():
+            after = annotated[frame + step]
+            a, b = np.asarray(box, float), np.asarray(after.get(action) or next(iter(after.values())), float)
+            for k in range(1, step):
+                filled.setdefault(frame + k, {})[action] = a + (b - a) * (k / step)
+    return filled
+
+
 def tracks_of(tubes: Sequence[RawTube]) -> list[list[RawTube]]:
     """The tubes of each person in order of time, as formats with one action a frame take them.
 
@@ -149,3 +164,34 @@ def second_actions(videos: Mapping[str, RawVideo]) -> list[str]:
 def one_path_each(path: Path, videos: Mapping[str, RawVideo], suffix: str) -> dict[str, Path]:
     """Where a format of one file a video puts each: `path` for a single one, else `path/<name><suffix>`."""
     return {name: path if len(videos) == 1 else path / f"{name}{suffix}" for name in videos}
+
+
+def read_text(path: Path) -> str:
+    """A text file; InputError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json_text(path: Path) -> object:
+    """What a JSON file holds; InputError where it is not JSON."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON that can be read ({error})") from None
+
+
+def size_of(name: str, sizes: Mapping | None, width: int | None, height: int | None) -> tuple[float, float] | None:
+    """The options' width and height of a video; None where they do not give them."""
+    if sizes and name in sizes:
+        return tuple(sizes[name])
+    return (width, height) if width and height else None
+
+
+def video_name(location: str) -> str:
+    """The name of a video, without folders and suffix, from its path."""
+    path = PurePosixPath(location.replace("\\", "/"))
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name

@@ -55,6 +55,8 @@ OPTIONS: dict[str, Option] = {
     "person_attribute": text("the attribute that tells people apart"),
     "person_labels": names("labels of tracks that are people; without it all are"),
     "no_action": names("values that stand for no action"),
+    "names": names("the classes, from 1"),
+    "annotation_ids": Option("a list of ids", lambda v: isinstance(v, list), "the annotations that count"),
     "video": text("the video's name, where the file has none"),
     "start": count("the source video's frame of the first annotated one"),
     "step": positive("frames of the source video from one annotated frame to the next"),
@@ -70,5 +72,5 @@ OPTIONS: dict[str, Option] = {
 
 def needed(path: Path, reason: str, *options: str) -> InputError:
     """The error of a file that does not say something which no option says either."""
-    asked = " or ".join(f"{name} ({OPTIONS[name].meaning})" for name in options)
+    asked = " or ".join(f"`{name}` ({OPTIONS[name].meaning})" for name in options)
     return InputError(f"{path}: {reason}; give {asked} in the project file, or to datasets.convert with --options")

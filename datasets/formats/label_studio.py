@@ -1,0 +1,174 @@
+"""Label Studio's video regions: the exports JSON and JSON-MIN, and a bare `result`, as of a prediction.
+
+A region is a person. A key frame that is `enabled` shows it from there to the next key frame, linearly, and after the
+last one to the end (`framesCount`); one that is not shows it in that frame, and not after it. Boxes are shares of the
+picture in percent. Frames count from 1 at the editor's `frameRate`, which is 24 unless somebody has set it, whatever
+the video has: the video's frame is (frame - 1) * fps / rate.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+
+from datasets.formats.common import (
+    NO_ACTION,
+    AnnotationFile,
+    RawVideo,
+    read_json_text,
+    size_of,
+    tubes_of_person,
+    video_name,
+    whole_number,
+)
+from datasets.formats.options import needed
+from utils.misc import InputError
+
+DEFAULT_RATE = 24  # frames a second of the editor
+
+
+class Task(NamedTuple):
+    """A video as annotated: for messages the task's id, the video's name, and values of regions by their ids."""
+
+    id: object
+    video: str
+    regions: dict[str, Mapping]
+
+
+def read(
+    path: Path,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    sizes: Mapping[str, Sequence[float]] | None = None,
+    fps: float | None = None,
+    video: str | None = None,
+    annotation_ids: Sequence[int] | None = None,
+    no_action: Sequence[str] = NO_ACTION,
+) -> AnnotationFile:
+    """Read an export; a task that nobody has annotated is left out. `fps` is the videos' own."""
+    content = read_json_text(path)
+    video = video and video_name(video)
+    videos: dict[str, RawVideo] = {}
+    for task in _tasks(path, content, video, annotation_ids):
+        size = size_of(task.video, sizes, width, height)
+        if size is None:
+            raise needed(path, f"the size of video {task.video!r} is not in the file", "width", "height", "sizes")
+        if task.video in videos:
+            raise InputError(f"{path}: task {task.id}: video {task.video!r} is there twice")
+        tubes = []
+        for person, (region, value) in enumerate(task.regions.items()):
+            where = f"{path}: task {task.id}, region {region}"
+            shares = _boxes_by_frame(where, path, task.video, value, fps)
+            named = (str(name).strip() for name in value.get("labels") or [])
+            labels = [name for name in named if name not in no_action] or [None]
+            boxes = {f: _pixels(share, size) for f, share in shares.items()}
+            annotated = {f: dict.fromkeys(labels, box) for f, box in boxes.items()}
+            tubes += tubes_of_person(annotated, person, f"region {region}")
+        videos[task.video] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
+    labels = dict.fromkeys(t.label for v in videos.values() for t in v.tubes if t.label is not None)
+    return AnnotationFile(path, videos, list(labels))
+
+
+def _tasks(path: Path, content: object, video: str | None, annotation_ids: Sequence[int] | None) -> Iterator[Task]:
+    """The annotated tasks of any of the three forms."""
+    if isinstance(content, dict) and "result" in content:
+        content = content["result"]
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise InputError(f"{path}: not an export of Label Studio: neither a list of tasks nor of regions")
+    if content and all("value" in item for item in content):
+        if video is None:
+            raise needed(path, "regions without a task", "video")
+        yield Task(1, video, _regions(content))
+        return
+    if video is not None and len(content) > 1:
+        raise InputError(f"{path}: video {video!r} cannot be the name of {len(content)} tasks")
+    for number, task in enumerate(content, 1):
+        id = task.get("id", number)
+        name = video or _video_name(task.get("data", task))
+        if not name:
+            raise needed(path, f"task {id}: its data name no video", "video")
+        if "data" not in task:  # JSON-MIN
+            lists = [value for value in task.values() if isinstance(value, list)]
+            values = [v for value in lists for v in value if isinstance(v, dict) and "sequence" in v]
+            yield Task(id, name, {str(i): value for i, value in enumerate(values, 1)})
+            continue
+        annotations = [a for a in task.get("annotations", []) if not a.get("was_cancelled")]
+        if annotation_ids is not None:
+            annotations = [a for a in annotations if a.get("id") in annotation_ids]
+        if len(annotations) > 1:
+            ids = " and ".join(str(a.get("id")) for a in annotations)
+            ask = f"task {id}: two annotations ({ids})" if len(annotations) == 2 else f"task {id}: annotations {ids}"
+            raise needed(path, f"{ask}; keep one", "annotation_ids")
+        for annotation in annotations:
+            yield Task(id, name, _regions(annotation.get("result", [])))
+
+
+def _regions(result: Sequence[Mapping]) -> dict[str, Mapping]:
+    """Values of the regions that are boxes over time, by their ids; ranges of time belong to nobody."""
+    of_boxes = [region for region in result if "sequence" in region.get("value", {})]
+    return {str(region.get("id", number)): region["value"] for number, region in enumerate(of_boxes, 1)}
+
+
+def _video_name(data: Mapping) -> str:
+    """The name, without folder and suffix, of the video that a task's data name; empty where they name none."""
+    texts = [value for value in data.values() if isinstance(value, str)]
+    url = data.get("video") or next((t for t in texts if PurePosixPath(t.partition("?d=")[2] or t).suffix), "")
+    location = url.partition("?d=")[2] or url.partition("?")[0]  # `?d=`: files that are served from a folder
+    return video_name(unquote(str(location)))
+
+
+def _pixels(share: Sequence[float], size: tuple[float, float]) -> np.ndarray:
+    """x, y, width, height in percent -> xyxy in pixels."""
+    x, y, width, height = np.asarray(share, float) / 100
+    return np.array([x, y, x + width, y + height]) * [*size, *size]
+
+
+def _boxes_by_frame(
+    where: str, path: Path, video: str, value: Mapping, fps: float | None
+) -> dict[int, Sequence[float]]:
+    """Frame of the video -> x, y, width, height in percent, of every frame in which a region is visible."""
+    keys = sorted(value["sequence"], key=lambda key: key["frame"])
+    at = []
+    for key in keys:
+        frame = whole_number(key["frame"], f"{where}: frame")
+        if frame < 1:
+            raise InputError(f"{where}: frame {frame}, but frames count from 1")
+        if at and frame == at[-1]:
+            raise InputError(f"{where}: frame {frame} twice")
+        if key.get("rotation"):
+            text = f"a rotated box ({key['rotation']:g} degrees) is not supported"
+            raise InputError(f"{where}, frame {frame}: {text}")
+        at.append(frame)
+    scale = _frames_per_frame(where, path, video, value, keys, fps)
+    real = (np.array(at) - 1) * scale
+    sides = np.array([[float(key[side]) for side in ("x", "y", "width", "height")] for key in keys]).reshape(-1, 4)
+    boxes: dict[int, Sequence[float]] = {}
+    for i, key in enumerate(keys):
+        end = real[i]
+        if key.get("enabled", True):
+            end = real[i + 1] if i + 1 < len(keys) else max((value.get("framesCount", at[i]) - 1) * scale, end)
+        frames = np.arange(round(real[i]), round(end) + 1)
+        shown = np.stack([np.interp(frames, real, side) for side in sides.T], 1)
+        boxes |= zip(frames.tolist(), shown, strict=True)
+    return boxes
+
+
+def _frames_per_frame(
+    where: str, path: Path, video: str, value: Mapping, keys: Sequence[Mapping], fps: float | None
+) -> float:
+    """How many frames of the video one of the editor is; InputError where that cannot be known."""
+    rates = [key["frame"] / key["time"] for key in keys if key.get("time")]
+    if not rates and value.get("duration"):
+        rates = [value["framesCount"] / value["duration"]]
+    if fps is not None:
+        return fps / rates[0] if rates else 1.0
+    place = where.removeprefix(f"{path}: ")
+    if not rates:
+        raise needed(path, f"{place}: no times, so that its frames may not be the video's ({video})", "fps")
+    if abs(rates[0] - DEFAULT_RATE) < 0.01:
+        counted = f"{place}: the editor counted {DEFAULT_RATE} frames a second, its default, whatever the video has"
+        raise needed(path, f"{counted} (video {video})", "fps")
+    return 1.0
