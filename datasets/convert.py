@@ -60,8 +60,7 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         file = read_annotation_file(source, format, options)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-    labels = list(options.get("labels") or file.labels)
-    file = checked(file, labels)
+    file = checked(file, list(options.get("labels") or file.labels))
     lost = WRITERS[to](file, target)
     return [*summary(file), *(f"not carried over as it is: {line}" for line in lost), f"-> {target}"]
 
@@ -71,7 +70,7 @@ def summary(file: AnnotationFile) -> list[str]:
     tubes = [tube for video in file.videos.values() for tube in video.tubes]
     empty = sum(not video.tubes for video in file.videos.values())
     people = len({(name, tube.person_id) for name, video in file.videos.items() for tube in video.tubes})
-    counts = Counter(file.labels[t.label] if isinstance(t.label, int) else t.label for t in tubes)
+    counts = Counter(tube.label for tube in tubes)
     named = [f"{label} {counts[label]}" for label in file.labels] + [f"no action {counts[None]}"] * (None in counts)
     return [
         f"{counted(len(file.videos), 'video')} ({empty} without tubes), people {people}, tubes {len(tubes)}, "
@@ -83,11 +82,10 @@ def summary(file: AnnotationFile) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = Parser("Convert annotations between formats, or predictions to the form that eval_map.py reads.")
-    parser.add_argument("input", help="file, or folder of a format that has such")
-    parser.add_argument("output", help="file to write (of cvat and mot: or a folder, one file a video)")
-    parser.flag(
-        "formats", "from", dest="source", required=True, choices=(*FORMATS, *PREDICTIONS), help="format of the input"
-    )
+    parser.add_argument("input", help="file, or the folder that the format is")
+    parser.add_argument("output", help="file to write (cvat, mot: or a folder, for one file a video)")
+    readable = (*FORMATS, *PREDICTIONS)
+    parser.flag("formats", "from", dest="source", required=True, choices=readable, help="format of the input")
     parser.flag("formats", "to", choices=tuple(WRITERS), default="json", help="format to write")
     parser.flag("formats", "options", help="JSON file of what the input does not say (docs/own_data.md lists it)")
     args = parser.parse_args()

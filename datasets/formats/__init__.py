@@ -1,4 +1,4 @@
-"""Formats of annotations and predictions: one file each, registered in a table.
+"""Annotation formats: one file each, registered in `FORMATS`; those that can be written too, in `WRITERS`.
 
 A reader gives what the file says and judges only what has a place in its format (a line, a track, a region);
 `datasets.annotations` checks the tubes of all formats alike. `read(path, *, option, ...)` takes what its files do not
@@ -40,10 +40,7 @@ FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "label_studio": label_studio.read,
     "via3": via3.read,
 }
-"""Annotations: the names that `format:` of a project file may have."""
-
-PREDICTIONS: dict[str, Callable[..., AnnotationFile]] = {}
-"""Predictions of other programs, tubes with scores."""
+"""The names that `format:` of a project file may have."""
 
 WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
     "json": project_json.write,
@@ -56,14 +53,9 @@ WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
 """What annotations can be written as; a writer returns lines about what it could not carry over as it is."""
 
 
-def reader(format: str) -> Callable[..., AnnotationFile]:
-    """The `read` of annotations or predictions of this name."""
-    return FORMATS[format] if format in FORMATS else PREDICTIONS[format]
-
-
 def options_of(format: str) -> list[str]:
     """Names of the options that a format has beside `labels`, which goes with every one."""
-    parameters = inspect.signature(reader(format)).parameters.values()
+    parameters = inspect.signature(FORMATS[format]).parameters.values()
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
@@ -80,11 +72,11 @@ def check_options(format: str, options: Mapping[str, object]) -> None:
 
 
 def read_annotation_file(path: Path, format: str, options: Mapping[str, object] | None = None) -> AnnotationFile:
-    """Read a file or folder of annotations or predictions; the last two stay in memory until they change.
+    """Read an annotation file, or the folder that the format is; the last two stay in memory until they change.
 
     Args:
         path: the file.
-        format: a name of `FORMATS` or `PREDICTIONS`.
+        format: a name of `FORMATS`.
         options: checked (`check_options`); `labels` are passed on to the readers that ask for them.
 
     Raises:
@@ -100,7 +92,7 @@ def read_annotation_file(path: Path, format: str, options: Mapping[str, object] 
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, format: str, options: str, stamps: tuple) -> AnnotationFile:
     try:
-        return reader(format)(path, **json.loads(options))
+        return FORMATS[format](path, **json.loads(options))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not an annotation file of the format {format} ({reason})") from None

@@ -20,15 +20,14 @@ class RawTube(NamedTuple):
     """A tube as annotated.
 
     `frames` int64 (T,), counted from 0; `boxes` float64 (T, 4), xyxy pixels; `label` an index, a name or None (a
-    person without action); `person_id` None where the file has none; `score` of a prediction; `place` where the file
-    has it ("track 3"), for messages.
+    person without action); `person_id` None where the file has none; `place` is where the file has
+    it ("track 3"), for messages.
     """
 
     frames: np.ndarray
     boxes: np.ndarray
     label: int | str | None
     person_id: int | None = None
-    score: float = 1.0
     place: str = ""
 
 

@@ -173,8 +173,8 @@ def _number(element: ET.Element, path: str, default: int) -> int:
 def _tasks(meta: ET.Element) -> dict[str, Task]:
     """The tasks of a project by id, or the one task or job under the key ''."""
     if meta.find("project") is None:
-        about = next((e for e in (meta.find("task"), meta.find("job")) if e is not None), meta)
-        return {"": _task(about, meta)}
+        abouts = [about for about in (meta.find("task"), meta.find("job")) if about is not None]
+        return {"": _task(abouts[0], meta)} if abouts else {}
     tasks, before = {}, {}
     for element in meta.iterfind("project/tasks/task"):
         task = tasks[_text(element, "id")] = _task(element, element)

@@ -84,16 +84,6 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     return []
 
 
-def write_predictions(file: AnnotationFile, path: Path) -> None:
-    """Write predictions in the form that `eval_map.py --predictions` reads; label indices become names."""
-    videos = {}
-    for name, video in file.videos.items():
-        named = [t.label if isinstance(t.label, str) else file.labels[t.label] for t in video.tubes]
-        tubes = [{"label": n, "score": t.score, **_columns(t)} for n, t in zip(named, video.tubes, strict=True)]
-        videos[name] = {"tubes": tubes}
-    _save(path, {"labels": file.labels, "videos": videos})
-
-
 def _columns(tube: RawTube) -> dict[str, list]:
     return {"frames": tube.frames.tolist(), "boxes": np.asarray(tube.boxes, np.float64).round(3).tolist()}
 
