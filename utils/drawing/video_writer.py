@@ -3,17 +3,15 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
 from utils.drawing.draw import colour_of, draw_boxes
 from utils.drawing.timeline import GROUND, Person, Strip
+from utils.drawing.video_encoder import VideoEncoder
 from utils.misc import InputError
 from utils.storage.files import atomic
 
@@ -21,8 +19,6 @@ LEAST, MOST = 480, 1280  # pixels of the longer side: text must be readable, and
 LEAST_WIDTH = 320  # of the strip
 PAGE_SECONDS = 20.0  # that the strip shows at a time, at most
 ROWS = 6  # people with a row of their own in the strip, at most
-ENCODER = {"preset": "ultrafast", "crf": "21", "x264-params": "cabac=1:deblock=1"}
-"""A third of the time of x264's preset veryfast, for twice the bytes."""
 
 
 def image_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -74,20 +70,13 @@ class TubeVideoWriter:
         self.size = self.strip.width, height + height % 2
         self.frame = 0
         self._page = np.full((*self.size[::-1], 3), GROUND, np.uint8)
-        self._reformatter = VideoReformatter()
         self._stack = ExitStack()
 
     def __enter__(self) -> "TubeVideoWriter":
         with ExitStack() as stack:
             part = stack.enter_context(atomic(self.path))
-            container = av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"})
-            self._container = stack.enter_context(container)
-            rate = Fraction(self.fps).limit_denominator(1001)
-            self._stream = container.add_stream("libx264", rate=rate, options=ENCODER)
-            self._stream.width, self._stream.height = self.size
-            context = self._stream.codec_context  # players guess colours that are not named
-            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            self._encoder = VideoEncoder(part, self.size, self.fps)
+            stack.push(lambda kind, *_: self._encoder.close(flush=kind is None))
             self._stack = stack.pop_all()
         return self
 
@@ -99,7 +88,6 @@ class TubeVideoWriter:
                 raise error
             if self.frame == 0:
                 raise InputError(f"{self.path}: a video without frames cannot be written")
-            self._encode(None)
 
     def write(self, image: np.ndarray, people: Sequence[Person]) -> None:
         """Add the next frame, an image of `image_size` (see `resize_image`) that is drawn on, and its people."""
@@ -117,23 +105,8 @@ class TubeVideoWriter:
         left = (self.size[0] - width) // 2
         self._page[:height, left : left + width] = image
         self._page[height : height + self.strip.height] = self.strip.image(self.frame)
-        self._encode(self._page)
+        self._encoder.write(self._page)
         self.frame += 1
-
-    def _encode(self, page: np.ndarray | None) -> None:
-        """Encode a page, uint8 RGB (H, W, 3); None flushes the encoder."""
-        frame = None
-        if page is not None:
-            frame = self._reformatter.reformat(
-                av.VideoFrame.from_numpy_buffer(page, "rgb24"),
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=Interpolation.POINT,  # of chroma
-                threads=1,
-            )
-            frame.pts = self.frame
-        self._container.mux(self._stream.encode(frame))
 
     def _caption(self, person: Person) -> str:
         if 0 <= person.label < len(self.labels):

@@ -1,0 +1,172 @@
+"""A page that shows metrics, and videos with ground truth and predictions; it opens from the disk in any browser.
+
+`index.html` holds the code and what the list needs; a folder beside it two scripts for each video, its tubes and the
+video itself, which the page loads when the video is looked at. The folder has a new name in each report, and
+`index.html` is replaced at once, so that a stopped run leaves the old report or the new one.
+"""
+
+import base64
+import json
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from utils.drawing.draw import PALETTE
+from utils.drawing.video_encoder import VideoEncoder, browser_suffix, encoded_rate, fit_image
+from utils.misc import InputError, counted, progress
+from utils.storage.files import atomic, sync
+
+GENERATOR = "query matching report"
+SCRIPTS = ("dom.js", "charts.js", "boxes.js", "player.js", "timeline.js", "page.js")
+LONGEST_SIDE = 1280  # pixels of a video: what a laptop plays
+LARGEST_SCRIPT = 2**25  # bytes of a video that comes in a script, see player.js; a longer one is a file
+FILES = "files-"  # the folder's name begins with it
+
+Frames = Callable[[str], Iterable[np.ndarray]]
+
+
+def write_report(
+    folder: str | Path, report: Mapping, frames_of: Frames | None = None, n_videos: int = 0, threads: int = 1
+) -> Path:
+    """Write the page into `folder`, over an earlier one.
+
+    Args:
+        folder: made where it is missing; one with another `index.html` is refused.
+        report: plain values (JSON) under these keys:
+            `title` and `facts` (name -> text), above the page;
+            `labels`: the classes' names;
+            `metrics`: `{"name", "value"[, "low", "high"]}`;
+            `charts`: `{"kind", "title"[, "folded"]}` with, by its kind, `rows` (bars: `{"name", "value"[, "low",
+            "high", "series", "note"]}`), `curves` (`{"name", "note", "x", "y"}`) and the axes' names `x` and `y`, or
+            `rows`, `columns` and `counts` (a matrix);
+            `columns`: the counts that the list of videos shows, its order is by the first, falling;
+            `videos`: `{"name", "width", "height", "fps", "n_frames", "counts", "gt", "pred", "events"}`, where `gt` and
+            `pred` are `{"person", "name", "colour", "label", "score", "frames", "boxes"[, "error"]}` and `events`
+            `{"frame", "text"}`.
+        frames_of: video's name -> its frames in order, uint8 RGB (H, W, 3); None: the page has no videos.
+        n_videos: how many videos, in the list's order, are written; 0: all.
+        threads: videos written at a time.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        InputError: `folder` holds a page that is no report.
+        OSError: the disk is full.
+    """
+    folder = Path(folder)
+    index = folder / "index.html"
+    if index.exists() and GENERATOR not in index.read_text(encoding="utf-8", errors="replace")[:2000]:
+        raise InputError(f"{index}: is no report of this project; name another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / f"{FILES}{uuid.uuid4().hex[:8]}"
+    files.mkdir()
+    try:
+        sources = _write_videos(files, report, frames_of, n_videos, threads)
+        videos = []
+        for i, (video, (src, fps)) in enumerate(zip(report["videos"], sources, strict=True)):
+            data = files / f"{i:05d}.js"
+            tubes = {side: [_compact(tube) for tube in video[side]] for side in ("gt", "pred")}
+            data.write_text(f"loaded({i}, {safe_json(tubes | {'events': video.get('events', [])})});\n")
+            sync(data)
+            kept = {key: video[key] for key in ("name", "width", "height", "n_frames", "counts")}
+            videos.append({**kept, "fps": fps, "src": src, "data": f"{files.name}/{data.name}"})
+        data = {**report, "videos": videos}
+        data["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
+        with atomic(index) as part:
+            part.write_text(_page(data), encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(files)
+        raise
+    for old in folder.glob(f"{FILES}*"):
+        if old != files and re.fullmatch(FILES + "[0-9a-f]{8}", old.name):
+            shutil.rmtree(old)
+    return index
+
+
+def safe_json(value: object) -> str:
+    """`value` as ASCII JSON that is safe within an HTML script element and as JavaScript: no `<`, so no `</script>`."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _page(data: Mapping) -> str:
+    """The text of `index.html`."""
+    here = Path(__file__).parent
+    texts = {name: (here / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", *SCRIPTS)}
+    title = str(data["title"]).replace("&", "&amp;").replace("<", "&lt;").encode("ascii", "xmlcharrefreplace").decode()
+    parts = {
+        "generator": GENERATOR,
+        "title": title,
+        "style": texts["style.css"],
+        "script": "\n".join(texts[name] for name in SCRIPTS),
+        "data": safe_json(data),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], texts["page.html"])
+
+
+def _compact(tube: Mapping) -> dict:
+    """A tube as its video's script holds it: runs of frames (first, number), and boxes in one list, to 0.1 pixel."""
+    frames = np.asarray(tube["frames"], np.int64)
+    begins = np.flatnonzero(np.diff(frames, prepend=frames[:1] - 2) > 1)
+    runs = np.stack([frames[begins], np.diff(begins, append=len(frames))], 1)
+    boxes = np.nan_to_num(np.asarray(tube["boxes"], np.float64)).round(1).ravel()
+    kept = {key: value for key, value in tube.items() if key not in ("frames", "boxes")}
+    return {**kept, "runs": runs.tolist(), "boxes": [int(v) if v == int(v) else v for v in boxes.tolist()]}
+
+
+def _write_videos(
+    files: Path, report: Mapping, frames_of: Frames | None, n_videos: int, threads: int
+) -> list[tuple[str | None, float]]:
+    """Each video's file, relative to the page (None where it has none), and its frames a second."""
+    videos = report["videos"]
+    column = next(iter(report["columns"]), None)
+    order = sorted(range(len(videos)), key=lambda i: (-(videos[i]["counts"].get(column) or 0), i))
+    chosen = order[: n_videos or None] if frames_of else []
+
+    suffix = browser_suffix()
+
+    def write(i: int) -> str | InputError:
+        path = files / f"{i:05d}{suffix}"
+        try:
+            write_video(path, frames_of(videos[i]["name"]), videos[i]["fps"])
+        except InputError as error:  # the page shows the boxes alone
+            path.unlink(missing_ok=True)
+            return error
+        if path.stat().st_size <= LARGEST_SCRIPT:
+            text = base64.b64encode(path.read_bytes()).decode()
+            path.unlink()
+            path = path.with_name(f"{i:05d}.video.js")
+            path.write_text(f'loadedVideo({i}, "data:video/{suffix[1:]};base64,{text}");\n')
+        sync(path)
+        return f"{files.name}/{path.name}"
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        done = pool.map(write, chosen)
+        results = list(progress(done, desc="videos of the page", total=len(chosen), unit="video", leave=False))
+    failed = [str(result) for result in results if isinstance(result, InputError)]
+    if failed:
+        print(
+            f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}", file=sys.stderr
+        )
+    written = {i: src for i, src in zip(chosen, results, strict=True) if isinstance(src, str)}
+    return [(written.get(i), float(encoded_rate(video["fps"]))) for i, video in enumerate(videos)]
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Encode frames, uint8 RGB (H, W, 3), for the page: every frame in its place, a key frame in every half second."""
+    encoder = None
+    try:
+        for frame in frames:
+            image = np.ascontiguousarray(fit_image(frame, LONGEST_SIDE))
+            if encoder is None:
+                encoder = VideoEncoder(path, (image.shape[1], image.shape[0]), fps, max(round(fps / 2), 1))
+            encoder.write(image)
+    finally:
+        if encoder is not None:
+            encoder.close()
