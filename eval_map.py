@@ -42,12 +42,13 @@ from utils.flags import (
     add_preset_flags,
     add_run_flags,
 )
-from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, Evaluation, measure
+from utils.metrics.average_precision import PROTOCOLS
+from utils.metrics.compare import write_resamples
+from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, write_results
 from utils.storage.files import epoch_path
 from utils.storage.tracks import TrackStore
-from utils.video_map import PROTOCOLS
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,8 @@ def parse_args() -> argparse.Namespace:
     parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc", help="evaluation protocol of AP")
     parser.flag("evaluation", "count_duplicates", action="store_true",
                 help="v-mAP as published: a second detection of a ground-truth tube is correct too")  # fmt: skip
+    parser.flag("evaluation", "bootstrap", type=count, default=0,
+                help="resamples of the videos, from which 95 %% intervals are made (1000; 0: none)")  # fmt: skip
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="thresholds of 3D IoU (frame-mAP: of IoU), or ranges such as 0.5:0.95")  # fmt: skip
     add_log_flags(parser)
@@ -259,17 +262,19 @@ def main() -> None:
     else:
         measured = from_tracks(args, project, videos.keys(), bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
-    evaluation = Evaluation(
-        *measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, args.count_duplicates
-    )
+    how = {"count_duplicates": args.count_duplicates, "bootstrap": args.bootstrap, "seed": args.seed}
+    evaluation = Evaluation(*measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, **how)
     metrics: dict = {"tubes": sum(map(len, measured.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, evaluation) | {"videos_left_out": len(bad or {})}
+    resamples = metrics.pop(RESAMPLES, None)
     tell_left_out(bad or {})
     name = f"{measured.name}-{args.metric}"
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
     plots = (lambda folder: plot(folder, evaluation, project, args.plot_video)) if args.plot else None
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, plots)
+    if resamples:
+        write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
     print(f"results: {path}")
     if args.save_predictions or args.export:
         formats = ["json"] * args.save_predictions + [args.export] * bool(args.export)

@@ -12,74 +12,47 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
+from utils.metrics.average_precision import PROTOCOLS, Protocol, average_precision
 from utils.metrics.overlaps import box_pairs, by_content, check_thresholds, check_tubes, tube_pairs
 from utils.metrics.published import published_motion_ap, published_video_map
 from utils.misc import InputError
 
 Tubes = Mapping[str, Sequence[Tube]]
-NOT_EVALUATED = (
-    "aerobic kick jump",
-    "aerobic off axis jump",
-    "aerobic butterfly jump",
-    "aerobic balance turn",
-    "basketball save",
-    "basketball jump ball",
-)
-"""The labels of MultiSports that are not in its mean."""
-
-
-def area_under_envelope(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
-    """Area under the precision envelope at every recall, as PASCAL VOC since 2010."""
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope[correct].sum() / n_gt)
-
-
-def area_of_trapezoids(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
-    """Area of trapezoids under the raw curve, which begins at precision 1."""
-    previous = np.append(1.0, precision[:-1])
-    return float((precision + previous)[correct].sum() / 2 / n_gt)
-
-
-class Protocol(NamedTuple):
-    """How AP is computed.
-
-    area: the area under the curve, from the precision after each detection, float64 (n,), whether each is correct, bool
-    (n,), and the number of ground truths. inclusive: x1 and y1 of a box are its last pixels, so that it is one pixel
-    wider and higher than their difference. spans: see `utils.metrics.overlaps.tube_ious`. taken_too: a detection takes
-    the ground truth that it overlaps most of all, and is a false positive where that one is taken. left_out: labels
-    that are not in the mean.
-    """
-
-    area: Callable[[np.ndarray, np.ndarray, int], float]
-    inclusive: bool
-    spans: bool = False
-    taken_too: bool = False
-    left_out: frozenset[str] = frozenset()
-
-
-PROTOCOLS = {
-    "voc": Protocol(area_under_envelope, inclusive=False),
-    # the evaluation of the ACT detector (Kalogeiton et al., ICCV 2017), which the field's tables come from
-    "act": Protocol(area_of_trapezoids, inclusive=True),
-    # the evaluation of MultiSports since 2022 (Li et al., ICCV 2021)
-    "multisports": Protocol(
-        area_under_envelope, inclusive=False, spans=True, taken_too=True, left_out=frozenset(NOT_EVALUATED)
-    ),
-}
 
 
 class Candidates(NamedTuple):
     """One class's n detections by falling score, and the ground truth that each overlaps.
 
     scores: float64 (n,). pred, gt: int64 (k,), indices of the detection and the ground truth of each pair, by rising
-    detection, then falling IoU; iou: float64 (k,). n_gt: how many the ground truths are.
+    detection, then falling IoU; iou: float64 (k,). video, gt_video: int64 (n,) and (n_gt,), the place of each one's
+    video among the sorted names of both sides' videos. row, gt_row: int64 (n,) and (n_gt,), which of its video's tubes
+    each is, or with `box_pairs` which of the boxes where these tubes stand one after another.
     """
 
     scores: np.ndarray
     pred: np.ndarray
     gt: np.ndarray
     iou: np.ndarray
-    n_gt: int
+    video: np.ndarray
+    gt_video: np.ndarray
+    row: np.ndarray
+    gt_row: np.ndarray
+
+    @property
+    def n_gt(self) -> int:
+        return len(self.gt_video)
+
+
+class Ranking(NamedTuple):
+    """What AP is computed from: one class's n detections by falling score at one threshold.
+
+    correct: bool (n,). video: int64 (n,), the place of each one's video among the V videos' sorted names; n_gt: int64
+    (V,), the ground truths of each video.
+    """
+
+    correct: np.ndarray
+    video: np.ndarray
+    n_gt: np.ndarray
 
 
 def calc_video_map(
@@ -113,10 +86,35 @@ def calc_video_map(
     if protocol == "published":
         ap = [published_video_map(pred, gt, num_classes, threshold) for threshold in thresholds]
         return np.stack(ap) if np.ndim(tiou_th) else ap[0]
-    classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
+    rankings = video_rankings(pred, gt, num_classes, thresholds, protocol, count_duplicates)
+    ap = ap_of_rankings(rankings, protocol)
+    return ap if np.ndim(tiou_th) else ap[0]
+
+
+def video_rankings(
+    pred: Tubes,
+    gt: Tubes,
+    num_classes: int,
+    thresholds: Sequence[float],
+    protocol: str = "voc",
+    count_duplicates: bool = False,
+) -> list[list[Ranking]]:
+    """For each threshold the ranking of each class that `calc_video_map` takes AP from; arguments are its."""
+    classes = tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
     choose = nearest if count_duplicates else matching(protocol)
-    ap = [[average_precision(choose(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
-    return np.array(ap if np.ndim(tiou_th) else ap[0], np.float64)
+    n_videos = len({*pred, *gt})
+    return [[ranking(c, choose(c, th) >= 0, n_videos) for c in classes] for th in thresholds]
+
+
+def ap_of_rankings(rankings: Sequence[Sequence[Ranking]], protocol: str) -> np.ndarray:
+    """AP of every ranking, float64 (thresholds, classes)."""
+    ap = [[average_precision(r.correct, int(r.n_gt.sum()), protocol) for r in row] for row in rankings]
+    return np.array(ap, np.float64)
+
+
+def ranking(c: Candidates, correct: np.ndarray, n_videos: int) -> Ranking:
+    """The ranking of a class's detections, `correct` bool (n,)."""
+    return Ranking(correct, c.video, np.bincount(c.gt_video, minlength=n_videos))
 
 
 def calc_motion_ap(
@@ -137,19 +135,29 @@ def calc_motion_ap(
         pooled = [published_motion_ap(pred, gt, num_classes, threshold) for threshold in thresholds]
         rows = {category: np.array([[ap[category]] for ap in pooled]) for category in MOTION_CATEGORIES}
         return {category: row if np.ndim(tiou_th) else row[0] for category, row in rows.items()}
-    classes = _tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
-    ap = {category: np.full((len(thresholds), num_classes), np.nan) for category in MOTION_CATEGORIES}
-    for label, candidates in enumerate(classes):
+    rankings = motion_rankings(pred, gt, num_classes, thresholds, protocol)
+    ap = {category: ap_of_rankings(rows, protocol) for category, rows in rankings.items()}
+    return {category: rows if np.ndim(tiou_th) else rows[0] for category, rows in ap.items()}
+
+
+def motion_rankings(
+    pred: Tubes, gt: Tubes, num_classes: int, thresholds: Sequence[float], protocol: str = "voc"
+) -> dict[str, list[list[Ranking]]]:
+    """By category, for each threshold the ranking of each class that `calc_motion_ap` takes AP from."""
+    classes = tube_candidates(pred, gt, num_classes, min(thresholds), protocol)
+    n_videos = len({*pred, *gt})
+    rankings: dict[str, list] = {category: [[] for _ in thresholds] for category in MOTION_CATEGORIES}
+    for label, c in enumerate(classes):
         motion = motion_categories([tube for video in sorted(gt) for tube in _of_class(gt[video], label)])
         motion = np.array([*motion, ""])  # the last is that of index -1, no ground truth
-        for row, threshold in enumerate(thresholds):
-            matched = matching(protocol)(candidates, threshold)
-            category_of = motion[np.where(matched >= 0, matched, nearest(candidates, threshold))]
+        for i, threshold in enumerate(thresholds):
+            matched = matching(protocol)(c, threshold)
+            category_of = motion[np.where(matched >= 0, matched, nearest(c, threshold))]
             for category in MOTION_CATEGORIES:
                 counted = (category_of == category) | (category_of == "")
-                n_gt = int((motion == category).sum())
-                ap[category][row, label] = average_precision(matched[counted] >= 0, n_gt, protocol)
-    return {category: rows if np.ndim(tiou_th) else rows[0] for category, rows in ap.items()}
+                n_gt = np.bincount(c.gt_video[motion[:-1] == category], minlength=n_videos)
+                rankings[category][i].append(Ranking(matched[counted] >= 0, c.video[counted], n_gt))
+    return rankings
 
 
 def calc_frame_map(
@@ -174,17 +182,23 @@ def calc_frame_map(
         ValueError: `frame_scores` does not fit the boxes.
     """
     thresholds = check_thresholds(iou_th)
-    if frame_scores is None:
-        frame_scores = {video: [np.full(len(tube), tube.score) for tube in tubes] for video, tubes in pred.items()}
-    for video, tubes in pred.items():
-        if [len(tube) for tube in tubes] != [len(scores) for scores in frame_scores[video]]:
-            raise ValueError(f"frame_scores of video {video!r}: one score is needed for every box of every tube")
-        if not all(np.isfinite(scores).all() for scores in frame_scores[video]):
-            raise InputError(f"frame_scores of video {video!r}: a score is not finite")
-    classes = _candidates(pred, frame_scores, gt, num_classes, box_pairs, min(thresholds), protocol)
+    ap = ap_of_rankings(frame_rankings(pred, gt, num_classes, thresholds, protocol, frame_scores), protocol)
+    return ap if np.ndim(iou_th) else ap[0]
+
+
+def frame_rankings(
+    pred: Tubes,
+    gt: Tubes,
+    num_classes: int,
+    thresholds: Sequence[float],
+    protocol: str = "voc",
+    frame_scores: Mapping[str, Sequence[np.ndarray]] | None = None,
+) -> list[list[Ranking]]:
+    """For each threshold the ranking of each class that `calc_frame_map` takes AP from; arguments are its."""
+    classes = frame_candidates(pred, gt, num_classes, min(thresholds), protocol, frame_scores)
+    n_videos = len({*pred, *gt})
     choose = matching(protocol)
-    ap = [[average_precision(choose(c, th) >= 0, c.n_gt, protocol) for c in classes] for th in thresholds]
-    return np.array(ap if np.ndim(iou_th) else ap[0], np.float64)
+    return [[ranking(c, choose(c, th) >= 0, n_videos) for c in classes] for th in thresholds]
 
 
 def sorted_matches(
@@ -197,7 +211,7 @@ def sorted_matches(
         tubes each class has, int64 (num_classes,).
     """
     (threshold,) = check_thresholds(tiou_th)
-    classes = _tube_candidates(pred, gt, num_classes, threshold, protocol)
+    classes = tube_candidates(pred, gt, num_classes, threshold, protocol)
     return [matching(protocol)(c, threshold) >= 0 for c in classes], np.array([c.n_gt for c in classes], np.int64)
 
 
@@ -205,20 +219,6 @@ def mean_ap(ap: np.ndarray) -> float:
     """The mean over the classes that have ground truth, NaN where none has; `ap` (num_classes,)."""
     known = ap[~np.isnan(ap)]
     return float(known.mean()) if len(known) else float("nan")
-
-
-def average_precision(correct: np.ndarray, n_gt: int, protocol: str = "voc") -> float:
-    """AP of one class, NaN without ground truth.
-
-    Args:
-        correct: bool (n,), whether each detection is correct, by falling score.
-        n_gt: number of ground truths.
-        protocol: one of `PROTOCOLS`.
-    """
-    if not n_gt:
-        return float("nan")
-    precision = correct.cumsum() / np.arange(1, len(correct) + 1)
-    return PROTOCOLS[protocol].area(precision, correct, n_gt)
 
 
 def match(candidates: Candidates, threshold: float) -> np.ndarray:
@@ -258,9 +258,29 @@ def _of_class(tubes: Sequence[Tube], label: int) -> list[Tube]:
     return [tube for tube in tubes if tube.label == label and len(tube)]
 
 
-def _tube_candidates(pred: Tubes, gt: Tubes, num_classes: int, min_iou: float, protocol: str) -> list[Candidates]:
+def tube_candidates(pred: Tubes, gt: Tubes, num_classes: int, min_iou: float, protocol: str) -> list[Candidates]:
+    """The candidates of every class among tubes; pairs below `min_iou` are left out."""
     scores = {video: [[tube.score] for tube in tubes] for video, tubes in pred.items()}
     return _candidates(pred, scores, gt, num_classes, tube_pairs, min_iou, protocol)
+
+
+def frame_candidates(
+    pred: Tubes,
+    gt: Tubes,
+    num_classes: int,
+    min_iou: float,
+    protocol: str,
+    frame_scores: Mapping[str, Sequence[np.ndarray]] | None = None,
+) -> list[Candidates]:
+    """The candidates of every class among boxes; pairs below `min_iou` are left out."""
+    if frame_scores is None:
+        frame_scores = {video: [np.full(len(tube), tube.score) for tube in tubes] for video, tubes in pred.items()}
+    for video, tubes in pred.items():
+        if [len(tube) for tube in tubes] != [len(scores) for scores in frame_scores[video]]:
+            raise ValueError(f"frame_scores of video {video!r}: one score is needed for every box of every tube")
+        if not all(np.isfinite(scores).all() for scores in frame_scores[video]):
+            raise InputError(f"frame_scores of video {video!r}: a score is not finite")
+    return _candidates(pred, frame_scores, gt, num_classes, box_pairs, min_iou, protocol)
 
 
 def _candidates(
@@ -299,22 +319,41 @@ def _class_candidates(
     protocol: Protocol,
 ) -> Candidates:
     """The candidates of one class; arguments as of `_candidates`."""
+    empty = np.zeros(0, np.int64)
     class_scores: list[float] = []
-    options = (protocol.inclusive, protocol.spans) if pairs_of is tube_pairs else (protocol.inclusive,)
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    n_gt = 0
-    for video in sorted({*pred, *gt}):
-        scored = zip(pred.get(video, ()), scores.get(video, ()), strict=True)
-        detections = [(tube, score) for tube, score in scored if tube.label == label and len(tube)]
-        detections.sort(key=lambda detection: by_content(detection[0]))
-        targets = _of_class(gt.get(video, ()), label)
-        if detections and targets:
-            i, j, iou = pairs_of([tube for tube, _ in detections], targets, min_iou, *options)
-            parts.append((i + len(class_scores), j + n_gt, iou))
-        class_scores += [s for _, score in detections for s in score]
-        n_gt += len(targets) if pairs_of is tube_pairs else sum(map(len, targets))
+    parts, videos, gt_videos, pred_rows, gt_rows = [(empty, empty, np.zeros(0))], [], [], [empty], [empty]
+    of_tubes = pairs_of is tube_pairs
+    options = (protocol.inclusive, protocol.spans) if of_tubes else (protocol.inclusive,)
+    for place, video in enumerate(sorted({*pred, *gt})):
+        own, targets = pred.get(video, ()), gt.get(video, ())
+        chosen = [i for i, tube in enumerate(own) if tube.label == label and len(tube)]
+        chosen.sort(key=lambda i: by_content(own[i]))
+        of_class = [j for j, tube in enumerate(targets) if tube.label == label and len(tube)]
+        if chosen and of_class:
+            i, j, iou = pairs_of([own[i] for i in chosen], [targets[j] for j in of_class], min_iou, *options)
+            parts.append((i + len(videos), j + len(gt_videos), iou))
+        for rows, places, tubes, indices in ((pred_rows, videos, own, chosen), (gt_rows, gt_videos, targets, of_class)):
+            rows.append(np.array(indices, np.int64) if of_tubes else _box_rows(tubes, indices))
+            places += [place] * len(rows[-1])
+        class_scores += [s for i in chosen for s in scores[video][i]]
     i, j, iou = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(-np.array(class_scores), kind="stable")
     rank = np.argsort(order)
     by_rank = np.lexsort((j, -iou, rank[i]))
-    return Candidates(np.array(class_scores)[order], rank[i][by_rank], j[by_rank], iou[by_rank], n_gt)
+    return Candidates(
+        scores=np.array(class_scores)[order],
+        pred=rank[i][by_rank],
+        gt=j[by_rank],
+        iou=iou[by_rank],
+        video=np.array(videos, np.int64)[order],
+        gt_video=np.array(gt_videos, np.int64),
+        row=np.concatenate(pred_rows)[order],
+        gt_row=np.concatenate(gt_rows),
+    )
+
+
+def _box_rows(tubes: Sequence[Tube], indices: Sequence[int]) -> np.ndarray:
+    """Which boxes those of some tubes are where all tubes stand one after another, int64."""
+    first = np.append(0, np.cumsum([len(tube) for tube in tubes]))
+    rows = [np.arange(first[i], first[i] + len(tubes[i])) for i in indices]
+    return np.concatenate([np.zeros(0, np.int64), *rows])

@@ -4,16 +4,30 @@ A metric is one function from an `Evaluation` to its values, in `METRICS`. A pro
 `utils.video_map.PROTOCOLS`, or, where a benchmark's own code defines a metric otherwise, a function in `OFFICIAL`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube
+from utils.metrics.average_precision import PROTOCOLS
+from utils.metrics.bootstrap import draw_resamples, interval, mean_of_classes, resampled_classes
 from utils.metrics.multisports import RANGES
 from utils.misc import InputError
-from utils.results import print_table
-from utils.video_map import PROTOCOLS, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
+from utils.results import cell, print_table
+from utils.video_map import (
+    Ranking,
+    ap_of_rankings,
+    calc_motion_ap,
+    calc_video_map,
+    frame_rankings,
+    mean_ap,
+    motion_rankings,
+    video_rankings,
+)
+
+RESAMPLES = "resamples"
+"""Key of a metric's values in every resample, which lie beside the results file, not in it."""
 
 
 class Evaluation(NamedTuple):
@@ -21,6 +35,7 @@ class Evaluation(NamedTuple):
 
     pred: every video's action tubes. frame_scores: the scores of each of them in each of its frames, float (T,).
     gt: every video's ground truth. sizes: every video's width, height and number of frames, 0 where unknown.
+    bootstrap: the number of resamples of videos that intervals are made of, 0: none. seed: of their draws.
     """
 
     pred: dict[str, list[Tube]]
@@ -31,29 +46,46 @@ class Evaluation(NamedTuple):
     thresholds: list[float]
     protocol: str = "voc"
     count_duplicates: bool = False
+    bootstrap: int = 0
+    seed: int = 42
 
 
 def video_map(e: Evaluation) -> dict:
-    """`v-mAP@T` and `AP@T` by class; printed as a table."""
+    """`v-mAP@T` and `AP@T` by class; printed as a table. With a bootstrap motion-AP too, so that results can be
+    compared by motion."""
     args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.count_duplicates
-    return ap_by_class("v-mAP", calc_video_map(*args), e)
+    if e.protocol not in PROTOCOLS:
+        return ap_by_class("v-mAP", calc_video_map(*args), e)
+    rankings = video_rankings(*args)
+    metrics = ap_by_class("v-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
+    return _merged(metrics, motion_ap(e)) if e.bootstrap and not e.count_duplicates else metrics
 
 
 def frame_map(e: Evaluation) -> dict:
     """`frame-mAP@T` and `AP@T` by class; printed as a table."""
-    args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.frame_scores
-    return ap_by_class("frame-mAP", calc_frame_map(*args), e)
+    rankings = frame_rankings(e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.frame_scores)
+    return ap_by_class("frame-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
 
 
 def motion_ap(e: Evaluation) -> dict:
     """`motion-AP@T` by motion category; printed as a table."""
-    ap = calc_motion_ap(e.pred, e.gt, len(e.labels), e.thresholds, e.protocol)
+    args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol
+    resamples = {}
+    if e.protocol not in PROTOCOLS:
+        ap = calc_motion_ap(*args)
+    else:
+        rankings = motion_rankings(*args)
+        ap = {category: ap_of_rankings(rows, e.protocol) for category, rows in rankings.items()}
+        resamples = _resamples("motion-AP", rankings, e)
     means = {category: [mean_ap(row) for row in ap[category]] for category in MOTION_CATEGORIES}
-    print_thresholds("motion-AP", e.thresholds, means)
-    return {
+    metrics: dict = {
         f"motion-AP@{threshold:g}": {category: means[category][i] for category in MOTION_CATEGORIES}
         for i, threshold in enumerate(e.thresholds)
     }
+    intervals = _intervals(resamples)
+    names = {category: [f"motion-AP@{t:g}/{category}" for t in e.thresholds] for category in MOTION_CATEGORIES}
+    print_thresholds("motion-AP", e.thresholds, means, names, intervals)
+    return metrics | _kept(resamples, intervals)
 
 
 METRICS: dict[str, Callable[[Evaluation], dict]] = {
@@ -75,6 +107,8 @@ def measure(metric: str, e: Evaluation) -> dict:
     Raises:
         InputError: the protocol does not define this metric.
     """
+    if e.bootstrap and e.protocol not in PROTOCOLS:
+        raise InputError(f"--bootstrap: goes with --protocol {' or '.join(PROTOCOLS)}, not {e.protocol}")
     if (e.protocol, metric) in OFFICIAL:
         return OFFICIAL[e.protocol, metric](e)
     if e.protocol not in PROTOCOLS:
@@ -83,8 +117,17 @@ def measure(metric: str, e: Evaluation) -> dict:
     return METRICS[metric](e)
 
 
-def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
-    """The mean and the AP of every class, `ap` float64 (thresholds, classes), by their names in the results file."""
+def ap_by_class(
+    metric: str, ap: np.ndarray, e: Evaluation, rankings: Sequence[Sequence[Ranking]] | None = None
+) -> dict:
+    """The mean and the AP of every class by their names in the results file; printed as a table.
+
+    Args:
+        metric: the mean's name.
+        ap: float64 (thresholds, classes).
+        e: what was evaluated.
+        rankings: what `ap` was computed from, which a bootstrap needs.
+    """
     metrics: dict = {}
     left_out = PROTOCOLS[e.protocol].left_out & set(e.labels) if e.protocol in PROTOCOLS else frozenset()
     ap = np.where(np.isin(e.labels, list(left_out)), np.nan, ap)
@@ -99,14 +142,72 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
             print(f"{metric}@{name}: {metrics[f'{metric}@{name}']:.4f}")
     metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all() and label not in left_out]
     shown = {label: row for label, row in by_class.items() if not np.isnan(row).all()}
-    print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]})
+    resamples = _resamples(metric, {"": rankings or []}, e)
+    intervals = _intervals(resamples)
+    names = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in shown}
+    names[metric] = [f"{metric}@{t:g}" for t in e.thresholds]
+    print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]}, names, intervals)
     if left_out:
         print(f"left out, not evaluated by this protocol: {', '.join(sorted(left_out))}")
     if metrics["without_gt"]:
         print(f"left out, without ground truth: {', '.join(metrics['without_gt'])}")
-    return metrics
+    return metrics | _kept(resamples, intervals)
 
 
-def print_thresholds(title: str, levels: list[float], rows: Mapping) -> None:
-    """A table of rows with a value for each threshold."""
+def _resamples(
+    metric: str, rankings: Mapping[str, Sequence[Sequence[Ranking]]], e: Evaluation
+) -> dict[str, np.ndarray]:
+    """Values of a metric in every resample, float64 (B,), by their names: `v-mAP@0.5`, `AP@0.5/walk`,
+    `motion-AP@0.5/small`. `rankings` by category; with category "" by class too."""
+    values: dict[str, np.ndarray] = {}
+    if not e.bootstrap:
+        return values
+    times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
+    for category, rows in rankings.items():
+        for threshold, row in zip(e.thresholds, rows, strict=True):
+            ap = resampled_classes(row, times, e.protocol)
+            values[f"{metric}@{threshold:g}" + f"/{category}" * bool(category)] = mean_of_classes(ap)
+            if not category:
+                ap[np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))] = np.nan
+                values[f"{metric}@{threshold:g}"] = mean_of_classes(ap)
+                values |= {f"AP@{threshold:g}/{label}": of for label, of in zip(e.labels, ap, strict=True)}
+    return values
+
+
+def _intervals(resamples: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    return {name: interval(values) for name, values in resamples.items()}
+
+
+def _kept(resamples: dict[str, np.ndarray], intervals: Mapping[str, list[float]]) -> dict:
+    """What the results keep of a bootstrap: `intervals`, with the keys of the metrics, and all values."""
+    nested: dict = {}
+    for name, bounds in intervals.items():
+        metric, _, part = name.partition("/")
+        if part:
+            nested.setdefault(metric, {})[part] = bounds
+        else:
+            nested[metric] = bounds
+    return {"intervals": nested, RESAMPLES: resamples} if resamples else {}
+
+
+def _merged(a: dict, b: dict) -> dict:
+    """Two results, whose intervals and resamples are joined."""
+    return a | b | {key: a.get(key, {}) | b.get(key, {}) for key in ("intervals", RESAMPLES)}
+
+
+def print_thresholds(
+    title: str,
+    levels: list[float],
+    rows: Mapping,
+    names: Mapping[str, Sequence[str]] | None = None,
+    intervals: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """A table of rows with a value for each threshold, and with its interval where `intervals` has its name."""
+
+    def shown(value: float, name: str) -> str:
+        low_high = ", ".join(map(cell, intervals[name]))
+        return f"{cell(value)} [{low_high}]"
+
+    if intervals:
+        rows = {row: [shown(*pair) for pair in zip(values, names[row], strict=True)] for row, values in rows.items()}
     print_table([title, *(f"@{level:g}" for level in levels)], [[name, *values] for name, values in rows.items()])

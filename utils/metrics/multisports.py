@@ -17,10 +17,11 @@ import numpy as np
 
 from utils.box_ops import Tube
 from utils.cli import Parser, run
+from utils.metrics.average_precision import NOT_EVALUATED
 from utils.metrics.frame_boxes import FrameBoxes, boxes_of_tubes, frame_ap
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
-from utils.video_map import NOT_EVALUATED, calc_video_map, mean_ap
+from utils.video_map import calc_video_map, mean_ap
 
 FRAME_TH = (0.5, 0.2)
 RANGES = {  # name -> thresholds, as the official code makes them

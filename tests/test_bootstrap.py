@@ -1,0 +1,132 @@
+"""Intervals: against evaluating every resample anew, and their coverage where the truth is known."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import eval_map
+from tests.test_predictions import data, evaluate, predictions  # noqa: F401 (fixtures)
+from tests.tube_cases import random_case
+from utils.box_ops import MOTION_CATEGORIES
+from utils.metrics import compare
+from utils.metrics.bootstrap import draw_resamples, interval, mean_of_classes, resampled_ap
+from utils.metrics.evaluation import Evaluation, measure
+from utils.misc import InputError
+from utils.video_map import Ranking, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
+
+N, B, THRESHOLDS = 4, 12, [0.2, 0.5]
+
+
+def drawn_anew(tubes: dict, names: list[str], times: np.ndarray) -> dict:
+    """A resample as a data set of its own, in which a video that was drawn twice is two videos."""
+    return {f"{name}#{copy}": tubes.get(name, []) for name, n in zip(names, times, strict=True) for copy in range(n)}
+
+
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+@pytest.mark.parametrize("metric", ["v-mAP", "motion-AP", "frame-mAP"])
+def test_resamples_are_those_of_evaluating_each_anew(metric, protocol, capsys):
+    for seed in range(3):
+        pred, gt = random_case(seed, N)
+        names = sorted({*pred, *gt})
+        rs = np.random.RandomState(seed)
+        scores = {video: [rs.rand(len(tube)) for tube in tubes] for video, tubes in pred.items()}
+        e = Evaluation(pred, scores, gt, {}, list("abcd"), THRESHOLDS, protocol, bootstrap=B, seed=seed)
+        values = measure(metric, e)["resamples"]
+        for i, times in enumerate(draw_resamples(len(names), B, seed).T):
+            of_pred, of_gt = (drawn_anew(side, names, times) for side in (pred, gt))
+            if metric == "motion-AP":
+                ap = calc_motion_ap(of_pred, of_gt, N, THRESHOLDS, protocol)
+                for category in MOTION_CATEGORIES:
+                    for t, row in zip(THRESHOLDS, ap[category], strict=True):
+                        np.testing.assert_allclose(values[f"motion-AP@{t}/{category}"][i], mean_ap(row), atol=1e-12)
+                continue
+            if metric == "v-mAP":
+                ap = calc_video_map(of_pred, of_gt, N, THRESHOLDS, protocol)
+            else:
+                of_scores = drawn_anew(scores, names, times)
+                ap = calc_frame_map(of_pred, of_gt, N, THRESHOLDS, protocol, of_scores)
+            for t, row in zip(THRESHOLDS, ap, strict=True):
+                np.testing.assert_allclose(values[f"{metric}@{t}"][i], mean_ap(row), atol=1e-12)
+                np.testing.assert_allclose([values[f"AP@{t}/{label}"][i] for label in "abcd"], row, atol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", ["voc", "act"])
+def test_a_resample_that_draws_every_video_once_is_the_metric(protocol, capsys):
+    pred, gt = random_case(1, N)
+    e = Evaluation(pred, {}, gt, {}, list("abcd"), THRESHOLDS, protocol)
+    from utils.video_map import video_rankings
+
+    ap = calc_video_map(pred, gt, N, THRESHOLDS, protocol)
+    once = np.ones((len({*pred, *gt}), 1), np.int64)
+    for row, expected in zip(video_rankings(pred, gt, N, e.thresholds, protocol), ap, strict=True):
+        got = [resampled_ap(ranking, once, protocol)[0] for ranking in row]
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def drawn_ranking(rng: np.random.Generator, n_videos: int) -> Ranking:
+    """Videos of one law: a few ground truths, found in three of four cases with better scores than false positives."""
+    n_gt = rng.integers(1, 5, n_videos)
+    found = rng.binomial(n_gt, 0.75)
+    wrong = rng.poisson(2.0, n_videos)
+    videos = np.concatenate([np.repeat(np.arange(n_videos), found), np.repeat(np.arange(n_videos), wrong)])
+    correct = np.arange(len(videos)) < found.sum()
+    scores = rng.normal(np.where(correct, 1.0, 0.0))
+    order = np.argsort(-scores)
+    return Ranking(correct[order], videos[order], n_gt)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    everything = drawn_ranking(rng, 100_000)
+    (truth,) = resampled_ap(everything, np.ones((100_000, 1), np.int64), "voc")
+    n, trials, covered = 150, 300, 0
+    for trial in range(trials):
+        values = resampled_ap(drawn_ranking(rng, n), draw_resamples(n, 400, trial), "voc")
+        low, high = interval(values)
+        covered += low <= truth <= high
+    assert 0.90 <= covered / trials <= 0.985
+
+
+def test_classes_without_ground_truth_in_a_resample_are_left_out():
+    ap = np.array([[0.5, np.nan, np.nan], [1.0, 0.25, np.nan]])
+    np.testing.assert_array_equal(mean_of_classes(ap), [0.75, 0.25, np.nan])
+    assert np.isnan(interval(np.full(3, np.nan))).all()
+    assert interval(np.array([0.0, np.nan, 1.0])) == pytest.approx([0.025, 0.975])
+
+
+def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path, capsys):  # noqa: F811
+    flags = ("--bootstrap", 200, "--seed", 5)
+    metrics, one = evaluate(data, predictions, *flags)
+    low, high = metrics["intervals"]["v-mAP@0.5"]
+    assert low < metrics["v-mAP@0.5"] < high
+    assert metrics["intervals"]["motion-AP@0.5"].keys() == {"small", "medium", "large"}
+    assert f"[{low:.4f}, {high:.4f}]" in capsys.readouterr().out
+    content = json.loads(predictions.read_text())
+    for video in content["videos"].values():
+        video["tubes"] = video["tubes"][::2]
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(content))
+    less, other = evaluate(data, fewer, *flags)
+    results = [str(folder.with_suffix(".json")) for folder in (one, other)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["compare", *results, "--plot", str(tmp_path / "plot.png")])
+        compare.main()
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    rows, reverse = (compare.compare(*map(eval_map.Path, pair)) for pair in (results, results[::-1]))
+    row = rows["v-mAP@0.5"]
+    assert row["difference"] == pytest.approx(metrics["v-mAP@0.5"] - less["v-mAP@0.5"])
+    assert row["low"] <= row["difference"] <= row["high"] and row["wins"] > 0.5
+    assert {"AP@0.5/walk", "motion-AP@0.2/small"} <= rows.keys()
+    for name, one_way in rows.items():
+        assert one_way["wins"] + reverse[name]["wins"] == pytest.approx(1)
+        assert (one_way["low"], one_way["high"]) == pytest.approx((-reverse[name]["high"], -reverse[name]["low"]))
+    same = compare.compare(*[eval_map.Path(results[0])] * 2)["v-mAP@0.5"]
+    assert (same["low"], same["high"], same["wins"]) == (0, 0, 0.5)
+    _, seed6 = evaluate(data, fewer, "--bootstrap", 200, "--seed", 6, "--metric", "motion-AP")
+    with pytest.raises(InputError, match="not the same videos, --bootstrap and --seed"):
+        compare.compare(eval_map.Path(results[0]), seed6.with_suffix(".json"))
+    (one / compare.FILE).unlink()
+    with pytest.raises(InputError, match=r"evaluate again with eval_map\.py --bootstrap"):
+        compare.compare(*map(eval_map.Path, results))

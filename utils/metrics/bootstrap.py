@@ -1,0 +1,61 @@
+"""Intervals of AP by a bootstrap over videos (Efron and Tibshirani, 1993: percentiles).
+
+A resample draws as many videos as there are, with replacement. Detections are matched within their video, so matching
+is done once; a video that is drawn w times counts w times, its detections one after another in the ranking.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse
+
+from utils.metrics.average_precision import PROTOCOLS
+from utils.misc import rng
+from utils.video_map import Ranking
+
+LEVEL = 0.95
+BLOCK = 2**22  # numbers of an array that are computed at a time
+
+
+def draw_resamples(n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each video is drawn in each resample, int64 (n_videos, n_resamples), a pure function of the three."""
+    share = np.full(n_videos, 1 / max(n_videos, 1))
+    return rng(seed).multinomial(n_videos, share, n_resamples).T
+
+
+def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarray:
+    """AP of each resample, float64 (B,), NaN where a resample has no ground truth; `times` as of `draw_resamples`."""
+    n_gt = ranking.n_gt @ times
+    places = np.flatnonzero(ranking.correct)
+    # the false positives that stand between two correct detections, as a matrix (correct, videos)
+    wrong = np.flatnonzero(~ranking.correct)
+    group = np.searchsorted(places, wrong)
+    wrong, group = wrong[group < len(places)], group[group < len(places)]
+    shape = len(places), len(times)
+    ones = np.ones(len(wrong), np.int64)
+    false = scipy.sparse.csr_matrix((ones, (group, ranking.video[wrong])), shape)
+    area = np.zeros(times.shape[1])
+    step = max(1, BLOCK // max(len(places), 1))
+    for first in range(0, times.shape[1], step):
+        part = np.ascontiguousarray(times[:, first : first + step])
+        weights = part[ranking.video[places]]
+        area[first : first + step] = PROTOCOLS[protocol].resampled(weights, (false @ part).cumsum(0))
+    return np.where(n_gt > 0, area / np.maximum(n_gt, 1), np.nan)
+
+
+def resampled_classes(rankings: Sequence[Ranking], times: np.ndarray, protocol: str) -> np.ndarray:
+    """AP of each class in each resample, float64 (classes, B)."""
+    return np.array([resampled_ap(ranking, times, protocol) for ranking in rankings]).reshape(-1, times.shape[1])
+
+
+def mean_of_classes(ap: np.ndarray) -> np.ndarray:
+    """The mean over the classes with ground truth in each resample, NaN where none has; `ap` (classes, B) -> (B,)."""
+    known = ~np.isnan(ap)
+    return np.where(known.any(0), np.where(known, ap, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+
+
+def interval(values: np.ndarray, level: float = LEVEL) -> list[float]:
+    """The percentile interval of a metric's values in the resamples, (B,); NaN where it is defined in none."""
+    known = values[~np.isnan(values)]
+    tail = (1 - level) / 2
+    return np.quantile(known, [tail, 1 - tail]).tolist() if len(known) else [float("nan")] * 2
