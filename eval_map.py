@@ -30,7 +30,7 @@ from datasets.predictions import (
     tell_missing,
 )
 from datasets.presets import parse_with_preset
-from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_head_flags, head_folder
+from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings, settings_differences
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
@@ -87,7 +87,7 @@ def parse_args() -> argparse.Namespace:
     add_detector_flags(parser, detr=None)
     parser.flag("detector", "n_frames", dest="detr_batch", type=count, default=argparse.SUPPRESS,
                 help="the same as --detr_batch, as in eval_qmm.py (of the trainers: frames a clip)")  # fmt: skip
-    parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
+    add_action_flags(parser)
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help="minimum frames of an action tube (default: the data set's, else 9)")  # fmt: skip
     parser.flag("predictions", "predictions",
@@ -121,6 +121,8 @@ def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -
     """
     if config["labels"] != project.labels:
         raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
+    if config["head"].get("multi_label", False) != project.multi_label:
+        raise InputError(f"{path}: was trained with multi_label {not project.multi_label}; train the head again")
     trained, used = ({**settings, **settings["detector"]} for settings in (config["settings"], tracks.settings))
     for name, noun in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
         other_epoch = name == "encoder" and trained["load_epoch"] != used["load_epoch"]  # is in the note
@@ -158,7 +160,12 @@ def frame_features(
 
 
 def classify(
-    head: "ActionHead", tracks: TrackStore, features_of: Callable | None, topk: int, min_tube_length: int
+    head: "ActionHead",
+    tracks: TrackStore,
+    features_of: Callable | None,
+    topk: int,
+    min_tube_length: int,
+    action_th: float | None = None,
 ) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
     """The action tubes of every video, and each one's score in each of its frames."""
     from models.action_head import action_probabilities
@@ -170,7 +177,7 @@ def classify(
         features = features_of(track) if features_of else None
         probabilities = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
         for tube, frame_scores in action_tubes(
-            track.frames, track.boxes, probabilities, topk, min_tube_length, track.person_id
+            track.frames, track.boxes, probabilities, topk, min_tube_length, track.person_id, action_th
         ):
             tubes[track.video].append(tube)
             scores[track.video].append(frame_scores)
@@ -219,9 +226,11 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     features_of = None
     if head.needs_frames:
         features_of = frame_features(args, project, root, head.needs_frames, config["frames"], tracks, device)
-    pred, scores = classify(head, tracks, features_of, args.topk, min_tube_length)
-    name = f"{settings.name}-{folder.name}{epoch}-top{args.topk}-min{min_tube_length}"
-    used = asdict(settings) | {"min_tube_length": min_tube_length}
+    topk = args.topk or (len(project.labels) if project.multi_label else 1)
+    pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
+    carried = f"top{topk}" if args.action_th is None else f"th{args.action_th:g}"
+    name = f"{settings.name}-{folder.name}{epoch}-{carried}-min{min_tube_length}"
+    used = asdict(settings) | {"min_tube_length": min_tube_length, "topk": topk}
     used |= {"load_epoch_head": epoch, "head_settings": config["settings"]}
     return Measured(pred, scores, sizes, root, name, used, epoch)
 

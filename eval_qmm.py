@@ -59,7 +59,7 @@ from models.person_queries import CachedDetections, cache_queries, detector_of, 
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
-from utils.gt_tubes import label_frames
+from utils.gt_tubes import label_frames, label_sets
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall
@@ -84,15 +84,15 @@ def link_video(detections: CachedDetections, encode: Encode, settings: LinkSetti
 def write_tracks(
     sample: VideoSample,
     tracks: Sequence[Track],
-    labels: Sequence[np.ndarray],
+    labels: np.ndarray,
     detections: CachedDetections,
     encode: Encode,
 ) -> None:
     """Append the rows of a video's tracks, track after track, to its arrays, a block at a time.
 
-    `labels` has the actions of each track's frames, int64 (T,).
+    `labels` has the actions of these rows, as of `Track`.
     """
-    rows, labels = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in ([t.rows for t in tracks], labels))
+    rows = np.concatenate([np.zeros(0, np.int64), *(track.rows for track in tracks)])
     for first in range(0, max(len(rows), 1), ROWS):
         block = rows[first : first + ROWS]
         queries = detections.queries(block)
@@ -138,11 +138,16 @@ def link_subset(
         "detector": detector.config(),
         "labels": project.labels,
     }
+    label, no_labels = partial(label_frames, no_action=len(project.labels)), np.zeros(0, np.int64)
+    if project.multi_label:
+        made_with["multi_label"] = True
+        n_classes = len(project.labels)
+        label, no_labels = partial(label_sets, n_classes=n_classes), np.zeros((0, n_classes), np.uint8)
     if not project.sampling.all_frames:
         made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
 
     files = videos.sources() | {name: [] for name in videos.bad}
-    sources = {name: [*source, _checksum(gt.get(name, []))] for name, source in files.items()}
+    sources = {name: [*source, _checksum(gt.get(name, []), project.multi_label)] for name, source in files.items()}
     compared = made_with | {"detector": detector.key}  # wherever its file lies
     with fill_cache(settings.tar(root, args.subset), sources, compared, args.skip_bad) as cache:
         for name in cache.missing:
@@ -151,17 +156,16 @@ def link_subset(
                     raise BadVideo(unusable[name])
                 detections = CachedDetections(store, name, settings.least("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
-                labels = [
-                    label_frames(track.frames, track.boxes, gt[name], settings.iou_th, len(project.labels))
-                    for track in tracks
-                ]
-                write_tracks(sample, tracks, labels, detections, encode)
+                labels = [label(track.frames, track.boxes, gt[name], settings.iou_th) for track in tracks]
+                write_tracks(sample, tracks, np.concatenate([no_labels, *labels]), detections, encode)
                 sample.json |= {key: detections.meta[key] for key in ("n_frames", "width", "height", "fps")}
                 sample.json |= {"lengths": [len(track) for track in tracks], "settings": made_with}
 
 
-def _checksum(tubes: list[Tube]) -> int:
-    parts = [t.frames.tobytes() + t.boxes.tobytes() + bytes(str(t.label), "ascii") for t in tubes]
+def _checksum(tubes: list[Tube], of_people: bool) -> int:
+    """A checksum of tubes, `of_people` with their person ids."""
+    names = [f"{t.label} {t.person_id}" if of_people else f"{t.label}" for t in tubes]
+    parts = [t.frames.tobytes() + t.boxes.tobytes() + name.encode() for t, name in zip(tubes, names, strict=True)]
     return zlib.crc32(b"".join(parts))
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.sampling import Sampling
+from models.head_types import add_action_flags
 from models.linkers import LINKERS
 from utils.cli import Parser, cosine, positive, positive_int, run, share
 from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from utils.drawing.timeline import Person
     from utils.drawing.video_writer import TubeVideoWriter
 
+ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
 WINDOW = 512  # frames before a block that its actions are classified from
 MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
@@ -57,7 +59,7 @@ def make_parser() -> Parser:
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {of_head}")
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
                 help=f"frames without a link after which a track ends {of_head}")  # fmt: skip
-    parser.flag("action tubes", "topk", type=positive_int, default=1, help="classes of a frame that form action tubes")
+    add_action_flags(parser)
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help=f"minimum frames of an action tube {of_head}")  # fmt: skip
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
@@ -76,6 +78,7 @@ class Settings:
     filter_length: int
     end_consecutive_frames: int
     topk: int
+    action_th: float | None
     min_tube_length: int
 
 
@@ -98,6 +101,8 @@ class Models:
         self.labels, self.link_cues = config["labels"], trained["link_cues"]
         self.sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
         defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), "linker": "published", **trained}
+        several = self.head.config["multi_label"]
+        defaults |= {"topk": 1, "action_th": ACTION_TH if several and not args.topk else None}
         if args.linker:
             patience = LINKERS[args.linker].end_consecutive_frames
             defaults["end_consecutive_frames"] = patience or trained["end_consecutive_frames"]
@@ -176,6 +181,7 @@ class VideoTracks:
 
     def people(self, first: int, last: int) -> dict[int, list["Person"]]:
         """The people of each frame from `first` to before `last`, with their actions."""
+        from models.tube import carried_actions
         from utils.drawing.timeline import Person
 
         people: dict[int, list[Person]] = defaultdict(list)
@@ -183,11 +189,14 @@ class VideoTracks:
             if len(track) < self.settings.filter_length or track.frames[0] >= last:
                 continue
             probabilities, rows = self.probabilities(track, first - WINDOW)
-            number = self.person_id(track)
-            for frame, box, scores in zip(track.frames[rows].tolist(), track.boxes[rows], probabilities, strict=True):
+            number, none = self.person_id(track), probabilities.shape[1] - 1
+            carries = carried_actions(probabilities, self.settings.topk, self.settings.action_th)
+            columns = track.frames[rows].tolist(), track.boxes[rows], probabilities, carries
+            for frame, box, scores, carried in zip(*columns, strict=True):
                 if first <= frame < last:
-                    label = int(scores.argmax())
-                    people[frame].append(Person(number, box, label, float(scores[label])))
+                    actions = sorted(np.flatnonzero(carried).tolist(), key=lambda label: -scores[label])
+                    label, *others = [(label, float(scores[label])) for label in actions or [none]]
+                    people[frame].append(Person(number, box, *label, tuple(others)))
         return people
 
     def finish(self) -> dict:
@@ -201,8 +210,10 @@ class VideoTracks:
             number = self.person_id(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
             probabilities, _ = self.probabilities(track)
-            topk, min_length = self.settings.topk, self.settings.min_tube_length
-            for tube, scores in action_tubes(track.frames, track.boxes, probabilities, topk, min_length, number):
+            s = self.settings
+            for tube, scores in action_tubes(
+                track.frames, track.boxes, probabilities, s.topk, s.min_tube_length, number, s.action_th
+            ):
                 entry = {"label": self.models.labels[tube.label], "score": round(tube.score, 4), "person_id": number}
                 tubes.append({**entry, **_columns(tube.frames, tube.boxes, scores)})
         return {"tubes": sorted(tubes, key=lambda tube: -tube["score"]), "people": people}

@@ -23,6 +23,8 @@ from utils.flags import (
     add_training_flags,
 )
 
+MAX_WEIGHT = 100  # of an action's presence
+
 
 def make_parser() -> Parser:
     parser = Parser("Train the action head on the decoder queries of tracks.")
@@ -44,6 +46,9 @@ def make_parser() -> Parser:
     parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000,
                 help="maximum frames of a batch, padding included; a longer track is a batch by itself")  # fmt: skip
     parser.flag("training", "iter_update", type=positive_int, default=64, help="tracks a step")
+    parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
+                help="several actions at once: weight of an action's presence; balanced: frames without it / with it, "
+                f"up to {MAX_WEIGHT}")  # fmt: skip
     parser.flag("training", "no_action_weight", type=not_negative, help=f"class weight of 'no action' {OF_DATA}")
     add_run_flags(parser)
     return parser
@@ -52,6 +57,7 @@ def make_parser() -> Parser:
 if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyped flags are answered before
     make_parser().parse_args()
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,13 +78,22 @@ from utils.training.run import TrainingRun
 def track_losses(head: nn.Module, batch: dict, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Losses and hits of a padded batch of B tracks (`TrackBatches.batch`).
 
+    Where labels are sets, the cross-entropy is binary, `weight` (n_classes,) is that of a class's presence, and only
+    frames with labels count, in which every other class is absent.
+
     Returns:
-        The weighted mean cross-entropy of each track's frames (B,), the number of frames whose action is right, and
-        the number of frames.
+        The weighted mean cross-entropy of each track's frames (B,), the number of frames whose most probable class is
+        right, and the number of frames.
     """
     device = weight.device
     on = {key: value if value is None else value.to(device, non_blocking=True) for key, value in batch.items()}
     logits = head(on["queries"], on["times"], on["padding"], on["features"]).float()
+    if on["labels"].dim() == 3:
+        sets = on["labels"].float()
+        inside = sets.any(-1)
+        losses = F.binary_cross_entropy_with_logits(logits, sets, pos_weight=weight, reduction="none").mean(-1)
+        right = sets.gather(-1, logits.argmax(-1, keepdim=True)).sum()
+        return (losses * inside).sum(1) / inside.sum(1).clamp(min=1), right, inside.sum()
     inside = ~on["padding"]
     ce = F.cross_entropy(logits.transpose(1, 2), on["labels"], weight, reduction="none")
     weights = weight[on["labels"]] * inside
@@ -99,7 +114,10 @@ def validate(
 
 
 def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether the label is among the `k` highest logits: float (n, c), int64 (n,) -> bool (n,)."""
+    """Whether the label, or one of a set, is among the `k` highest logits: float (n, c), int64 (n,) or uint8 (n, c) ->
+    bool (n,)."""
+    if labels.dim() == 2:
+        return labels.gather(1, logits.topk(min(k, logits.shape[1])).indices).any(1)
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
 
 
@@ -112,19 +130,29 @@ def top_k_accuracies(
     Returns:
         `val_top<k>`, of all frames, "no action" being a class as any other; `val_action_top<k>`, of the frames that
         have an action, among the actions alone. Without `val_top1`, which is `val_accuracy`; what has no frame is left
-        out.
+        out. Of sets of labels the first alone, of the frames that have labels.
     """
     hits: dict[str, list[Tensor]] = {}
     for tracks in data.chunks(range(len(data)), math.ceil(len(data) / batch_size), max_frames):
         batch = {key: None if value is None else value.to(device) for key, value in data.batch(tracks).items()}
         logits = head(batch["queries"], batch["times"], batch["padding"], batch["features"]).float()
-        logits, labels = logits[~batch["padding"]], batch["labels"][~batch["padding"]]
-        acts = labels < logits.shape[1] - 1
+        sets = batch["labels"].dim() == 3
+        counted = batch["labels"].any(-1) if sets else ~batch["padding"]
+        logits, labels = logits[counted], batch["labels"][counted]
+        acts = slice(0) if sets else labels < logits.shape[1] - 1
         for k in (1, 5):
             hits.setdefault(f"val_top{k}", []).append(top_k_hits(logits, labels, k))
             hits.setdefault(f"val_action_top{k}", []).append(top_k_hits(logits[acts, :-1], labels[acts], k))
     del hits["val_top1"]
     return {name: float(torch.cat(h).float().mean()) for name, h in hits.items() if sum(map(len, h))}
+
+
+def class_weights(data: TrackBatches, kind: str) -> Tensor:
+    """The weight of each action's presence in sets of labels, float32 (n_classes,); `kind` as of `--class_weights`."""
+    sets = np.concatenate([track.labels[track.labels.any(1)] for track in data.tracks])
+    present = sets.sum(0, dtype=np.int64)
+    weights = (len(sets) - present) / np.maximum(present, 1)
+    return torch.from_numpy((weights if kind == "balanced" else weights**0).clip(1, MAX_WEIGHT).astype(np.float32))
 
 
 def mean_over_ranks(n: int, device: torch.device) -> float:
@@ -148,6 +176,10 @@ def main() -> None:
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
         store = TrackStore(linking.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
+        if store.settings.get("multi_label", False) != project.multi_label:
+            raise InputError(f"{store.path}: its labels are not of multi_label {project.multi_label}; run eval_qmm.py")
+        if args.class_weights != "none" and not project.multi_label:
+            raise InputError(f"--class_weights {args.class_weights}: goes with a project file of multi_label: true")
         frames = None
         if args.head_type in FRAME_KINDS:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
@@ -161,9 +193,15 @@ def main() -> None:
 
         data = tracks_of(args.subset, store)
         if not len(data):
-            raise InputError(f"{store.path}: no track in {args.subset!r}; lower --psn_score_th of eval_qmm.py")
-        weight = torch.ones(len(project.labels) + 1, device=device)
-        weight[-1] = no_action_weight
+            raise InputError(
+                f"{store.path}: no track in {args.subset!r}{' with a label' * project.multi_label}; lower "
+                "--psn_score_th of eval_qmm.py"
+            )
+        if project.multi_label:
+            weight = class_weights(data, args.class_weights).to(device)
+        else:
+            weight = torch.ones(len(project.labels) + 1, device=device)
+            weight[-1] = no_action_weight
         head = build_action_head(
             args.head_type,
             len(project.labels),
@@ -171,6 +209,7 @@ def main() -> None:
             frame_d=frames.width if frames else 0,
             time_cycle=time_cycle,
             time_encoding=args.time_encoding,
+            multi_label=project.multi_label,
             **{name: getattr(args, name) for name in ("time_d", "n_layers", "nhead", "dim_feedforward", "dropout")},
         )
         metrics_of_val, val_tar = None, linking.tar(root, args.val_subset)

@@ -56,7 +56,7 @@ def encode_video(
         path: the video file or folder of images.
         spool: file to write the JPEGs to, until they are copied into a shard.
         settings: `image_size` (longer side in pixels, 0: as it is) and `quality` of the JPEGs; `sampling`, the fields
-            of the `Sampling` where not all frames are used.
+            of the `Sampling` where not all frames are used; `n_actions` where a person may have several at once.
 
     Returns:
         The sample's json, its frames by extension, and what is wrong with the annotation but can be corrected.
@@ -93,6 +93,8 @@ def encode_video(
         ],
         "made_from": _made_from(video, settings),
     }
+    if "n_actions" in settings:
+        meta["n_actions"] = settings["n_actions"]
     return meta, jpegs, faults
 
 
@@ -145,6 +147,8 @@ def make_shards(
     settings: dict = {"image_size": image_size, "quality": quality}
     if not project.sampling.all_frames:
         settings["sampling"] = asdict(project.sampling)
+    if project.multi_label:
+        settings["n_actions"] = len(project.labels)
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
     bad = dict(listed.bad)
     videos = list(read_annotations(project, listed.paths, bad if skip_bad else None).values())

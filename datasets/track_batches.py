@@ -15,12 +15,14 @@ from utils.storage.tracks import TrackStore
 class TrackBatches:
     """The tracks of a subset; `len` is their number. Query vectors are read where they are used.
 
+    Where labels are sets of actions, tracks without any are left out: nothing is known about them.
+
     `features_of(track)` gives the features of a track's frames, float32 (T, f), for heads that need them.
     """
 
     def __init__(self, store: TrackStore, seed: int, features_of: Callable[[Track], np.ndarray] | None = None) -> None:
         self.store, self.seed, self.features_of = store, seed, features_of
-        self.tracks = list(store)
+        self.tracks = [t for t in store if t.labels is None or t.labels.ndim == 1 or t.labels.any()]
 
     def __len__(self) -> int:
         return len(self.tracks)
@@ -50,7 +52,8 @@ class TrackBatches:
 
     def batch(self, tracks: Sequence[Track]) -> dict[str, Tensor | None]:
         """Tracks padded to the longest: `queries` float32 (B, T, d), `times` int64 (B, T) since each one's first frame,
-        `labels` int64 (B, T), `padding` bool (B, T) True on padding, `features` float32 (B, T, f) or None."""
+        `labels` int64 (B, T) or uint8 (B, T, C), `padding` bool (B, T) True on padding, `features` float32 (B, T, f) or
+        None."""
         longest = max(map(len, tracks))
 
         def padded(parts: list[np.ndarray]) -> Tensor:

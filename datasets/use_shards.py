@@ -47,7 +47,8 @@ _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2
 class ShardVideo:
     """A video of a shard: its boxes (cxcywh, normalised) sorted by frame, and where its JPEGs are.
 
-    A person with several actions in a frame appears once there, with the first of them. `read(frames)` yields the JPEGs
+    A person with several actions in a frame appears once there: `actions` int64 (n,) has the first of them, or of data
+    with several actions at once float32 (n, C), 1 for each of them. `read(frames)` yields the JPEGs
     of these frames. ValueError, KeyError or TypeError where the sample's json does not fit.
     """
 
@@ -67,8 +68,13 @@ class ShardVideo:
         boxes = np.concatenate([np.zeros((0, 4), np.float32), *(np.asarray(t["boxes"], np.float32) for t in tubes)])
         persons = np.repeat(np.array([t["person_id"] for t in tubes], np.int64), counts)
         actions = np.repeat(np.array([t["label"] for t in tubes], np.int64), counts)
-        _, first = np.unique(np.stack([frames, persons]), axis=1, return_index=True)  # sorted by frame, then person
-        self.frames, self.persons, self.actions = frames[first], persons[first], actions[first]
+        keys, first, place = np.unique(  # sorted by frame, then person
+            np.stack([frames, persons]), axis=1, return_index=True, return_inverse=True
+        )
+        (self.frames, self.persons), self.actions = keys, actions[first]
+        if "n_actions" in meta:
+            self.actions = np.zeros((len(first), meta["n_actions"]), np.float32)
+            self.actions[place.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
         self.boxes = normalise_boxes(clip_boxes(boxes[first], self.width, self.height), self.width, self.height)
 
     def __len__(self) -> int:

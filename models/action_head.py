@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS
@@ -71,7 +72,7 @@ class ActionHead(nn.Module):
             encoder_layer = nn.TransformerEncoderLayer(*layer)
             self.transformer = nn.TransformerEncoder(encoder_layer, c["n_layers"], enable_nested_tensor=False)
         use_long_attention(self.transformer)
-        self.classify = nn.Linear(width, c["n_classes"] + 1)
+        self.classify = nn.Linear(width, c["n_classes"] + (not c["multi_label"]))
         for parameter in self.transformer.parameters():  # torch starts all layers as copies of one
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -88,7 +89,8 @@ class ActionHead(nn.Module):
             frame_features: float (B, T, frame_d), for heads with `needs_frames`.
 
         Returns:
-            Logits (B, T, n_classes + 1), the last class is "no action"; undefined on padding.
+            Logits (B, T, n_classes + 1), the last class is "no action", or with `multi_label` (B, T, n_classes), each
+            of a sigmoid; undefined on padding.
         """
         if padding is not None:
             padding = padding & ~padding.all(1, keepdim=True)  # attention to nothing at all is NaN in some kernels
@@ -129,12 +131,15 @@ def action_probabilities(
         frame_features: float32 (T, f), for heads with `needs_frames`.
 
     Returns:
-        float32 (T, n_classes + 1), the last class is "no action".
+        float32 (T, n_classes + 1), the last class is "no action"; with `multi_label` each class has a probability of
+        its own, and that of "no action" is 0.
     """
     device = next(head.parameters()).device
     times = torch.from_numpy(times)[None].to(device)
     features = None if frame_features is None else torch.from_numpy(frame_features)[None].to(device)
     logits = head(torch.from_numpy(queries)[None].to(device), times, None, features)
+    if head.config["multi_label"]:
+        return F.pad(logits[0].float().sigmoid(), (0, 1)).cpu().numpy()
     return logits[0].float().softmax(-1).cpu().numpy()
 
 
@@ -175,6 +180,7 @@ def build_action_head(
     dropout: float = 0.1,
     time_d: int = 32,
     time_encoding: str = "periodic",
+    multi_label: bool = False,
 ) -> ActionHead:
     """An action head with random weights; `build_action_head(**head.config)` builds it again.
 
@@ -188,6 +194,7 @@ def build_action_head(
         time_d: width of the time where it is appended, which makes the transformer in_d + time_d wide.
         time_encoding: "periodic" (`time_encoding`), or "published" (`published_time_encoding`; added times count a
             track's detections there, appended ones its frames).
+        multi_label: a frame may have several actions: a sigmoid for each class and no "no action".
 
     Raises:
         InputError: an unknown type or encoding, or sizes that do not go together.

@@ -57,7 +57,7 @@ class QueryLosses(nn.Module):
 
         Args:
             targets: per image, `boxes` (n, 4) cxcywh normalised, `person_ids` int64 (n,) distinct between clips,
-                `actions` int64 (n,), -1 for none.
+                `actions` int64 (n,), -1 for none, or sets of them, float32 (n, n_actions).
             matches: those of the last decoder layer.
 
         Returns:
@@ -76,6 +76,11 @@ class QueryLosses(nn.Module):
         }
 
     def _action_loss(self, logits: Tensor, actions: Tensor) -> Tensor:
+        """The mean cross-entropy of actions (n,), or the binary one of sets (n, C) where there is any action."""
+        if actions.dim() == 2:
+            known = actions.any(1).float()
+            each = F.binary_cross_entropy_with_logits(logits[:, :-1], actions, reduction="none").mean(1)
+            return (each * known).sum() / known.sum().clamp(min=1)
         return F.cross_entropy(logits, torch.where(actions < 0, self.n_actions, actions))
 
     def _cell_loss(self, out: dict, targets: list[dict]) -> Tensor:

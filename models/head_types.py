@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import Parser, positive_int, run_name
+from utils.cli import Parser, positive_int, run_name, share
 from utils.flags import OF_DATA
 
 
@@ -40,6 +40,14 @@ def add_head_flags(parser: Parser, default: str | None = "vanilla") -> None:
     parser.flag("model", "head_type", choices=tuple(HEAD_TYPES), default=default, help="kind of head")
     what = "name of the head's folder (default: its type, with -iou where IoU links)"
     parser.flag("model", "head_name", type=run_name, help=what)
+
+
+def add_action_flags(parser: Parser) -> None:
+    """Flags of the stages that make action tubes."""
+    what = "classes of a frame that form action tubes (default: 1; evaluating several actions at once: all)"
+    parser.flag("action tubes", "topk", type=positive_int, help=what)
+    what = "minimum probability of an action, in place of --topk (default: predicting several actions at once: 0.5)"
+    parser.flag("action tubes", "action_th", type=share, help=what)
 
 
 def add_time_flags(parser: Parser) -> None:

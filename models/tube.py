@@ -227,6 +227,21 @@ class _PackedTrack:
         return Track(frames, boxes, np.array(self.scores, np.float32), rows, person_id=self.number)
 
 
+def carried_actions(probabilities: np.ndarray, topk: int = 1, action_th: float | None = None) -> np.ndarray:
+    """The actions that frames carry, bool (T, C).
+
+    Args:
+        probabilities: float (T, C + 1), the last class is "no action".
+        topk: number of classes of a frame, the most probable ones, "no action" among them.
+        action_th: minimum probability of an action, in place of `topk`.
+    """
+    if action_th is not None:
+        return probabilities[:, :-1] >= action_th
+    carries = np.zeros(probabilities.shape, bool)
+    np.put_along_axis(carries, np.argsort(-probabilities, axis=1, kind="stable")[:, :topk], True, axis=1)
+    return carries[:, :-1]
+
+
 def action_tubes(
     frames: np.ndarray,
     boxes: np.ndarray,
@@ -234,27 +249,27 @@ def action_tubes(
     topk: int = 1,
     min_length: int = 1,
     person_id: int = -1,
+    action_th: float | None = None,
 ) -> list[tuple[Tube, np.ndarray]]:
     """A track's action tubes.
 
-    For each class among the `topk` of any frame, the frames that carry it form one action tube, scored by the mean of
-    that class's probabilities there.
+    For each class that any frame carries (`carried_actions`), the frames that carry it form one action tube, scored by
+    the mean of that class's probabilities there.
 
     Args:
         frames: int64 (T,), boxes: float (T, 4), of the track.
         probabilities: float (T, C + 1), the last class is "no action".
-        topk: classes of a frame that form action tubes.
+        topk, action_th: as of `carried_actions`.
         min_length: minimum frames of an action tube.
         person_id: the track's number, which its action tubes take.
 
     Returns:
         Pairs of an action tube and the class's probability in each of its frames, float (T',).
     """
-    n_classes = probabilities.shape[1] - 1
-    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    carries = carried_actions(probabilities, topk, action_th)
     tubes = []
-    for label in np.unique(top[top < n_classes]).tolist():
-        carried = (top == label).any(1)
+    for label in np.flatnonzero(carries.any(0)).tolist():
+        carried = carries[:, label]
         if carried.sum() >= min_length:
             scores = probabilities[carried, label]
             tubes.append((Tube(frames[carried], boxes[carried], label, float(scores.mean()), person_id), scores))

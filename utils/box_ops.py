@@ -51,8 +51,9 @@ class Track:
 
     `frames` int64 (T,) strictly increasing, gaps allowed; `boxes` float32 (T, 4) xyxy in pixels of the original frame;
     `scores` float32 (T,) person scores, or the action's where actions are drawn; `rows` int64 (T,) the places in the
-    video's detections, or None; `labels` int64 (T,) an action per frame, or None; `person_id` the track's number or
-    -1; `video` its name. Arrays are converted; ValueError when their shapes do not fit or frames do not increase.
+    video's detections, or None; `labels` int64 (T,) an action per frame, or uint8 (T, C), 1 for each of a frame's
+    actions, or None; `person_id` the track's number or -1; `video` its name. Arrays are converted; ValueError when
+    their shapes do not fit or frames do not increase.
     """
 
     frames: np.ndarray
@@ -69,11 +70,11 @@ class Track:
         columns = {"scores": np.asarray(self.scores, np.float32)}
         for name in ("rows", "labels"):
             value = getattr(self, name)
-            columns[name] = None if value is None else np.asarray(value, np.int64)
+            columns[name] = None if value is None else np.asarray(value, np.int64 if np.ndim(value) == 1 else np.uint8)
         if frames.ndim != 1 or boxes.shape != (len(frames), 4):
             raise ValueError(f"a track needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
         for name, column in columns.items():
-            if column is not None and column.shape != frames.shape:
+            if column is not None and column.shape[: 1 if name == "labels" else None] != frames.shape:
                 raise ValueError(f"a track of {len(frames)} frames has {name} of shape {column.shape}")
         if (np.diff(frames) <= 0).any():
             raise ValueError("a track's frames must be strictly increasing")

@@ -32,6 +32,26 @@ def make_gt_tubes(
     return ground_truth(project, subset, bad)
 
 
+def label_sets(frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, n_classes: int) -> np.ndarray:
+    """All actions of each frame of a followed person: uint8 (T, n_classes), 1 for those of the annotated person.
+
+    That is, in each frame, whose box overlaps most if the IoU is above `iou_th`; their actions are the labels of all
+    their tubes (of one `person_id`) with that frame. A frame without any is one that nothing is known about. Arguments
+    as of `label_frames`.
+    """
+    best, person = np.full(len(frames), float(iou_th)), np.full(len(frames), -1)
+    shared = [np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)[1:] for tube in gt]
+    for tube, (here, there) in zip(gt, shared, strict=True):
+        iou = paired_iou(boxes[here], tube.boxes[there])
+        better = iou > best[here]
+        best[here[better]], person[here[better]] = iou[better], tube.person_id
+    sets = np.zeros((len(frames), n_classes), np.uint8)
+    for tube, (here, _) in zip(gt, shared, strict=True):
+        if tube.label >= 0:
+            sets[here[person[here] == tube.person_id], tube.label] = 1
+    return sets
+
+
 def label_frames(
     frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, no_action: int
 ) -> np.ndarray:

@@ -15,12 +15,14 @@ STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)  # s
 
 class Person(NamedTuple):
     """Somebody in one frame: `box` xyxy in pixels of the original frame; `label` an action, or any number that is
-    no label's index (-1, n_classes) for none; `score` of that action in this frame."""
+    no label's index (-1, n_classes) for none; `score` of that action in this frame; `others`, further actions with
+    their scores."""
 
     person_id: int
     box: np.ndarray
     label: int
     score: float
+    others: tuple[tuple[int, float], ...] = ()
 
 
 class Strip:

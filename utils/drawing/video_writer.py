@@ -110,5 +110,6 @@ class TubeVideoWriter:
 
     def _caption(self, person: Person) -> str:
         if 0 <= person.label < len(self.labels):
-            return f"{person.person_id} {self.labels[person.label]} {person.score:.2f}"
+            actions = ((person.label, person.score), *person.others)
+            return f"{person.person_id} " + ", ".join(f"{self.labels[label]} {score:.2f}" for label, score in actions)
         return str(person.person_id)
