@@ -6,6 +6,12 @@ from torchvision.models import resnet
 
 CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}  # after the fourth stage
 
+_CONV_AND_NORM = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [
+    ("0", "1"),
+    ("conv", "norm"),
+    ("convolution", "normalization"),
+]
+
 FIRST_SCALE = 0.1  # initial scale of a deep ResNet's residual branches, trained from scratch (Goyal et al. 2017: 0)
 
 
@@ -81,20 +87,18 @@ class Backbone(nn.Module):
 def fuse_batchnorm(module: nn.Module) -> nn.Module:
     """Fold every BatchNorm into the convolution before it, in place, and return the module.
 
-    For inference: running statistics are used, and the names of the state dict change.
+    For inference: running statistics are used, and the names of the state dict change. Pairs are told by their names,
+    those of torchvision, of this project and of `transformers`.
     """
     for parent in list(module.modules()):
         names = dict(parent.named_children())
-        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("0", "1")]
-        for conv_name, norm_name in pairs:
+        for conv_name, norm_name in _CONV_AND_NORM:
             conv, norm = names.get(conv_name), names.get(norm_name)
-            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d)):
+            frozen = type(norm).__name__.endswith("FrozenBatchNorm2d")
+            if not (isinstance(conv, nn.Conv2d) and (frozen or isinstance(norm, nn.BatchNorm2d))):
                 continue
-            if isinstance(norm, nn.BatchNorm2d):
-                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-                shift = norm.bias - norm.running_mean * scale
-            else:
-                scale, shift = norm.affine()
+            scale = norm.weight * (norm.running_var + getattr(norm, "eps", 1e-5)).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
             conv.weight.mul_(scale[:, None, None, None])
             conv.bias = nn.Parameter(shift.clone() if conv.bias is None else conv.bias * scale + shift)
             setattr(parent, norm_name, nn.Identity())

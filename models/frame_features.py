@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.detr import DETR
 from models.frozen import Started, fetch_later, run_frozen
 from models.person_queries import Detector, Videos, batch_size, detector_of
 from models.weights import weights_hash
@@ -31,6 +32,8 @@ class BackboneFeatures:
     """DETR's backbone features, averaged over the picture: (b, 3, H, W) uint8 -> (b, c)."""
 
     def __init__(self, detector: Detector) -> None:
+        if not isinstance(detector.detr, DETR):
+            raise InputError(f"{detector.source}: the backbone's features are those of DETR alone; use an x3d head")
         self.key, self.device = f"res-{detector.key}", detector.device
         self.image_size, self.batch_size = detector.image_size, detector.batch_size
         self.width, self._detector = detector.detr.backbone[0].num_channels, detector

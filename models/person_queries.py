@@ -1,4 +1,4 @@
-"""Frames -> detections: the one place where DETR is run for the later stages.
+"""Frames -> detections: the one place where a detector is run for the later stages.
 
     python -m models.person_queries --dataset ucf101-24 --subset train --detr coco-r101-dc5
 
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.detr import PERSON, for_inference, normalize, pad_square
+from models.detectors import Settings, is_hf, open_network
 from models.frozen import Started, fetch_later, run_frozen
-from models.weights import OFFICIAL, checkpoint_path, load_detr, weights_hash
+from models.weights import OFFICIAL, checkpoint_path
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
 from utils.cli import Parser, run, tell_left_out
 from utils.distributed import process_group, rank
@@ -66,12 +66,12 @@ class QueryDetections(Detections):
 
 
 class Detector:
-    """A frozen DETR, ready for inference; `key` names its weights and settings, `image_size` the longer side it takes.
+    """A frozen detector, ready for inference; `key` names its weights and settings.
 
-    `batch_size` frames go through it at a time. `source` as in `models.weights.load_detr`; `amp` a dtype (bfloat16,
-    float16) or None; `image_size` 0 takes the size that the checkpoint was trained for; `square` pads frames to
-    squares, which a checkpoint that was trained so asks for itself. `query_layer`: the decoder layer of the query
-    vectors, from 1, None for the last one; `person_label` as in `load_detr`. InputError for a layer that is not there.
+    `batch_size` frames go through it at a time, resized to `image_size` pixels on the longer side (0: as they are).
+    `source` as in `models.detectors.open_network`, further arguments as in its `Settings`: `image_size` 0 takes the
+    size that the checkpoint was trained for; `square` pads frames to squares, which a checkpoint that was trained so
+    asks for itself.
     """
 
     def __init__(
@@ -85,36 +85,25 @@ class Detector:
         batch_size: int = 8,
         square: bool = False,
         query_layer: int | None = None,
-        person_label: int | None = None,
+        person_label: int | str | None = None,
     ) -> None:
         self.source, self.device, self.batch_size = str(source), device, batch_size
-        detr, config = load_detr(source, checkpoint_root, device, person_label=person_label)
-        self.n_layers = config["dec_layers"]
-        self.query_layer = detr.query_layer = query_layer or self.n_layers
-        if self.query_layer > self.n_layers:
-            raise InputError(f"--query_layer {query_layer}: {source} has {counted(self.n_layers, 'decoder layer')}")
-        self.person_label = config["person_label"]
-        self.weights = weights_hash(detr.state_dict())
-        self.d = config["hidden_dim"]
-        self.image_size = image_size or config["image_size"]
-        self.square = square or config["pad_square"]
-        kind = f"-layer{self.query_layer}" * (self.query_layer != self.n_layers)
-        kind += f"-person{self.person_label}" * (self.person_label != PERSON)
-        kind += "" if amp is None else f"-{str(amp).removeprefix('torch.')}"
-        self.key = f"{self.weights}-{self.image_size}{'-square' if self.square else ''}{kind}"
-        self.detr = for_inference(detr, amp)
+        use = Settings(image_size, square, query_layer, person_label, amp)
+        self.network = network = open_network(source, checkpoint_root, device, use)
+        self.detr, self.weights, self.key, self.d = network.module, network.weights, network.key, network.d
+        self.n_layers, self.query_layer, self.person_label = network.n_layers, network.query_layer, network.person_label
+        self.image_size, self.square = network.frame_size, network.square
         if compiled:
             self.detr.compile()
 
     def config(self) -> dict:
         """What a later stage needs to find the same detector: its file, what its weights are, and how it is used."""
-        names = ("source", "weights", "image_size", "square", "query_layer", "person_label", "key")
-        return {name: getattr(self, name) for name in names}
+        names = ("source", "weights", "square", "query_layer", "person_label", "key")
+        return {name: getattr(self, name) for name in names} | {"image_size": self.network.image_size}
 
     def _input(self, images: Tensor) -> Tensor:
         """uint8 frames (b, 3, H, W) as the network takes them."""
-        images = images.to(self.device, non_blocking=True)
-        return normalize(pad_square(images) if self.square else images)
+        return self.network.prepare(images.to(self.device, non_blocking=True), None)[0]
 
     @torch.inference_mode()
     def backbone(self, images: Tensor) -> Tensor:
@@ -125,16 +114,15 @@ class Detector:
 
     @torch.inference_mode()
     def _launch(self, images: Tensor, mask: Tensor | None = None) -> Callable[[], list[np.ndarray]]:
-        """Start a batch float (b, 3, H, W); the function waits for its person scores (b, N), boxes (b, N, 4) xyxy from
+        """Start a batch uint8 (b, 3, H, W); the function waits for its person scores (b, N), boxes (b, N, 4) xyxy from
         0 to 1, and queries (b, N, d). Nothing in here may make the host wait."""
-        out = self.detr(images, mask)
-        scores = out["pred_logits"].softmax(-1)[..., self.person_label]
-        return fetch_later(scores, box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
+        out = self.detr(*self.network.prepare(images.to(self.device, non_blocking=True), mask))
+        return fetch_later(self.network.scores(out), box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
 
     def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> Detections:
         """The detections of a training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding, with a person score
         of at least `floor`; `frames` are places in the batch, `boxes` xyxy from 0 to 1, as the batch's targets are."""
-        return _collect(self._launch(normalize(images), mask), 0, (1, 1), floor)
+        return _collect(self._launch(images, mask), 0, (1, 1), floor)
 
     def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
         """Start on one video's frames, batches uint8 (b, 3, H, W) in order: how many each batch has, and a function
@@ -147,7 +135,7 @@ class Detector:
             scale = size
             if self.square:  # what the square's sides are in pixels of the original frame
                 scale = [max(images.shape[2:]) * n / m for n, m in zip(size, images.shape[:1:-1], strict=True)]
-            yield len(images), partial(_collect, self._launch(self._input(images)), first, scale, floor)
+            yield len(images), partial(_collect, self._launch(images), first, scale, floor)
             first += len(images)
 
 
@@ -171,7 +159,8 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     InputError when its weights or the layer of its queries are not those of `known`.
     """
     source = args.detr or known["source"]
-    if not args.detr and source not in OFFICIAL and not checkpoint_path(source, "detr").is_file():
+    named = source in OFFICIAL or is_hf(source)
+    if not args.detr and not named and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))

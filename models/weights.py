@@ -53,12 +53,28 @@ def checkpoint_path(name: str | Path, kind: str) -> Path:
     return SHIPPED / str(name) / f"{kind}.pth" if str(name) in shipped_names() else Path(name)
 
 
+def read_detector(
+    source: str | Path, checkpoint_root: str | Path = "checkpoint", url: str = OFFICIAL_URL
+) -> tuple[Path, object]:
+    """File of a detector, and what it holds; `source`, `url` and errors as in `load_detr`."""
+    if str(source) in OFFICIAL:
+        name = OFFICIAL[str(source)]
+        path = Path(checkpoint_root) / "detr" / name
+        download(url + name, path, name.removesuffix(".pth").rsplit("-", 1)[1])
+    else:
+        path = checkpoint_path(source, "detr")
+        if not path.exists():
+            known = ", ".join([*OFFICIAL, *shipped_names()])
+            raise InputError(f"{source}: no such detector checkpoint; give a file or one of {known}")
+    return path, load_torch(path, "detector checkpoint")
+
+
 def load_detr(
     source: str | Path,
     checkpoint_root: str | Path = "checkpoint",
     device: str | torch.device = "cpu",
     url: str = OFFICIAL_URL,
-    person_label: int | None = None,
+    person_label: int | str | None = None,
 ) -> tuple[DETR, dict]:
     """Detector of a checkpoint, in evaluation mode, and its full configuration.
 
@@ -73,16 +89,14 @@ def load_detr(
         InputError: the file is none of these, its weights do not fit its configuration, or which of its classes is
             the person is not known.
     """
-    if str(source) in OFFICIAL:
-        name = OFFICIAL[str(source)]
-        path = Path(checkpoint_root) / "detr" / name
-        download(url + name, path, name.removesuffix(".pth").rsplit("-", 1)[1])
-    else:
-        path = checkpoint_path(source, "detr")
-        if not path.exists():
-            known = ", ".join([*OFFICIAL, *shipped_names()])
-            raise InputError(f"{source}: no such detector checkpoint; give a file or one of {known}")
-    checkpoint = load_torch(path, "detector checkpoint")
+    path, checkpoint = read_detector(source, checkpoint_root, url)
+    return build_detr(path, checkpoint, device, person_label)
+
+
+def build_detr(
+    path: Path, checkpoint: object, device: str | torch.device = "cpu", person_label: int | str | None = None
+) -> tuple[DETR, dict]:
+    """What `load_detr` gives, of a file that `read_detector` has read."""
     checkpoint = checkpoint if isinstance(checkpoint, dict) and "model" in checkpoint else {"model": checkpoint}
     state, own = checkpoint["model"], "config" in checkpoint
     if _is_weights(state) and not own:
@@ -112,9 +126,11 @@ def load_detr(
     return detr.eval(), config
 
 
-def _person_label(path: Path, config: dict, given: int | None, own: bool) -> int:
+def _person_label(path: Path, config: dict, given: int | str | None, own: bool) -> int:
     """A detector's class of people: the one `given`, else its config's where that is known or of our `own` training."""
     n, label = config["num_classes"], config["person_label"] if given is None else given
+    if isinstance(label, str):
+        raise InputError(f"--person_label {label}: {path} has no names of labels; give a number from 0 to {n - 1}")
     fault = f"has no label {label}" if label >= n else ""
     if given is None and not own and n not in _PERSON_IS_1:
         fault = "does not say which of its labels is the person's"

@@ -4,7 +4,8 @@
 #     bash scripts/setup.sh
 #
 # Needs Python 3.10 or newer (python3, or the one that $PYTHON names) and pip. An environment that is there
-# already is kept: pip adds what it lacks. Other scripts source this file, for `root` and `VENV`, absolute paths.
+# already is kept: pip adds what it lacks. Other scripts source this file, for `root` and `VENV`, absolute paths,
+# and `setup FILE`, which adds further requirements.
 set -euo pipefail
 
 stop() {
@@ -22,7 +23,8 @@ add_pip() {
 setup() (
     python=${PYTHON:-python3}
     requirements=$1
-    stamp=$VENV/.requirements.txt # what is installed; appears only when all of it is
+    name=$(basename "$requirements")
+    stamp=$VENV/.$name # what is installed; appears only when all of it is
     new_enough='import sys; sys.exit(sys.version_info < (3, 10))'
     works() { "$VENV/bin/python" -c '' 2>/dev/null; }
 
@@ -52,7 +54,7 @@ setup() (
         stop "the Python of $VENV is older than 3.10; remove it, or name another folder by VENV=..."
     if cmp -s "$requirements" "$stamp"; then return; fi
 
-    echo "setup: installing the packages of requirements.txt into $VENV (a few minutes, up to 7 GB)" >&2
+    echo "setup: installing the packages of $name into $VENV (a few minutes, up to 7 GB)" >&2
     if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
         "$VENV/bin/python" -m ensurepip >/dev/null 2>&1 || add_pip ||
             stop "$VENV has no pip, and neither has $python; install it (Debian: apt install python3-pip)"

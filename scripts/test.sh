@@ -2,6 +2,7 @@
 # The style checks and the tests; arguments go to pytest: bash scripts/test.sh tests/test_box_ops.py -k giou
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup "$root/requirements-hf.txt" || echo "test: without transformers; its tests are skipped" >&2
 cd "$root"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} MPLBACKEND=Agg

@@ -11,6 +11,7 @@ import datasets  # noqa: F401 (sets OpenCV's limit of pixels, which must happen 
 from tests.stages import Stages, make_data
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # a mistake in a test is no download
 torch.set_num_threads(1)  # small tensors; a second thread only waits where others work too
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

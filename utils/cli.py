@@ -108,6 +108,11 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_ERROR)
 
 
+def number_or_name(text: str) -> int | str:
+    """A type of argument: a whole number, or a text."""
+    return int(text) if text.isdecimal() else text
+
+
 def _number(
     kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf, above: bool = False
 ) -> Callable[[str], float]:

@@ -3,7 +3,7 @@
 Nothing here imports PyTorch, so that `--help` and a mistyped flag are answered at once.
 """
 
-from utils.cli import Parser, count, not_negative, positive_int
+from utils.cli import Parser, count, not_negative, number_or_name, positive_int
 from utils.misc import AMP_TYPES, available_cores
 
 COMET_MODES = ("online", "offline", "disabled")
@@ -90,7 +90,9 @@ def add_training_flags(
 def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch_flag: str = "detr_batch") -> None:
     """Flags of the stages that run the frozen detector."""
     shown = "" if detr else " (default: the one trained with)"
-    parser.flag("detector", "detr", default=detr, help=f"frozen detector: an official name or a checkpoint{shown}")
+    parser.flag("detector", "detr", default=detr,
+                help="frozen detector: an official name, a checkpoint, or hf:<name or folder> of a detector of "
+                f"transformers{shown}")  # fmt: skip
     parser.flag("detector", "image_size", type=count, default=0,
                 help="longer side of frames; 0: what it was trained for, 512 for official ones")  # fmt: skip
     parser.flag("detector", "pad_square", action="store_true",
@@ -104,8 +106,9 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
 
 def add_person_flag(parser: Parser, section: str) -> None:
     """The flag of every stage that loads a detector: which of its classes is the person."""
-    parser.flag(section, "person_label", type=count,
-                help="the detector's label of people (default: the checkpoint's, 1 of COCO's)")  # fmt: skip
+    parser.flag(section, "person_label", type=number_or_name,
+                help="the detector's label of people, a number, or a name of an hf: detector's label map "
+                "(default: the checkpoint's, 1 of COCO's, 'person')")  # fmt: skip
 
 
 def add_frame_flags(parser: Parser) -> None:

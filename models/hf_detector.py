@@ -1,0 +1,320 @@
+"""Query-based detectors of Hugging Face `transformers` as the frozen detector: `--detr hf:<name or folder>`.
+
+Detr, ConditionalDetr, DabDetr, DeformableDetr, RTDetr, RTDetrV2, DFine, Deimv2, LwDetr, RfDetr and what else
+`AutoModelForObjectDetection` gives with boxes and a decoder's queries. Size, normalisation and padding are those of the
+model's own image processor. Weights come from the hub (its cache, its own HF_HUB_OFFLINE) or from a folder that
+`save_pretrained` left; safetensors alone are read.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.backbone import fuse_batchnorm
+from models.detr import pad_images
+from models.weights import load_weights
+from utils.misc import InputError, checksum
+
+PREFIX = "hf:"
+NEEDS = "needs the package transformers, which is not here; pip install -r requirements-hf.txt"
+_PROBES = ((72, 96), (900, 1200))  # frames smaller and larger than what most models take
+_IN_FLOAT32 = re.compile(
+    r"bbox|class|score|integral|ref(erence)?_point"
+)  # of 16-bit models: what becomes a box or score
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(f"--detr {PREFIX}...: {NEEDS}") from None
+    from huggingface_hub.utils import logging as hub_logging
+
+    for logger in (transformers.logging, hub_logging):
+        logger.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def load_pretrained(name: str) -> tuple[nn.Module, Any]:
+    """A detector and its image processor, by name from the hub or from a folder.
+
+    Raises:
+        InputError: there is none, it is not whole, or it is not an object detector.
+    """
+    library = _library()
+    local = Path(name).exists() or name.startswith((".", "/", "~"))
+    if local and not Path(name).is_dir():
+        raise InputError(f"{PREFIX}{name}: no such folder; give one that save_pretrained left, or a name of the hub")
+    try:
+        model, info = library.AutoModelForObjectDetection.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+        processor = library.AutoImageProcessor.from_pretrained(name)
+    except ImportError as error:  # timm, of some backbones
+        raise InputError(f"{PREFIX}{name}: {_one_line(error)}; pip install -r requirements-hf.txt") from None
+    except Exception as error:  # the library raises whatever its parts do
+        where = (
+            "the folder is not whole, or not a detector's"
+            if local
+            else "no such folder, and not found on the hub (or no network)"
+        )
+        raise InputError(f"{PREFIX}{name}: {where} ({type(error).__name__}: {_one_line(error)})") from None
+    if faults := [*info["missing_keys"], *map(str, info["mismatched_keys"])]:
+        raise InputError(
+            f"{PREFIX}{name}: the weights are not whole ({len(faults)} missing or of another shape: {min(faults)})"
+        )
+    return model.eval(), processor
+
+
+def made(checkpoint: object) -> bool:
+    """Whether a checkpoint of this project holds a detector of the library."""
+    return isinstance(checkpoint, dict) and PREFIX in (checkpoint.get("config") or {})
+
+
+def build_from_checkpoint(path: str, checkpoint: dict) -> tuple[nn.Module, Any, int]:
+    """A detector, its image processor and its class of people, out of a checkpoint of `train_detr.py`."""
+    library = _library()
+    try:
+        config = checkpoint["config"][PREFIX]
+        kind = getattr(library, config["processor"]["image_processor_type"])
+        if not issubclass(kind, library.image_processing_utils.BaseImageProcessor):
+            raise TypeError(f"{kind.__name__} is not an image processor")
+        settings = library.AutoConfig.for_model(**config["model"])
+        model, processor = (
+            library.AutoModelForObjectDetection.from_config(settings),
+            kind.from_dict(config["processor"]),
+        )
+        label = int(config["person_label"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a detector of transformers that train_detr.py left ({_one_line(error)})"
+        ) from None
+    load_weights(model, checkpoint["model"], path)
+    return model.eval(), processor, label
+
+
+def load(
+    name: str,
+    checkpoint: dict | None = None,
+    device: torch.device | str = "cpu",
+    image_size: int = 0,
+    person_label: str | int | None = None,
+) -> "HFDetector":
+    """The detector `hf:<name or folder>`, or that of a checkpoint of `train_detr.py` whose path `name` is.
+
+    Args:
+        image_size: 0: as the image processor says; else the longer side, or both of a model that takes squares.
+        person_label: a label or a class number; None: that of the checkpoint, or "person".
+    """
+    if checkpoint is None:
+        model, processor = load_pretrained(name.removeprefix(PREFIX))
+    else:
+        model, processor, trained = build_from_checkpoint(name, checkpoint)
+        person_label = trained if person_label is None else person_label
+    if image_size:
+        names = ("height", "width") if processor.size.get("height") else ("shortest_edge", "longest_edge")
+        processor.size = type(processor.size)(**dict.fromkeys(names, image_size))
+    return HFDetector(model, processor, name, torch.device(device), person_label)
+
+
+def person_class(labels: dict[int, str], wanted: str | int | None, name: str) -> int:
+    """The class of people in a model's label map; `wanted`, a label or a number, names another than "person"."""
+    labels = {int(number): str(label) for number, label in labels.items()}
+    if str(wanted or "").isdecimal() and int(wanted) in labels:
+        return int(wanted)
+    text = str(wanted or "person").lower()
+    for number, label in labels.items():
+        if label.lower() == text:
+            return number
+    shown = ", ".join(f"{number} {label}" for number, label in list(labels.items())[:8])
+    raise InputError(
+        f"{name}: has no class {text!r}; name one with --person_label ({shown}{', ...' * (len(labels) > 8)})"
+    )
+
+
+class FrameInput:
+    """uint8 frames of one size (b, 3, H, W) -> what a model takes, float32 (b, 3, h, w), as its image processor does.
+
+    The processor itself makes the host wait for a GPU (it sends constants and reads them back). Its settings are
+    applied here instead, and compared with it once; where it does something else, it is used after all.
+    """
+
+    def __init__(self, processor: Any, device: torch.device) -> None:
+        self.processor = processor
+        self.resizes, self.size, self.resample = processor.do_resize, processor.size, processor.resample
+        mean, deviation = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        scale = processor.rescale_factor if processor.do_rescale else 1.0
+        if processor.do_normalize:
+            mean, deviation = (torch.tensor(x).view(-1, 1, 1) for x in (processor.image_mean, processor.image_std))
+        self.scale, self.mean, self.deviation = scale, mean.to(device), deviation.to(device)
+        draw = torch.Generator().manual_seed(0)
+        probes = [torch.randint(0, 256, (1, 3, *shape), dtype=torch.uint8, generator=draw) for shape in _PROBES]
+        probes = [probe.to(device) for probe in probes]
+        wanted = [self.of_library(probe) for probe in probes]
+        for way in (self.resize_bytes, self.resize_floats, self.of_library):
+            self.apply: Callable[[Tensor], Tensor] = way
+            if all(torch.allclose(way(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, wanted, strict=True)):
+                break
+
+    def of_library(self, images: Tensor) -> Tensor:
+        """By the image processor itself."""
+        return self.processor(images=list(images), return_tensors="pt", do_pad=False)["pixel_values"].to(images.device)
+
+    def resize_bytes(self, images: Tensor) -> Tensor:
+        """Resized as uint8, then normalised: most families."""
+        if self.resizes:
+            images = self.processor.resize(images, size=self.size, resample=self.resample)
+        return (images.float() - self.mean / self.scale) / (self.deviation / self.scale)
+
+    def resize_floats(self, images: Tensor) -> Tensor:
+        """Resized as floats, without smoothing, then normalised: RF-DETR."""
+        images = images.float() * self.scale
+        if self.resizes:
+            images = self.processor.resize(images, size=self.size, resample=self.resample, antialias=False)
+        return (images - self.mean) / self.deviation
+
+
+class HFDetector(nn.Module):
+    """A detector of the library: images -> each query's person score, box and vector.
+
+    Attributes:
+        d: width of a query. num_queries: queries of a frame. n_layers: decoder layers.
+        person_label: the class of people.
+        softmax: whether one class is "no object"; else each class is scored by itself.
+
+    Raises:
+        InputError: the model gives no box or no vector of each query, or has no such class.
+    """
+
+    def __init__(
+        self, model: nn.Module, processor: Any, name: str, device: torch.device, person_label: str | int | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.processor, self.name = model.to(device), processor, name
+        self.dtype: torch.dtype | None = None
+        self.person_label = person_class(model.config.id2label, person_label, name)
+        self.frame_input = FrameInput(processor, device)
+        self._taken: list[Tensor] = []  # the queries of `take_layer`
+        out = self._answer()
+        boxes, queries = (getattr(out, part, None) for part in ("pred_boxes", "last_hidden_state"))
+        if boxes is None or queries is None or queries.shape[:2] != boxes.shape[:2]:
+            raise InputError(f"{name}: gives no box and vector of each query, which query matching needs")
+        others = out.logits.shape[-1] - model.config.num_labels
+        if others not in (0, 1):
+            raise InputError(f"{name}: gives {out.logits.shape[-1]} scores for {model.config.num_labels} classes")
+        self.softmax = others == 1
+        self.num_queries, self.d = queries.shape[1:]
+        self.n_layers = len(self._layers()) or 1
+
+    def _layers(self) -> nn.ModuleList | list:
+        return getattr(getattr(self.model.model, "decoder", None), "layers", [])
+
+    @torch.no_grad()
+    def _answer(self) -> Any:
+        """What the model gives for one frame."""
+        frame = torch.zeros(1, 3, *_PROBES[0], dtype=torch.uint8, device=self.model.device)
+        try:
+            return self.model.eval()(pixel_values=self.prepare(frame)[0])
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = dict(self.processor.size)
+            raise InputError(f"{self.name}: does not take frames of its size {size} ({_one_line(error)})") from None
+
+    def take_layer(self, number: int) -> None:
+        """Take queries from decoder layer `number`, from 1, normalised as the last layer's are."""
+        norm = getattr(self.model.model.decoder, "layernorm", None) or nn.Identity()
+
+        def keep(_module: nn.Module, _given: tuple, out: Any) -> None:
+            self._taken[:] = [norm(out if torch.is_tensor(out) else out[0])]
+
+        hook = self._layers()[-1].register_forward_hook(keep)  # what is known to be true of the last layer
+        last = self._answer().last_hidden_state
+        hook.remove()
+        if not torch.allclose(self._taken[0], last, atol=1e-4):
+            raise InputError(f"--query_layer: {self.name} does not give its decoder layers' queries one by one")
+        self._layers()[number - 1].register_forward_hook(keep)
+
+    def config(self) -> dict:
+        """What a checkpoint needs to build this detector again, in plain types."""
+        settings = {"model": self.model.config.to_dict(), "processor": self.processor.to_dict()}
+        return {PREFIX: json.loads(json.dumps({**settings, "person_label": self.person_label}, default=str))}
+
+    def settings_key(self) -> str:
+        """Names what changes its answers beside its weights: family, size, and a checksum of the image processor."""
+        size = "x".join(str(value) for value in dict(self.processor.size).values() if value)
+        settings = json.dumps(self.processor.to_dict(), sort_keys=True, default=str)
+        return f"{self.model.config.model_type}-{size}-{checksum(settings)}"
+
+    def prepare(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images uint8 (b, 3, H, W), `mask` (b, H, W) True on padding right and below -> the model's input and mask."""
+        if mask is None or not mask.any():
+            return self._pad(self.frame_input.apply(images).contiguous(memory_format=torch.channels_last))
+        sizes = torch.stack([(~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)], 1).tolist()
+        parts = [self.frame_input.apply(image[None, :, :h, :w]) for image, (h, w) in zip(images, sizes, strict=True)]
+        if len({part.shape for part in parts}) == 1:
+            return self._pad(torch.cat(parts))
+        return pad_images([part[0] for part in parts])
+
+    def _pad(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images of one size, padded where the image processor pads to a fixed size."""
+        if not (getattr(self.processor, "do_pad", False) and getattr(self.processor, "pad_size", None)):
+            return images, None
+        target = images.new_zeros(3, self.processor.pad_size["height"], self.processor.pad_size["width"])
+        batch, mask = pad_images([*images, target])
+        return batch[:-1], mask[:-1]
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Images and mask of `prepare` -> `scores` (B, N) of people, `pred_boxes` (B, N, 4) cxcywh divided by the frame
+        without padding, `queries` (B, N, d), all float32."""
+        mixed = torch.autocast(images.device.type, self.dtype) if self.dtype else nullcontext()
+        with mixed:
+            out = self.model(pixel_values=images, pixel_mask=None if mask is None else (~mask).long())
+        queries = self._taken[0] if self._taken else out.last_hidden_state
+        return {
+            "scores": self.person_scores(out.logits),
+            "pred_boxes": out.pred_boxes.float(),
+            "queries": queries.float(),
+        }
+
+    def person_scores(self, logits: Tensor) -> Tensor:
+        """Class logits (..., C) -> person scores (...), by softmax where one class is "no object", else by sigmoid."""
+        logits = logits.float()
+        return logits.softmax(-1)[..., self.person_label] if self.softmax else logits[..., self.person_label].sigmoid()
+
+
+@torch.no_grad()
+def for_inference(detector: HFDetector, dtype: torch.dtype | None = None) -> HFDetector:
+    """Make `detector` fast for inference, in place: BatchNorm folded into convolutions, channels last, layers in
+    `dtype` (bfloat16 or float16; None: float32) but for those that give boxes and scores."""
+    fuse_batchnorm(detector.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
+    detector.dtype = dtype
+    if dtype is not None:
+        exact: list[str] = []
+        for name, module in detector.model.named_modules():
+            if name.startswith(tuple(exact)):
+                continue
+            if _IN_FLOAT32.search(name.rpartition(".")[2] or "") or _IN_FLOAT32.search(name):
+                if not isinstance(module, nn.ModuleList):
+                    module.forward = partial(_float32, module.forward)
+                    exact.append(name + ".")
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
+    return detector
+
+
+def _float32(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    device = next(a.device.type for a in (*args, *kwargs.values()) if torch.is_tensor(a))
+    with torch.autocast(device, enabled=False):
+        args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+        return forward(*args, **kwargs)
