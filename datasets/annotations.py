@@ -66,13 +66,16 @@ class AnnotationFault:
 
 @dataclass(frozen=True)
 class Video:
-    """A video's ground truth; width, height and n_frames are 0 where the annotation does not say."""
+    """A video's ground truth; width, height and n_frames are 0 where the annotation does not say. `key_frames` and
+    `empty_frames` as of `datasets.formats.common.RawVideo`."""
 
     name: str
     width: int
     height: int
     n_frames: int
     tubes: list[Tube]
+    key_frames: np.ndarray | None = None
+    empty_frames: np.ndarray | None = None
 
 
 def ground_truth(
@@ -181,7 +184,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
         if keep.any():
             tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
     faults += _two_boxes_of_one_person(name, tubes)
-    return Video(name, raw.width, raw.height, raw.n_frames, tubes), faults
+    return Video(name, raw.width, raw.height, raw.n_frames, tubes, raw.key_frames, raw.empty_frames), faults
 
 
 def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple[Video, list[AnnotationFault]]:
@@ -247,7 +250,8 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
         keep = tube.frames < n_frames
         if keep.any():
             tubes.append(replace(tube, frames=tube.frames[keep], boxes=tube.boxes[keep]))
-    return Video(video.name, *size, n_frames, tubes), faults
+    width, height = size
+    return replace(video, width=width, height=height, n_frames=n_frames, tubes=tubes), faults
 
 
 def max_people_per_frame(tubes: Mapping[str, Sequence[Tube]]) -> tuple[int, str, int]:

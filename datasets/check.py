@@ -3,9 +3,11 @@
 python -m datasets.check --dataset path/to/own.yml
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 from datasets.annotations import AnnotationFault, Video, fit_to_video, max_people_per_frame, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
+from datasets.formats import AnnotationFile
 from datasets.likely_mistakes import likely_mistakes, shared_videos
 from datasets.transforms import resize
 from utils.box_ops import motion_category
@@ -45,15 +48,21 @@ def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str,
         except InputError as error:
             lines.append(f"error: {error}")
             continue
-        lines += [_line(fault) for fault in faults]
+        lines += [_line(fault, "", _place(file, name, fault)) for fault in faults]
         if not any(fault.refused for fault in faults):
             videos[name] = video
     return videos, lines
 
 
-def _line(fault: AnnotationFault, where: str = "") -> str:
+def _line(fault: AnnotationFault, where: str = "", place: str = "") -> str:
     boxes = f", {fault.count} boxes" if fault.count > 1 else ""
-    return f"{'error' if fault.refused else 'warning'}: {where}{fault}{boxes}"
+    return f"{'error' if fault.refused else 'warning'}: {where}{fault}{boxes}{place}"
+
+
+def _place(file: AnnotationFile, name: str, fault: AnnotationFault) -> str:
+    """Where the annotation file has the frame of a fault, of formats that can say so: ", second 905 (line 33)"."""
+    number = re.search(r"frame (-?\d+)$", fault.place)
+    return file.videos.place(name, int(number[1])) if number and hasattr(file.videos, "place") else ""
 
 
 def decode(project: Project, video: Video) -> Decoded:
@@ -73,7 +82,9 @@ def decode(project: Project, video: Video) -> Decoded:
     except InputError as error:
         return Decoded([f"error: {error}"], (0, 0), n_frames, cell)
     faults = fit_to_video(video, frames.size, n_frames)[1]
-    return Decoded([_line(fault, f"{path}: ") for fault in faults], frames.size, n_frames, cell)
+    file = project.annotation_file()
+    lines = [_line(fault, f"{path}: ", _place(file, video.name, fault)) for fault in faults]
+    return Decoded(lines, frames.size, n_frames, cell)
 
 
 def _with_boxes(frame: np.ndarray, video: Video, number: int) -> np.ndarray:
@@ -169,10 +180,13 @@ def main() -> None:
             sheet = Path(args.sheet or f"check-{project.name}.png")
             contact_sheet(cells, sheet)
             print(f"contact sheet: {sheet}")
-    annotated = project.annotation_file().videos
-    annotated = {name: annotated[name] for name in names if name in annotated}
+    file, annotated = project.annotation_file(), {}
+    for name in names:
+        with suppress(KeyError, InputError):
+            annotated[name] = file.videos[name]
     decoded_frames = n_frames if project.sampling.all_frames else {}  # else they are not the annotation's
-    hints = [*likely_mistakes(annotated, decoded_frames), *shared_videos(subsets), *crowd(videos, args.num_queries)]
+    mistakes = likely_mistakes(annotated, decoded_frames)
+    hints = [*file.notes, *mistakes, *shared_videos(subsets), *crowd(videos, args.num_queries)]
     for line in sorted(lines) + [f"warning: {hint}" for hint in hints]:
         print(line)
     errors = sum(line.startswith("error") for line in lines)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
+from datasets.formats.common import video_path
 from datasets.sampling import ALL_FRAMES, Sampling
 from utils.misc import InputError, did_you_mean
 
@@ -58,7 +59,8 @@ class Project:
     def annotation_file(self) -> AnnotationFile:
         """The annotation file, unchecked; InputError when it is missing, damaged or in another format."""
         try:
-            return read_annotation_file(self.annotations, self.format, {"labels": self.labels, **self.options})
+            known = {"labels": self.labels, "videos": str(self.root / self.frames)}
+            return read_annotation_file(self.annotations, self.format, {**known, **self.options})
         except OSError as error:
             text = f"{self.annotations}: annotation file cannot be read ({error.strerror}); {self._remedy()}"
             raise InputError(text) from None
@@ -93,7 +95,12 @@ class Project:
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
             hint = "; part folders with /" if "\\" in name else ""
             raise InputError(f"{self.annotations}: video name {name[:80]!r} is not a path below {self.root}{hint}")
-        return self.root / self.frames.replace("{name}", name)
+        return video_path(self.root / self.frames, name)
+
+    def label_id(self, label: int) -> int:
+        """The id of a label in files of the annotation's format; without ids of its own, labels count from 1."""
+        ids = {name: number for number, name in self.annotation_file().label_ids.items()}
+        return ids.get(self.labels[label], label + 1)
 
     def _read_list(self, path: Path) -> list[str]:
         try:

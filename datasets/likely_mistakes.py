@@ -33,7 +33,7 @@ def likely_mistakes(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int])
         (
             "only every k-th frame has boxes, which are probably key frames; frames between them count as frames "
             "without people: interpolate the boxes",
-            [name for name, video in annotated.items() if frame_step(video) > 1],
+            [name for name, video in annotated.items() if frame_step(video) > 1 and video.key_frames is None],
         ),
         ("a tube is annotated twice", [name for name, video in annotated.items() if _has_double(video)]),
         (

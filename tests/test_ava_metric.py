@@ -118,7 +118,7 @@ GT, DET = "v,0902,0.1,0.1,0.5,0.5,1,0\n", "v,0902,0.1,0.1,0.5,0.5,1,0.9\n"
             MAP,
             r"gt.csv, line 1: 'time' is not a number \(a header line",
         ),
-        (GT + "v,0903,0.1,0.1,0.5,0.5\n", DET, MAP, r"gt.csv, line 2: 6 columns, not 2, 7 or 8"),
+        (GT + "v,0903,0.1,0.1,0.5,0.5\n", DET, MAP, r"gt.csv, line 2: 6 columns, not 7 or 8"),
         (GT + "v,0903,0.1,0.1,0.5,0.5,1,anna\n", DET, MAP, r"gt.csv, line 2: 'anna' is not a number"),
         (GT + "v,0903,nan,0.1,0.5,0.5,1,0\n", DET, MAP, r"gt.csv, line 2: 'nan' is not a number"),
         (GT + "v,0903,0.5,0.1,0.1,0.5,1,0\n", DET, MAP, r"gt.csv, line 2: ground truth .* is reversed"),

@@ -175,7 +175,7 @@ def _careful(path: Path, block: bytes, names: dict[bytes, int], line: int, width
 
 
 def _either(widths: tuple[int, ...]) -> str:
-    return " or ".join([", ".join(map(str, widths[:-1])), str(widths[-1])][len(widths) == 1 :])
+    return " or ".join(str(width) for width in widths if width > 2 or len(widths) == 1)
 
 
 def _number(text: str | bytes) -> float:

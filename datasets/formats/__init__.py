@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from datasets.formats import (
+    ava,
     coco_video,
     cvat_video,
     cvat_writer,
@@ -32,6 +33,8 @@ FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "jhmdb21": jhmdb21.read,
     "act_gt": jhmdb21.read,
     "json": project_json.read,
+    "ava": functools.partial(ava.read, start=0, rate=None, loose_boxes=True),
+    "ava_csv": ava.read,
     "cvat": cvat_video.read,
     "cvat_video": cvat_video.read,
     "mot": mot.read,

@@ -1,5 +1,6 @@
 """What every annotation format is read into, and the numbers in it."""
 
+import glob
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -32,12 +33,18 @@ class RawTube(NamedTuple):
 
 
 class RawVideo(NamedTuple):
-    """A video as annotated; sizes and `n_frames` are 0 where the file does not say."""
+    """A video as annotated; sizes and `n_frames` are 0 where the file does not say.
+
+    `key_frames`, int64, are the frames in which every person is annotated, None where it is all of them between the
+    first and the last box; `empty_frames` those that the file lists without any person.
+    """
 
     width: int
     height: int
     n_frames: int
     tubes: list[RawTube]
+    key_frames: np.ndarray | None = None
+    empty_frames: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -45,21 +52,33 @@ class AnnotationFile:
     """An annotation file as it is, unchecked.
 
     `labels` are the names that label indices refer to, empty where the file has none; `lists` are its own lists of
-    videos, such as {"test_videos": [split 1, split 2, ...]}. `sampled` says that frames count those that the project
-    uses (`datasets.sampling`), not the video's own.
+    videos, such as {"test_videos": [split 1, split 2, ...]}. `sampled`: frames count at the project's rate, not the
+    video's own. `notes`: what the reader took otherwise than it is written, in lines. `label_ids`: the ids of labels,
+    where the format has ids of its own.
     """
 
     path: Path
-    videos: dict[str, RawVideo]
+    videos: Mapping[str, RawVideo]
     labels: list[str] = field(default_factory=list)
     lists: dict[str, list[list[str]]] = field(default_factory=dict)
     sampled: bool = False
+    notes: list[str] = field(default_factory=list)
+    label_ids: dict[int, str] = field(default_factory=dict)
 
     def split(self, key: str, number: int) -> list[str]:
         """The `number`-th list (from 1) under `key`; InputError when the file has none."""
         if not 1 <= number <= len(self.lists.get(key, [])):
             raise InputError(f"{self.path}: has no list {number} under {key!r}")
         return self.lists[key][number - 1]
+
+
+def video_path(pattern: str | Path, name: str) -> Path:
+    """The path of a video: `pattern` with the name for {name}; one that ends with .* is the file that exists."""
+    path = str(pattern).replace("{name}", name)
+    if not path.endswith(".*"):
+        return Path(path)
+    folder, stem = Path(path).parent, Path(path).name[:-1]
+    return min(folder.glob(glob.escape(stem) + "*"), default=Path(path))
 
 
 def whole_number(value: object, what: str = "value") -> int:

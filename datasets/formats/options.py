@@ -50,6 +50,22 @@ mapping = _kind("a mapping", lambda value: isinstance(value, dict))
 
 OPTIONS: dict[str, Option] = {
     "labels": names("the actions, in the order of the label indices"),
+    "label_map": Option(
+        "a file's name or a mapping from class id to name",
+        lambda value: _text(value) or (isinstance(value, dict) and bool(value)),
+        "the names of the class ids: a .pbtxt beside the annotation, or a mapping",
+    ),
+    "subsets": mapping("of a folder: the file of each subset, whose videos are a list of that name"),
+    "videos": text("the path of a video, with {name} in it: where sizes are read from"),
+    "excluded": names("files of the key frames that are left out"),
+    "included": text("the file of the seconds that are key frames, of every video"),
+    "other_classes": switch("rows of classes outside the label map are boxes without a label, not a mistake"),
+    "time": Option(
+        "'seconds' or 'frames'", lambda value: value in ("seconds", "frames"), "what the second column counts"
+    ),
+    "rate": number("frames a second: how often a video is looked at"),
+    "loose_boxes": switch("a row without a person's id is a person by itself"),
+    "person_per_label": switch("a person's id is one among those of its class"),
     "action_attribute": text("the attribute that holds the action; without it the track's label is the action"),
     "action_attributes": names("the attributes that hold actions"),
     "person_attribute": text("the attribute that tells people apart"),
@@ -58,7 +74,7 @@ OPTIONS: dict[str, Option] = {
     "names": names("the classes, from 1"),
     "annotation_ids": Option("a list of ids", lambda v: isinstance(v, list), "the annotations that count"),
     "video": text("the video's name, where the file has none"),
-    "start": count("the source video's frame of the first annotated one"),
+    "start": count("the source video's frame of the first annotated one; of AVA the second that frame 0 stands for"),
     "step": positive("frames of the source video from one annotated frame to the next"),
     "fill": switch("interpolate the source video's frames between annotated ones"),
     "fps": number("frames a second of the video"),
