@@ -8,13 +8,14 @@ import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
 from datasets.formats.common import video_path
-from datasets.sampling import ALL_FRAMES, Sampling
+from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
 
 BUILT_IN = Path(__file__).parent / "projects"
 FIELDS = {
     "name": str, "root": str, "format": str, "annotations": (str, list), "frames": str,
     "splits": dict, "labels": list, "defaults": dict, "rate": (int, float), "stride": int, "multi_label": bool,
+    "end": (int, float), "video_start": (int, float), "image_rate": (int, float), "image_offset": int,
 }  # fmt: skip
 REQUIRED = ("name", "format", "annotations", "frames", "splits")
 KINDS = {
@@ -59,7 +60,7 @@ class Project:
     def annotation_file(self) -> AnnotationFile:
         """The annotation file, unchecked; InputError when it is missing, damaged or in another format."""
         try:
-            known = {"labels": self.labels, "videos": str(self.root / self.frames)}
+            known = {"labels": self.labels, "videos": str(self.root / self.frames), "rate": self.sampling.rate}
             return read_annotation_file(self.annotations, self.format, {**known, **self.options})
         except OSError as error:
             text = f"{self.annotations}: annotation file cannot be read ({error.strerror}); {self._remedy()}"
@@ -168,7 +169,7 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
         defaults=fields.get("defaults") or {},
         path=path,
         options=options,
-        sampling=Sampling(fields.get("rate"), fields.get("stride", 1)),
+        sampling=_sampling(fields),
         multi_label=fields.get("multi_label", False),
     )
     if project.labels:
@@ -177,6 +178,14 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     if not labels:
         raise InputError(f"{path}: labels are missing, and {project.annotations} names none; add labels: [...]")
     return replace(project, labels=labels)
+
+
+def _sampling(fields: dict) -> Sampling:
+    """Which frames are used: seconds of an annotation count from the file's beginning once `video_start` is off."""
+    begin, end = fields.get("video_start", 0), fields.get("end")
+    start = fields.get("start", 0) - begin if fields["format"] == "ava" and "rate" in fields else 0
+    images = fields.get("image_rate", FOLDER_FPS), fields.get("image_offset", 0)
+    return Sampling(fields.get("rate"), fields.get("stride", 1), start, None if end is None else end - begin, *images)
 
 
 def read_yaml(path: Path) -> dict:
@@ -219,7 +228,9 @@ def _check(path: Path, fields: dict) -> None:
         number = KINDS[FIELDS[field]].endswith("number")
         require(not (number and isinstance(value, bool)), field, "is not a number")
     require(not ("rate" in fields and "stride" in fields), "rate", "says it alone; leave out stride")
-    for field in ("rate", "stride"):
+    for field in ("end", "video_start"):
+        require(field not in fields or fields["format"] == "ava", field, "only goes with format: ava")
+    for field in ("rate", "stride", "image_rate"):
         require(0 < fields.get(field, 1) < 1000, field, f"{fields.get(field)} is not a number above 0 and below 1000")
     name, annotations = fields["name"], fields["annotations"]
     require(name == Path(name).name and name not in (".", "..", ""), "name", "names a folder, so no slashes")
