@@ -1,0 +1,141 @@
+"""What `scripts/reproduce.sh` says before it starts, and the tables that it ends with.
+
+python -m scripts.reproduce cost --dataset jhmdb21 [--published] [--gpus 4] [--detr_rate 2778]
+python -m scripts.reproduce table checkpoint/jhmdb21/reproduce
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from utils.box_ops import MOTION_CATEGORIES
+from utils.cli import Parser, positive, positive_int, run
+from utils.misc import InputError
+from utils.results import print_table
+from utils.storage.files import read_json
+
+EPOCHS, CLIP = 20, 8  # of all trainings; frames of a clip of train_qmm.py
+STEP = 3  # forward passes that a training step costs
+PEOPLE, QUERY, FRAME_FEATURES = (
+    5,
+    1100,
+    2 * 2048 * 4,
+)  # detections a frame, bytes of one, bytes of a frame for x3d and res
+JPEG = 0.27  # bytes a pixel at the default quality
+FEATURES_SHARE = 0.75  # of a detector's time, that its backbone and X3D-XS take
+
+
+def detector_rate(device: str | None) -> float:
+    """Frames a second of R101-DC5 at 512 x 384 on one device in float32: the frames and weights of the benchmark
+    `detr_inference`, a few seconds long."""
+    import torch
+
+    from benchmarks.detr_inference import draw_frames, random_detr
+    from models.detr import for_inference, normalize
+    from utils.misc import pick_device
+
+    place = pick_device(device)
+    frames, detr = draw_frames(32 if place.type == "cuda" else 1, place), for_inference(random_detr(place))
+    times = []
+    with torch.inference_mode():
+        for _ in range(3):
+            begin = time.perf_counter()
+            float(detr(normalize(frames))["pred_boxes"].sum())  # waits for the device
+            times.append(time.perf_counter() - begin)
+    return len(frames) / min(times)
+
+
+def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float) -> list[list]:
+    """Rows (what, amount, unit) of the frames, bytes and hours that the chain will take.
+
+    Args:
+        tuned: whether the detector is fine-tuned first.
+        published: whether DETR runs in every step of train_qmm.py, as by the preset.
+        rate: frames a second that all devices together put through the detector.
+    """
+    from datasets.annotations import read_annotations
+    from datasets.config import load_project
+    from datasets.dataset import VideoFrames
+
+    project = load_project(dataset, data_root)
+    frames, pixels, videos = {}, 0, {}
+    for subset in ("train", "val"):
+        annotations = read_annotations(project, project.split(subset))
+        frames[subset], videos[subset] = 0, len(annotations)
+        for name, video in annotations.items():
+            n, size = video.n_frames, (video.width, video.height)
+            if not (n and min(size)):
+                opened = VideoFrames(project.frames_path(name))
+                n, size = n or opened.announced, opened.size
+            frames[subset] += n
+            pixels += n * size[0] * size[1]
+    total = sum(frames.values())
+    passes = {"all frames": total, "frame features": total * FEATURES_SHARE}
+    if tuned:
+        passes["fine-tuning the detector"] = STEP * EPOCHS * videos["train"]
+    if published:
+        passes["train_qmm.py, which runs the detector in each step"] = EPOCHS * videos["train"] * CLIP
+    rows = [[f"frames of {subset}", n, "frames"] for subset, n in frames.items()]
+    if tuned or published:
+        rows.append(["disk: shards", pixels * JPEG / 1e9, "GB"])
+    rows.append(["disk: queries and features", total * (2 * PEOPLE * QUERY + FRAME_FEATURES) / 1e9, "GB"])
+    rows += [[f"time: {name}", n / rate / 3600, "hours"] for name, n in passes.items()]
+    return [*rows, ["time: all that a detector does", sum(passes.values()) / rate / 3600, "hours"]]
+
+
+def table(folder: Path) -> None:
+    """Print what is in the results of a run: recall by link cue, and the metrics of every head type and top-k."""
+    if not (folder / "results").is_dir():
+        raise InputError(f"{folder}: has no results; run scripts/reproduce.sh first")
+    found = [read_json(path, "results") for path in sorted((folder / "results").glob("eval_*-val-*.json"))]
+    rows, heads = [], {}
+    for args, metrics in ((result["args"], result["metrics"]) for result in found):
+        if "head_type" not in args:
+            rows += [
+                [args["link_cues"], name.partition("@")[2], value, *metrics[f"motion_{name}"].values()]
+                for name, value in metrics.items()
+                if name.startswith("recall@")
+            ]
+        else:
+            by_name = heads.setdefault((args["link_cues"], args["head_type"], args["topk"]), {})
+            for name, value in metrics.items():
+                if isinstance(value, dict) and name.startswith("motion-AP@"):
+                    by_name |= {f"{name}, {category}": value[category] for category in MOTION_CATEGORIES}
+                elif name.startswith(("v-mAP@", "frame-mAP@", "mAP@")):
+                    by_name[name] = value
+    print_table(["recall, linked by", "3D IoU", "all", *MOTION_CATEGORIES], rows)
+    names = list(dict.fromkeys(name for values in heads.values() for name in values))
+    print()
+    print_table(
+        ["linked by", "head", "topk", *names], [[*key, *map(values.get, names)] for key, values in heads.items()]
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = Parser("Estimate what scripts/reproduce.sh costs, or print the tables of a finished run.")
+    parser.add_argument("what", choices=("cost", "table"), help="cost, or table with the run's folder")
+    parser.add_argument("folder", nargs="?", help="of a finished run")
+    parser.flag("data", "dataset", help="built-in data set, or path of a project file")
+    parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
+    parser.flag("chain", "published", action="store_true", help="the chain of --preset published")
+    parser.flag("chain", "tuned", action="store_true", help="the detector is fine-tuned first")
+    parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
+    parser.flag("machine", "gpus", type=positive_int, default=1, help="devices that share the work")
+    parser.flag("machine", "detr_rate", type=positive, help="frames/s of one device by benchmarks (default: measured)")
+    args: argparse.Namespace = parser.parse_args()
+    if args.what == "table":
+        table(Path(args.folder or "."))
+        return
+    if not args.dataset:
+        raise InputError("cost: name a data set with --dataset")
+    rate = args.detr_rate or detector_rate(args.device)
+    print(f"one device puts {rate:.3g} frames/s through R101-DC5; {args.gpus} of them:", file=sys.stderr)
+    print_table(
+        ["cost", "amount", "unit"], cost(args.dataset, args.data_root, args.tuned, args.published, rate * args.gpus)
+    )
+
+
+if __name__ == "__main__":
+    run(main)
