@@ -63,6 +63,8 @@ def make_parser() -> Parser:
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help=f"minimum frames of an action tube {of_head}")  # fmt: skip
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
+    parser.flag("output", "export", choices=("cvat",),
+                help="write <video>.xml too, tracks for an annotation tool, in which people correct them")  # fmt: skip
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
     add_run_flags(parser)
     return parser
@@ -260,13 +262,17 @@ class Drawing:
             self._block.result()
 
 
-def predict(path: Path, out: Path, models: Models, with_video: bool = True) -> str:
-    """Write `out/<name>.json` and, `with_video`, `out/<name>.mp4`; returns a summary line.
+def predict(path: Path, out: Path, models: Models, with_video: bool = True, export: str | None = None) -> str:
+    """Write `out/<name>.json`, `with_video` `out/<name>.mp4`, and for the annotation tool `export` its file.
+
+    Returns:
+        A summary line.
 
     Raises:
         InputError: the video cannot be used.
     """
     from datasets.dataset import VideoFrames
+    from datasets.formats.cvat_writer import write_predicted
     from utils.drawing.video_writer import TubeVideoWriter
     from utils.storage.files import write_json
 
@@ -295,6 +301,10 @@ def predict(path: Path, out: Path, models: Models, with_video: bool = True) -> s
     about = {"video": str(path), "width": video.size[0], "height": video.size[1], "fps": video.fps}
     about |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": asdict(models.settings)}
     write_json(targets[-1], about | result)
+    if export:
+        targets.append(out / f"{output_name(path)}.xml")
+        own_frames = None if models.sampling.all_frames else video.chosen()
+        write_predicted(about | result, targets[-1], own_frames)
     labels = Counter(tube["label"] for tube in result["tubes"])
     counts = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
     speed = tracks.n_frames / (time.monotonic() - began)
@@ -338,7 +348,7 @@ def main() -> None:
     failed = []
     for path in paths:
         try:
-            print(predict(path, out, models, not args.no_video))
+            print(predict(path, out, models, not args.no_video, args.export))
         except InputError as error:
             if len(paths) == 1:
                 raise

@@ -12,6 +12,7 @@ import torch
 import predict
 from benchmarks.predict import write_models
 from datasets.dataset import VideoFrames
+from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
 from tests.videos import gradient_frames, write_video
 from utils.drawing.video_writer import image_size
@@ -137,3 +138,39 @@ def test_the_head_says_how_long_an_action_tube_must_be(models: Path, tmp_path: P
     assert min(lengths[5]) >= 5 and lengths[5] and not lengths[31]
     run(tmp_path / "31", tmp_path / "flag", video, "--no_video", "--min_tube_length", 1)
     assert result(tmp_path / "flag" / "a.json")["tubes"]
+
+
+def test_people_are_exported_for_correction_with_sparse_key_frames(models: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", gradient_frames(40))
+    run(models, tmp_path / "out", video, "--no_video", "--export", "cvat", "--min_tube_length", 3)
+    found, path = result(tmp_path / "out" / "a.json"), tmp_path / "out" / "a.xml"
+    read = cvat_video.read(path, action_attribute="action").videos["a"]
+    assert (read.width, read.height) == (found["width"], found["height"]) and found["people"]
+    boxes = {
+        (t.person_id, f): (t.label, b) for t in read.tubes for f, b in zip(t.frames.tolist(), t.boxes, strict=True)
+    }
+    listed = 0
+    for number, person in enumerate(found["people"]):
+        tubes = [tube for tube in found["tubes"] if tube["person_id"] == person["person_id"]]
+        for frame, box in zip(person["frames"], person["boxes"], strict=True):
+            label, exported = boxes.pop((number, frame))
+            assert np.abs(exported - box).max() <= 2 + 1e-6
+            scores = {t["scores"][t["frames"].index(frame)]: t["label"] for t in tubes if frame in t["frames"]}
+            assert label == (scores[max(scores)] if scores else None)
+            listed += 1
+    assert not boxes  # nobody is shown where nobody was found
+    assert path.read_text().count('outside="0"') < listed
+    definition = json.loads((tmp_path / "out" / "cvat_labels.json").read_text())
+    assert definition[0]["attributes"][0]["values"] == ["none", *found["labels"]]
+
+
+def test_frames_that_were_not_used_are_interpolated_in_the_export(tmp_path: Path) -> None:
+    people = [{"person_id": 0, "frames": [0, 1, 3], "boxes": [[0, 0, 10, 10], [30, 0, 40, 10], [60, 0, 70, 10]]}]
+    tubes = [{"person_id": 0, "label": "walk", "frames": [1, 3], "scores": [0.5, 0.5]}]
+    about = {"width": 90, "height": 50, "n_frames": 4, "labels": ["walk"], "people": people, "tubes": tubes}
+    cvat_writer.write_predicted(about, tmp_path / "v.xml", np.array([0, 3, 6, 8]))
+    (nothing, walk) = cvat_video.read(tmp_path / "v.xml", action_attribute="action").videos["v"].tubes
+    assert (
+        nothing.label is None and nothing.frames.tolist() == [0, 1, 2] and nothing.boxes[:, 0].tolist() == [0, 10, 20]
+    )
+    assert walk.label == "walk" and walk.frames.tolist() == [3, 8] and walk.boxes[:, 0].tolist() == [30, 60]

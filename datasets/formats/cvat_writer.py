@@ -1,21 +1,31 @@
-"""Tracks with sparse key frames as CVAT for video 1.1, which CVAT's "Upload annotations" takes.
+"""CVAT for video 1.1 with sparse key frames, which "Upload annotations" of a CVAT task takes.
 
 The task needs a label `person` with the mutable attribute `action`: `label_definition` is what its "Raw" tab takes.
 """
 
 import itertools
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import NO_ACTION, AnnotationFile, RawTube, RawVideo, second_actions, tracks_of
+from datasets.formats.common import (
+    NO_ACTION,
+    AnnotationFile,
+    RawTube,
+    RawVideo,
+    second_actions,
+    tracks_of,
+    tubes_of_person,
+)
 from utils.misc import InputError
-from utils.storage.files import atomic
+from utils.storage.files import atomic, write_json
 
 PERSON, ACTION, NOTHING = "person", "action", "none"
 EXACT = 0.005  # pixels: half of the last digit that is written
+TOLERANCE = 2.0  # pixels, of predictions: what a person would not correct
+LABELS = "cvat_labels.json"
 
 
 def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[str]:
@@ -40,6 +50,49 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
     lengths = [name for name, video in file.videos.items() if not video.n_frames]
     lines = [f"{len(lengths)} videos without n_frames: their tasks end with the last box"] if lengths else []
     return lines + second_actions(file.videos)
+
+
+def write_predicted(result: Mapping, path: Path, own_frames: np.ndarray | None = None) -> None:
+    """Write what `predict.py` has found in a video, for people to correct: `path` is the XML, and `LABELS` beside it
+    the labels of the task.
+
+    A person is a track, also where no action was found; of several actions in a frame the one of the highest score
+    there counts. Key frames are as few as keep every box within `TOLERANCE`.
+
+    Args:
+        result: content of `predict.py`'s JSON.
+        own_frames: int64 (n_frames,), where not all frames of the video were used: the video's own number of each.
+            Boxes are interpolated between.
+    """
+    tubes: list[RawTube] = []
+    for person in result["people"]:
+        boxes = dict(zip(person["frames"], person["boxes"], strict=True))
+        best: dict[int, tuple[float, str]] = {}
+        for tube in result["tubes"]:
+            if tube["person_id"] == person["person_id"]:
+                for frame, score in zip(tube["frames"], tube["scores"], strict=True):
+                    best[frame] = max(best.get(frame, (score, tube["label"])), (score, tube["label"]))
+        annotated = {f: {best[f][1] if f in best else None: box} for f, box in boxes.items()}
+        if own_frames is not None:
+            annotated = _in_own_frames(annotated, own_frames.tolist())
+        tubes += tubes_of_person(annotated, person["person_id"])
+    n_frames = result["n_frames"] if own_frames is None else int(own_frames[-1]) + 1
+    video = RawVideo(result["width"], result["height"], n_frames, tubes)
+    write(AnnotationFile(path, {path.stem: video}, list(result["labels"])), path, TOLERANCE)
+    write_json(path.with_name(LABELS), label_definition(result["labels"]))
+
+
+def _in_own_frames(annotated: Mapping[int, Mapping], own: Sequence[int]) -> dict[int, dict]:
+    """A person's frames, actions and boxes in the video's own frames, also those between two that were used."""
+    filled = {}
+    for frame, actions in annotated.items():
+        after = annotated.get(frame + 1)
+        last = own[frame + 1] if after else own[frame] + 1
+        for number in range(own[frame], last):
+            part = (number - own[frame]) / (last - own[frame])
+            ends = ((np.array(box), np.array(next(iter((after or actions).values())))) for box in actions.values())
+            filled[number] = {action: a + (b - a) * part for action, (a, b) in zip(actions, ends, strict=True)}
+    return filled
 
 
 def label_definition(labels: Sequence[str]) -> list[dict]:
