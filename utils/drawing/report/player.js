@@ -41,7 +41,7 @@ class Player {
     });
     media.addEventListener("ended", () => {
       this.pause();
-      if (this.media === media) this.present(clip.n_frames - 1); // a slow machine may leave it out
+      if (this.media === media) this.present(this.frame); // a slow machine may not have called for the last one
     });
     for (const event of ["loadeddata", "seeked"]) {
       media.addEventListener(event, () => {
