@@ -7,8 +7,10 @@ Leaves checkpoint/<dataset>/<ex_name>/detr/epoch_<n>.pth. Defaults are those of 
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from models.detr_config import DETR_CONFIG
 from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
@@ -72,7 +74,8 @@ def make_parser() -> Parser:
     add_clip_flags(parser)
     parser.flag("model", "ex_name", type=run_name, default="detr", help="name of the run")
     parser.flag("model", "detr", default="coco-r101-dc5",
-                help="initial weights: an official name, a checkpoint, or 'scratch'")  # fmt: skip
+                help="initial weights: an official name, a checkpoint, 'scratch', or hf:<name or folder> of a detector "
+                "of transformers, which trains by its own loss")  # fmt: skip
     parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
     parser.flag("model", "pad_square", action="store_true",
                 help="pad frames to squares without a mask, which divide the boxes, as published")  # fmt: skip
@@ -104,17 +107,21 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from datasets.config import load_project
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
 from datasets.stream_shards import training_clips
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
+from models import hf_detector
 from models.auxiliary_losses import QueryLosses
+from models.detectors import is_hf
 from models.detr import build_model, full_config, normalize
 from models.detr_loss import SetCriterion
-from models.weights import load_detr
+from models.hf_detector import made
+from models.hf_training import HFTraining, LibraryLoss, refuse_flags
+from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.distributed import process_group, rank, world_size
 from utils.misc import InputError, start
@@ -122,22 +129,91 @@ from utils.training.run import TrainingRun
 from utils.video_map import calc_frame_map
 
 
-def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
-    """The detector to train, its loss and its configuration."""
+class Trained(NamedTuple):
+    """A detector in training.
+
+    `detr` is what checkpoints hold, `model` what a step calls with `inputs(batch)`; `config` is the checkpoint's,
+    `about` has `image_size`, `pad_square`, `person_label` and `num_queries`; `detect(batch)` gives person scores (N, n)
+    and boxes (N, n, 4) cxcywh.
+    """
+
+    detr: nn.Module
+    model: nn.Module
+    criterion: SetCriterion | LibraryLoss
+    config: dict
+    about: dict
+    inputs: Callable[[dict], tuple]
+    detect: Callable[[dict], tuple[Tensor, Tensor]]
+
+
+def build(args: argparse.Namespace, device: torch.device) -> Trained:
+    """The detector to train, DETR or one of `transformers`, and its loss."""
+    if is_hf(args.detr):
+        return build_hf(args, None, device)
+    if args.detr != "scratch":
+        path, checkpoint = read_detector(args.detr, args.checkpoint_root)
+        if made(checkpoint):
+            return build_hf(args, checkpoint, device)
+        detr, criterion, config = from_checkpoint(args, path, checkpoint, device)
+    else:
+        detr, criterion, config = from_scratch(args, device)
+
+    def inputs(batch: dict) -> tuple:
+        return normalize(batch["images"]), batch["mask"]
+
+    def detect(batch: dict) -> tuple[Tensor, Tensor]:
+        out = detr(*inputs(batch))
+        return out["pred_logits"].softmax(-1)[..., config["person_label"]], out["pred_boxes"]
+
+    return Trained(detr, detr, criterion, config, config, inputs, detect)
+
+
+def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
+    """A detector of `transformers`, by name or out of a checkpoint of this script."""
+    own = [*ARCHITECTURE, *(flag for flag, _, _ in LOSSES.values()), *(f"{name}_loss_coef" for name in AUXILIARY)]
+    refuse_flags(args, [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
+    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, args.person_label)
+    about = {"image_size": 0, "pad_square": False}  # frames as they are stored
+    about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
+
+    def inputs(batch: dict) -> tuple:
+        return *detector.prepare(batch["images"], batch["mask"]), batch["targets"]
+
+    def detect(batch: dict) -> tuple[Tensor, Tensor]:
+        out = detector(*detector.prepare(batch["images"], batch["mask"]))
+        return out["scores"], out["pred_boxes"]
+
+    model, config = HFTraining(detector), detector.config()
+    return Trained(detector.model, model, LibraryLoss(), config, about, inputs, detect)
+
+
+def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
+    """DETR's settings that the flags give: of its architecture, and all others."""
     changes = {name: getattr(args, flag) for name, (flag, _, _) in LOSSES.items()}
     if args.no_aux_loss:
         changes["aux_loss"] = False
     for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
         if getattr(args, name):
             changes[name] = getattr(args, name)
-    architecture = {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}
-    if args.detr == "scratch":
-        if args.person_label is not None:
-            raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
-        config = full_config({"num_classes": 2, **architecture, **changes})
-        detr, criterion, _ = build_model(config)
-        return detr, criterion.to(device), config
-    loaded, config = load_detr(args.detr, args.checkpoint_root, person_label=args.person_label)
+    return {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}, changes
+
+
+def from_scratch(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
+    """DETR with random weights, its loss and its configuration."""
+    architecture, changes = architecture_of(args)
+    if args.person_label is not None:
+        raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
+    config = full_config({"num_classes": 2, **architecture, **changes})
+    detr, criterion, _ = build_model(config)
+    return detr, criterion.to(device), config
+
+
+def from_checkpoint(
+    args: argparse.Namespace, path: Path, checkpoint: object, device: torch.device
+) -> tuple[nn.Module, SetCriterion, dict]:
+    """DETR of a file that was read, its loss and its configuration."""
+    architecture, changes = architecture_of(args)
+    loaded, config = build_detr(path, checkpoint, person_label=args.person_label)
     for name, value in architecture.items():
         if config[name] != value:
             raise InputError(
@@ -152,8 +228,8 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Se
 def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
     """AdamW's groups: the backbone with a learning rate of its own, frozen at 0."""
     named = [(name, p) for name, p in detr.named_parameters() if p.requires_grad]
-    groups = [{"params": [p for name, p in named if not name.startswith("backbone.")], "lr": lr}]
-    backbone = [p for name, p in named if name.startswith("backbone.")]
+    groups = [{"params": [p for name, p in named if "backbone" not in name.split(".")], "lr": lr}]
+    backbone = [p for name, p in named if "backbone" in name.split(".")]
     if lr_backbone > 0:
         groups.append({"params": backbone, "lr": lr_backbone})
     else:
@@ -180,14 +256,18 @@ def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
 
 @torch.inference_mode()
 def validate(
-    detr: nn.Module, data: ClipDataset, person_label: int, batch_size: int, workers: int, device: torch.device
+    detect: Callable[[dict], tuple[Tensor, Tensor]],
+    data: ClipDataset,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
 ) -> dict[str, float]:
-    """The `box_metrics` of a detector over a subset."""
+    """The `box_metrics` of a detector (`Trained.detect`) over a subset."""
     scores, boxes, people = [], [], []
     for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
-        out = detr(normalize(batch["images"]), batch["mask"])
-        scores += list(out["pred_logits"].softmax(-1)[..., person_label].cpu().numpy())
-        boxes += list(box_cxcywh_to_xyxy(out["pred_boxes"]).cpu().numpy())
+        found, places = detect(batch)
+        scores += list(found.cpu().numpy())
+        boxes += list(box_cxcywh_to_xyxy(places).cpu().numpy())
         people += [box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy() for target in batch["targets"]]
     return box_metrics(scores, boxes, people)
 
@@ -231,10 +311,10 @@ def main() -> None:
         )
         if not streamed:
             next(read_shards(train_shards), None)  # a mistake here stops the run before weights are downloaded
-        detr, criterion, config = build(args, device)
+        detr, model, criterion, config, about, inputs, detect = build(args, device)
         detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
 
-        size = {"image_size": config["image_size"], "pad_square": config["pad_square"], "seed": args.seed}
+        size = {"image_size": about["image_size"], "pad_square": about["pad_square"], "seed": args.seed}
         data = training_clips(
             args.shards_path if streamed else train_shards,
             args.clips_per_epoch,
@@ -249,11 +329,11 @@ def main() -> None:
         metrics_of_val = None
         if (val_shards / "index.json").is_file():
             val = ClipDataset(val_shards, train=False, clips_per_video=4, **size)
-            metrics_of_val = partial(validate, detr, val, config["person_label"], args.batch_size, args.workers, device)
+            metrics_of_val = partial(validate, detect, val, args.batch_size, args.workers, device)
         if rank() == 0:
-            warn(args, data, config["num_queries"])
+            warn(args, data, about["num_queries"])
 
-        model, groups = detr, parameter_groups(detr, args.lr, args.lr_backbone)
+        groups = parameter_groups(detr, args.lr, args.lr_backbone)
         weights = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
         auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau) if any(weights.values()) else None
         if auxiliary is not None:
@@ -269,9 +349,9 @@ def main() -> None:
                 loader = make_loader(data, clips[training.batch :], args.workers, device)
                 for batch in training.batches(loader, len(clips)):
                     for target in batch["targets"]:
-                        target["labels"].fill_(config["person_label"])
+                        target["labels"].fill_(about["person_label"])
                     with training.autocast:
-                        outputs = training.model(normalize(batch["images"]), batch["mask"])
+                        outputs = training.model(*inputs(batch))
                     matches = criterion.match(outputs, batch["targets"])
                     losses = criterion(outputs, batch["targets"], matches)
                     loss = criterion.total(losses)

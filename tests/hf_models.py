@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -162,6 +163,10 @@ FAMILIES = {
     "lw_detr": _lw_detr,
     "rf_detr": _rf_detr,
 }
+
+
+QUICK = ("detr", "d_fine", "rf_detr")
+SOME_SLOW = [pytest.param(family, marks=() if family in QUICK else pytest.mark.slow) for family in FAMILIES]
 
 
 def save_tiny(family: str, folder: Path, labels: dict[int, str] = LABELS) -> Path:

@@ -17,7 +17,7 @@ from models.detr import build_model
 from models.person_queries import Detections, Detector
 from models.tube import link
 from tests.fill import fill_state_dict
-from tests.hf_models import FAMILIES, QUERIES, detr_to_library, save_tiny
+from tests.hf_models import FAMILIES, QUERIES, SOME_SLOW, detr_to_library, save_tiny
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
 
@@ -83,7 +83,7 @@ def test_boxes_scores_and_queries_are_the_library_s(tiny: dict[str, Path], famil
             assert seen == len(frames) * QUERIES
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SOME_SLOW)
 def test_each_decoder_layer_s_queries_are_the_library_s(tiny: dict[str, Path], family: str) -> None:
     frames = frames_of(SHAPES[0])
     out, _ = of_library(tiny[family], family, frames)
