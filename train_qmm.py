@@ -38,6 +38,8 @@ def make_parser() -> Parser:
                 help="subset to measure held-out metrics on, before and while training (default: none)")  # fmt: skip
     parser.flag("data", "n_frames", type=positive_int, default=8, help="frames of a clip, at least 2")
     parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
+    parser.flag("data", "between_key_frames", action="store_true",
+                help="of data annotated in key frames: also frames between them, with interpolated boxes")  # fmt: skip
     parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
     parser.flag("data", "clips_per_epoch", type=positive_int,
                 help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
@@ -162,6 +164,7 @@ def query_clips(
         args.clips_per_video,
         args.whole_videos,
         by_slot,
+        args.between_key_frames,
     )
     if not len(data):
         raise InputError(

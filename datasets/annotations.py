@@ -213,7 +213,9 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
     if between:
         kind, frame = "no frame of the tube is used", between[0].frames[0]
         faults.append(AnnotationFault(kind, f"video {name!r}, frame {frame} of the file", kind, len(between)))
-    return replace(video, n_frames=len(chosen) if video.n_frames else 0, tubes=tubes), faults
+    listed = {name: getattr(video, name) for name in ("key_frames", "empty_frames")}
+    listed = {name: None if of is None else np.flatnonzero(np.isin(chosen, of)) for name, of in listed.items()}
+    return replace(video, n_frames=len(chosen) if video.n_frames else 0, tubes=tubes, **listed), faults
 
 
 def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Video, list[AnnotationFault]]:

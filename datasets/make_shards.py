@@ -38,6 +38,7 @@ REMEDY = "make the shards again with python -m datasets.make_shards"
 def _made_from(video: Video, settings: dict) -> dict:
     """What a sample depends on: when it is the same, the sample need not be made again."""
     text = json.dumps([(t.frames.tolist(), t.boxes.tolist(), t.label, t.person_id) for t in video.tubes])
+    text += "" if video.key_frames is None else json.dumps(video.key_frames.tolist())
     return {**settings, "annotation": zlib.crc32(text.encode())}
 
 
@@ -93,6 +94,8 @@ def encode_video(
         ],
         "made_from": _made_from(video, settings),
     }
+    if fitted.key_frames is not None:
+        meta["key_frames"] = fitted.key_frames[fitted.key_frames < len(jpegs)].tolist()
     if "n_actions" in settings:
         meta["n_actions"] = settings["n_actions"]
     return meta, jpegs, faults

@@ -1,6 +1,7 @@
 """Clips of detections out of the query cache: what the person encoder trains on, without running DETR."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +16,9 @@ class QueryClips:
     `detections_of(name)` gives a video's detections (`frames`, `boxes`, `queries(rows)`, `slots`, `meta`), `match`
     assigns them to ground-truth boxes, frames (G,) and boxes (G, 4) (-1: none). A clip is named (epoch, index); `len`
     is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips start at random
-    between a video's first and last annotated frame, or with `whole_videos` anywhere. With `by_slot` the identity of a
+    between a video's first and last annotated frame, or with `whole_videos` anywhere. Of a video annotated in key
+    frames they consist of these, which `sampling_rate` counts, or with `between` of all frames, between key frames with
+    interpolated boxes. With `by_slot` the identity of a
     detection is its query's number, as in the published training, not the person.
     """
 
@@ -30,6 +33,7 @@ class QueryClips:
         clips_per_video: int = 1,
         whole_videos: bool = False,
         by_slot: bool = False,
+        between: bool = False,
     ) -> None:
         self.n_frames, self.sampling_rate, self.seed = n_frames, sampling_rate, seed
         self.clips_per_video = clips_per_video
@@ -37,12 +41,17 @@ class QueryClips:
         self.n_boxes = self.n_matched = 0
         for name, video in videos.items():
             frames, boxes, persons = annotated_boxes(video)
+            keys = None if whole_videos else video.key_frames
+            if between and keys is not None:
+                frames, boxes, persons = with_boxes_between(frames, boxes, persons, keys)
+                keys = None
             detections = detections_of(name)
             matched = match(detections, frames, boxes)
             rows = np.flatnonzero(matched >= 0)
             self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
             if len(rows):
                 span = (0, detections.meta["n_frames"]) if whole_videos else (int(frames[0]), int(frames[-1]) + 1)
+                span = (*span, None) if keys is None else (0, len(keys), keys)
                 identities = detections.slots[rows] if by_slot else persons[matched[rows]]
                 self.videos.append((detections, span, detections.frames[rows], identities, rows))
 
@@ -53,8 +62,10 @@ class QueryClips:
         """Queries float32 (M, d) and identities int64 (M,), distinct between the clips `keys`, (epoch, index) each."""
         queries, ids, first_id = [], [], 0
         for epoch, index in keys:
-            detections, (low, high), frames, persons, rows = self.videos[index // self.clips_per_video]
+            detections, (low, high, key_frames), frames, persons, rows = self.videos[index // self.clips_per_video]
             wanted = choose_frames(low, high, self.n_frames, self.sampling_rate, rng(self.seed, epoch, index))
+            if key_frames is not None:
+                wanted = key_frames[wanted]
             chosen = np.flatnonzero(np.isin(frames, wanted))
             distinct, inverse = np.unique(persons[chosen], return_inverse=True)
             queries.append(detections.queries(rows[chosen]))
@@ -90,3 +101,24 @@ def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     persons = np.concatenate([np.zeros(0, np.int64), *(np.full(len(t), t.person_id) for t in video.tubes)])
     _, first = np.unique(np.stack([frames, persons]), axis=1, return_index=True)  # sorted by frame, then person
     return frames[first], boxes[first], persons[first]
+
+
+def with_boxes_between(
+    frames: np.ndarray, boxes: np.ndarray, persons: np.ndarray, key_frames: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes as of `annotated_boxes`, and those interpolated between neighbouring key frames that both show a person.
+
+    `key_frames` int64 (k,) rising. The result is by rising frame, then person.
+    """
+    parts = [(frames, boxes, persons)]
+    place = np.searchsorted(key_frames, frames)
+    order = np.lexsort((frames, persons))
+    for a, b in pairwise(order.tolist()):
+        if persons[a] == persons[b] and place[b] - place[a] == 1:
+            between = np.arange(frames[a] + 1, frames[b])
+            share = ((between - frames[a]) / (frames[b] - frames[a]))[:, None]
+            interpolated = boxes[a] + share * (boxes[b] - boxes[a])
+            parts.append((between, interpolated.astype(np.float32), np.full(len(between), persons[a])))
+    frames, boxes, persons = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((persons, frames))
+    return frames[order], boxes[order], persons[order]

@@ -48,8 +48,9 @@ class ShardVideo:
     """A video of a shard: its boxes (cxcywh, normalised) sorted by frame, and where its JPEGs are.
 
     A person with several actions in a frame appears once there: `actions` int64 (n,) has the first of them, or of data
-    with several actions at once float32 (n, C), 1 for each of them. `read(frames)` yields the JPEGs
-    of these frames. ValueError, KeyError or TypeError where the sample's json does not fit.
+    with several actions at once float32 (n, C), 1 for each of them. `key_frames` int64 (k,) are the frames in which
+    everybody has a box, None where these are all from the first to the last box. `read(frames)` yields the JPEGs of
+    these frames. ValueError, KeyError or TypeError where the sample's json does not fit.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class ShardVideo:
             self.actions = np.zeros((len(first), meta["n_actions"]), np.float32)
             self.actions[place.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
         self.boxes = normalise_boxes(clip_boxes(boxes[first], self.width, self.height), self.width, self.height)
+
+        self.key_frames = np.array(meta["key_frames"], np.int64) if "key_frames" in meta else None
 
     def __len__(self) -> int:
         return len(self.checksums)
@@ -127,7 +130,8 @@ class Clips:
     """What clips are: `n_frames` frames, `sampling_rate` apart, `clips_per_video` of each video.
 
     Clips lie between the first and the last annotated frame, since people outside it may be there without boxes, unless
-    `whole_videos`; what is shorter than a clip gives fewer frames. In training the start is random, the clip is
+    `whole_videos`, or consist of key frames alone (`sampling_rate` counts these), since people between them have no
+    boxes; what is shorter than a clip gives fewer frames. In training the start is random, the clip is
     mirrored half of the time (if `mirror`) and changes colour as a whole (`jitter`: brightness, contrast, saturation,
     hue); otherwise clips are spread evenly. Frames come with their longer side `image_size` (0: as stored); with
     `pad_square` the padding up to a square counts as picture: it has no mask, and boxes are divided by the square.
@@ -162,9 +166,12 @@ class Clips:
         """A video's `number`-th clip."""
         annotated = len(video.frames) and not self.whole_videos
         low, high = (video.frames[0], video.frames[-1] + 1) if annotated else (0, len(video))
+        keys = None if self.whole_videos else video.key_frames
+        if keys is not None:
+            low, high = 0, len(keys)
         place = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
         frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
-        return Clip(video, frames, draw)
+        return Clip(video, frames if keys is None else keys[frames], draw)
 
     def _images(self, shape: tuple[int, ...], pin: bool) -> Tensor:
         """A uint8 tensor with anything in it. Its memory is used again once it is gone, since fresh pages cost as much

@@ -1,0 +1,75 @@
+"""Data annotated in key frames: what detector and person encoder are trained on."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from datasets.annotations import Video
+from datasets.make_shards import encode_video
+from datasets.query_clips import QueryClips, annotated_boxes, with_boxes_between
+from datasets.use_shards import ClipDataset
+from tests.videos import gradient_frames, write_video
+from utils.box_ops import Tube
+from utils.storage.files import write_sealed
+from utils.storage.tars import write_tar
+
+KEYS = np.array([2, 6, 10, 14, 18])
+
+
+def video(keys: np.ndarray | None = KEYS) -> Video:
+    """Person 1 in key frames 2, 6, 10 and 18, person 2 in 10 and 14; boxes move by a pixel a frame."""
+    tubes = []
+    for person, frames in ((1, np.array([2, 6, 10, 18])), (2, np.array([10, 14]))):
+        left = frames + 20.0 * person - 20
+        boxes = np.stack([left, np.zeros(len(frames)), left + 10, np.full(len(frames), 20.0)], 1)
+        tubes += [Tube(frames, boxes, 0, person_id=person), Tube(frames, boxes, 1, person_id=person)]
+    return Video("v", 64, 48, 24, tubes, keys)
+
+
+def test_boxes_between_key_frames_lie_on_the_line() -> None:
+    frames, boxes, persons = with_boxes_between(*annotated_boxes(video()), KEYS)
+    shown = {1: [*range(2, 11), 18], 2: list(range(10, 15))}  # person 1 is not there in key frame 14
+    assert [(f, p) for f, p in zip(frames, persons, strict=True)] == sorted((f, p) for p in shown for f in shown[p])
+    assert boxes[:, 0].tolist() == (frames + 20 * persons - 20).tolist()
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_clips_of_queries_follow_people_over_key_frames(between: bool) -> None:
+    queries = np.arange(24, dtype=np.float32)[:, None]  # one detection a frame, which says its frame
+    boxes = np.stack([np.arange(24), np.zeros(24), np.arange(24) + 10, np.full(24, 20)], 1)
+    detections = SimpleNamespace(frames=np.arange(24), boxes=boxes, queries=lambda rows: queries[rows])
+
+    def match(_: object, frames: np.ndarray, gt_boxes: np.ndarray) -> np.ndarray:
+        """The person whose box is just there, person 1."""
+        found = np.full(24, -1)
+        for i, (frame, box) in enumerate(zip(frames, gt_boxes, strict=True)):
+            if np.allclose(box, boxes[frame]):
+                found[frame] = i
+        return found
+
+    clips = QueryClips({"v": video()}, lambda _: detections, match, 3, 1, seed=0, between=between)
+    seen = {tuple(clips.pack([(epoch, 0)])[0].ravel().astype(int).tolist()) for epoch in range(60)}
+    if between:
+        assert seen == {(f, f + 1, f + 2) for f in range(2, 9)} | {(9, 10), (10,), (), (18,)}
+    else:
+        assert seen == {(2, 6, 10), (6, 10), (10, 18)}
+
+
+def test_clips_of_frames_are_key_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", gradient_frames(24))
+    settings = {"image_size": 0, "quality": 95}
+    for keys, expected in ((KEYS, set(KEYS.tolist())), (None, set(range(2, 19)))):
+        meta, jpegs, _ = encode_video(video(keys), path, tmp_path / "spool", settings)
+        write_tar(tmp_path / "shards" / "shard-0.tar", [("v", meta, jpegs)])
+        write_sealed(tmp_path / "shards" / "index.json", {"shards": ["shard-0.tar"]})
+        data = ClipDataset(tmp_path / "shards", jitter=(0, 0, 0, 0))
+        packed = [data.pack([(epoch, 0)]) for epoch in range(200)]
+        assert {int(p["frames"][0]) for p in packed} == expected
+        clip = ClipDataset(tmp_path / "shards", 3, 2).pack([(0, 0)])
+        if keys is not None:
+            assert all(len(p["boxes"]) for p in packed)
+            assert clip["frames"].tolist() == [2, 10, 18]
+        still = ClipDataset(tmp_path / "shards", train=False, clips_per_video=4)
+        assert {int(still.pack([(0, i)])["frames"][0]) for i in range(4)} <= expected
