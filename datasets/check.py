@@ -144,6 +144,20 @@ def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
         yield f"{people} people in frame {frame} of {name!r}, but a detector of {num_queries} queries detects no more"
 
 
+def several_actions(videos: Mapping[str, Video]) -> Iterator[str]:
+    """A line where people do several actions in one frame, which a project without `multi_label` cannot tell."""
+    found = []
+    for name, video in videos.items():
+        acting = [tube for tube in video.tubes if tube.label >= 0]
+        rows = [np.stack([np.full(len(t), t.person_id), t.frames, np.full(len(t), t.label)], 1) for t in acting]
+        rows = np.unique(np.concatenate([np.zeros((0, 3), np.int64), *rows]), axis=0)
+        same = (rows[1:, :2] == rows[:-1, :2]).all(1)
+        found += [(name, person) for person in np.unique(rows[1:][same, 0]).tolist()]
+    if found:
+        (name, person), n = found[0], "1 person does" if len(found) == 1 else f"{len(found)} people do"
+        yield f"{n} several actions at once; one counts without multi_label: true (first: {person} in {name!r})"
+
+
 def main() -> None:
     """The command line."""
     parser = Parser("Check a data set: read every annotation and frame, count, and name each fault.")
@@ -187,6 +201,7 @@ def main() -> None:
     decoded_frames = n_frames if project.sampling.all_frames else {}  # else they are not the annotation's
     mistakes = likely_mistakes(annotated, decoded_frames)
     hints = [*file.notes, *mistakes, *shared_videos(subsets), *crowd(videos, args.num_queries)]
+    hints += [] if project.multi_label else several_actions(videos)
     for line in sorted(lines) + [f"warning: {hint}" for hint in hints]:
         print(line)
     errors = sum(line.startswith("error") for line in lines)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datasets.annotations import Video
+from datasets.check import several_actions
 from datasets.make_shards import encode_video
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset, collate
@@ -154,3 +155,14 @@ def test_actions_are_carried_above_a_threshold_or_by_rank() -> None:
     tubes = action_tubes(frames, boxes, chances, action_th=0.5, person_id=5)
     assert [(t.label, t.frames.tolist(), t.person_id) for t, _ in tubes] == [(0, [3], 5), (1, [3, 4], 5)]
     assert [scores.tolist() for _, scores in tubes] == [[0.9], [0.6, 0.8]]
+
+
+def test_the_check_tells_of_several_actions_that_the_project_does_not_ask_for() -> None:
+    frames, boxes = np.arange(4), np.zeros((4, 4))
+    walk, wave = Tube(frames, boxes, 0, person_id=3), Tube(frames[3:], boxes[3:], 1, person_id=3)
+    after = Tube(frames[3:] + 1, boxes[3:], 1, person_id=3)
+    assert (
+        list(several_actions({"v": Video("v", 64, 48, 9, [walk, after, Tube(frames, boxes, -1, person_id=3)])})) == []
+    )
+    (line,) = several_actions({"u": Video("u", 64, 48, 9, [walk, after]), "v": Video("v", 64, 48, 9, [walk, wave])})
+    assert line.startswith("1 person does several actions at once") and "(first: 3 in 'v')" in line
