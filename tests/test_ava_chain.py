@@ -28,14 +28,14 @@ def write_ava(folder: Path) -> None:
             video = annotation["videos"][name]
             sides = [video["width"], video["height"]] * 2
             for tube in video["tubes"]:
-                action = tube["label"]
-                if action is None:
+                if tube["label"] is None:
                     continue
-                actions = {action} | {"legs"} * (action in LEGS) | {"arms"} * (action in ARMS)
+                action = annotation["labels"][tube["label"]]
+                actions = [action] + ["legs"] * (action in LEGS) + ["arms"] * (action in ARMS)
                 for frame, box in zip(tube["frames"], tube["boxes"], strict=True):
                     if frame % (FPS // RATE) == 0:
                         place = [name, f"{900 + frame / FPS:g}", *np.divide(box, sides).clip(0, 1).round(4)]
-                        rows += [[*place, LABELS.index(a) + 1, tube["person_id"]] for a in sorted(actions)]
+                        rows += [[*place, LABELS.index(a) + 1, tube["person_id"]] for a in actions]
         with (folder / f"{subset}.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
     labels = "".join(f'item {{\n  name: "{name}"\n  id: {i}\n}}\n' for i, name in enumerate(LABELS, 1))
