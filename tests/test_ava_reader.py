@@ -20,6 +20,7 @@ label_map: map.pbtxt
 frames: frames/{name}
 splits: {train: train.txt}
 rate: 25
+multi_label: true
 """
 ROWS = "a,0,0.1,0.2,0.5,1.0,1,7\na,0000,0.1,0.2,0.5,1.0,4,7\na,0.04,0.1,0.2,0.5,1.0,4,7\na,0.12,0.2,0.2,0.5,1.0,1,7\n"
 
