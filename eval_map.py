@@ -8,7 +8,7 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -198,6 +198,19 @@ def plot(folder: Path, e: Evaluation, project: Project, video: str | None) -> li
     return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, frames)
 
 
+def side_by_side(videos: Sequence[str], folder: Path, e: Evaluation, project: Project) -> None:
+    """Write videos with their annotated and predicted action tubes side by side, in `folder`."""
+    from datasets.dataset import VideoFrames
+    from utils.drawing.side_by_side import tubes_panel, write_side_by_side
+
+    for name in videos:
+        frames = VideoFrames(project.frames_path(name), project.sampling)
+        panels = [tubes_panel("ground truth", e.gt[name], e.labels)]
+        panels.append(tubes_panel("action tubes", e.pred.get(name, ()), e.labels, scored=True))
+        path = folder / f"{name.replace('/', '_')}.mp4"
+        print(f"video: {write_side_by_side(path, frames, frames.size, frames.fps, panels)}")
+
+
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
     """The action tubes that an action head makes of the tracks.
 
@@ -285,6 +298,7 @@ def main() -> None:
     if resamples:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
     print(f"results: {path}")
+    side_by_side(args.side_by_side, path.with_suffix(""), evaluation, project)
     if args.save_predictions or args.export:
         formats = ["json"] * args.save_predictions + [args.export] * bool(args.export)
         for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats)):

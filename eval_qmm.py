@@ -65,6 +65,7 @@ from utils.metrics.tracking import tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError, start
 from utils.storage.files import epoch_path
+from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
 from utils.storage.video_cache import BadVideo, VideoSample, fill_cache
 
@@ -225,6 +226,26 @@ def draw(
     ]
 
 
+def side_by_side(
+    args: Namespace, project: Project, root: Path, store: TrackStore, gt: dict[str, list[Tube]], folder: Path
+) -> None:
+    """Write the videos of `--side_by_side`: annotated people, detections (where they are cached), tracks."""
+    from utils.drawing.side_by_side import detections_panel, tubes_panel, write_side_by_side
+
+    key = store.settings["detector"]["key"]
+    cache = root.parent / "queries" / f"{args.subset}-{key}.tar"
+    for name in args.side_by_side:
+        panels = [tubes_panel("ground truth", gt[name])]
+        if cache.is_file():
+            detections = CachedDetections(TarStore(cache, "query cache"), name, store.settings["psn_score_th"])
+            columns = detections.frames, detections.boxes, detections.scores
+            panels.append(detections_panel("detections", *columns))
+        panels.append(tubes_panel("tracks", [track.tube() for track in store.tracks(name)]))
+        frames = VideoFrames(project.frames_path(name), project.sampling)
+        path = folder / f"{name.replace('/', '_')}.mp4"
+        print(f"video: {write_side_by_side(path, frames, frames.size, frames.fps, panels)}")
+
+
 def main() -> None:
     """The command line."""
     args = parse_with_preset(make_parser(), "eval_qmm")
@@ -258,6 +279,7 @@ def main() -> None:
             given = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
             path = write_results(root, "eval_qmm", args.subset, name, given, metrics, settings.load_epoch, plots)
             print(f"tracks: {store.path}\nresults: {path}")
+            side_by_side(args, project, root, store, gt, path.with_suffix(""))
 
 
 if __name__ == "__main__":

@@ -25,18 +25,25 @@ _COMPARABLE = (
 
 
 def add_plot_video_flag(parser: Parser) -> None:
-    """The flag of the evaluations that says which video their plots show."""
+    """The flags of the evaluations that say which videos are shown in detail."""
     what = "video that --plot shows in detail (default: the first of those with most people)"
     parser.flag("run", "plot_video", help=what)
+    parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO",
+                help="videos to write as MP4, ground truth and predictions side by side")  # fmt: skip
 
 
 def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
-    """InputError for a `--plot_video` that is not one of the subset's videos `names`, or that nothing is drawn of."""
+    """InputError for a video of `--plot_video` or `--side_by_side` that is not one of the subset's `names`, or that
+    nothing is drawn of."""
+    names = list(names)
+    for video in args.side_by_side:
+        if video not in names:
+            near = did_you_mean(video, names)
+            raise InputError(f"--side_by_side {video}: no usable video of subset {args.subset!r}{near}")
     if args.plot_video is None:
         return
     if not args.plot:
         raise InputError(f"--plot_video {args.plot_video}: only goes with --plot")
-    names = list(names)
     if args.plot_video not in names:
         near = did_you_mean(args.plot_video, names)
         raise InputError(f"--plot_video {args.plot_video}: no usable video of subset {args.subset!r}{near}")

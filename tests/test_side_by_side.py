@@ -1,0 +1,79 @@
+"""Videos with ground truth and predictions side by side, of the evaluations and of several detectors."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.dataset import VideoFrames
+from scripts.compare_detectors import main as compare_detectors
+from tests.stages import LOOSE, QUIET, Stages
+from utils.box_ops import Tube
+from utils.drawing.side_by_side import detections_panel, tubes_panel, write_side_by_side
+from utils.misc import InputError
+
+
+def grey_frames(n: int) -> list[np.ndarray]:
+    return [np.full((120, 240, 3), 128, np.uint8) for _ in range(n)]
+
+
+def test_each_panel_shows_its_boxes_in_their_frames(tmp_path: Path) -> None:
+    box = np.array([[40, 30, 100, 100]] * 3, np.float32)
+    truth = tubes_panel("ground truth", [Tube([0, 1, 4], box, 0, person_id=3)], ["walk"])
+    found = detections_panel("detections", np.array([4, 1]), box[:2], np.array([0.5, 0.75]))
+    assert truth.captions == ["3 walk"] * 3 and found.captions == ["0.75", "0.50"] and found.frames.tolist() == [1, 4]
+    path = write_side_by_side(tmp_path / "out.mp4", grey_frames(6), (240, 120), 10, [truth, found])
+    pages = list(VideoFrames(path))
+    assert len(pages) == 6 and pages[0].shape[1] == 2 * 480 and pages[0].shape[0] > 240
+    head = pages[0].shape[0] - 240
+
+    for number, page in enumerate(pages):
+        for panel, shown in ((0, number in (0, 1, 4)), (1, number in (1, 4))):
+            edge = page[head + 128 : head + 132, panel * 480 + 196 : panel * 480 + 204].astype(int)  # the right one
+            changed = np.abs(edge - 128).max()
+            assert (changed > 60) if shown else (changed < 15), (number, panel)
+
+
+def test_a_video_without_frames_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without frames"):
+        write_side_by_side(tmp_path / "out.mp4", [], (64, 48), 10, [tubes_panel("ground truth", [])])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_evaluations_write_the_videos_that_are_named(stages: Stages) -> None:
+    flags = ("--qmm_name", "one", *LOOSE, "--side_by_side", "val_0000")
+    stages.run("eval_qmm", *flags)
+    stages.run("eval_map", *flags, "--min_tube_length", 1)
+    written = sorted((stages.folder("one") / "results").glob("*/val_0000.mp4"))
+    widths = {path.parent.name.partition("-")[0]: next(iter(VideoFrames(path))).shape[1] // 480 for path in written}
+    assert widths == {"eval_map": 2, "eval_qmm": 3}
+    frames = len(list(VideoFrames(stages.data / "synthetic" / "videos" / "val_0000.avi")))
+    assert all(len(list(VideoFrames(path))) == frames for path in written)
+    with pytest.raises(InputError, match=r"--side_by_side val_000: no usable video .*did you mean val_"):
+        stages.run("eval_map", *flags[:-1], "val_000")
+
+
+def test_several_detectors_are_compared_on_a_clip(stages: Stages, tmp_path: Path, monkeypatch, capsys) -> None:
+    detr, video = stages.folder("one") / "detr" / "epoch_1.pth", stages.data / "synthetic" / "videos" / "val_0000.avi"
+    words = [
+        video,
+        "--detr",
+        detr,
+        detr,
+        "--out",
+        tmp_path / "out.mp4",
+        "--max_frames",
+        5,
+        "--psn_score_th",
+        0.3,
+        *QUIET,
+    ]
+    monkeypatch.setattr(sys, "argv", ["compare_detectors.py", *map(str, words)])
+    compare_detectors()
+    one, other, _ = capsys.readouterr().out.splitlines()
+    assert one == other and "detections of at least 0.3" in one
+    pages = list(VideoFrames(tmp_path / "out.mp4"))
+    assert len(pages) == 5 and pages[0].shape[1] == 2 * 480
+    middle = np.abs(pages[2][:, :480].astype(int) - pages[2][:, 480:]).mean()  # the same detector: the same panels
+    assert middle < 3

@@ -1,0 +1,101 @@
+"""A video with what is annotated and what is predicted side by side, each in a panel with a title."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.box_ops import Tube
+from utils.drawing.draw import WHITE, colour_of, draw_boxes, fill, put_text, text_size
+from utils.drawing.timeline import GROUND
+from utils.drawing.video_encoder import VideoEncoder
+from utils.misc import InputError
+from utils.storage.files import atomic
+
+PANEL_WIDTH = 480  # pixels, at most 1,920 for all panels
+TEXT = 15  # pixels
+
+
+class Panel(NamedTuple):
+    """What is drawn on one copy of the video: boxes (M, 4) xyxy in pixels of the original frame, by rising frame (M,);
+    the number that each one's colour goes by (M,), and its caption."""
+
+    title: str
+    frames: np.ndarray
+    boxes: np.ndarray
+    numbers: np.ndarray
+    captions: list[str]
+
+
+def _panel(title: str, frames: np.ndarray, boxes: np.ndarray, numbers: np.ndarray, captions: Sequence[str]) -> Panel:
+    order = np.argsort(frames, kind="stable")
+    return Panel(title, frames[order], boxes[order], numbers[order], [captions[i] for i in order])
+
+
+def detections_panel(title: str, frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> Panel:
+    """Detections with their scores: frames (M,), boxes (M, 4), scores (M,)."""
+    captions = [f"{score:.2f}" for score in scores]
+    return _panel(title, np.asarray(frames), np.asarray(boxes), np.zeros(len(captions), int), captions)
+
+
+def tubes_panel(title: str, tubes: Sequence[Tube], labels: Sequence[str] = (), scored: bool = False) -> Panel:
+    """Tubes, each person in a colour, captioned with the person's number, the name in `labels` if there is one, and the
+    score if `scored`."""
+    numbers = [tube.person_id if tube.person_id >= 0 else i for i, tube in enumerate(tubes)]
+    captions = []
+    for number, tube in zip(numbers, tubes, strict=True):
+        parts = [str(number), labels[tube.label] if 0 <= tube.label < len(labels) else ""]
+        captions.append(" ".join(filter(None, [*parts, f"{tube.score:.2f}" if scored else ""])))
+    lengths = [len(tube) for tube in tubes]
+    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
+    repeated = [caption for caption, n in zip(captions, lengths, strict=True) for _ in range(n)]
+    return _panel(title, frames, boxes, np.repeat(np.array(numbers, np.int64), lengths), repeated)
+
+
+def write_side_by_side(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    panels: Sequence[Panel],
+    n_frames: int | None = None,
+) -> Path:
+    """Write the panels of a video beside each other as an MP4 file; returns its path.
+
+    Args:
+        frames: uint8 RGB (H, W, 3), in order.
+        size: width and height in pixels of the original frames, which boxes refer to.
+        fps: frames a second.
+        n_frames: how many frames are written; None for all.
+
+    Raises:
+        InputError: there is no frame, and no file is left then.
+    """
+    path = Path(path)
+    width = min(PANEL_WIDTH, 1920 // len(panels)) // 2 * 2
+    height, head = round(size[1] * width / size[0]), text_size("0", TEXT)[1] + 4
+    page = np.empty(((height + head + 1) // 2 * 2, width * len(panels), 3), np.uint8)
+    scale = np.array([width / size[0], height / size[1]] * 2)
+    with ExitStack() as stack:
+        part = stack.enter_context(atomic(path))
+        encoder, number = VideoEncoder(part, (page.shape[1], page.shape[0]), fps), -1
+        stack.push(lambda kind, *_: encoder.close(flush=kind is None))
+        for number, frame in enumerate(islice(frames, n_frames)):
+            small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+            fill(page, 0, 0, page.shape[1], page.shape[0], GROUND)
+            for k, panel in enumerate(panels):
+                image = small.copy()
+                rows = slice(*np.searchsorted(panel.frames, [number, number + 1]))
+                colours = [colour_of(n) for n in panel.numbers[rows].tolist()]
+                draw_boxes(image, panel.boxes[rows] * scale, colours, panel.captions[rows], TEXT)
+                page[head : head + height, k * width : (k + 1) * width] = image
+                put_text(page, panel.title, (k * width + 4, 2), TEXT, WHITE)
+            encoder.write(page)
+        if number < 0:
+            raise InputError(f"{path}: a video without frames cannot be written")
+    return path
