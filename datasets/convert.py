@@ -9,8 +9,9 @@ from pathlib import Path
 
 from datasets import predictions
 from datasets.annotations import print_warnings, read_video, refuse
-from datasets.formats import FORMATS, WRITERS, check_options, read_annotation_file
+from datasets.formats import FORMATS, WRITERS, check_options, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
+from datasets.likely_mistakes import frame_step
 from utils.cli import Parser, run
 from utils.misc import InputError, counted
 from utils.storage.files import read_json, write_json
@@ -62,7 +63,18 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     file = checked(file, list(options.get("labels") or file.labels))
     lost = WRITERS[to](file, target)
-    return [*summary(file), *(f"not carried over as it is: {line}" for line in lost), f"-> {target}"]
+    lines = [f"not carried over as it is: {line}" for line in lost]
+    return [*summary(file), *in_steps(file, format), *lines, f"-> {target}"]
+
+
+def in_steps(file: AnnotationFile, format: str) -> list[str]:
+    """A line about videos that are annotated in every k-th frame alone: what is written does not say so."""
+    names = [name for name, video in file.videos.items() if frame_step(video) > 1]
+    if not names:
+        return []
+    remedy = "the option `fill` interpolates them" if "fill" in options_of(format) else f"train with format: {format}"
+    text = "annotated in steps; training takes frames between for frames without people"
+    return [f"{counted(len(names), 'video')} {text}: {remedy} (first: {names[0]!r})"]
 
 
 def summary(file: AnnotationFile) -> list[str]:

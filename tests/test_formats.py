@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -168,6 +169,80 @@ def test_the_check_names_the_place_in_the_file(tmp_path, monkeypatch, capsys):
     assert "error: video 'park_01', tube 0 (track 0), frame 4: label 'fly' is not among walk, sit & read" in out
 
 
+def test_rates_and_sizes_that_a_file_lacks_are_the_videos_own(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "fast.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (200, 100))
+    for i in range(12):
+        writer.write(np.full((100, 200, 3), 20 * i, np.uint8))
+    writer.release()
+    _, path = described(OWN / "label_studio/5")
+    expected = json.loads((path.parent / "expected.json").read_text())
+    options = {"videos": str(tmp_path / "{name}.mp4"), "labels": ["walk"]}
+    assert_same(written_json(path, "label_studio", options, tmp_path / "out.json"), expected)
+    with pytest.raises(InputError, match=r"size of video 'fast'.*`width`.*or `videos`"):
+        convert.convert(path, "label_studio", {"fps": 30}, tmp_path / "out.json")
+
+
+def test_times_of_via_are_frames_of_the_video(tmp_path):
+    _, path = described(OWN / "via3/1")
+    content = json.loads(path.read_text())
+    content["file"] = {"1": {**content["file"]["1"], "fname": "ward.mp4"}}
+    content["view"] = {"1": {"fid_list": ["1"]}}
+    first = content["metadata"]["image1_a"]
+    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": [0.5333]}, "c": {**first, "xy": []}}
+    (tmp_path / "via.json").write_text(json.dumps(content))
+    options = {"person_attribute": "person", "fps": 30}
+    got = written_json(tmp_path / "via.json", "via3", options, tmp_path / "out.json")
+    assert {tuple(t["frames"]) for t in got["videos"]["ward"]["tubes"]} == {(15, 16)}
+    with pytest.raises(InputError, match="metadata a: a time in seconds; give `fps`"):
+        convert.convert(tmp_path / "via.json", "via3", {"person_attribute": "person"}, tmp_path / "out.json")
+
+
+def test_youtube_vis_has_an_annotation_a_track(tmp_path):
+    names = [f"ab/0000{i}.jpg" for i in range(4)]
+    content = {
+        "videos": [{"id": 3, "width": 64, "height": 48, "length": 4, "file_names": names}],
+        "categories": [{"id": 1, "name": "walk"}],
+        "annotations": [
+            {"id": 8, "video_id": 3, "category_id": 1, "bboxes": [None, [1, 2, 3, 4], None, [5, 6, 7, 8]]},
+            {"id": 9, "video_id": 3, "category_id": 1, "bboxes": [[0, 0, 9, 9], None, None, None]},
+            {"id": 10, "video_id": 3, "category_id": 1, "iscrowd": 1, "bboxes": [[0, 0, 9, 9]] * 4},
+        ],
+    }
+    (tmp_path / "vis.json").write_text(json.dumps(content))
+    got = written_json(tmp_path / "vis.json", "coco", {}, tmp_path / "out.json")["videos"]["ab"]
+    assert (got["width"], got["height"], got["n_frames"]) == (64, 48, 4)
+    tubes = {tuple(t["frames"]): t["boxes"] for t in got["tubes"]}
+    assert tubes == {(1, 3): [[1, 2, 4, 6], [5, 6, 12, 14]], (0,): [[0, 0, 9, 9]]}
+
+
+def test_annotations_of_label_studio_that_do_not_count(tmp_path):
+    _, path = described(OWN / "label_studio/5")
+    (task,) = json.loads(path.read_text())
+    (annotation,) = task["annotations"]
+    ranges = {"id": "t", "type": "timelinelabels", "value": {"ranges": [{"start": 1, "end": 5}]}}
+    other = {**annotation, "id": 10, "was_cancelled": True}
+    task["annotations"] = [{**annotation, "result": [*annotation["result"], ranges]}, other]
+    content = [task, {"id": 2, "data": {"video": "untouched.mp4"}, "annotations": [], "predictions": [other]}]
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {"width": 200, "height": 100, "fps": 30}
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    assert_same(got, json.loads((path.parent / "expected.json").read_text()))  # nobody has annotated the other video
+    task["annotations"][1]["was_cancelled"] = False
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    got = written_json(
+        tmp_path / "export.json", "label_studio", {**options, "annotation_ids": [10]}, tmp_path / "out.json"
+    )
+    assert len(got["videos"]["fast"]["tubes"]) == 1
+
+
+def test_a_file_in_steps_is_told(tmp_path):
+    case, path = described(OWN / "mot/2")
+    lines = convert.convert(path, "mot", {**case["options"], "fill": False}, tmp_path / "out.json")
+    assert any("1 video annotated in steps" in line and "`fill`" in line for line in lines)
+    lines = convert.convert(path, "mot", {**case["options"], "fill": True}, tmp_path / "out.json")
+    assert not any("in steps" in line for line in lines)
+
+
 # --- CVAT ---
 
 
@@ -315,6 +390,30 @@ def test_what_is_written_reads_back_the_same(format, target, options, seed, tmp_
     assert_same(back, content_of(file))
     sizes = {(v["width"], v["height"]) for v in back["videos"].values() if "width" in v}
     assert sizes == {(320, 240)}
+
+
+def by_frame(content: dict) -> dict[tuple, list[float]]:
+    """(video, person, frame, label) -> box."""
+    return {
+        (name, tube["person_id"], frame, tube["label"]): box
+        for name, video in content["videos"].items()
+        for tube in video["tubes"]
+        for frame, box in zip(tube["frames"], tube["boxes"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_avas_csv_holds_every_box_and_what_reads_it_lies_beside(seed, tmp_path):
+    file = random_file(seed)
+    lost = WRITERS["ava"](file, tmp_path / "out.csv")
+    paused = sum(len(v.tubes) - len({(t.person_id, t.label) for t in v.tubes}) for v in file.videos.values())
+    assert any(line.startswith(f"{paused} tube") for line in lost) == (paused > 0)
+    options = json.loads((tmp_path / "out.options.json").read_text(encoding="utf-8"))
+    back, written = (by_frame(c) for c in (
+        written_json(tmp_path / "out.csv", "ava_csv", options, tmp_path / "back.json"), content_of(file)))  # fmt: skip
+    people = [len({(key[0], key[1]) for key in content}) for content in (back, written)]
+    assert people[0] == people[1] and back.keys() == written.keys()
+    assert all(np.abs(np.subtract(back[key], written[key])).max() < 0.02 for key in written)
 
 
 def test_a_second_action_at_a_time_is_a_person_of_its_own_where_a_format_has_one_action(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datasets.formats import (
     ava,
+    ava_writer,
     coco_video,
     cvat_video,
     cvat_writer,
@@ -54,6 +55,8 @@ WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
     "mot": mot.write,
     "coco": coco_video.write,
     "coco_video": coco_video.write,
+    "ava": ava_writer.write,
+    "ava_csv": ava_writer.write,
 }
 """What annotations can be written as; a writer returns lines about what it could not carry over as it is."""
 

@@ -179,11 +179,6 @@ def second_actions(videos: Mapping[str, RawVideo]) -> list[str]:
     return [f"{counted(n, 'track')} of a second action at the same time: people of their own"] if n else []
 
 
-def one_path_each(path: Path, videos: Mapping[str, RawVideo], suffix: str) -> dict[str, Path]:
-    """Where a format of one file a video puts each: `path` for a single one, else `path/<name><suffix>`."""
-    return {name: path if len(videos) == 1 else path / f"{name}{suffix}" for name in videos}
-
-
 def read_text(path: Path) -> str:
     """A text file; InputError where it is missing or not UTF-8."""
     try:
@@ -202,11 +197,18 @@ def read_json_text(path: Path) -> object:
         raise InputError(f"{path}: not JSON that can be read ({error})") from None
 
 
-def size_of(name: str, sizes: Mapping | None, width: int | None, height: int | None) -> tuple[float, float] | None:
-    """The options' width and height of a video; None where they do not give them."""
-    if sizes and name in sizes:
-        return tuple(sizes[name])
-    return (width, height) if width and height else None
+def of_video(
+    name: str, sizes: Mapping | None, width: int | None, height: int | None, fps: float | None, videos: str | None
+) -> tuple[tuple[float, float] | None, float | None]:
+    """Size and frames a second of a video by the options, else by the video itself, where `videos` is its path with
+    {name} in it; None where neither says them."""
+    size = tuple(sizes[name]) if sizes and name in sizes else (width, height) if width and height else None
+    if videos is not None and (size is None or fps is None):
+        from datasets.dataset import VideoFrames
+
+        video = VideoFrames(video_path(videos, name))
+        return size or video.size, fps or video.fps
+    return size, fps
 
 
 def video_name(location: str) -> str:

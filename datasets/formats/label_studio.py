@@ -17,8 +17,8 @@ from datasets.formats.common import (
     NO_ACTION,
     AnnotationFile,
     RawVideo,
+    of_video,
     read_json_text,
-    size_of,
     tubes_of_person,
     video_name,
     whole_number,
@@ -47,29 +47,32 @@ def read(
     video: str | None = None,
     annotation_ids: Sequence[int] | None = None,
     no_action: Sequence[str] = NO_ACTION,
+    videos: str | None = None,
 ) -> AnnotationFile:
     """Read an export; a task that nobody has annotated is left out. `fps` is the videos' own."""
     content = read_json_text(path)
     video = video and video_name(video)
-    videos: dict[str, RawVideo] = {}
+    read_videos: dict[str, RawVideo] = {}
     for task in _tasks(path, content, video, annotation_ids):
-        size = size_of(task.video, sizes, width, height)
+        size, own_fps = of_video(task.video, sizes, width, height, fps, videos)
         if size is None:
-            raise needed(path, f"the size of video {task.video!r} is not in the file", "width", "height", "sizes")
-        if task.video in videos:
+            raise needed(
+                path, f"the size of video {task.video!r} is not in the file", "width", "height", "sizes", "videos"
+            )
+        if task.video in read_videos:
             raise InputError(f"{path}: task {task.id}: video {task.video!r} is there twice")
         tubes = []
         for person, (region, value) in enumerate(task.regions.items()):
             where = f"{path}: task {task.id}, region {region}"
-            shares = _boxes_by_frame(where, path, task.video, value, fps)
+            shares = _boxes_by_frame(where, path, task.video, value, own_fps)
             named = (str(name).strip() for name in value.get("labels") or [])
             labels = [name for name in named if name not in no_action] or [None]
             boxes = {f: _pixels(share, size) for f, share in shares.items()}
             annotated = {f: dict.fromkeys(labels, box) for f, box in boxes.items()}
             tubes += tubes_of_person(annotated, person, f"region {region}")
-        videos[task.video] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
-    labels = dict.fromkeys(t.label for v in videos.values() for t in v.tubes if t.label is not None)
-    return AnnotationFile(path, videos, list(labels))
+        read_videos[task.video] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
+    labels = dict.fromkeys(t.label for v in read_videos.values() for t in v.tubes if t.label is not None)
+    return AnnotationFile(path, read_videos, list(labels))
 
 
 def _tasks(path: Path, content: object, video: str | None, annotation_ids: Sequence[int] | None) -> Iterator[Task]:
@@ -167,8 +170,8 @@ def _frames_per_frame(
         return fps / rates[0] if rates else 1.0
     place = where.removeprefix(f"{path}: ")
     if not rates:
-        raise needed(path, f"{place}: no times, so that its frames may not be the video's ({video})", "fps")
+        raise needed(path, f"{place}: no times, so that its frames may not be the video's ({video})", "fps", "videos")
     if abs(rates[0] - DEFAULT_RATE) < 0.01:
         counted = f"{place}: the editor counted {DEFAULT_RATE} frames a second, its default, whatever the video has"
-        raise needed(path, f"{counted} (video {video})", "fps")
+        raise needed(path, f"{counted} (video {video})", "fps", "videos")
     return 1.0

@@ -56,7 +56,7 @@ OPTIONS: dict[str, Option] = {
         "the names of the class ids: a .pbtxt beside the annotation, or a mapping",
     ),
     "subsets": mapping("of a folder: the file of each subset, whose videos are a list of that name"),
-    "videos": text("the path of a video, with {name} in it: where sizes are read from"),
+    "videos": text("the path of a video, with {name} in it: where sizes and rates are read from"),
     "excluded": names("files of the key frames that are left out"),
     "included": text("the file of the seconds that are key frames, of every video"),
     "other_classes": switch("rows of classes outside the label map are boxes without a label, not a mistake"),

@@ -12,8 +12,8 @@ from datasets.formats.common import (
     AnnotationFile,
     RawVideo,
     corners,
+    of_video,
     read_json_text,
-    size_of,
     tubes_of_person,
 )
 from datasets.formats.options import needed
@@ -36,6 +36,7 @@ def read(
     height: int | None = None,
     sizes: Mapping[str, Sequence[int]] | None = None,
     no_action: Sequence[str] = NO_ACTION,
+    videos: str | None = None,
 ) -> AnnotationFile:
     """Read a project; without `action_attributes`, every attribute with options but the person's is one.
 
@@ -54,28 +55,28 @@ def read(
     for name in [person_attribute, *action_attributes]:
         if name not in attributes:
             raise InputError(f"{path}: no attribute {name!r}; the project has: {', '.join(attributes)}")
-    videos: dict[str, dict[str, dict]] = {}
-    for file in content["file"].values():
-        videos[_image(path, file["fname"])[0]] = {}
+    names = dict.fromkeys(_image(path, file["fname"])[0] for file in content["file"].values())
+    facts = {name: of_video(name, sizes, width, height, fps, videos) for name in names}
+    people_of: dict[str, dict[str, dict]] = {name: {} for name in names}
     for id, region in content["metadata"].items():
         if not region.get("xy") or region["xy"][0] != RECTANGLE:
             continue
         where = f"{path}: metadata {id}"
-        video, frame = _moment(where, path, region, content, (first, frame_step), fps)
+        video, frame = _moment(where, path, region, content, (first, frame_step), facts)
         actions = [a for n in action_attributes for a in _values(where, attributes[n], region) if a not in no_action]
         person = "".join(_values(where, attributes[person_attribute], region))
         if not person:
             raise InputError(f"{where}: attribute {person_attribute!r} is empty: whose box is it?")
-        of_frame = videos.setdefault(video, {}).setdefault(person, {}).setdefault(frame, {})
+        of_frame = people_of[video].setdefault(person, {}).setdefault(frame, {})
         if of_frame:
             raise InputError(f"{where}: person {person!r} has two boxes in frame {frame}")
         of_frame |= dict.fromkeys(actions or [None], corners([region["xy"][1:]])[0])
     raw = {}
-    for name, people in videos.items():
+    for name, people in people_of.items():
         tubes = []
         for number, (person, annotated) in enumerate(people.items()):
             tubes += tubes_of_person(annotated, number, f"person {person}")
-        size = size_of(name, sizes, width, height) or (0, 0)
+        size = facts[name][0] or (0, 0)
         raw[name] = RawVideo(int(size[0]), int(size[1]), 0, tubes)
     labels = [label for name in action_attributes for label in attributes[name].get("options", {}).values()]
     return AnnotationFile(path, raw, list(dict.fromkeys(label for label in labels if label not in no_action)))
@@ -94,7 +95,7 @@ def _values(where: str, attribute: Mapping, region: Mapping) -> list[str]:
 
 
 def _moment(
-    where: str, path: Path, region: Mapping, content: Mapping, numbering: tuple[int, int], fps: float | None
+    where: str, path: Path, region: Mapping, content: Mapping, numbering: tuple[int, int], facts: Mapping
 ) -> tuple[str, int]:
     """Video and frame of a region."""
     if str(region["vid"]) not in content["view"]:
@@ -106,8 +107,9 @@ def _moment(
     if len(region["z"]) > 1:
         raise InputError(f"{where}: a rectangle over a stretch of time ({region['z']}); VIA moves none")
     if region["z"]:
+        fps = facts[video][1]
         if fps is None:
-            raise needed(path, f"{where.removeprefix(f'{path}: ')}: a time in seconds", "fps")
+            raise needed(path, f"{where.removeprefix(f'{path}: ')}: a time in seconds", "fps", "videos")
         return video, round(region["z"][0] * fps)
     if number is None:
         raise InputError(f"{where}: neither a time, nor a file named <video>_<number>")
