@@ -16,6 +16,7 @@ NAMES = (
     "video_map",
     "ava_map",
     "npair",
+    "query_layers",
     "linking",
     "memory",
     "head_batches",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models.action_head import build_action_head, published_time_encoding, time_encoding
 from models.head_types import HEAD_TYPES
@@ -159,6 +160,17 @@ def test_the_published_time_encoding_is_the_published_codes(fixtures, d, base):
     below = times < 1000
     torch.testing.assert_close(vectors[below], expected[below], atol=1e-4, rtol=0)
     torch.testing.assert_close(vectors, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("base", "d"), [(100, 32), (100, 256), (800, 32), (800, 256)])
+def test_the_published_time_encoding_tells_all_frames_of_a_long_tube_apart(base, d):
+    """Two frames 16 to 4,000 apart are never as alike as neighbours; the periodic encoding repeats."""
+    vectors = nn.functional.normalize(published_time_encoding(torch.arange(4000), d, base), dim=1)
+    distance = (vectors - vectors[0]).norm(dim=1)  # sines and cosines: that of any two frames as far apart
+    torch.testing.assert_close((vectors[1000:] - vectors[1000]).norm(dim=1), distance[:3000], atol=1e-3, rtol=0)
+    assert distance[16:].min() > 0.94 > 2.5 * distance[1]
+    periodic = time_encoding(torch.arange(4000), d, base)
+    assert torch.equal(periodic[0], periodic[base])
 
 
 @pytest.mark.parametrize("head_type", HEAD_TYPES)
