@@ -44,10 +44,12 @@ from utils.flags import (
 )
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.compare import write_resamples
+from utils.metrics.confusion import confusion
+from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import add_plot_video_flag, check_plot_video, write_results
-from utils.storage.files import epoch_path
+from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
@@ -105,6 +107,9 @@ def parse_args() -> argparse.Namespace:
                 help="v-mAP as published: a second detection of a ground-truth tube is correct too")  # fmt: skip
     parser.flag("evaluation", "bootstrap", type=count, default=0,
                 help="resamples of the videos, from which 95 %% intervals are made (1000; 0: none)")  # fmt: skip
+    parser.flag("evaluation", "errors", action="store_true",
+                help="what each cause of error costs in v-mAP (with --metric frame-mAP: in frame-mAP)")  # fmt: skip
+    parser.flag("evaluation", "confusion", action="store_true", help="which class is taken for which")
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="thresholds of 3D IoU (frame-mAP: of IoU), or ranges such as 0.5:0.95")  # fmt: skip
     add_log_flags(parser)
@@ -184,13 +189,15 @@ def classify(
     return tubes, scores
 
 
-def plot(folder: Path, e: Evaluation, project: Project, video: str | None) -> list[Path]:
+def plot(folder: Path, e: Evaluation, metrics: dict, project: Project, video: str | None) -> list[Path]:
     """The plots of `--plot`, in `folder`; `video` in detail."""
     from datasets.dataset import VideoFrames
+    from utils.drawing.error_plots import analysis_plots
     from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
     video = video or detailed_video({name: e.gt[name] for name in e.pred if name in e.gt})
     paths = precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol)
+    paths += analysis_plots(folder, metrics)
     if not project.frames_path(video).exists():  # predictions need no videos
         print(f"note: {project.frames_path(video)}: no such video, so its tubes are not plotted", file=sys.stderr)
         return paths
@@ -274,6 +281,8 @@ def main() -> None:
     if args.count_duplicates and args.plot:
         raise InputError("--plot: a second detection is a false positive in the curves; leave --count_duplicates out")
 
+    if args.count_duplicates and args.errors:
+        raise InputError("--errors: a second detection is an error; leave --count_duplicates out")
     if args.export:
         check_export(args.export, args.metric)
     project = load_project(args.dataset, args.data_root)
@@ -289,14 +298,22 @@ def main() -> None:
     metrics: dict = {"tubes": sum(map(len, measured.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, evaluation) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)
+    if args.errors:
+        metrics["errors"] = errors("frame-mAP" if args.metric == "frame-mAP" else "v-mAP", evaluation)
+        print_errors(metrics["errors"])
+    if args.confusion:
+        metrics["confusion"] = confusion(evaluation)
+    lists = {name: found.pop("list") for name, found in metrics.get("errors", {}).items() if "list" in found}
     tell_left_out(bad or {})
     name = f"{measured.name}-{args.metric}"
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
-    plots = (lambda folder: plot(folder, evaluation, project, args.plot_video)) if args.plot else None
+    plots = (lambda folder: plot(folder, evaluation, metrics, project, args.plot_video)) if args.plot else None
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, plots)
     if resamples:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
+    if lists:
+        write_json(path.with_suffix("") / "errors.json", lists)
     print(f"results: {path}")
     side_by_side(args.side_by_side, path.with_suffix(""), evaluation, project)
     if args.save_predictions or args.export:

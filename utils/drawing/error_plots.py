@@ -11,6 +11,18 @@ BLUE = "#1f5fa8"
 RED = "#b5403a"
 
 
+def analysis_plots(folder: Path, metrics: Mapping) -> list[Path]:
+    """The causes of error and the confusion that `metrics` hold, where they do; returns the files' paths."""
+    paths = []
+    for name, found in metrics.get("errors", {}).items():
+        paths.append(folder / f"errors_{name}.png")
+        plot_causes(paths[-1], found["causes"], f"What errors cost: {name} is {found['mAP']:.3f}")
+    for name, found in metrics.get("confusion", {}).items():
+        paths.append(folder / f"confusion_{name}.png")
+        plot_confusion(paths[-1], np.array(found["counts"]), found["labels"], f"Confusion of classes, {name}")
+    return paths
+
+
 def plot_intervals(path: str | Path, values: Mapping[str, tuple[float, float, float]], title: str, note: str) -> None:
     """Differences with their intervals, a row for each; red and blue are those whose interval leaves zero out.
 
@@ -31,20 +43,20 @@ def plot_intervals(path: str | Path, values: Mapping[str, tuple[float, float, fl
         fig.supxlabel(note, fontsize=7)
 
 
-def plot_causes(path: str | Path, gains: Mapping[str, float], counts: Mapping[str, int], title: str) -> None:
+def plot_causes(path: str | Path, causes: Mapping[str, Mapping[str, float]], title: str) -> None:
     """What the mAP would gain if each cause of error alone were mended, as bars with the number of errors.
 
     Args:
-        gains: cause -> gain.
-        counts: cause -> errors.
+        causes: cause -> "gain" and "count".
     """
-    with page(path, 5.5, 1 + 0.35 * len(gains), title) as fig:
+    gains = [row["gain"] for row in causes.values()]
+    with page(path, 5.5, 1 + 0.35 * len(causes), title) as fig:
         axes = fig.subplots()
-        bars = axes.barh(range(len(gains)), list(gains.values()), color=BLUE, height=0.65)
-        axes.bar_label(bars, [f" +{g:.3f}  ({counts[c]})" for c, g in gains.items()], fontsize=8)
-        axes.set_yticks(range(len(gains)), list(gains))
-        axes.set_ylim(len(gains) - 0.5, -0.5)
-        axes.set_xlim(0, max(1e-3, *gains.values()) * 1.3)
+        bars = axes.barh(range(len(causes)), gains, color=BLUE, height=0.65)
+        axes.bar_label(bars, [f" {row['gain']:+.3f} ({row['count']})" for row in causes.values()], fontsize=8)
+        axes.set_yticks(range(len(causes)), list(causes))
+        axes.set_ylim(len(causes) - 0.5, -0.5)
+        axes.set_xlim(min(0, *gains), max(1e-3, *gains) * 1.3)
         axes.set_xlabel("gain in mAP if this alone were mended (number of errors)")
 
 
