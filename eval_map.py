@@ -48,7 +48,7 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
-from utils.results import add_plot_video_flag, check_plot_video, write_results
+from utils.results import add_plot_video_flag, add_report_flags, check_plot_video, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
 
@@ -114,6 +114,7 @@ def parse_args() -> argparse.Namespace:
                 help="thresholds of 3D IoU (frame-mAP: of IoU), or ranges such as 0.5:0.95")  # fmt: skip
     add_log_flags(parser)
     add_plot_video_flag(parser)
+    add_report_flags(parser)
     add_run_flags(parser)
     return parse_with_preset(parser, "eval_map")
 
@@ -218,6 +219,36 @@ def side_by_side(videos: Sequence[str], folder: Path, e: Evaluation, project: Pr
         print(f"video: {write_side_by_side(path, frames, frames.size, frames.fps, panels)}")
 
 
+def report(
+    folder: Path, args: argparse.Namespace, e: Evaluation, metrics: dict, lists: dict[str, list[dict]], project: Project
+) -> Path:
+    """The page of `--report`, in `folder`; `lists` has the errors of `--errors`, each with its cause."""
+    from datasets.dataset import VideoFrames
+    from utils.drawing.report import contents
+    from utils.drawing.report.page import write_report
+
+    protocol = e.protocol if e.protocol in PROTOCOLS else "voc"
+    level = e.thresholds[0]
+    wrong = contents.caused_errors(lists.get(f"v-mAP@{level:g}", ()))
+    wrong = wrong or contents.wrong_tubes(e.pred, e.gt, len(e.labels), level, protocol)
+    videos = [
+        contents.video_entry(name, e.sizes.get(name, (0, 0, 0)), e.pred.get(name, ()), tubes, wrong.get(name, ()))
+        for name, tubes in e.gt.items()
+    ]
+    facts = {"data set": project.name, "subset": args.subset, "protocol": e.protocol, "settings": folder.parent.name}
+    page = {
+        "title": f"Action tubes of {project.name}, {args.subset}",
+        "facts": facts | {"errors counted": f"at 3D IoU {level:g}"},
+        "labels": e.labels,
+        "metrics": contents.figures(metrics),
+        "charts": contents.charts(metrics) + contents.curve_charts(e.pred, e.gt, e.labels, e.thresholds, protocol),
+        "columns": contents.columns_of(videos),
+        "videos": videos,
+    }
+    frames = lambda name: VideoFrames(project.frames_path(name), project.sampling)  # noqa: E731
+    return write_report(folder, page, frames, args.report_videos, args.workers)
+
+
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
     """The action tubes that an action head makes of the tracks.
 
@@ -316,6 +347,9 @@ def main() -> None:
         write_json(path.with_suffix("") / "errors.json", lists)
     print(f"results: {path}")
     side_by_side(args.side_by_side, path.with_suffix(""), evaluation, project)
+    if args.report:
+        folder = path.with_suffix("") / "report"
+        print(f"report: {report(folder, args, evaluation, plain(metrics), lists, project)}")
     if args.save_predictions or args.export:
         formats = ["json"] * args.save_predictions + [args.export] * bool(args.export)
         for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats)):

@@ -16,7 +16,15 @@ from pathlib import Path
 from models.link_settings import LinkSettings, add_linking_flags, link_settings
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
 from utils.flags import add_data_flags, add_detector_flags, add_log_flags, add_preset_flags, add_run_flags
-from utils.results import add_plot_video_flag, check_plot_video, motion_recall_by_cue, print_table, write_results
+from utils.results import (
+    add_plot_video_flag,
+    add_report_flags,
+    check_plot_video,
+    motion_recall_by_cue,
+    plain,
+    print_table,
+    write_results,
+)
 
 
 def make_parser() -> Parser:
@@ -39,6 +47,7 @@ def make_parser() -> Parser:
                 help="rule of recall and precision: pairs by falling 3D IoU, or as published")  # fmt: skip
     add_log_flags(parser)
     add_plot_video_flag(parser)
+    add_report_flags(parser)
     add_run_flags(parser)
     return parser
 
@@ -61,8 +70,8 @@ from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
 from utils.gt_tubes import label_frames, label_sets
 from utils.metrics.published import published_precision_recall
-from utils.metrics.tracking import tracking_metrics
-from utils.metrics.tube_recall import tube_precision_recall
+from utils.metrics.tracking import identity_switches, tracking_metrics
+from utils.metrics.tube_recall import found, tube_precision_recall
 from utils.misc import InputError, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
@@ -246,6 +255,49 @@ def side_by_side(
         print(f"video: {write_side_by_side(path, frames, frames.size, frames.fps, panels)}")
 
 
+def report(
+    args: Namespace,
+    project: Project,
+    store: TrackStore,
+    gt: dict[str, list[Tube]],
+    thresholds: list[float],
+    metrics: dict,
+    folder: Path,
+) -> Path:
+    """The page of `--report`, in `folder` in that of the results."""
+    from utils.drawing.evaluation_plots import CUES
+    from utils.drawing.report import contents
+    from utils.drawing.report.page import write_report
+
+    results, level, tracks = folder.parent.with_name(f"{folder.parent.name}.json"), thresholds[0], store.tubes()
+    switches = identity_switches(tracks, gt, args.label_centric)
+    videos = []
+    for name, targets in gt.items():
+        own = tracks.get(name, [])
+        of_pred, of_gt = found(own, targets, level, args.label_centric, args.frame_iou)
+        errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
+        errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
+        events = [(t, f"identity switch: truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
+        size = tuple(store.meta(name)[key] for key in ("width", "height", "n_frames"))
+        entry = contents.video_entry(name, size, own, targets, errors, events)
+        entry["counts"]["switches"] = len(events)
+        videos.append(entry)
+    by_cue = {f"motion_recall@{threshold:g}": motion_recall_by_cue(results, threshold) for threshold in thresholds}
+    by_cue = {name: {CUES.get(cue, cue): parts for cue, parts in held.items()} for name, held in by_cue.items()}
+    facts = {"data set": project.name, "subset": args.subset, "settings": folder.parent.name}
+    page = {
+        "title": f"Tracks of {project.name}, {args.subset}",
+        "facts": facts | {"errors counted": f"at 3D IoU {level:g}"},
+        "labels": project.labels,
+        "metrics": contents.figures(metrics),
+        "charts": contents.charts(metrics, by_cue),
+        "columns": contents.columns_of(videos),
+        "videos": videos,
+    }
+    frames = lambda name: VideoFrames(project.frames_path(name), project.sampling)  # noqa: E731
+    return write_report(folder, page, frames, args.report_videos, args.workers)
+
+
 def main() -> None:
     """The command line."""
     args = parse_with_preset(make_parser(), "eval_qmm")
@@ -280,6 +332,10 @@ def main() -> None:
             path = write_results(root, "eval_qmm", args.subset, name, given, metrics, settings.load_epoch, plots)
             print(f"tracks: {store.path}\nresults: {path}")
             side_by_side(args, project, root, store, gt, path.with_suffix(""))
+            if args.report:
+                folder = path.with_suffix("") / "report"
+                page = report(args, project, store, gt, tiou_thresholds, plain(metrics), folder)
+                print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def tracking_metrics(
         n_gt, n_pred = n_gt + len(frames), n_pred + len(track_frames)
         pairs = _pairs(people, tracks)
         id_hits += _identity_hits(pairs)
-        switches += _identity_switches(pairs, np.intersect1d(frames, track_frames))
+        switches += len(_identity_switches(pairs, np.intersect1d(frames, track_frames)))
         video_hits, video_association = _hota_counts(pairs, people, tracks)
         hits, association = hits + video_hits, association + video_association
     if not n_gt:
@@ -84,14 +84,15 @@ def _tracks(tubes: Sequence[Tube]) -> list[Tube]:
     tracks = []
     for parts in by_person.values():
         frames, first = np.unique(_frames(parts), return_index=True)
-        tracks.append(Tube(frames, np.concatenate([tube.boxes for tube in parts])[first]))
+        boxes = np.concatenate([tube.boxes for tube in parts])[first]
+        tracks.append(Tube(frames, boxes, person_id=parts[0].person_id))
     return tracks
 
 
 def _within(tube: Tube, frames: np.ndarray) -> Tube:
     """The part of a tube in these frames."""
     inside = np.isin(tube.frames, frames)
-    return Tube(tube.frames[inside], tube.boxes[inside])
+    return Tube(tube.frames[inside], tube.boxes[inside], person_id=tube.person_id)
 
 
 def _frames(tubes: Sequence[Tube]) -> np.ndarray:
@@ -169,21 +170,41 @@ def _identity_hits(pairs: Pairs) -> int:
     return int(frames[_assign(gt, track, frames)].sum())
 
 
-def _identity_switches(pairs: Pairs, frames: np.ndarray) -> int:
-    """How often a person is matched to another track than before.
+def identity_switches(
+    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
+) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as of
+    `tracking_metrics`."""
+    switches = {}
+    for video in {*pred, *gt}:
+        people, tracks = _tracks(gt.get(video, ())), _tracks(pred.get(video, ()))
+        frames = _frames(people)
+        if label_centric:
+            tracks = [_within(track, frames) for track in tracks]
+        both = np.intersect1d(frames, _frames(tracks))
+        switches[video] = [
+            (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)
+            for frame, person, before, track in _identity_switches(_pairs(people, tracks), both)
+        ]
+    return switches
+
+
+def _identity_switches(pairs: Pairs, frames: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Whenever a person is matched to another track than before: frame, person, that track, the new one.
 
     `frames`: those with boxes of both kinds; a match is kept from one of them to the next while its IoU suffices.
     """
     close = pairs.at(pairs.iou >= MATCH_IOU - EPS)
     step = np.searchsorted(frames, close.frame)
     last: dict[int, tuple[int, int]] = {}  # person -> the track last matched, and in which step
-    switches = 0
+    switches = []
     for rows in _by_frame(close.frame):
         k = int(step[rows[0]])
         people, tracks = close.gt[rows].tolist(), close.track[rows].tolist()
         kept = np.array([last.get(person) == (track, k - 1) for person, track in zip(people, tracks, strict=True)])
         for pair in _assign(close.gt[rows], close.track[rows], close.iou[rows] + 1000 * kept).tolist():
             person, track = people[pair], tracks[pair]
-            switches += person in last and last[person][0] != track
+            if person in last and last[person][0] != track:
+                switches.append((int(close.frame[rows[0]]), person, last[person][0], track))
             last[person] = track, k
     return switches

@@ -91,6 +91,24 @@ def accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray
     return accepted
 
 
+def found(
+    pred: Sequence[Tube],
+    gt: Sequence[Tube],
+    threshold: float,
+    label_centric: bool = True,
+    frame_iou: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which tracks and which ground truth of one video have an accepted pair, bool (n,) and (m,); arguments as of
+    `tube_precision_recall`. Empty tubes, which are not counted, are True."""
+    rows = sorted((i for i, tube in enumerate(pred) if len(tube)), key=lambda i: by_content(pred[i]))
+    columns = [j for j, tube in enumerate(gt) if len(tube)]
+    targets = [gt[j] for j in columns]
+    pairs = accept(tube_ious([pred[i] for i in rows], targets, label_centric, frame_iou), targets, threshold)
+    of_pred, of_gt = np.ones(len(pred), bool), np.ones(len(gt), bool)
+    of_pred[rows], of_gt[columns] = pairs.any(1), pairs.any(0)
+    return of_pred, of_gt
+
+
 def _simultaneous(a: Tube, b: Tube) -> bool:
     """Whether two people are annotated in the same frame."""
     same_person = a.person_id == b.person_id >= 0

@@ -7,7 +7,7 @@ const interval = (row) => (row.low === null || row.low === undefined ? "" : `${n
 // Rows {name, value, low, high, series, note}, a bar each, its length from 0 to the largest value (at least 1).
 function bars(chart, palette) {
   const series = [...new Set(chart.rows.map((row) => row.series).filter(Boolean))];
-  const most = Math.max(1, ...chart.rows.map((row) => row.high ?? row.value ?? 0));
+  const most = chart.most ?? Math.max(1, ...chart.rows.map((row) => row.high ?? row.value ?? 0));
   const colour = (row) => palette[series.length ? (6 + Math.max(series.indexOf(row.series), 0) * 2) % 7 : 6];
   const grid = make("div", { class: "bars" });
   for (const row of chart.rows) {
@@ -56,7 +56,7 @@ const CHARTS = { bars, curves, matrix };
 
 function showMetrics(report) {
   for (const row of report.metrics) {
-    byId("figures").append(make("div", {}, make("dt", {}, row.name), make("dd", {}, make("b", {}, number(row.value)), interval(row) && ` ${interval(row)}`)));
+    byId("figures").append(make("div", {}, make("dt", {}, row.name), make("dd", {}, make("b", {}, row.count ? String(row.value) : number(row.value)), interval(row) && ` ${interval(row)}`)));
   }
   for (const chart of report.charts) {
     const details = make("details", { class: `card of-${chart.kind}`, open: !chart.folded }, make("summary", {}, make("h2", {}, chart.title)));

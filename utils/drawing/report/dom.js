@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
-const number = (value) => (value === null || value === undefined ? "–" : Number.isInteger(value) ? String(value) : value.toFixed(3));
+const number = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 
 // Black or white, whichever reads better on a colour (luma of Rec. 601).
 function inkOn(hex) {

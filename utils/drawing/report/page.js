@@ -124,7 +124,7 @@ function showList(column = report.columns[0] ?? "name", falling = column !== "na
   state.order = [...clips].sort(compare);
   const rows = state.order.map((clip) => make("tr", { "data-index": clip.index, "aria-current": clip === state.clip },
     make("th", { scope: "row" }, make("button", { onclick: () => choose(clip.index) }, clip.name)),
-    ...report.columns.map((name) => make("td", {}, number(clip.counts[name])))));
+    ...report.columns.map((name) => make("td", {}, String(clip.counts[name] ?? 0)))));
   document.querySelector("#list thead").replaceChildren(make("tr", {}, ...heads));
   document.querySelector("#list tbody").replaceChildren(...rows);
   search();

@@ -41,7 +41,7 @@ def write_report(
         report: plain values (JSON) under these keys:
             `title` and `facts` (name -> text), above the page;
             `labels`: the classes' names;
-            `metrics`: `{"name", "value"[, "low", "high"]}`;
+            `metrics`: `{"name", "value"[, "count", "low", "high"]}`, where `count` says that it is a whole number;
             `charts`: `{"kind", "title"[, "folded"]}` with, by its kind, `rows` (bars: `{"name", "value"[, "low",
             "high", "series", "note"]}`), `curves` (`{"name", "note", "x", "y"}`) and the axes' names `x` and `y`, or
             `rows`, `columns` and `counts` (a matrix);
@@ -49,7 +49,8 @@ def write_report(
             `videos`: `{"name", "width", "height", "fps", "n_frames", "counts", "gt", "pred", "events"}`, where `gt` and
             `pred` are `{"person", "name", "colour", "label", "score", "frames", "boxes"[, "error"]}` and `events`
             `{"frame", "text"}`.
-        frames_of: video's name -> its frames in order, uint8 RGB (H, W, 3); None: the page has no videos.
+        frames_of: video's name -> its frames in order, uint8 RGB (H, W, 3), with their rate as `fps` where that is
+            known; None: the page has no videos.
         n_videos: how many videos, in the list's order, are written; 0: all.
         threads: videos written at a time.
 
@@ -131,10 +132,12 @@ def _write_videos(
 
     suffix = browser_suffix()
 
-    def write(i: int) -> str | InputError:
+    def write(i: int) -> tuple[str, float] | InputError:
         path = files / f"{i:05d}{suffix}"
         try:
-            write_video(path, frames_of(videos[i]["name"]), videos[i]["fps"])
+            frames = frames_of(videos[i]["name"])
+            fps = getattr(frames, "fps", videos[i]["fps"])
+            write_video(path, frames, fps)
         except InputError as error:  # the page shows the boxes alone
             path.unlink(missing_ok=True)
             return error
@@ -144,7 +147,7 @@ def _write_videos(
             path = path.with_name(f"{i:05d}.video.js")
             path.write_text(f'loadedVideo({i}, "data:video/{suffix[1:]};base64,{text}");\n')
         sync(path)
-        return f"{files.name}/{path.name}"
+        return f"{files.name}/{path.name}", float(encoded_rate(fps))
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         done = pool.map(write, chosen)
@@ -154,8 +157,8 @@ def _write_videos(
         print(
             f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}", file=sys.stderr
         )
-    written = {i: src for i, src in zip(chosen, results, strict=True) if isinstance(src, str)}
-    return [(written.get(i), float(encoded_rate(video["fps"]))) for i, video in enumerate(videos)]
+    written = {i: held for i, held in zip(chosen, results, strict=True) if not isinstance(held, InputError)}
+    return [written.get(i, (None, video["fps"])) for i, video in enumerate(videos)]
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:

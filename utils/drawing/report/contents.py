@@ -1,0 +1,188 @@
+"""What the page of an evaluation shows, as plain values (`utils.drawing.report.page.write_report`)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.box_ops import Tube, tube_iou
+from utils.drawing.draw import PALETTE
+from utils.video_map import PROTOCOLS, average_precision, matching, sorted_matches, tube_candidates
+
+CURVE_POINTS = 200  # of a precision-recall curve, at most
+LEFT_OUT = ("intervals", "errors", "confusion")  # of the metrics: have charts of their own, or none
+
+Tubes = Mapping[str, Sequence[Tube]]
+
+
+class Wrong(NamedTuple):
+    """A tube that is an error: `side` "gt" (missed) or "pred", its index among the video's tubes, and the cause."""
+
+    side: str
+    index: int
+    cause: str
+
+
+def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[Wrong]]:
+    """Missed ground truth and false positives of every video, as they count in v-mAP."""
+    names, errors = sorted({*pred, *gt}), {name: [] for name in {*pred, *gt}}
+    for c in tube_candidates(pred, gt, n_classes, threshold, protocol):
+        matched = matching(protocol)(c, threshold)
+        for place, row in zip(c.video[matched < 0].tolist(), c.row[matched < 0].tolist(), strict=True):
+            errors[names[place]].append(Wrong("pred", row, "false positive"))
+        missed = ~np.isin(np.arange(c.n_gt), matched)
+        for place, row in zip(c.gt_video[missed].tolist(), c.gt_row[missed].tolist(), strict=True):
+            errors[names[place]].append(Wrong("gt", row, "missed"))
+    return errors
+
+
+def caused_errors(errors: Iterable[Mapping]) -> dict[str, list[Wrong]]:
+    """The same of an analysis of errors, which names each one's cause (`utils.metrics.errors`)."""
+    by_video: dict[str, list[Wrong]] = {}
+    for error in errors:
+        side = "gt" if error["kind"] == "miss" else "pred"
+        by_video.setdefault(error["video"], []).append(Wrong(side, error["tube"], error["cause"]))
+    return by_video
+
+
+def video_entry(
+    name: str,
+    size: tuple[int, int, int],
+    pred: Sequence[Tube],
+    gt: Sequence[Tube],
+    errors: Iterable[Wrong] = (),
+    events: Iterable[tuple[int, str]] = (),
+    fps: float = 25.0,
+) -> dict:
+    """A video of the page.
+
+    Args:
+        size: width, height and number of frames, 0 where unknown.
+        errors: the tubes that are wrong; every cause is a count of the list.
+        events: further errors, (frame, text).
+        fps: frames a second, where the video's own file is not read.
+    """
+    tubes = [tube for tube in [*pred, *gt] if len(tube)]
+    corner = np.max([tube.boxes[:, 2:].max(0) for tube in tubes], 0).tolist() if tubes else [16, 9]
+    width, height = (own or max(math.ceil(at), 1) for own, at in zip(size[:2], corner, strict=True))
+    n_frames = max([size[2], 1, *(int(tube.frames[-1]) + 1 for tube in tubes)])
+    colours = person_colours(pred, gt)
+    entry = {"name": name, "width": width, "height": height, "fps": fps, "n_frames": n_frames}
+    for side, word, own in (("gt", "truth", gt), ("pred", "track", pred)):
+        entry[side] = [_tube(tube, word, _person(tube, i), colours[side]) for i, tube in enumerate(own)]
+    counts = {"errors": 0}
+    for error in errors:
+        entry[error.side][error.index]["error"] = error.cause
+        counts["errors"] += 1
+        counts[error.cause] = counts.get(error.cause, 0) + 1
+    entry["events"] = [{"frame": int(frame), "text": text} for frame, text in events]
+    counts["errors"] += len(entry["events"])
+    return entry | {"counts": counts | {"tubes": len(pred)}}
+
+
+def _person(tube: Tube, index: int) -> int:
+    """A tube's person; one without is a person of its own, below 0."""
+    return int(tube.person_id) if tube.person_id >= 0 else -1 - index
+
+
+def _tube(tube: Tube, word: str, person: int, colours: Mapping[int, int]) -> dict:
+    name = f"{word} {person}" if person >= 0 else f"{word} #{-1 - person}"
+    held = {"person": person, "name": name, "colour": colours[person], "label": int(tube.label)}
+    return held | {"score": round(float(tube.score), 4), "frames": tube.frames, "boxes": tube.boxes}
+
+
+def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[int, int]]:
+    """Each person's place in the palette, by side: of a track that of the ground-truth person whom it covers most."""
+    sides = {"gt": gt, "pred": pred}
+    people = {side: sorted({_person(tube, i) for i, tube in enumerate(own)}) for side, own in sides.items()}
+    if not gt:
+        return {"gt": {}, "pred": {person: person % len(PALETTE) for person in people["pred"]}}
+    colours = {person: place for place, person in enumerate(people["gt"])}
+    of_pred, covered = {}, {}
+    for i, tube in enumerate(pred):
+        person = _person(tube, i)
+        for j, target in enumerate(gt):
+            shared = tube_iou(tube, target, label_centric=True) * len(target)
+            if shared > covered.get(person, 0.0):
+                covered[person], of_pred[person] = shared, colours[_person(target, j)]
+    others = [person for person in people["pred"] if person not in of_pred]
+    of_pred |= {person: len(colours) + place for place, person in enumerate(others)}
+    return {"gt": colours, "pred": of_pred}
+
+
+def figures(metrics: Mapping) -> list[dict]:
+    """The metrics that are one number, with their intervals."""
+    intervals = metrics.get("intervals", {})
+    return [
+        {"name": name, "value": value, "count": isinstance(value, int), **_bounds(intervals.get(name))}
+        for name, value in metrics.items()
+        if isinstance(value, int | float | None) and not (name == "videos_left_out" and not value)
+    ]
+
+
+def _bounds(interval: Sequence[float] | None) -> dict:
+    return {"low": interval[0], "high": interval[1]} if interval else {}
+
+
+def charts(
+    metrics: Mapping, by_cue: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
+) -> list[dict]:
+    """A chart of every metric that has parts (classes, motion categories), of the causes of errors and of confusions.
+
+    Args:
+        metrics: as in the results file.
+        by_cue: metric -> link cue -> part -> value, for metrics that are shown for several link cues.
+    """
+    made, by_cue = [], by_cue or {}
+    for name, parts in metrics.items():
+        if not isinstance(parts, Mapping) or name in LEFT_OUT:
+            continue
+        title = f"{name} by {'motion' if 'motion' in name else 'class'}"
+        cues = by_cue.get(name, {})
+        bounds = metrics.get("intervals", {}).get(name, {})
+        rows = [
+            {"name": part, "value": values.get(part), **({"series": cue} if cue else _bounds(bounds.get(part)))}
+            for part in parts
+            for cue, values in (cues or {"": parts}).items()
+        ]
+        made.append({"kind": "bars", "title": title, "rows": rows})
+    for name, errors in metrics.get("errors", {}).items():
+        rows = [
+            {"name": cause, "value": held["gain"], "note": f"mAP, {held['count']} errors"}
+            for cause, held in errors["causes"].items()
+        ]
+        most = max([row["value"] for row in rows], default=0) or 1
+        made.append({"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": most})
+    for name, held in metrics.get("confusion", {}).items():
+        matrix = {"rows": held["labels"], "columns": held["labels"], "counts": held["counts"]}
+        note = "rows: ground truth, columns: predicted; the shade is the share of the row"
+        made.append({"kind": "matrix", "title": f"Confusion of {name}", "note": note, **matrix})
+    return made
+
+
+def curve_charts(
+    pred: Tubes, gt: Tubes, labels: Sequence[str], thresholds: Sequence[float], protocol: str
+) -> list[dict]:
+    """Precision and recall by class at every threshold, which the area gives AP of; the first one is unfolded."""
+    made = []
+    for threshold in thresholds:
+        correct, n_gt = sorted_matches(pred, gt, len(labels), threshold, protocol)
+        curves = []
+        for label, own, n in zip(labels, correct, n_gt.tolist(), strict=True):
+            if n and protocol in PROTOCOLS:
+                hits = own.cumsum()
+                kept = np.unique(np.linspace(0, max(len(own) - 1, 0), min(len(own), CURVE_POINTS)).astype(int))
+                x, y = ((hits / n)[kept].round(4).tolist(), (hits / np.arange(1, len(own) + 1))[kept].round(4).tolist())
+                note = f"AP {average_precision(own, n, protocol):.3f}, {n} tubes"
+                curves.append({"name": label, "note": note, "x": [0.0, *x], "y": [1.0, *y]})
+        title = f"Precision and recall of action tubes at 3D IoU {threshold:g}"
+        chart = {"kind": "curves", "title": title, "x": "recall", "y": "precision", "curves": curves}
+        made.append(chart | {"folded": threshold != thresholds[0]})
+    return made
+
+
+def columns_of(videos: Sequence[Mapping]) -> list[str]:
+    """The columns of the list of videos: errors, each cause that there is, tubes."""
+    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "tubes"}
+    return ["errors", *sorted(causes), "tubes"]
