@@ -34,14 +34,14 @@ RULES = {
     "person has two boxes in one frame": "refused",
     "box is empty": "dropped",
     "frame is after the last decoded one": "dropped",
-    "no frame of the tube is used": "dropped",
+    "frame lies between those used": "dropped",
     "box extends beyond the frame": "kept",
     "number of frames is not the video's": "kept",
 }
 CONSEQUENCES = {
     "box is empty": "left out",
     "frame is after the last decoded one": "left out of training",
-    "no frame of the tube is used": "left out",
+    "frame lies between those used": "left out",
     "box extends beyond the frame": "clipped in training, kept as annotated in evaluation",
     "number of frames is not the video's": "the decoded frames count",
 }
@@ -211,7 +211,7 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
         else:
             between.append(tube)
     if between:
-        kind, frame = "no frame of the tube is used", between[0].frames[0]
+        kind, frame = "frame lies between those used", between[0].frames[0]
         faults.append(AnnotationFault(kind, f"video {name!r}, frame {frame} of the file", kind, len(between)))
     listed = {name: getattr(video, name) for name in ("key_frames", "empty_frames")}
     listed = {name: None if of is None else np.flatnonzero(np.isin(chosen, of)) for name, of in listed.items()}

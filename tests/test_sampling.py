@@ -134,7 +134,7 @@ def test_annotations_and_shards_count_the_frames_that_are_used(tmp_path: Path, l
 def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project_at(tmp_path, "stride: 6", [1, 2, 3])
     assert read_annotations(load_project(path))["v"].tubes == []
-    assert "1 time: no frame of the tube is used, left out; first in video 'v', frame 1" in capsys.readouterr().err
+    assert "1 time: frame lies between those used, left out; first in video 'v', frame 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
