@@ -133,11 +133,11 @@ def query_clips(
     detector: Detector,
     bad: dict[str, str],
     subset: str,
-    by_slot: bool = False,
+    train: bool = True,
 ) -> tuple[QueryClips, dict[str, Video]]:
     """Clips of a subset's cached queries, and its annotations; DETR runs first on the videos that are not cached.
 
-    Videos left out enter `bad`.
+    Videos left out enter `bad`. Clips that are not to `train` on are one of each video, their identities persons.
     """
     videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
     floor = least["psn_score_th"]
@@ -161,9 +161,9 @@ def query_clips(
         args.n_frames,
         args.sampling_rate,
         args.seed,
-        args.clips_per_video,
+        args.clips_per_video if train else 1,
         args.whole_videos,
-        by_slot,
+        train and args.identity == "slot",
         args.between_key_frames,
     )
     if not len(data):
@@ -178,7 +178,7 @@ def cached_clips(
     args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
 ) -> Clips:
     """Clips of cached queries. Videos left out enter `bad`."""
-    data, annotations = query_clips(args, least, project, detector, bad, args.subset, args.identity == "slot")
+    data, annotations = query_clips(args, least, project, detector, bad, args.subset)
     if rank() == 0:
         print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
 
@@ -263,7 +263,7 @@ def main() -> None:
         bad: dict[str, str] = {}
         clips_of = augmented_clips if args.no_query_cache else cached_clips
         data, load, data_checksum = clips_of(args, least, project, detector, bad)
-        val = query_clips(args, least, project, detector, bad, args.val_subset)[0] if args.val_subset else None
+        val = query_clips(args, least, project, detector, bad, args.val_subset, False)[0] if args.val_subset else None
 
         width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder = {**width, "skip": args.is_skip, "dropout": args.dropout}

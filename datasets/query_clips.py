@@ -75,21 +75,21 @@ class QueryClips:
 
     def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[tuple, tuple]:
         """Detections of a frame of each clip's video and those `gap` frames later, as `pack` gives them, identities
-        distinct between the clips.
+        distinct between the videos, each of which comes once.
 
         Args:
             indices: of clips, whose videos are meant.
             place: which of the frames that have assigned detections `gap` frames later too, as a share of them.
         """
         sides = ([], []), ([], [])
-        for index in indices:
-            detections, _, frames, persons, rows = self.videos[index // self.clips_per_video]
+        for number in dict.fromkeys(index // self.clips_per_video for index in indices):
+            detections, _, frames, persons, rows = self.videos[number]
             starts = np.intersect1d(frames, frames - gap)
             for (queries, ids), later in zip(sides, (0, gap), strict=True):
                 if len(starts):
                     chosen = np.flatnonzero(frames == starts[int(len(starts) * place)] + later)
                     queries.append(detections.queries(rows[chosen]))
-                    ids.append(persons[chosen] + (index << 32))
+                    ids.append(persons[chosen] + (number << 32))
         empty = self.pack([(0, indices[0])])[0][:0], np.zeros(0, np.int64)
         return tuple(tuple(map(np.concatenate, side)) if side[0] else empty for side in sides)
 

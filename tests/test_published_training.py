@@ -180,3 +180,5 @@ def test_a_gap_compares_frames_that_far_apart() -> None:
     np.testing.assert_array_equal(anchors[2:], video.queries(np.flatnonzero(video.frames == start)))
     np.testing.assert_array_equal(later[2:], video.queries(np.flatnonzero(video.frames == start + 64)))
     assert not len(clips.across([1], 80, 0.5)[0][1])
+    twice = clips_of(clips_per_video=2).across([4, 5], 64, 0.5)  # two clips of one video
+    assert (twice[0][1] == ids[2:]).all() and len(twice[0][0]) == 2

@@ -20,6 +20,8 @@ _COMPARABLE = (
     "end_consecutive_frames",
     "label_centric",
     "frame_iou",
+    "protocol",
+    "strict",
 )
 """Settings that results by different link cues must share to be compared."""
 
