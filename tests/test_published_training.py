@@ -1,6 +1,7 @@
 """How the published code chooses and labels the queries that train the person encoder, against its own answers."""
 
 import json
+import zlib
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import torch
 
 from datasets.annotations import Video
 from datasets.query_clips import QueryClips
+from datasets.transforms import normalise_boxes, resize
+from models.detr import normalize, pad_square
 from models.held_out import GAPS, held_out_metrics, rank1
 from models.person_encoder import NPairLoss, PersonEncoder
 from models.person_queries import QueryDetections, match_hungarian
@@ -182,3 +185,28 @@ def test_a_gap_compares_frames_that_far_apart() -> None:
     assert not len(clips.across([1], 80, 0.5)[0][1])
     twice = clips_of(clips_per_video=2).across([4, 5], 64, 0.5)  # two clips of one video
     assert (twice[0][1] == ids[2:]).all() and len(twice[0][0]) == 2
+
+
+@pytest.mark.parametrize("size", ["320x240", "240x320"])
+def test_square_frames_differ_from_the_published_ones_by_rounding_alone(shared: Path, size: str) -> None:
+    folder = shared / "oracles" / "published"
+    answer = json.loads((folder / "published_preprocess.json").read_text())[size]
+    width, height = map(int, size.split("x"))
+    y, x = np.mgrid[:height, :width]
+    base = np.stack([(x // 2 + y) % 256, (2 * x + y // 3) % 256, (x * y // 64) % 256], -1)
+    noise = np.random.RandomState(answer["random_state"]).randint(0, 256, (height, width, 3))
+    picture = ((noise + 3 * base) // 4).astype(np.uint8)
+    assert zlib.crc32(picture.tobytes()) == answer["picture_crc32"]
+
+    small = resize(picture, 512)
+    assert list(small.shape[1::-1]) == answer["resized_wh"]
+    square = normalize(pad_square(torch.from_numpy(small).permute(2, 0, 1)[None]))[0].numpy()
+    with np.load(folder / "published_preprocess.npz") as data:
+        rows, columns = data[f"{size}/y"], data[f"{size}/x"]
+        np.testing.assert_allclose(square[:, rows, columns].T, data[f"{size}/values"], atol=0.014)
+        rw, rh = answer["resized_wh"]
+        edge = square[:, max(rh - 4, 0) : rh + 4, max(rw - 4, 0) : rw + 4]
+        np.testing.assert_allclose(edge, data[f"{size}/edge"], atol=0.014)
+    side = max(width, height)
+    boxes = normalise_boxes(np.array([answer["box_xyxy"]]), side, side)[0]
+    np.testing.assert_allclose(boxes, answer["target_cxcywh"], atol=1e-6)
