@@ -117,7 +117,7 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """Whether the label, or one of a set, is among the `k` highest logits: float (n, c), int64 (n,) or uint8 (n, c) ->
     bool (n,)."""
     if labels.dim() == 2:
-        return labels.gather(1, logits.topk(min(k, logits.shape[1])).indices).any(1)
+        return (labels.gather(1, logits.topk(min(k, logits.shape[1])).indices) > 0).any(1)
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
 
 
@@ -137,7 +137,7 @@ def top_k_accuracies(
         batch = {key: None if value is None else value.to(device) for key, value in data.batch(tracks).items()}
         logits = head(batch["queries"], batch["times"], batch["padding"], batch["features"]).float()
         sets = batch["labels"].dim() == 3
-        counted = batch["labels"].any(-1) if sets else ~batch["padding"]
+        counted = (batch["labels"] > 0).any(-1) if sets else ~batch["padding"]
         logits, labels = logits[counted], batch["labels"][counted]
         acts = slice(0) if sets else labels < logits.shape[1] - 1
         for k in (1, 5):

@@ -16,7 +16,7 @@ from tests.stages import Stages
 RATE, FPS = 5, 25
 LEGS, ARMS = {"walk", "run", "jump", "kick", "squat"}, {"wave", "jumping_jack"}
 LABELS = ("walk", "run", "jump", "jumping_jack", "wave", "squat", "kick", "bow", "legs", "arms")
-MARGIN = 0.15  # of frame-mAP@0.5, that true labels give over shuffled ones
+MARGIN = 0.3  # of frame-mAP@0.5, that true labels give over shuffled ones
 
 
 def write_ava(folder: Path) -> None:
