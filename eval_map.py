@@ -18,6 +18,7 @@ import numpy as np
 from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
+from datasets.formats.ava import csv_options
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -32,6 +33,7 @@ from datasets.predictions import (
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings, settings_differences
+from utils.ava_files import read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.flags import (
@@ -42,11 +44,12 @@ from utils.flags import (
     add_preset_flags,
     add_run_flags,
 )
+from utils.metrics.ava import rows_ap
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.compare import write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
-from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, measure
+from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import add_plot_video_flag, add_report_flags, check_plot_video, plain, write_results
 from utils.storage.files import epoch_path, write_json
@@ -292,13 +295,31 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
-    options = data_set_options(format, project.labels, sizes, parse_options(args.predictions_options))
+    given = csv_options(project.annotation_file()) if format == "ava_csv" else {}
+    given |= parse_options(args.predictions_options)
+    options = data_set_options(format, project.labels, sizes, given)
     raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
     missing = tell_missing(raw, path, list(sizes))
     content = checksum(*(column for column in raw[2:]), *raw.names)
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     return Measured(*as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)
+
+
+def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:
+    """A csv of detections against the csv of a data set in AVA's format, row by row as the official tool compares them:
+    no tubes are made, and rows of any quality count."""
+    path, file = Path(args.predictions), project.annotation_file()
+    gt, excluded = file.videos.rows(project.split(args.subset))
+    pred = read_rows(path).of_videos(gt.videos)
+    rule = "2019" if args.protocol == "ava-2019" else "2020"
+    ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
+    e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
+    metrics = {"videos": len(gt.videos), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
+    name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
+    used = vars(args) | {"tiou_th": levels}
+    root = Path(args.checkpoint_root) / project.name / "predictions"
+    print(f"results: {write_results(root, 'eval_map', args.subset, name, used, metrics, 0)}")
 
 
 def main() -> None:
@@ -317,6 +338,10 @@ def main() -> None:
     if args.export:
         check_export(args.export, args.metric)
     project = load_project(args.dataset, args.data_root)
+    by_ava = args.protocol in ("ava", "ava-2019") and args.metric == "frame-mAP" and project.format.startswith("ava")
+    if by_ava and args.predictions and (args.predictions_format or recognise(Path(args.predictions))) == "ava_csv":
+        evaluate_submission(args, project, levels)
+        return
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
     if args.predictions:
@@ -325,6 +350,9 @@ def main() -> None:
         measured = from_tracks(args, project, videos.keys(), bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     how = {"count_duplicates": args.count_duplicates, "bootstrap": args.bootstrap, "seed": args.seed}
+    for key in ("key_frames", "empty_frames"):
+        how[key] = {name: getattr(videos[name], key) for name in gt}
+    how["ava_csv"] = csv_options(project.annotation_file())
     evaluation = Evaluation(*measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, **how)
     metrics: dict = {"tubes": sum(map(len, measured.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, evaluation) | {"videos_left_out": len(bad or {})}
@@ -351,7 +379,8 @@ def main() -> None:
         folder = path.with_suffix("") / "report"
         print(f"report: {report(folder, args, evaluation, plain(metrics), lists, project)}")
     if args.save_predictions or args.export:
-        formats = ["json"] * args.save_predictions + [args.export] * bool(args.export)
+        kept = ["json", *["ava"] * by_ava] * args.save_predictions
+        formats = kept + [args.export] * bool(args.export)
         for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats)):
             print(f"predictions: {written}")
 

@@ -45,7 +45,8 @@ def export_frame_detections(folder: Path, e: Evaluation) -> Path:
 
 def export_ava(folder: Path, e: Evaluation) -> Path:
     """AVA's csv: a row for each box, as shares of the frame, at `start` + frame / `rate` seconds."""
-    start, rate = (FORMATS["ava_csv"].defaults[key] for key in ("start", "rate"))
+    start, rate = (e.ava_csv.get(key, FORMATS["ava_csv"].defaults[key]) for key in ("start", "rate"))
+    ids = {name: number for number, name in e.ava_csv.get("label_map", {}).items()}
     lines = []
     for name, label, frames, boxes, scores in _tubes(e):
         width, height, _ = e.sizes[name]
@@ -55,8 +56,14 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
             raise InputError(f"--export ava: video {name!r}: a csv cannot hold a name with a comma")
         shares = boxes / [width, height, width, height]
         for frame, share, score in zip(frames.tolist(), shares.tolist(), scores.tolist(), strict=True):
-            lines.append(f"{name},{start + frame / rate!r},{','.join(map(repr, share))},{label + 1},{score!r}\n")
+            row = f"{','.join(map(repr, share))},{ids.get(e.labels[label], label + 1)},{score!r}"
+            lines.append(f"{name},{_second(start + frame / rate)},{row}\n")
     return _write_text(folder / "ava.csv", lines)
+
+
+def _second(value: float) -> str:
+    """Whole seconds in four digits, as AVA's files have them."""
+    return f"{int(value):04d}" if value == int(value) else repr(value)
 
 
 def export_mot(folder: Path, e: Evaluation) -> Path:

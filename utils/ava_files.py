@@ -9,6 +9,7 @@ import io
 import math
 import re
 from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ class AvaRows(NamedTuple):
     def where(self, keep: np.ndarray) -> "AvaRows":
         """The rows that a mask or an index selects."""
         return self._replace(**{name: getattr(self, name)[keep] for name in self._fields[2:]})
+
+    def of_videos(self, names: Iterable[str]) -> "AvaRows":
+        """The rows of these videos."""
+        known = np.isin(self.videos, list(names))
+        return self.where(known[self.video])
 
     def refuse(self, wrong: np.ndarray, text: str) -> None:
         """InputError at the first of the `wrong` rows, bool (n,); its columns replace {x1} and so on in `text`."""
@@ -94,6 +100,14 @@ def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
     rows = rows._replace(time=np.rint(np.where(late, 0, rows.time) * MICRO).astype(np.int64))
     rows.refuse(late, f"a second beyond {MAX_SECOND}")
     return rows._replace(classes=classes.astype(np.int64))
+
+
+def joined(parts: Sequence[AvaRows]) -> AvaRows:
+    """The rows of several files, with the path and line numbers of each lost but the first's path."""
+    videos = list(dict.fromkeys(name for part in parts for name in part.videos))
+    places = [np.array([videos.index(name) for name in part.videos], np.int64)[part.video] for part in parts]
+    columns = [np.concatenate(column) for column in zip(*(part[3:] for part in parts), strict=True)]
+    return AvaRows(parts[0].path, videos, np.concatenate(places), *columns)
 
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # video (n,), the other columns (n, 7), lines (n,)

@@ -5,7 +5,7 @@ have none. Each action of a person is a tube on key frames; a box without an eva
 label. A second t is frame round((t - start) * rate).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, video_path
 from datasets.formats.options import needed
-from utils.ava_files import MICRO, AvaRows, read_label_map, read_rows
+from utils.ava_files import MICRO, AvaRows, joined, read_label_map, read_rows
 from utils.misc import InputError, counted
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
@@ -75,6 +75,14 @@ def read(
     lists = {subset: [videos] for subset, videos in lists.items() if subset}
     sampled = time == "seconds"  # frames of the file are the video's own
     return AnnotationFile(path, lazy, names, lists, sampled, notes, classes)
+
+
+def csv_options(file: AnnotationFile) -> dict:
+    """`label_map`, `start` and `rate` of predictions in the csv of this annotation; nothing for other formats."""
+    if not isinstance(file.videos, AvaVideos):
+        return {}
+    clock = file.videos.clock
+    return {"label_map": file.label_ids, "start": clock.start, "rate": clock.rate}
 
 
 def _mapping(path: Path, label_map: Mapping) -> dict[int, str]:
@@ -263,6 +271,12 @@ class AvaVideos(Mapping):
         if name not in self._made:
             self._made[name] = self._make(name)
         return self._made[name]
+
+    def rows(self, names: Iterable[str]) -> tuple[AvaRows, AvaRows | None]:
+        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files."""
+        files = {id(self._rows[name][0]): self._rows[name][0] for name in names if name in self._rows}
+        excluded = joined(self._excluded).of_videos(names) if self._excluded else None
+        return joined([file.of_videos(names) for file in files.values()]), excluded
 
     def place(self, name: str, frame: int) -> str:
         """Where the file has a frame of a video, for messages: ", second 905 (ava.csv, line 33)"; empty if nowhere."""

@@ -10,14 +10,15 @@ one without a box included; by that of 2019 all but the excluded, so that detect
 positives. Equal scores are ordered by the rows' content.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from utils.ava_files import AvaRows, read_label_map, read_rows
+from utils.box_ops import Tube
 from utils.cli import Parser, run
-from utils.metrics.frame_boxes import FrameBoxes, frame_ap
+from utils.metrics.frame_boxes import FrameBoxes, boxes_of_tubes, frame_ap
 from utils.misc import InputError
 from utils.video_map import mean_ap
 
@@ -42,26 +43,58 @@ def evaluate_files(
     Raises:
         InputError: a file cannot be read, ground truth is reversed, or nothing of the detections could ever be correct.
     """
-    names = read_label_map(label_map)
-    gt, pred = read_rows(groundtruth), read_rows(detections)
+    names, gt, pred = read_label_map(label_map), read_rows(groundtruth), read_rows(detections)
+    excluded = None if exclusions is None else read_rows(exclusions, widths=(2,))
+    ap = rows_ap(pred, gt, names, excluded, rule)[0]
+    return {"mAP": mean_ap(ap), "AP": dict(zip(sorted(names), ap.tolist(), strict=True))}
+
+
+def rows_ap(
+    pred: AvaRows,
+    gt: AvaRows,
+    names: Mapping[int, str],
+    exclusions: AvaRows | None,
+    rule: str,
+    iou_th: Sequence[float] = (IOU_TH,),
+) -> np.ndarray:
+    """AP of every class of `names` by rising id, float64 (thresholds, classes); errors as of `evaluate_files`."""
     gt.refuse((gt.boxes[:, :2] > gt.boxes[:, 2:]).any(1), "ground truth ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed")
-    left_out = None if exclusions is None else read_rows(exclusions, widths=(2,))
-    videos = sorted({*gt.videos, *pred.videos, *(left_out.videos if left_out else ())})
+    videos = sorted({*gt.videos, *pred.videos, *(exclusions.videos if exclusions else ())})
     of_gt, of_pred = (key_frames(rows, videos) for rows in (gt, pred))
     annotated = np.isin(of_pred, of_gt)
     _refuse_hopeless(gt, pred, names, annotated)
-    excluded = key_frames(left_out, videos) if left_out else np.zeros(0, np.int64)
+    excluded = key_frames(exclusions, videos) if exclusions else np.zeros(0, np.int64)
     counts = ~np.isin(of_pred, excluded) & (annotated | (rule == "2019"))
     classes = np.array(sorted(names), np.int64)
-    ap = official_ap(
-        _boxes(pred, of_pred, classes, counts), _boxes(gt, of_gt, classes, ~np.isin(of_gt, excluded)), len(classes)
-    )
-    return {"mAP": mean_ap(ap), "AP": dict(zip(classes.tolist(), ap.tolist(), strict=True))}
+    boxes = _boxes(pred, of_pred, classes, counts), _boxes(gt, of_gt, classes, ~np.isin(of_gt, excluded))
+    return frame_ap(*boxes, len(classes), iou_th, MOST_PER_FRAME)
 
 
-def official_ap(pred: FrameBoxes, gt: FrameBoxes, num_classes: int, iou_th: Sequence[float] = (IOU_TH,)) -> np.ndarray:
-    """AP of every class over the boxes of the key frames that count, float64 (num_classes,) at the first threshold."""
-    return frame_ap(pred, gt, num_classes, iou_th, MOST_PER_FRAME)[0]
+def tubes_ap(
+    pred: Mapping[str, Sequence[Tube]],
+    frame_scores: Mapping[str, Sequence[np.ndarray]],
+    gt: Mapping[str, Sequence[Tube]],
+    more_frames: Mapping[str, np.ndarray | None],
+    num_classes: int,
+    iou_th: Sequence[float] = (IOU_TH,),
+) -> np.ndarray:
+    """The figure of action tubes: AP of every class, float64 (thresholds, num_classes).
+
+    Args:
+        frame_scores: `frame_scores[video][i][t]` is the score of box t of `pred[video][i]`.
+        gt: people without an evaluated action are tubes of label -1; their key frames count.
+        more_frames: key frames that count beside those with people: by the rule of 2020 those that the annotation lists
+            without any, by that of 2019 all that are not excluded.
+    """
+    videos = sorted({*pred, *gt})
+    counts = [np.zeros(0, np.int64)]
+    for i, name in enumerate(videos):
+        counts += [(i << 32) + tube.frames for tube in gt.get(name, ())]
+        if more_frames.get(name) is not None:
+            counts.append((i << 32) + more_frames[name])
+    detections = boxes_of_tubes(pred, videos, frame_scores)
+    detections = detections.where(np.isin(detections.frames, np.concatenate(counts)))
+    return frame_ap(detections, boxes_of_tubes(gt, videos), num_classes, iou_th, MOST_PER_FRAME)
 
 
 def key_frames(rows: AvaRows, videos: Sequence[str]) -> np.ndarray:
@@ -79,7 +112,7 @@ def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndar
     return FrameBoxes(frames[keep], label[keep], rows.boxes[keep], score[keep])
 
 
-def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: dict[int, str], annotated: np.ndarray) -> None:
+def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: Mapping[int, str], annotated: np.ndarray) -> None:
     """InputError where the two files cannot belong together, in place of a figure of 0.
 
     `annotated`, bool (n,): whether ground truth has the key frame of each row of `pred`.

@@ -5,11 +5,13 @@ A metric is one function from an `Evaluation` to its values, in `METRICS`. A pro
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube
+from utils.metrics import ava
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.bootstrap import draw_resamples, interval, mean_of_classes, resampled_classes
 from utils.metrics.multisports import RANGES
@@ -36,6 +38,8 @@ class Evaluation(NamedTuple):
     pred: every video's action tubes. frame_scores: the scores of each of them in each of its frames, float (T,).
     gt: every video's ground truth. sizes: every video's width, height and number of frames, 0 where unknown.
     bootstrap: the number of resamples of videos that intervals are made of, 0: none. seed: of their draws.
+    key_frames, empty_frames: of videos annotated on key frames, all of these, and those that are listed without people.
+    ava_csv: `start`, `rate` and `label_map` (id -> label) of a data set in AVA's format.
     """
 
     pred: dict[str, list[Tube]]
@@ -48,6 +52,9 @@ class Evaluation(NamedTuple):
     count_duplicates: bool = False
     bootstrap: int = 0
     seed: int = 42
+    key_frames: Mapping[str, np.ndarray | None] = MappingProxyType({})
+    empty_frames: Mapping[str, np.ndarray | None] = MappingProxyType({})
+    ava_csv: Mapping[str, object] = MappingProxyType({})
 
 
 def video_map(e: Evaluation) -> dict:
@@ -88,6 +95,13 @@ def motion_ap(e: Evaluation) -> dict:
     return metrics | _kept(resamples, intervals)
 
 
+def ava_map(e: Evaluation) -> dict:
+    """`frame-mAP@T` and `AP@T` by class, by AVA's rules (`utils.metrics.ava`); printed as a table."""
+    more = e.key_frames if e.protocol == "ava-2019" else e.empty_frames
+    ap = ava.tubes_ap(e.pred, e.frame_scores, e.gt, more, len(e.labels), e.thresholds)
+    return ap_by_class("frame-mAP", ap, e)
+
+
 METRICS: dict[str, Callable[[Evaluation], dict]] = {
     "v-mAP": video_map,
     "motion-AP": motion_ap,
@@ -96,6 +110,8 @@ METRICS: dict[str, Callable[[Evaluation], dict]] = {
 OFFICIAL: dict[tuple[str, str], Callable[[Evaluation], dict]] = {
     ("published", "v-mAP"): video_map,
     ("published", "motion-AP"): motion_ap,
+    ("ava", "frame-mAP"): ava_map,
+    ("ava-2019", "frame-mAP"): ava_map,
 }
 """(protocol, metric) -> the metric by that benchmark's own rules, where these are more than a row of `PROTOCOLS`."""
 PROTOCOL_NAMES = tuple(dict.fromkeys([*PROTOCOLS, *(protocol for protocol, _ in OFFICIAL)]))
