@@ -66,7 +66,7 @@ def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float
         for name, video in annotations.items():
             n, size = video.n_frames, (video.width, video.height)
             if not (n and min(size)):
-                opened = VideoFrames(project.frames_path(name))
+                opened = VideoFrames(project.frames_path(name), project.sampling)
                 n, size = n or opened.announced, opened.size
             frames[subset] += n
             pixels += n * size[0] * size[1]

@@ -58,7 +58,7 @@ def test_stride_counts_the_videos_own_frames() -> None:
 TIMES = [0, 1, 2, 3, 10, 11, 12, 25, 26, 27, 28, 29, 50, 51, 52, 53, 54, 55]  # of 1/25 s: at second 1, frame 7
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_videos_of_varying_rate_are_sampled_by_time(tmp_path: Path, suffix: str) -> None:
     path = write_video(tmp_path / f"v.{suffix}", gradient_frames(18), times=TIMES)
     frames = list(VideoFrames(path))
