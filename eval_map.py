@@ -310,10 +310,12 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     """A csv of detections against the csv of a data set in AVA's format, row by row as the official tool compares them:
     no tubes are made, and rows of any quality count."""
     path, file = Path(args.predictions), project.annotation_file()
-    gt, excluded = file.videos.rows(project.split(args.subset))
-    pred = read_rows(path).of_videos(gt.videos)
-    rule = "2019" if args.protocol == "ava-2019" else "2020"
-    ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
+    subset = project.split(args.subset)
+    gt, excluded = file.videos.rows(subset)
+    pred = read_rows(path)
+    pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
+    of_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
+    ap = rows_ap(pred, gt, file.label_ids, excluded if of_2019 else None, "2019" if of_2019 else "2020", levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(gt.videos), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
