@@ -1,4 +1,5 @@
-"""DETR R101-DC5: frames a second of the fast form on 4:3 frames, against plain float32 padded to a square.
+"""DETR R101-DC5: frames a second of the fast form on 4:3 frames, against plain float32 padded to a square; and of
+smaller detectors of `transformers`, where it is installed, against R101-DC5 in the same form.
 
     python -m benchmarks.detr_inference [checkpoint of a trained detector]
 
@@ -7,24 +8,30 @@ measured on synthetic people with a trained detector, by default the one that `s
 """
 
 import copy
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.hf_models import MODELS, random_detector
 from benchmarks.rows import Row, print_rows
 from datasets.dataset import VideoFrames
 from datasets.synthetic.videos import make_synthetic
 from datasets.transforms import resize
+from models import hf_detector
 from models.detr import DETR, PERSON, build_model, for_inference, normalize
+from models.hf_detector import for_inference as hf_fast
 from models.weights import load_detr
 from utils.cli import Parser, run
-from utils.misc import pick_device
+from utils.misc import InputError, pick_device
 from utils.storage.files import epoch_path
 
 HEIGHT, WIDTH = 384, 512  # a 4:3 video whose longer side is 512
@@ -36,6 +43,7 @@ ASKED = {"cpu": 1.8, "cuda": 0.0}  # times the plain path
 DEMO = "checkpoint/synthetic/demo/detr"
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 SHARE = 0.25  # of the peak, on a GPU
+D_FINE_N = {"cpu": 8.0, "cuda": 0.0}  # times R101-DC5
 
 
 @torch.no_grad()
@@ -93,7 +101,46 @@ def measure(device: str | None = None, batch: int = 0, rounds: int = 3, trained:
         rows.append(Row(what, fast * GFLOP / 1000, MATRIX_TFLOPS, "TFLOP/s", at_least=SHARE))
     if Path(trained).is_dir():
         trained = epoch_path(trained, None, "detector", "scripts/demo.sh")
+    rows += other_detectors(plain, frames, rounds, place)
     return rows + (accuracy(trained, place) if Path(trained).is_file() else [])
+
+
+def other_detectors(plain: DETR, frames: Tensor, rounds: int, device: torch.device) -> list[Row]:
+    """Frames a second of today's small detectors against R101-DC5's, all in 16 bits and compiled on a GPU, in float32
+    on a CPU; the rows tell the GFLOP of a frame and the share of the measured matrix rate."""
+    try:
+        hf_detector.library()
+    except InputError as error:
+        print(f"no rows of other detectors: {error}", file=sys.stderr)
+        return []
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    half = dtype if device.type == "cuda" else None
+    side = 8192 if device.type == "cuda" else 1024
+    square = torch.randn(side, side, device=device, dtype=dtype)
+    peak = _rate(lambda: square @ square, 1, rounds, device) * 2 * side**3 / 1e9
+    rows, r101 = [], 0.0
+    for name in ("R101-DC5", *MODELS):
+        detector = plain if name == "R101-DC5" else random_detector(name, device)
+        prepare = _normalized if name == "R101-DC5" else detector.prepare
+        with FlopCounterMode(display=False) as counter:
+            detector(*prepare(frames[:1]))
+        fast = for_inference(copy.deepcopy(plain), half) if detector is plain else hf_fast(detector, half)
+        if half:
+            fast.compile()
+        rate = _rate(partial(_detect, fast, prepare, frames), len(frames), rounds, device)
+        r101 = r101 or rate
+        gflop = counter.get_total_flops() / 1e9
+        what = f"{name}, {gflop:.1f} GFLOP a frame, {rate * gflop / peak:.0%} of the matrix rate / R101-DC5"
+        rows.append(Row(what, rate, r101, "frames/s", at_least=D_FINE_N[device.type] * (name == "D-FINE-N")))
+    return rows
+
+
+def _normalized(images: Tensor) -> tuple[Tensor]:
+    return (normalize(images),)
+
+
+def _detect(detector: nn.Module, prepare: Callable, frames: Tensor) -> dict:
+    return detector(*prepare(frames))
 
 
 @torch.inference_mode()

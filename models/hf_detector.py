@@ -7,6 +7,7 @@ model's own image processor. Weights come from the hub (its cache, its own HF_HU
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbone import fuse_batchnorm
 from models.detr import pad_images
+from models.hf_fusion import fuse
 from models.weights import load_weights
 from utils.misc import InputError, checksum
 
@@ -30,7 +31,8 @@ _IN_FLOAT32 = re.compile(
 )  # of 16-bit models: what becomes a box or score
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package, quiet; InputError where it is not installed."""
     try:
         import transformers
     except ImportError:
@@ -53,15 +55,15 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
     Raises:
         InputError: there is none, it is not whole, or it is not an object detector.
     """
-    library = _library()
+    hf = library()
     local = Path(name).exists() or name.startswith((".", "/", "~"))
     if local and not Path(name).is_dir():
         raise InputError(f"{PREFIX}{name}: no such folder; give one that save_pretrained left, or a name of the hub")
     try:
-        model, info = library.AutoModelForObjectDetection.from_pretrained(
+        model, info = hf.AutoModelForObjectDetection.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-        processor = library.AutoImageProcessor.from_pretrained(name)
+        processor = hf.AutoImageProcessor.from_pretrained(name)
     except ImportError as error:  # timm, of some backbones
         raise InputError(f"{PREFIX}{name}: {_one_line(error)}; pip install -r requirements-hf.txt") from None
     except Exception as error:  # the library raises whatever its parts do
@@ -85,15 +87,15 @@ def made(checkpoint: object) -> bool:
 
 def build_from_checkpoint(path: str, checkpoint: dict) -> tuple[nn.Module, Any, int]:
     """A detector, its image processor and its class of people, out of a checkpoint of `train_detr.py`."""
-    library = _library()
+    hf = library()
     try:
         config = checkpoint["config"][PREFIX]
-        kind = getattr(library, config["processor"]["image_processor_type"])
-        if not issubclass(kind, library.image_processing_utils.BaseImageProcessor):
+        kind = getattr(hf, config["processor"]["image_processor_type"])
+        if not issubclass(kind, hf.image_processing_utils.BaseImageProcessor):
             raise TypeError(f"{kind.__name__} is not an image processor")
-        settings = library.AutoConfig.for_model(**config["model"])
+        settings = hf.AutoConfig.for_model(**config["model"])
         model, processor = (
-            library.AutoModelForObjectDetection.from_config(settings),
+            hf.AutoModelForObjectDetection.from_config(settings),
             kind.from_dict(config["processor"]),
         )
         label = int(config["person_label"])
@@ -158,7 +160,7 @@ class FrameInput:
         scale = processor.rescale_factor if processor.do_rescale else 1.0
         if processor.do_normalize:
             mean, deviation = (torch.tensor(x).view(-1, 1, 1) for x in (processor.image_mean, processor.image_std))
-        self.scale, self.mean, self.deviation = scale, mean.to(device), deviation.to(device)
+        self.factor, self.offset = (scale / deviation).to(device), (-mean / deviation).to(device)
         draw = torch.Generator().manual_seed(0)
         probes = [torch.randint(0, 256, (1, 3, *shape), dtype=torch.uint8, generator=draw) for shape in _PROBES]
         probes = [probe.to(device) for probe in probes]
@@ -176,14 +178,14 @@ class FrameInput:
         """Resized as uint8, then normalised: most families."""
         if self.resizes:
             images = self.processor.resize(images, size=self.size, resample=self.resample)
-        return (images.float() - self.mean / self.scale) / (self.deviation / self.scale)
+        return images.float().mul_(self.factor).add_(self.offset)
 
     def resize_floats(self, images: Tensor) -> Tensor:
         """Resized as floats, without smoothing, then normalised: RF-DETR."""
-        images = images.float() * self.scale
+        images = images.float()
         if self.resizes:
             images = self.processor.resize(images, size=self.size, resample=self.resample, antialias=False)
-        return (images - self.mean) / self.deviation
+        return images * self.factor + self.offset
 
 
 class HFDetector(nn.Module):
@@ -297,7 +299,10 @@ class HFDetector(nn.Module):
 def for_inference(detector: HFDetector, dtype: torch.dtype | None = None) -> HFDetector:
     """Make `detector` fast for inference, in place: BatchNorm folded into convolutions, channels last, layers in
     `dtype` (bfloat16 or float16; None: float32) but for those that give boxes and scores."""
-    fuse_batchnorm(detector.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
+    fuse(detector.eval().requires_grad_(False))
+    detector.to(memory_format=torch.channels_last)
+    # The library's checks of a batch's shapes make the host wait for a GPU; the probe has passed them.
+    os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
     detector.dtype = dtype
     if dtype is not None:
         exact: list[str] = []
