@@ -3,7 +3,8 @@
     python eval_qmm.py --dataset jhmdb21 --qmm_name noskip_sr:4 --subset train
     python train_action_head.py --dataset jhmdb21 --qmm_name noskip_sr:4
 
-Leaves checkpoint/<dataset>/<qmm_name>/head/<head_name>/epoch_<n>.pth. Defaults are those of the published runs.
+Leaves checkpoint/<dataset>/<qmm_name>/head/<head_name>/epoch_<n>.pth. `--preset published` trains as the published
+runs did (docs/protocol.md).
 """
 
 import math

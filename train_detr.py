@@ -2,7 +2,8 @@
 
     python train_detr.py --dataset ucf101-24 --detr coco-r101-dc5 --epochs 20
 
-Leaves checkpoint/<dataset>/<ex_name>/detr/epoch_<n>.pth. Defaults are those of the published runs.
+Leaves checkpoint/<dataset>/<ex_name>/detr/epoch_<n>.pth. `--preset published` trains as the published
+runs did (docs/protocol.md).
 """
 
 import argparse

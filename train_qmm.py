@@ -3,7 +3,7 @@
     python train_qmm.py --dataset jhmdb21 --qmm_name noskip_sr:4
 
 Leaves checkpoint/<dataset>/<qmm_name>/encoder/epoch_<n>.pth. DETR runs once on each frame: its queries are cached in
-checkpoint/<dataset>/queries. Defaults are those of the published runs.
+checkpoint/<dataset>/queries. `--preset published` trains as the published runs did (docs/protocol.md).
 """
 
 import argparse

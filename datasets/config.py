@@ -26,7 +26,7 @@ DEFAULTS = {
     "qmm_psn_score_th": 0.95, "qmm_iou_th": 0.35, "psn_score_th": 0.9, "iou_th": 0.2, "sim_th": 0.5, "filter_length": 8,
     "iou_link_th": 0.3, "end_consecutive_frames": 8, "time_cycle": 100, "no_action_weight": 1.0, "min_tube_length": 9,
 }  # fmt: skip
-"""Those of the published runs on JHMDB21, for what a project file leaves out."""
+"""Close to the published runs on JHMDB21 (exactly: `--preset published`), for what a project file leaves out."""
 MAX_BYTES = 2**20  # of a project file
 
 

@@ -115,4 +115,4 @@ def add_frame_flags(parser: Parser) -> None:
     """Flags of the action heads that use frame features."""
     parser.flag("frames", "x3d_weights", help="X3D-XS weights, for --head_type x3d (default: cached or downloaded)")
     parser.flag("frames", "x3d_clip", choices=X3D_CLIPS, default="centre",
-                help="centre: real neighbouring frames; repeat: the frame itself, as published")  # fmt: skip
+                help="centre: real neighbouring frames; repeat: the frame itself")  # fmt: skip
