@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.detr_config import DETR_CONFIG
-from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
+from utils.cli import Parser, not_negative, number_or_name, positive, positive_int, run, run_name
 from utils.flags import (
     add_clip_flags,
     add_data_flags,
@@ -173,7 +173,7 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
     own = [*ARCHITECTURE, *(flag for flag, _, _ in LOSSES.values()), *(f"{name}_loss_coef" for name in AUXILIARY)]
     refuse_flags(args, [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
-    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, args.person_label)
+    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
 
@@ -214,7 +214,7 @@ def from_checkpoint(
 ) -> tuple[nn.Module, SetCriterion, dict]:
     """DETR of a file that was read, its loss and its configuration."""
     architecture, changes = architecture_of(args)
-    loaded, config = build_detr(path, checkpoint, person_label=args.person_label)
+    loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
     for name, value in architecture.items():
         if config[name] != value:
             raise InputError(

@@ -22,7 +22,7 @@ from models.detectors import Settings, is_hf, open_network
 from models.frozen import Started, fetch_later, run_frozen
 from models.weights import OFFICIAL, checkpoint_path
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, run, tell_left_out
+from utils.cli import Parser, number_or_name, run, tell_left_out
 from utils.distributed import process_group, rank
 from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
 from utils.misc import InputError, amp_type, counted, start
@@ -164,7 +164,7 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
     size = args.image_size or (known["image_size"] if known else 0)
     square = args.pad_square or bool(known and known.get("square"))
-    layer, label = (vars(args).get(name) for name in ("query_layer", "person_label"))
+    layer, label = vars(args).get("query_layer"), number_or_name(vars(args).get("person_label"))
     if known:
         layer = layer or known.get("query_layer")
         label = known.get("person_label") if label is None else label

@@ -7,7 +7,6 @@ is done once; a video that is drawn w times counts w times, its detections one a
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.sparse
 
 from utils.metrics.average_precision import PROTOCOLS
 from utils.misc import rng
@@ -25,6 +24,8 @@ def draw_resamples(n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
 
 def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarray:
     """AP of each resample, float64 (B,), NaN where a resample has no ground truth; `times` as of `draw_resamples`."""
+    import scipy.sparse  # takes a moment, which `--help` does without
+
     n_gt = ranking.n_gt @ times
     places = np.flatnonzero(ranking.correct)
     # the false positives that stand between two correct detections, as a matrix (correct, videos)
