@@ -52,6 +52,77 @@ def test_a_seed_fixes_every_byte_whatever_the_workers(data: Path, tmp_path: Path
     assert all(same[name] != other[name] for name in same if not name.endswith(".txt"))
 
 
+@pytest.fixture(scope="module")
+def two_at_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Long enough for several key frames a second apart; walkers and runners wave."""
+    root = tmp_path_factory.mktemp("two") / "synthetic"
+    make_synthetic(root, 3, 1, 96, 72, (56, 60), two_at_once=1.0, layout="ava")
+    return root
+
+
+def test_people_do_two_things_at_once_and_nothing_else_changes(two_at_once: Path, tmp_path: Path) -> None:
+    make_synthetic(tmp_path, 3, 1, 96, 72, (56, 60))
+    both, single = (json.loads((root / "annotations.json").read_text()) for root in (two_at_once, tmp_path))
+    walk, run, wave = (both["labels"].index(name) for name in ("walk", "run", "wave"))
+    pairs = 0
+    for name, video in both["videos"].items():
+        before = [(t["label"], t["person_id"], t["frames"][0]) for t in single["videos"][name]["tubes"]]
+        after = [(t["label"], t["person_id"], t["frames"][0]) for t in video["tubes"]]
+        added = [key for key in after if key not in before]
+        assert len(added) == sum(label in (walk, run) for label, _, _ in before)
+        assert all(label == wave for label, _, _ in added)
+        assert {(p, first) for _, p, first in added} == {(p, f) for label, p, f in before if label in (walk, run)}
+        pairs += len(added)
+    assert pairs >= 2
+    assert digests(two_at_once / "videos") != digests(tmp_path / "videos")  # the arm is up
+
+
+def test_the_layout_of_ava_holds_every_person_on_key_frames(two_at_once: Path) -> None:
+    project = load_project(two_at_once / "project.yml")
+    annotation = json.loads((two_at_once / "annotations.json").read_text())
+    assert (project.labels, project.multi_label) == (annotation["labels"], True)
+    assert [len(project.split(subset)) for subset in ("train", "val")] == [3, 1]
+    held = 0
+    for name, video in read_annotations(project).items():
+        expected = {}
+        for tube in annotation["videos"][name]["tubes"]:
+            for frame, box in zip(tube["frames"], tube["boxes"], strict=True):
+                if frame % 25 == 0:
+                    expected[frame // 25, tube["person_id"], -1 if tube["label"] is None else tube["label"]] = box
+        boxes = {(f, t.person_id, t.label): b for t in video.tubes for f, b in zip(t.frames, t.boxes, strict=True)}
+        assert boxes.keys() == expected.keys()
+        np.testing.assert_allclose([boxes[key] for key in expected], list(expected.values()), atol=0.01)
+        assert video.key_frames.tolist() == [0, 1, 2]
+        held += len(boxes)
+        assert sum(1 for _ in VideoFrames(project.frames_path(name), project.sampling)) == 3
+    assert held > 10
+
+
+@pytest.mark.parametrize("layout", ["multisports", "jhmdb21", "ucf101-24"])
+def test_other_layouts_hold_the_action_tubes(layout: str, tmp_path: Path) -> None:
+    size = (320, 240) if layout == "ucf101-24" else (96, 72)
+    make_synthetic(tmp_path, 1, 1, *size, (30, 34), two_at_once=1.0, layout=layout)
+    project = load_project(tmp_path / "project.yml")
+    annotation = json.loads((tmp_path / "annotations.json").read_text())
+    videos = read_annotations(project)
+    assert sorted(videos) == sorted(annotation["videos"]) == sorted(project.split("train") + project.split("val"))
+    for name, video in videos.items():
+        expected = {}
+        for tube in annotation["videos"][name]["tubes"]:
+            if tube["label"] is not None:
+                for frame, box in zip(tube["frames"], tube["boxes"], strict=True):
+                    expected.setdefault((tube["label"], frame), []).append(box)
+        found = {}
+        for tube in video.tubes:
+            assert (np.diff(tube.frames) == 1).all()
+            for frame, box in zip(tube.frames.tolist(), tube.boxes.tolist(), strict=True):
+                found.setdefault((tube.label, frame), []).append(box)
+        assert found.keys() == expected.keys()
+        for key, boxes in expected.items():
+            np.testing.assert_allclose(sorted(found[key]), sorted(boxes), atol=0.01)
+        assert video.n_frames == annotation["videos"][name]["n_frames"]
+
+
 def test_videos_do_not_depend_on_how_many_there_are(data: Path, tmp_path: Path) -> None:
     make_synthetic(tmp_path, **{**SMALL, "n_train": 2})
     few, many = digests(tmp_path), digests(data / "synthetic")
@@ -190,7 +261,9 @@ def test_actions_differ_in_how_the_body_moves() -> None:
                 assert min(gaps) > 15, (a, b)  # degrees, of the joint that differs most
 
 
-@pytest.mark.parametrize("wrong", [{"length": (9, 3)}, {"length": (0, 3)}, {"width": 8}, {"width": 1000}])
+@pytest.mark.parametrize(
+    "wrong", [{"layout": "ucf101-24"}, {"length": (9, 3)}, {"length": (0, 3)}, {"width": 8}, {"width": 1000}]
+)
 def test_sizes_that_cannot_be_used_are_refused(wrong: dict, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--"):
         make_synthetic(tmp_path / "never", **{**SMALL, **wrong})

@@ -136,6 +136,15 @@ ACTIONS = {
 }
 
 
+AT_ONCE = {"walk": "wave", "run": "wave"}
+"""Actions during which another one can be done: the legs are the first's, the right arm the second's."""
+
+
+def with_arm(poses: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Poses (T, POSE_SIZE) with the right arm of those of a second action."""
+    return np.concatenate([poses[:, :9], second[:, 9:13], poses[:, 13:]], 1)
+
+
 @dataclass(frozen=True)
 class Look:
     """Clothes and build. Colours are BGR; `pattern` is plain, stripes, band or halves; `build` widens the limbs."""

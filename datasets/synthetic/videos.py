@@ -13,7 +13,7 @@ than `MIN_VISIBLE` of a person is visible, the person is not annotated.
 """
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from datasets.synthetic.layouts import write_layout
 from datasets.synthetic.people import (
     ACTIONS,
+    AT_ONCE,
     IDLE,
     LIFT,
     POSE_SIZE,
@@ -34,14 +36,15 @@ from datasets.synthetic.people import (
     paint,
     person_blobs,
     random_looks,
+    with_arm,
 )
 from datasets.synthetic.scenery import MARGIN, background
-from utils.cli import Parser, count, positive_int, run
-from utils.misc import InputError, available_cores, progress, rng
+from utils.misc import InputError, progress, rng
 from utils.storage.files import atomic, remove_parts, write_json
 
 FPS = 25.0
 MIN_VISIBLE = 0.2  # of a person's area, to be annotated
+NOTHING = -2  # a label where there is no tube, not even one of a pause
 FAST_EVERY = 3  # one video in so many
 QUALITY = 95  # of the JPEGs
 # relative frequency of actions, 1 by default: fast videos show those that travel
@@ -53,21 +56,23 @@ _BLEND = {False: np.array([1, 2, 3, 2, 1]) / 9, True: np.array([1, 2, 1]) / 4}
 
 
 class Stretch(NamedTuple):
-    """A person's action in frames [first, end); label -1 is a pause, `period` and `speed` scale the action's own."""
+    """A person's action in frames [first, end); label -1 is a pause, `period` and `speed` scale the action's own;
+    `second` is another action at the same time, or -1."""
 
     label: int
     first: int
     end: int
     period: float
     speed: float
+    second: int = -1
 
 
 @dataclass(frozen=True)
 class Scene:
     """A video before rendering: T frames, P people; lengths in image heights.
 
-    poses: (T, P, POSE_SIZE). feet: (T, P, 2), on the floor. labels: int (T, P), -1 without action. stature: (P,).
-    camera: (T, 3), shift right, shift down, zoom.
+    poses: (T, P, POSE_SIZE). feet: (T, P, 2), on the floor. labels: int (T, P), -1 without action;
+    `second_labels` likewise. stature: (P,). camera: (T, 3), shift right, shift down, zoom.
     """
 
     width: int
@@ -79,6 +84,7 @@ class Scene:
     labels: np.ndarray
     stature: np.ndarray
     camera: np.ndarray
+    second_labels: np.ndarray | None = None
 
 
 def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stretch]:
@@ -103,6 +109,17 @@ def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stre
     return stretches
 
 
+def _with_second_actions(script: list[Stretch], share: float, random: np.random.Generator) -> list[Stretch]:
+    """The script where a share of the actions that allow it (`AT_ONCE`) come with a second one."""
+    names = list(ACTIONS)
+    return [
+        stretch._replace(second=names.index(AT_ONCE[names[stretch.label]]))
+        if stretch.label >= 0 and names[stretch.label] in AT_ONCE and random.random() < share
+        else stretch
+        for stretch in script
+    ]
+
+
 def _smooth(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolution along the last axis, the ends repeated."""
     wide = len(kernel) // 2
@@ -112,8 +129,8 @@ def _smooth(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def _perform(
     script: list[Stretch], start: float, way: float, bounds: tuple[float, float], stature: float, dash: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One person's poses (T, POSE_SIZE), horizontal positions (T,) and labels (T,).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One person's poses (T, POSE_SIZE), horizontal positions (T,), labels (T,) and those of second actions (T,).
 
     Args:
         script: the stretches of the video.
@@ -121,13 +138,18 @@ def _perform(
         dash: (T,), distance of a dash in each frame; 0 in videos that are not fast.
     """
     fast, n_frames, names = bool(dash.any()), script[-1].end, list(ACTIONS)
-    frames, labels = np.arange(n_frames), np.full(n_frames, -1)
+    frames, labels, second = np.arange(n_frames), np.full(n_frames, -1), np.full(n_frames, -1)
     shares, speeds = np.zeros((2, len(script), n_frames))
     poses = np.zeros((len(script), n_frames, POSE_SIZE))
-    for i, (label, first, end, period, speed) in enumerate(script):
+    for i, stretch in enumerate(script):
+        label, first, end, period, speed, _ = stretch
         action: Action = IDLE if label < 0 else ACTIONS[names[label]]
         labels[first:end], shares[i, first:end] = label, 1
         poses[i] = [action.pose(c) for c in (frames - first) / (action.period * period)]
+        if stretch.second >= 0:
+            other = ACTIONS[names[stretch.second]]
+            at_once = np.array([other.pose(c) for c in (frames - first) / (other.period * period)])
+            poses[i], second[first:end] = with_arm(poses[i], at_once), stretch.second
         speeds[i] = action.speed * stature * speed
         if fast and action is ACTIONS["run"]:
             speeds[i] = dash
@@ -140,13 +162,22 @@ def _perform(
     back = np.floor(turns) % 2 == 1
     place = low + span * np.where(back, 1 - turns % 1, turns % 1)
     pose[:, TURN] *= _smooth(way * np.where(back, -1.0, 1.0), _BLEND[True])
-    return pose, place, labels
+    return pose, place, labels, second
 
 
 def plan(
-    random: np.random.Generator, n_frames: int, width: int, height: int, max_people: int = 4, fast: bool = False
+    random: np.random.Generator,
+    n_frames: int,
+    width: int,
+    height: int,
+    max_people: int = 4,
+    fast: bool = False,
+    two_at_once: float = 0.0,
 ) -> Scene:
-    """A random scene: people, their actions and positions, the background and the camera's motion."""
+    """A random scene: people, their actions and positions, the background and the camera's motion.
+
+    `two_at_once` is the share of the actions that allow it that people combine with another one.
+    """
     if fast:
         n = int(random.integers(min(2, max_people), min(3, max_people), endpoint=True))
     else:
@@ -173,8 +204,11 @@ def plan(
         dash *= random.uniform(0.8, 1.2, dash.shape)
         starts = bounds[0] + span * (order + random.uniform(0.2, 0.8, n)) / n
         scripts = [_script(random, n_frames, fast) for _ in range(n)]
+    if two_at_once:  # draws of its own, so that all else stays the same
+        spare = rng(int(1e9 * spread.sum()), n_frames)
+        scripts = [_with_second_actions(script, two_at_once, spare) for script in scripts]
     acts = [_perform(scripts[i], starts[i], ways[i], limits[i], stature[i], dash[:, i] * fast) for i in range(n)]
-    poses, places, labels = (np.stack(parts, 1) for parts in zip(*acts, strict=True))
+    poses, places, labels, second_labels = (np.stack(parts, 1) for parts in zip(*acts, strict=True))
     for p in np.flatnonzero(random.random(n) < 0.5):
         poses[:, p] = mirrored(poses[:, p])
     feet = np.stack([places, np.broadcast_to(0.74 + 0.22 * near, places.shape)], -1)
@@ -184,7 +218,8 @@ def plan(
     camera = swing * random.uniform(0, [0.1, 0.025, 0.06]) + shake * random.choice([0.0, 1.0]) * [0.012, 0.012, 0.004]
     camera[:, 2] += 1
     scenery = background(random, width, height)
-    return Scene(width, height, scenery, random_looks(random, n), poses, feet, labels, stature, camera)
+    looks = random_looks(random, n)
+    return Scene(width, height, scenery, looks, poses, feet, labels, stature, camera, second_labels)
 
 
 def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -236,14 +271,22 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
     return np.clip(np.round(frame), 0, 255).astype(np.uint8), boxes, seen
 
 
+def _people_and_labels(scene: Scene) -> Iterator[tuple[int, np.ndarray]]:
+    """Each person with the labels of each frame, and again with the second ones where there are any (else -2)."""
+    for p in range(len(scene.looks)):
+        yield p, scene.labels[:, p]
+        second = None if scene.second_labels is None else scene.second_labels[:, p]
+        if second is not None and (second >= 0).any():
+            yield p, np.where(second >= 0, second, NOTHING)
+
+
 def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
     """Annotated tubes of the boxes (T, P, 4) and visible shares (T, P) of all frames."""
     tubes = []
-    for p in range(len(scene.looks)):
-        labels = scene.labels[:, p]
+    for p, labels in _people_and_labels(scene):
         for span in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
             frames = span[seen[span, p] >= MIN_VISIBLE]
-            if len(frames):
+            if len(frames) and labels[span[0]] != NOTHING:
                 label = None if labels[span[0]] < 0 else int(labels[span[0]])
                 corners = np.round(boxes[frames, p], 2).tolist()
                 tubes.append({"label": label, "person_id": p, "frames": frames.tolist(), "boxes": corners})
@@ -272,10 +315,10 @@ def _write_video(path: Path, scene: Scene) -> list[dict]:
 
 def _make_video(job: tuple) -> dict:
     """Write one video, a function of its own seed; its entry in the annotation."""
-    path, key, fast, width, height, length, max_people = job
+    path, key, fast, width, height, length, max_people, two_at_once = job
     random = rng(*key)
     n_frames = int(random.integers(*length, endpoint=True))
-    tubes = _write_video(path, plan(random, n_frames, width, height, max_people, fast))
+    tubes = _write_video(path, plan(random, n_frames, width, height, max_people, fast, two_at_once))
     return {"width": width, "height": height, "n_frames": n_frames, "tubes": tubes}
 
 
@@ -290,6 +333,8 @@ def make_synthetic(
     max_people: int = 4,
     workers: int = 1,
     show_progress: bool = False,
+    two_at_once: float = 0.0,
+    layout: str = "json",
 ) -> None:
     """Write the data set to `root`, byte for byte a function of all arguments but `workers`.
 
@@ -298,6 +343,8 @@ def make_synthetic(
         length: shortest and longest video in frames.
         max_people: people in a video, at most.
         workers: processes that render.
+        two_at_once: the share of walks and runs in which people wave too; each action is a tube of its own.
+        layout: "json", the project's own, or one of `datasets.synthetic.layouts`, written beside it.
 
     Raises:
         InputError: a size is invalid.
@@ -309,11 +356,22 @@ def make_synthetic(
         raise InputError(
             f"--width {width} --height {height}: at least 32 pixels, and half to four times as wide as high"
         )
+    if layout == "ucf101-24" and (width, height) != (320, 240):
+        raise InputError(f"--layout {layout}: its videos are 320 x 240; give --width 320 --height 240")
     (root / "videos").mkdir(parents=True, exist_ok=True)
     remove_parts(root / "videos")
     names = {s: [f"{s}_{i:04d}" for i in range(n)] for s, n in (("train", n_train), ("val", n_val))}
     jobs = [
-        (root / "videos" / f"{name}.avi", (seed, which, i), i % FAST_EVERY == 1, width, height, length, max_people)
+        (
+            root / "videos" / f"{name}.avi",
+            (seed, which, i),
+            i % FAST_EVERY == 1,
+            width,
+            height,
+            length,
+            max_people,
+            two_at_once,
+        )
         for which, subset in enumerate(names.values())
         for i, name in enumerate(subset)
     ]
@@ -326,35 +384,10 @@ def make_synthetic(
             videos = dict(zip(order, progress(pool.map(_make_video, jobs), **bar), strict=True))
     else:
         videos = dict(zip(order, progress(map(_make_video, jobs), **bar), strict=True))
-    write_json(root / "annotations.json", {"labels": list(ACTIONS), "videos": videos})
+    content = {"labels": list(ACTIONS), "videos": videos}
+    write_json(root / "annotations.json", content)
     for subset, members in names.items():
         with atomic(root / f"{subset}.txt") as part:
             part.write_text("".join(f"{name}\n" for name in members))
-
-
-def main() -> None:
-    parser = Parser("Render the synthetic data set: people in eight actions, annotated, the same for the same seed.")
-    parser.flag("output", "data_root", default="data", help="the data set goes to <data_root>/synthetic")
-    parser.flag("output", "n_train", type=count, default=120, help="training videos")
-    parser.flag("output", "n_val", type=count, default=30, help="held-out videos")
-    parser.flag("output", "seed", type=count, default=0, help="seed of people, actions and scenes")
-    parser.flag("videos", "width", type=positive_int, default=160, help="pixels")
-    parser.flag("videos", "height", type=positive_int, default=120, help="pixels; people are 35 to 60 %% of it")
-    parser.flag(
-        "videos",
-        "length",
-        type=positive_int,
-        nargs=2,
-        default=[40, 72],
-        help="frames of the shortest and longest video",
-    )
-    parser.flag("videos", "max_people", type=positive_int, default=4, help="most people in a video")
-    parser.flag("videos", "workers", type=positive_int, default=available_cores(), help="processes")
-    args = vars(parser.parse_args())
-    root = Path(args.pop("data_root")) / "synthetic"
-    make_synthetic(root, **{**args, "length": tuple(args["length"])}, show_progress=True)
-    print(f"{root}: {args['n_train']} training and {args['n_val']} held-out videos")
-
-
-if __name__ == "__main__":
-    run(main)
+    if layout != "json":
+        write_layout(root, layout, content, names, FPS)

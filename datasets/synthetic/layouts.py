@@ -1,0 +1,142 @@
+"""The synthetic data set's annotation in the layouts of public data sets, each with a project file, `project.yml`.
+
+What a layout cannot hold is lost: people's ids and people without an action in all but AVA's, gaps (a tube is cut
+there) in those of JHMDB21, MultiSports and UCF101-24, boxes between key frames in AVA's. Three of the public files are
+pickles; they hold plain containers and arrays alone, which `utils.safe_pickle` reads.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from utils.storage.files import atomic
+
+KEY_SECOND = 900  # of the first frame, as of AVA's videos cut from 15:00
+DEFAULTS = {"qmm_psn_score_th": 0.5, "qmm_iou_th": 0.3, "psn_score_th": 0.8, "iou_th": 0.3, "sim_th": 0.4}
+Subsets = Mapping[str, Sequence[str]]
+
+
+def write_ava(root: Path, content: Mapping, subsets: Subsets, fps: float) -> dict:
+    """AVA's csv at one key frame a second in `annotations/`, and the label map.
+
+    A person without an action is a row of a class outside the map, a key frame without people one of two columns.
+    """
+    step, idle = round(fps), len(content["labels"])
+    for subset, names in subsets.items():
+        lines = []
+        for name in names:
+            video, used = content["videos"][name], set()
+            sides = np.array([video["width"], video["height"]] * 2)
+            for tube in video["tubes"]:
+                number = 1 + (idle if tube["label"] is None else tube["label"])
+                for frame, box in zip(tube["frames"], tube["boxes"], strict=True):
+                    if frame % step == 0:
+                        corners = ",".join(f"{x:.4f}" for x in (np.array(box) / sides).clip(0, 1))
+                        place = f"{name},{KEY_SECOND + frame // step:04d}"
+                        lines.append(f"{place},{corners},{number},{tube['person_id']}\n")
+                        used.add(frame)
+            unused = [frame for frame in range(0, video["n_frames"], step) if frame not in used]
+            lines += [f"{name},{KEY_SECOND + frame // step:04d}\n" for frame in unused]
+        _write(root / "annotations" / f"ava_{subset}.csv", "".join(lines))
+    items = (f'item {{\n  name: "{label}"\n  id: {i}\n}}\n' for i, label in enumerate(content["labels"], 1))
+    _write(root / "annotations" / "ava_action_list.pbtxt", "".join(items))
+    return {
+        "format": "ava", "annotations": "annotations", "subsets": {subset: f"ava_{subset}.csv" for subset in subsets},
+        "label_map": "ava_action_list.pbtxt", "other_classes": True,
+        "rate": 1, "start": KEY_SECOND, "video_start": KEY_SECOND,
+        "splits": {subset: {"list": subset, "number": 1} for subset in subsets}, "multi_label": True,
+        "defaults": {**DEFAULTS, "filter_length": 1, "min_tube_length": 1, "end_consecutive_frames": 2},
+    }  # fmt: skip
+
+
+def write_jhmdb21(root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
+    """ACT's `JHMDB-GT.pkl`: frames from 1, corners, resolution (height, width)."""
+    return _write_act(root / "JHMDB-GT.pkl", "jhmdb21", content, subsets)
+
+
+def write_multisports(root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
+    """`multisports_GT.pkl`, the same layout."""
+    return _write_act(root / "multisports_GT.pkl", "multisports", content, subsets)
+
+
+def _write_act(path: Path, format: str, content: Mapping, subsets: Subsets) -> dict:
+    videos = content["videos"]
+    tubes: dict[str, dict[int, list[np.ndarray]]] = {name: {} for name in videos}
+    for name, video in videos.items():
+        for label, frames, boxes in _whole_tubes(video):
+            rows = np.column_stack([frames + 1, boxes]).astype(np.float32)
+            tubes[name].setdefault(label, []).append(rows)
+    truth = {
+        "labels": list(content["labels"]),
+        "train_videos": [list(subsets["train"])],
+        "test_videos": [list(subsets["val"])],
+        "nframes": {name: video["n_frames"] for name, video in videos.items()},
+        "resolution": {name: (video["height"], video["width"]) for name, video in videos.items()},
+        "gttubes": tubes,
+    }
+    _dump(path, truth)
+    lists = {"train": {"list": "train_videos", "number": 1}, "val": {"list": "test_videos", "number": 1}}
+    return {"format": format, "annotations": path.name, "splits": lists, "defaults": {**DEFAULTS, "filter_length": 4}}
+
+
+def write_ucf101_24(root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
+    """The corrected annotations' `pyannot.pkl`: left, top, width, height in frames of 320 x 240."""
+    truth = {}
+    for name, video in content["videos"].items():
+        annotations = []
+        for label, frames, boxes in _whole_tubes(video):
+            sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+            tube = {"label": label, "sf": int(frames[0]), "ef": int(frames[-1]) + 1, "boxes": sides}
+            annotations.append(tube)
+        truth[name] = {"numf": video["n_frames"], "annotations": annotations}
+    _dump(root / "pyannot.pkl", truth)
+    return {
+        "format": "ucf101-24", "annotations": "pyannot.pkl", "labels": list(content["labels"]),
+        "splits": {subset: f"{subset}.txt" for subset in subsets}, "defaults": {**DEFAULTS, "filter_length": 4},
+    }  # fmt: skip
+
+
+LAYOUTS: dict[str, Callable[[Path, Mapping, Subsets, float], dict]] = {
+    "ava": write_ava,
+    "multisports": write_multisports,
+    "jhmdb21": write_jhmdb21,
+    "ucf101-24": write_ucf101_24,
+}
+"""Layouts beside the project's own: a function that writes the annotation and returns the fields of a project file."""
+
+
+def write_layout(root: Path, layout: str, content: Mapping, subsets: Subsets, fps: float) -> None:
+    """Write an annotation, {"labels", "videos"} of the project's own format, in another layout, and its project file.
+
+    Args:
+        layout: a name of `LAYOUTS`.
+        subsets: the names of each subset's videos, which are `videos/<name>.avi` under `root`.
+    """
+    fields = LAYOUTS[layout](root, content, subsets, fps)
+    project = {"name": f"synthetic-{layout}", **fields, "frames": "videos/{name}.avi"}
+    _write(root / "project.yml", yaml.safe_dump(project, sort_keys=False))
+
+
+def _whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Label, frames and boxes of the video's action tubes, cut at gaps."""
+    parts = []
+    for tube in video["tubes"]:
+        if tube["label"] is not None:
+            frames, boxes = np.array(tube["frames"]), np.array(tube["boxes"])
+            cuts = np.flatnonzero(np.diff(frames) > 1) + 1
+            pieces = zip(np.split(frames, cuts), np.split(boxes, cuts), strict=True)
+            parts += [(tube["label"], of_frames, of_boxes) for of_frames, of_boxes in pieces]
+    return parts
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _dump(path: Path, content: object) -> None:
+    with atomic(path) as part:
+        part.write_bytes(pickle.dumps(content, protocol=2))
