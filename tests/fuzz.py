@@ -43,6 +43,7 @@ from utils.storage.tars import TarStore, write_tar
 from utils.storage.tracks import TrackStore
 
 MAX_MEMORY = 3 * 2**20  # KiB, with all libraries loaded
+FORMAT_CASES = Path(__file__).parent / "fixtures" / "formats"
 HANG = 600  # seconds for all damages of a kind, which take one or a few
 
 
@@ -202,6 +203,17 @@ def jhmdb(folder: Path) -> Path:
     return folder / "annotations.pkl"
 
 
+def of_tool(folder: Path, case: str) -> Path:
+    """An annotation of another tool: a case of `tests/fixtures/formats`, with a project file."""
+    about = json.loads((FORMAT_CASES / case / "case.json").read_text())
+    shutil.copytree(FORMAT_CASES / case, folder, dirs_exist_ok=True)
+    names = json.loads((FORMAT_CASES / case / "expected.json").read_text())["videos"]
+    (folder / "val.txt").write_text("".join(f"{name}\n" for name in names))
+    project = {"name": "own", "format": about["format"], "annotations": about["input"], "frames": "videos/{name}"}
+    write_json(folder / "own.yml", {"splits": {"val": "val.txt"}, **project, **about["options"]})
+    return folder / about["input"]
+
+
 def lines(folder: Path) -> Path:
     text = [json.dumps({"stage": "s", "epoch": i, "loss": 1 / i, "map": None}) for i in range(1, 6)]
     (folder / METRICS).write_text("\n".join(text) + "\n")
@@ -240,7 +252,7 @@ def read_tracks(path: Path) -> list:
 
 
 def read_project(path: Path) -> list:
-    project = load_project(path.parent / "own.yml")
+    project = load_project(next(p / "own.yml" for p in path.parents if (p / "own.yml").is_file()))
     held = read_annotations(project, project.split("val"))
     for found in held.values():
         assert all(len(t) and np.isfinite(t.boxes).all() and -1 <= t.label < len(project.labels) for t in found.tubes)
@@ -274,6 +286,11 @@ KINDS = {
     "json": Kind(annotated, read_project, False),
     "pickle": Kind(partial(ucf, suffix=".pkl"), read_project, False),
     "jhmdb": Kind(jhmdb, read_project, False),
+    "cvat": Kind(partial(of_tool, case="cvat_video/3"), read_project, False),
+    "mot": Kind(partial(of_tool, case="mot/2"), read_project, False),
+    "coco": Kind(partial(of_tool, case="coco_video/2"), read_project, False),
+    "label_studio": Kind(partial(of_tool, case="label_studio/5"), read_project, False),
+    "via3": Kind(partial(of_tool, case="via3/1"), read_project, False),
     "metrics": Kind(lines, read_metrics, False),
     "results": Kind(results, lambda path: motion_recall_by_cue(path, 0.5), False),
 }

@@ -101,6 +101,6 @@ def read_annotation_file(path: Path, format: str, options: Mapping[str, object] 
 def _read(path: Path, format: str, options: str, stamps: tuple) -> AnnotationFile:
     try:
         return FORMATS[format](path, **json.loads(options))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not an annotation file of the format {format} ({reason})") from None

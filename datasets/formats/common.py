@@ -6,13 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from utils.misc import InputError, counted
 
+if TYPE_CHECKING:
+    from datasets.dataset import VideoFrames
+
 MAX_FRAME = 2**40  # what is beyond counts as no frame number
+MAX_FRAMES = 10**7  # of a video whose length a file states: more would be days
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 NO_ACTION = ("", "none", "__undefined__")  # values of an annotation tool that stand for no action
 
@@ -197,18 +201,27 @@ def read_json_text(path: Path) -> object:
         raise InputError(f"{path}: not JSON that can be read ({error})") from None
 
 
-def of_video(
-    name: str, sizes: Mapping | None, width: int | None, height: int | None, fps: float | None, videos: str | None
-) -> tuple[tuple[float, float] | None, float | None]:
-    """Size and frames a second of a video by the options, else by the video itself, where `videos` is its path with
-    {name} in it; None where neither says them."""
-    size = tuple(sizes[name]) if sizes and name in sizes else (width, height) if width and height else None
-    if videos is not None and (size is None or fps is None):
-        from datasets.dataset import VideoFrames
+def size_of(
+    name: str, sizes: Mapping | None, width: int | None, height: int | None, videos: str | None = None
+) -> tuple[float, float] | None:
+    """Width and height of a video by the options, else by the video itself, where `videos` is its path with {name} in
+    it; None where neither says them."""
+    if sizes and name in sizes:
+        return tuple(sizes[name])
+    if width and height:
+        return width, height
+    return _opened(videos, name).size if videos else None
 
-        video = VideoFrames(video_path(videos, name))
-        return size or video.size, fps or video.fps
-    return size, fps
+
+def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
+    """Frames a second of a video by the option, else by the video itself, else None."""
+    return _opened(videos, name).fps if fps is None and videos else fps
+
+
+def _opened(videos: str, name: str) -> "VideoFrames":
+    from datasets.dataset import VideoFrames
+
+    return VideoFrames(video_path(videos, name))
 
 
 def video_name(location: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, tubes_of_person
+from datasets.formats.common import MAX_FRAMES, NO_ACTION, AnnotationFile, RawVideo, tubes_of_person
 from utils.misc import InputError
 
 MAX_XML = 2**30  # bytes
@@ -197,6 +197,8 @@ def _task(about: ET.Element, meta: ET.Element) -> Task:
     last = _number(about, "stop_frame", first + step * (_number(about, "size", 1) - 1))
     width, height = (_number(about, f"original_size/{side}", 0) or _number(meta, f"original_size/{side}", 0)
                      for side in ("width", "height"))  # fmt: skip
+    if not 0 <= first <= last < MAX_FRAMES:
+        raise ValueError(f"a task of the frames {first} to {last}")
     return Task(name if name.endswith(f"/{stem}") else stem, width, height, first, last, max(step, 1))
 
 

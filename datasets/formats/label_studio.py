@@ -14,11 +14,13 @@ from urllib.parse import unquote
 import numpy as np
 
 from datasets.formats.common import (
+    MAX_FRAMES,
     NO_ACTION,
     AnnotationFile,
     RawVideo,
-    of_video,
+    fps_of,
     read_json_text,
+    size_of,
     tubes_of_person,
     video_name,
     whole_number,
@@ -54,7 +56,7 @@ def read(
     video = video and video_name(video)
     read_videos: dict[str, RawVideo] = {}
     for task in _tasks(path, content, video, annotation_ids):
-        size, own_fps = of_video(task.video, sizes, width, height, fps, videos)
+        size, own_fps = size_of(task.video, sizes, width, height, videos), fps_of(task.video, fps, videos)
         if size is None:
             raise needed(
                 path, f"the size of video {task.video!r} is not in the file", "width", "height", "sizes", "videos"
@@ -153,6 +155,8 @@ def _boxes_by_frame(
         end = real[i]
         if key.get("enabled", True):
             end = real[i + 1] if i + 1 < len(keys) else max((value.get("framesCount", at[i]) - 1) * scale, end)
+        if not end < MAX_FRAMES:
+            raise InputError(f"{where}: framesCount {value.get('framesCount')} is no number of frames of a video")
         frames = np.arange(round(real[i]), round(end) + 1)
         shown = np.stack([np.interp(frames, real, side) for side in sides.T], 1)
         boxes |= zip(frames.tolist(), shown, strict=True)

@@ -12,8 +12,9 @@ from datasets.formats.common import (
     AnnotationFile,
     RawVideo,
     corners,
-    of_video,
+    fps_of,
     read_json_text,
+    size_of,
     tubes_of_person,
 )
 from datasets.formats.options import needed
@@ -56,13 +57,12 @@ def read(
         if name not in attributes:
             raise InputError(f"{path}: no attribute {name!r}; the project has: {', '.join(attributes)}")
     names = dict.fromkeys(_image(path, file["fname"])[0] for file in content["file"].values())
-    facts = {name: of_video(name, sizes, width, height, fps, videos) for name in names}
     people_of: dict[str, dict[str, dict]] = {name: {} for name in names}
     for id, region in content["metadata"].items():
         if not region.get("xy") or region["xy"][0] != RECTANGLE:
             continue
         where = f"{path}: metadata {id}"
-        video, frame = _moment(where, path, region, content, (first, frame_step), facts)
+        video, frame = _moment(where, path, region, content, (first, frame_step), (fps, videos))
         actions = [a for n in action_attributes for a in _values(where, attributes[n], region) if a not in no_action]
         person = "".join(_values(where, attributes[person_attribute], region))
         if not person:
@@ -76,7 +76,7 @@ def read(
         tubes = []
         for number, (person, annotated) in enumerate(people.items()):
             tubes += tubes_of_person(annotated, number, f"person {person}")
-        size = facts[name][0] or (0, 0)
+        size = size_of(name, sizes, width, height) or (0, 0)
         raw[name] = RawVideo(int(size[0]), int(size[1]), 0, tubes)
     labels = [label for name in action_attributes for label in attributes[name].get("options", {}).values()]
     return AnnotationFile(path, raw, list(dict.fromkeys(label for label in labels if label not in no_action)))
@@ -95,7 +95,12 @@ def _values(where: str, attribute: Mapping, region: Mapping) -> list[str]:
 
 
 def _moment(
-    where: str, path: Path, region: Mapping, content: Mapping, numbering: tuple[int, int], facts: Mapping
+    where: str,
+    path: Path,
+    region: Mapping,
+    content: Mapping,
+    numbering: tuple[int, int],
+    rate: tuple[float | None, str | None],
 ) -> tuple[str, int]:
     """Video and frame of a region."""
     if str(region["vid"]) not in content["view"]:
@@ -107,7 +112,7 @@ def _moment(
     if len(region["z"]) > 1:
         raise InputError(f"{where}: a rectangle over a stretch of time ({region['z']}); VIA moves none")
     if region["z"]:
-        fps = facts[video][1]
+        fps = fps_of(video, *rate)
         if fps is None:
             raise needed(path, f"{where.removeprefix(f'{path}: ')}: a time in seconds", "fps", "videos")
         return video, round(region["z"][0] * fps)
