@@ -1,5 +1,6 @@
 """Presets: what they set is what docs/protocol.md lists, the command line wins, and a whole chain runs by one."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import yaml
 
 from datasets.config import BUILT_IN, known_projects
 from datasets.presets import parse_with_preset
+from predict import main as predict
 from scripts.flag_tables import parser_of
-from tests.stages import LOOSE, Stages
+from tests.stages import LOOSE, QUIET, Stages
 from utils.cli import Flags
 from utils.misc import InputError
+from utils.storage.tracks import TrackStore
 
 STAGES = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map")
 LINKING = {"link_cues": "feature", "linker": "published", "end_consecutive_frames": 7, "iou_th": 0.2, "strict": True}
@@ -183,3 +186,27 @@ def test_a_head_of_another_time_encoding_is_one_line(published: Stages) -> None:
         published.run("eval_map", *head, "--time_encoding", "periodic")
     with pytest.raises(InputError, match="--protocol published: has no frame-mAP"):
         published.run("eval_map", *head, "--metric", "frame-mAP", "--protocol", "published")
+
+
+def test_predict_follows_the_layer_and_the_thresholds_of_the_chain(
+    published: Stages, tmp_path: Path, monkeypatch
+) -> None:
+    run, video = published.folder("published"), published.data / "synthetic" / "videos" / "val_0000.avi"
+    words = [
+        video,
+        "--encoder",
+        run / "encoder" / "epoch_1.pth",
+        "--head",
+        run / "head" / "time_ecd:cat" / "epoch_1.pth",
+    ]
+    words += ["--out", tmp_path, "--no_video", *QUIET]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
+    predict()
+    people = json.loads((tmp_path / "val_0000.json").read_text())["people"]
+    (tar,) = (run / "qmm_tubes" / "val").glob("*.tar")
+    tracks = TrackStore(tar).tracks("val_0000")
+    assert len(people) == len(tracks) > 0
+    found = {(tuple(p["frames"]), tuple(map(tuple, p["boxes"]))) for p in people}
+    assert found == {
+        (tuple(t.frames.tolist()), tuple(map(tuple, t.boxes.astype(float).round(2).tolist()))) for t in tracks
+    }
