@@ -123,7 +123,7 @@ def other_detectors(plain: DETR, frames: Tensor, rounds: int, device: torch.devi
         detector = plain if name == "R101-DC5" else random_detector(name, device)
         prepare = _normalized if name == "R101-DC5" else detector.prepare
         with FlopCounterMode(display=False) as counter:
-            detector(*prepare(frames[:1]))
+            detector.requires_grad_(False)(*prepare(frames[:1]))
         fast = for_inference(copy.deepcopy(plain), half) if detector is plain else hf_fast(detector, half)
         if half:
             fast.compile()

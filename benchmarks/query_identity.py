@@ -1,0 +1,162 @@
+"""Which detector's queries tell people apart: each decoder layer of each detector under one budget.
+
+    python -m benchmarks.query_identity --dataset jhmdb21 --detr coco-r50 hf:ustc-community/dfine-nano-coco
+
+For each detector and layer the person encoder is trained on the queries of `--subset` (N-pair loss, `--steps`) and
+`--val_subset` is linked with its features. Person scores of different detectors are not on one scale, so each takes
+the threshold with the best F1 of person boxes on `--subset`. Query caches are those of the stages: a detector runs once
+a layer.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.link_cues import Video, evaluate, identities
+from datasets.annotations import read_annotations
+from datasets.config import Project, load_project
+from datasets.frame_batches import SubsetVideos
+from datasets.query_clips import QueryClips
+from models.held_out import held_out_metrics
+from models.linkers import LINKERS
+from models.person_encoder import NPairLoss, PersonEncoder, encode
+from models.person_queries import FLOOR, CachedDetections, Detector, cache_queries, match_people
+from models.tube import Linker
+from utils.box_ops import Track
+from utils.cli import Parser, positive, positive_int, run
+from utils.flags import add_data_flags, add_run_flags
+from utils.gt_tubes import make_gt_tubes
+from utils.misc import InputError, amp_type, pick_device, start
+from utils.results import print_table
+from utils.storage.tars import TarStore
+
+MATCH_IOU, SIM_TH, CLIPS, GAPS = 0.5, 0.5, 8, (1, 16, 64)
+HEAD = ("detector", "layer", "d", "score >=", *(f"rank-1 +{gap}" for gap in GAPS), "AssA", "IDF1", "recall large",
+        "GFLOP", "frames/s")  # fmt: skip
+
+
+def make_parser() -> Parser:
+    parser = Parser("Compare how well the queries of detectors, layer by layer, tell people apart.")
+    add_data_flags(parser)
+    parser.flag("data", "subset", default="train", help="subset to train person encoders on")
+    parser.flag("data", "val_subset", default="val", help="subset to link")
+    parser.flag("detector", "detr", nargs="+", required=True, help="detectors, as --detr of train_qmm.py names one")
+    parser.flag("detector", "layers", nargs="+", type=positive_int, help="decoder layers, from 1 (default: all)")
+    parser.flag("detector", "detr_batch", type=positive_int, default=8, help="frames a batch")
+    parser.flag("training", "steps", type=positive_int, default=300, help=f"steps of {CLIPS} clips of 8 frames")
+    parser.flag("training", "lr", type=positive, default=5e-4, help="learning rate of the person encoder")
+    parser.flag("training", "tau", type=positive, default=0.1, help="temperature of the N-pair loss")
+    add_run_flags(parser)
+    return parser
+
+
+def best_threshold(store: TarStore, project: Project, subset: str) -> float:
+    """The person score with the best F1 of person boxes at IoU `MATCH_IOU`."""
+    scores, right, n_boxes = [], [], 0
+    for name, gt in make_gt_tubes(project, subset).items():
+        detections = CachedDetections(store, name, FLOOR)
+        scores.append(detections.scores)
+        right.append(identities(detections.frames, detections.boxes, gt) >= 0)
+        n_boxes += sum(len(tube) for tube in gt)
+    scores, right = np.concatenate(scores), np.concatenate(right)
+    if not right.any():
+        raise InputError(f"{store.path}: no detection of a score of {FLOOR} meets a person")
+    order = np.argsort(-scores, kind="stable")
+    hits = right[order].cumsum()
+    return float(scores[order][(hits / (np.arange(len(order)) + 1 + n_boxes)).argmax()])
+
+
+def clips(store: TarStore, project: Project, subset: str, threshold: float) -> QueryClips:
+    """Clips of a subset's cached queries."""
+    decoded = {name: tuple(store.json(name)[key] for key in ("width", "height", "n_frames")) for name in store.names}
+    annotations = read_annotations(project, store.names, None, decoded)
+
+    def match(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        return match_people(detections.frames, detections.boxes, frames, boxes, MATCH_IOU)
+
+    return QueryClips(annotations, partial(CachedDetections, store, psn_score_th=threshold), match, 8, 4, seed=0)
+
+
+def train(encoder: PersonEncoder, criterion: NPairLoss, data: QueryClips, steps: int, lr: float) -> None:
+    """AdamW on batches of `CLIPS` clips."""
+    device = next(encoder.parameters()).device
+    optimizer = torch.optim.AdamW(encoder.train().parameters(), lr, weight_decay=0.05)
+    for step in range(steps):
+        queries, ids = data.pack([divmod(CLIPS * step + i, len(data)) for i in range(CLIPS)])
+        optimizer.zero_grad()
+        criterion(encoder(torch.from_numpy(queries).to(device)), torch.from_numpy(ids).to(device)).backward()
+        optimizer.step()
+
+
+def linked(store: TarStore, project: Project, subset: str, threshold: float, encoder: PersonEncoder) -> list[float]:
+    """AssA, IDF1 and recall of large motion of a subset's tracks, linked by the published rule."""
+    videos = {}
+    for name, gt in make_gt_tubes(project, subset).items():
+        detections = CachedDetections(store, name, threshold)
+        features = [encode(encoder, block.queries) for block in detections.blocks()]
+        person = identities(detections.frames, detections.boxes, gt)
+        parts = detections.frames, detections.boxes, detections.scores, np.concatenate(features), person, gt
+        videos[name] = Video(*parts)
+
+    def link(video: Video) -> list[Track]:
+        linker = Linker(SIM_TH, 8, "feature", LINKERS["published"])
+        linker.extend(video.frames, video.boxes, video.scores, video.features)
+        return linker.finish()
+
+    _, assa, idf1, _, _, large, *_ = evaluate(videos, link, int(project.default("filter_length")))
+    return [assa, idf1, large]
+
+
+@torch.inference_mode()
+def cost(detector: Detector, videos: SubsetVideos) -> tuple[float, float]:
+    """GFLOP of a frame, and frames a second of the detector alone on a batch of a video's frames."""
+    name = next(iter(videos.paths))
+    video = next(videos.open([name], detector.image_size, detector.batch_size, pin=False))
+    images = next(video.batches)
+    with FlopCounterMode(display=False) as counter:
+        detector._launch(images)()
+    began = time.perf_counter()
+    detector._launch(images)()
+    seconds = time.perf_counter() - began
+    return counter.get_total_flops() / len(images) / 1e9, len(images) / seconds
+
+
+def rows_of(source: str, project: Project, args: argparse.Namespace, device: torch.device) -> list[list]:
+    """The table's rows of one detector."""
+    folder, rows, layers, threshold = Path(args.checkpoint_root) / project.name / "queries", [], args.layers, None
+    while layers is None or len(rows) < len(layers):
+        layer = len(rows) + 1 if layers is None else layers[len(rows)]
+        detector = Detector(source, device, args.checkpoint_root, amp_type(args.amp), args.compile,
+                            batch_size=args.detr_batch, query_layer=layer)  # fmt: skip
+        layers = layers or range(1, detector.n_layers + 1)
+        subsets = {subset: SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)}
+        stores = {subset: cache_queries(folder, videos, detector) for subset, videos in subsets.items()}
+        threshold = threshold or best_threshold(stores[args.subset], project, args.subset)
+        torch.manual_seed(args.seed)
+        encoder, criterion = PersonEncoder(detector.d, detector.d, skip=True).to(device), NPairLoss(args.tau)
+        train(encoder, criterion, clips(stores[args.subset], project, args.subset, threshold), args.steps, args.lr)
+        held_out = clips(stores[args.val_subset], project, args.val_subset, threshold)
+        metrics = held_out_metrics(encoder.eval(), criterion, held_out, CLIPS)
+        ranks = [metrics.get(f"val_rank1@{gap}", float("nan")) for gap in GAPS]
+        tracks = linked(stores[args.val_subset], project, args.val_subset, threshold, encoder)
+        gflop, rate = cost(detector, subsets[args.val_subset])
+        cells = [f"{gflop:.1f}", f"{rate:.3g}"]
+        rows.append([source, f"{layer}/{detector.n_layers}", detector.d, f"{threshold:.2f}", *ranks, *tracks, *cells])
+    return rows
+
+
+def main() -> None:
+    """The command line."""
+    args = make_parser().parse_args()
+    start(args)
+    project, device = load_project(args.dataset, args.data_root), pick_device(args.device)
+    print_table(HEAD, [row for source in args.detr for row in rows_of(source, project, args, device)])
+
+
+if __name__ == "__main__":
+    run(main)
