@@ -120,7 +120,7 @@ from models.auxiliary_losses import QueryLosses
 from models.detectors import is_hf
 from models.detr import build_model, full_config, normalize
 from models.detr_loss import SetCriterion
-from models.hf_detector import made
+from models.hf_detector import holds_hf
 from models.hf_training import HFTraining, LibraryLoss, refuse_flags
 from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
@@ -153,7 +153,7 @@ def build(args: argparse.Namespace, device: torch.device) -> Trained:
         return build_hf(args, None, device)
     if args.detr != "scratch":
         path, checkpoint = read_detector(args.detr, args.checkpoint_root)
-        if made(checkpoint):
+        if holds_hf(checkpoint):
             return build_hf(args, checkpoint, device)
         detr, criterion, config = from_checkpoint(args, path, checkpoint, device)
     else:

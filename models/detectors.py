@@ -110,7 +110,7 @@ def open_network(source: str | Path, checkpoint_root: str | Path, device: torch.
     if is_hf(source):
         return KINDS["hf"](str(source), None, device, use)
     path, checkpoint = read_detector(source, checkpoint_root)
-    kind = "hf" if hf_detector.made(checkpoint) else "detr"
+    kind = "hf" if hf_detector.holds_hf(checkpoint) else "detr"
     return KINDS[kind](str(path) if kind == "hf" else path, checkpoint, device, use)
 
 

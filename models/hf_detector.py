@@ -26,9 +26,9 @@ from utils.misc import InputError, checksum
 PREFIX = "hf:"
 NEEDS = "needs the package transformers, which is not here; pip install -r requirements-hf.txt"
 _PROBES = ((72, 96), (900, 1200))  # frames smaller and larger than what most models take
-_IN_FLOAT32 = re.compile(
-    r"bbox|class|score|integral|ref(erence)?_point"
-)  # of 16-bit models: what becomes a box or score
+_NOT_WHOLE = "the folder is not whole, or not a detector's"
+_NOT_FOUND = "no such folder, and not found on the hub (or no network)"
+_IN_FLOAT32 = re.compile(r"bbox|class|score|integral|ref(erence)?_point")  # layers of boxes and scores in 16-bit models
 
 
 def library() -> Any:
@@ -67,12 +67,8 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
     except ImportError as error:  # timm, of some backbones
         raise InputError(f"{PREFIX}{name}: {_one_line(error)}; pip install -r requirements-hf.txt") from None
     except Exception as error:  # the library raises whatever its parts do
-        where = (
-            "the folder is not whole, or not a detector's"
-            if local
-            else "no such folder, and not found on the hub (or no network)"
-        )
-        raise InputError(f"{PREFIX}{name}: {where} ({type(error).__name__}: {_one_line(error)})") from None
+        reason = f"{_NOT_WHOLE if local else _NOT_FOUND} ({type(error).__name__}: {_one_line(error)})"
+        raise InputError(f"{PREFIX}{name}: {reason}") from None
     if faults := [*info["missing_keys"], *map(str, info["mismatched_keys"])]:
         raise InputError(
             f"{PREFIX}{name}: the weights are not whole ({len(faults)} missing or of another shape: {min(faults)})"
@@ -80,7 +76,7 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
     return model.eval(), processor
 
 
-def made(checkpoint: object) -> bool:
+def holds_hf(checkpoint: object) -> bool:
     """Whether a checkpoint of this project holds a detector of the library."""
     return isinstance(checkpoint, dict) and PREFIX in (checkpoint.get("config") or {})
 
@@ -94,15 +90,10 @@ def build_from_checkpoint(path: str, checkpoint: dict) -> tuple[nn.Module, Any, 
         if not issubclass(kind, hf.image_processing_utils.BaseImageProcessor):
             raise TypeError(f"{kind.__name__} is not an image processor")
         settings = hf.AutoConfig.for_model(**config["model"])
-        model, processor = (
-            hf.AutoModelForObjectDetection.from_config(settings),
-            kind.from_dict(config["processor"]),
-        )
-        label = int(config["person_label"])
+        model = hf.AutoModelForObjectDetection.from_config(settings)
+        processor, label = kind.from_dict(config["processor"]), int(config["person_label"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a detector of transformers that train_detr.py left ({_one_line(error)})"
-        ) from None
+        raise InputError(f"{path}: not a detector that train_detr.py left ({_one_line(error)})") from None
     load_weights(model, checkpoint["model"], path)
     return model.eval(), processor, label
 
@@ -264,16 +255,15 @@ class HFDetector(nn.Module):
             return self._pad(self.frame_input.apply(images).contiguous(memory_format=torch.channels_last))
         sizes = torch.stack([(~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)], 1).tolist()
         parts = [self.frame_input.apply(image[None, :, :h, :w]) for image, (h, w) in zip(images, sizes, strict=True)]
-        if len({part.shape for part in parts}) == 1:
-            return self._pad(torch.cat(parts))
-        return pad_images([part[0] for part in parts])
+        same = len({part.shape for part in parts}) == 1
+        return self._pad(torch.cat(parts) if same else [part[0] for part in parts])
 
-    def _pad(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images of one size, padded where the image processor pads to a fixed size."""
-        if not (getattr(self.processor, "do_pad", False) and getattr(self.processor, "pad_size", None)):
-            return images, None
-        target = images.new_zeros(3, self.processor.pad_size["height"], self.processor.pad_size["width"])
-        batch, mask = pad_images([*images, target])
+    def _pad(self, images: Tensor | list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Images padded to the size that the image processor fixes, else to the largest of them."""
+        fixed = getattr(self.processor, "pad_size", None) if getattr(self.processor, "do_pad", False) else None
+        if not fixed:
+            return (images, None) if torch.is_tensor(images) else pad_images(images)
+        batch, mask = pad_images([*images, images[0].new_zeros(3, fixed["height"], fixed["width"])])
         return batch[:-1], mask[:-1]
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -309,16 +299,16 @@ def for_inference(detector: HFDetector, dtype: torch.dtype | None = None) -> HFD
         for name, module in detector.model.named_modules():
             if name.startswith(tuple(exact)):
                 continue
-            if _IN_FLOAT32.search(name.rpartition(".")[2] or "") or _IN_FLOAT32.search(name):
-                if not isinstance(module, nn.ModuleList):
-                    module.forward = partial(_float32, module.forward)
-                    exact.append(name + ".")
+            if _IN_FLOAT32.search(name) and not isinstance(module, nn.ModuleList):
+                module.forward = partial(_float32, module.forward)
+                exact.append(name + ".")
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
     return detector
 
 
 def _float32(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    """A layer's forward in float32, whatever its input and the precision around it."""
     device = next(a.device.type for a in (*args, *kwargs.values()) if torch.is_tensor(a))
     with torch.autocast(device, enabled=False):
         args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]

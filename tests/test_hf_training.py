@@ -58,6 +58,7 @@ def test_each_family_s_loss_falls_and_takes_images_without_people(tiny: dict[str
     assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[2:4]), totals
 
 
+@pytest.mark.slow
 def test_a_tiny_one_learns_is_resumed_exactly_and_serves_the_later_stages(
     tiny: dict[str, Path], stages: Stages
 ) -> None:
