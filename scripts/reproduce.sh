@@ -33,7 +33,7 @@ read -r -a qmm_flags <<<"${QMM_FLAGS:-}"
 read -r -a link_flags <<<"${LINK_FLAGS:-}"
 read -r -a head_flags <<<"${HEAD_FLAGS:-}"
 read -r -a map_flags <<<"${MAP_FLAGS:-}"
-if [ "$dataset" = ava ]; then metrics=(frame-mAP); else metrics=(v-mAP motion-AP); fi
+if [ "$dataset" = ava ]; then metrics=(frame-mAP) map_flags+=(--protocol ava); else metrics=(v-mAP motion-AP); fi
 read -r -a heads <<<"${HEADS:-vanilla time_ecd:add time_ecd:cat x3d res}"
 read -r -a topks <<<"${TOPK:-1 3 5}"
 
