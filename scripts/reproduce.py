@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from datasets.presets import preset_path
 from utils.box_ops import MOTION_CATEGORIES
 from utils.cli import Parser, positive, positive_int, run
 from utils.misc import InputError
@@ -130,6 +131,8 @@ def main() -> None:
         return
     if not args.dataset:
         raise InputError("cost: name a data set with --dataset")
+    if args.published and not preset_path(args.dataset, "published").is_file():
+        raise InputError(f"--published: {args.dataset} has no such preset")
     rate = args.detr_rate or detector_rate(args.device)
     print(f"one device puts {rate:.3g} frames/s through R101-DC5; {args.gpus} of them:", file=sys.stderr)
     print_table(

@@ -1,11 +1,12 @@
 """What scripts/reproduce.sh says beforehand and at its end, and that it refuses what it does not know."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from scripts.reproduce import CLIP, EPOCHS, STEP, cost, table
+from scripts.reproduce import CLIP, EPOCHS, STEP, cost, main, table
 from tests.stages import Stages
 from utils.misc import InputError
 
@@ -33,6 +34,12 @@ def test_the_table_has_both_stages_results(stages: Stages, capsys: pytest.Captur
     assert f"{value:.4f}" in heads and "vanilla" in heads
     with pytest.raises(InputError, match="has no results"):
         table(stages.folder("nobody"))
+
+
+def test_a_data_set_without_the_preset_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "cost", "--dataset", "synthetic", "--published"])
+    with pytest.raises(InputError, match="--published: synthetic has no such preset"):
+        main()
 
 
 def test_a_mistyped_call_is_one_line() -> None:
