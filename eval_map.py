@@ -42,6 +42,7 @@ from utils.flags import (
     add_frame_flags,
     add_log_flags,
     add_preset_flags,
+    add_report_flags,
     add_run_flags,
 )
 from utils.metrics.ava import rows_ap
@@ -51,7 +52,7 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
-from utils.results import add_plot_video_flag, add_report_flags, check_plot_video, plain, write_results
+from utils.results import add_plot_video_flag, check_plot_video, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
 

@@ -15,10 +15,16 @@ from pathlib import Path
 
 from models.link_settings import LinkSettings, add_linking_flags, link_settings
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
-from utils.flags import add_data_flags, add_detector_flags, add_log_flags, add_preset_flags, add_run_flags
+from utils.flags import (
+    add_data_flags,
+    add_detector_flags,
+    add_log_flags,
+    add_preset_flags,
+    add_report_flags,
+    add_run_flags,
+)
 from utils.results import (
     add_plot_video_flag,
-    add_report_flags,
     check_plot_video,
     motion_recall_by_cue,
     plain,

@@ -24,7 +24,7 @@ from datasets.sampling import Sampling
 from models.head_types import add_action_flags
 from models.linkers import LINKERS
 from utils.cli import Parser, cosine, positive, positive_int, run, share
-from utils.flags import add_detector_flags, add_frame_flags, add_run_flags
+from utils.flags import add_detector_flags, add_frame_flags, add_report_flags, add_run_flags
 from utils.misc import InputError, counted, exceeding, pick_device, progress, start
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def make_parser() -> Parser:
     parser.flag("output", "export", choices=("cvat",),
                 help="write <video>.xml too, tracks for an annotation tool, in which people correct them")  # fmt: skip
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
+    add_report_flags(parser)
     add_run_flags(parser)
     return parser
 
@@ -262,11 +263,13 @@ class Drawing:
             self._block.result()
 
 
-def predict(path: Path, out: Path, models: Models, with_video: bool = True, export: str | None = None) -> str:
+def predict(
+    path: Path, out: Path, models: Models, with_video: bool = True, export: str | None = None
+) -> tuple[str, dict]:
     """Write `out/<name>.json`, `with_video` `out/<name>.mp4`, and for the annotation tool `export` its file.
 
     Returns:
-        A summary line.
+        A summary line; what the JSON holds.
 
     Raises:
         InputError: the video cannot be used.
@@ -309,10 +312,20 @@ def predict(path: Path, out: Path, models: Models, with_video: bool = True, expo
     counts = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
     speed = tracks.n_frames / (time.monotonic() - began)
     written = ", ".join(map(str, targets))
-    return (
-        f"{path}: {tracks.n_frames} frames, {len(result['people'])} people, action tubes: {counts}; "
-        f"{speed:.0f} frames/s -> {written}"
-    )
+    people = len(result["people"])
+    summary = f"{path}: {tracks.n_frames} frames, {people} people, action tubes: {counts}; {speed:.0f} frames/s"
+    return f"{summary} -> {written}", about | result
+
+
+def report(results: Sequence[dict], out: Path, models: Models, n_videos: int, threads: int) -> Path:
+    """Write the page of `--report`; `results` as in the videos' JSON. Returns its path."""
+    from datasets.dataset import VideoFrames
+    from utils.drawing.report.contents import predicted_page
+    from utils.drawing.report.page import write_report
+
+    page = predicted_page(results, asdict(models.settings))
+    frames = lambda name: VideoFrames(name, models.sampling)  # noqa: E731
+    return write_report(out / "report", page, frames, n_videos, threads)
 
 
 def output_name(path: Path) -> str:
@@ -345,15 +358,20 @@ def main() -> None:
     check_paths(paths, out)
     start(args)
     models = Models(args, pick_device(args.device))
-    failed = []
+    results, failed = [], []
     for path in paths:
         try:
-            print(predict(path, out, models, not args.no_video, args.export))
+            summary, result = predict(path, out, models, not args.no_video, args.export)
+            print(summary)
+            if args.report:
+                results.append(result)
         except InputError as error:
             if len(paths) == 1:
                 raise
             print(f"error: {error}", file=sys.stderr)
             failed.append(str(path))
+    if results:
+        print(f"report: {report(results, out, models, args.report_videos, args.workers)}")
     if failed:
         raise InputError(f"{counted(len(failed), 'video')} of {len(paths)} could not be used: {', '.join(failed)}")
 

@@ -61,6 +61,14 @@ def add_log_flags(parser: Parser) -> None:
     parser.flag("run", "plot", action="store_true", help="plot the metrics as PNG files too")
 
 
+def add_report_flags(parser: Parser) -> None:
+    """The flags of the page that shows metrics and videos."""
+    what = "write a page (index.html) that shows metrics, errors and videos in a browser"
+    parser.flag("run", "report", action="store_true", help=what)
+    what = "videos that the page of --report has, those with most errors first; 0: all"
+    parser.flag("run", "report_videos", type=count, default=100, help=what)
+
+
 def add_training_flags(
     parser: Parser, epochs: int, batch_size: int, lr: float, lr_drop: int, unit: str, lr_flag: str = "lr"
 ) -> None:

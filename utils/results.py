@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cli import Parser, count
+from utils.cli import Parser
 from utils.misc import InputError, did_you_mean
 from utils.run_log import RunLog
 from utils.storage.files import read_json, write_json
@@ -32,14 +32,6 @@ def add_plot_video_flag(parser: Parser) -> None:
     parser.flag("run", "plot_video", help=what)
     parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO",
                 help="videos to write as MP4, ground truth and predictions side by side")  # fmt: skip
-
-
-def add_report_flags(parser: Parser) -> None:
-    """The flags of the page that shows metrics and videos."""
-    what = "write a page (index.html) that shows metrics, errors and videos in a browser"
-    parser.flag("run", "report", action="store_true", help=what)
-    what = "videos that the page of --report has, those with most errors first; 0: all"
-    parser.flag("run", "report_videos", type=count, default=100, help=what)
 
 
 def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:

@@ -59,7 +59,7 @@ function showMetrics(report) {
     byId("figures").append(make("div", {}, make("dt", {}, row.name), make("dd", {}, make("b", {}, row.count ? String(row.value) : number(row.value)), interval(row) && ` ${interval(row)}`)));
   }
   for (const chart of report.charts) {
-    const details = make("details", { class: `card of-${chart.kind}`, open: !chart.folded }, make("summary", {}, make("h2", {}, chart.title)));
+    const details = make("details", { class: chart.kind === "curves" || chart.rows?.length > 30 || chart.columns?.length > 12 ? "card wide" : "card", open: !chart.folded }, make("summary", {}, make("h2", {}, chart.title)));
     details.append(...CHARTS[chart.kind](chart, report.palette));
     byId("charts").append(details);
   }

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.box_ops import Tube, tube_iou
 from utils.drawing.draw import PALETTE
+from utils.misc import counted
 from utils.video_map import PROTOCOLS, average_precision, matching, sorted_matches, tube_candidates
 
 CURVE_POINTS = 200  # of a precision-recall curve, at most
@@ -79,6 +80,34 @@ def video_entry(
     entry["events"] = [{"frame": int(frame), "text": text} for frame, text in events]
     counts["errors"] += len(entry["events"])
     return entry | {"counts": counts | {"tubes": len(pred)}}
+
+
+def predicted_page(results: Sequence[Mapping], settings: Mapping) -> dict:
+    """The page of videos without ground truth; `results` as in the JSON of `predict.py`, with its `settings`."""
+    videos, labels = [], results[0]["labels"]
+    for result in results:
+        tubes = [
+            Tube(tube["frames"], tube["boxes"], labels.index(tube["label"]), tube["score"], tube["person_id"])
+            for tube in result["tubes"]
+        ]
+        for person in result["people"]:  # their frames without an action
+            acting = [tube.frames for tube in tubes if tube.person_id == person["person_id"]]
+            idle = ~np.isin(person["frames"], np.concatenate([np.zeros(0, np.int64), *acting]))
+            frames, boxes = np.array(person["frames"])[idle], np.array(person["boxes"])[idle]
+            if len(frames):
+                tubes.append(Tube(frames, boxes, -1, float(np.mean(person["scores"])), person["person_id"]))
+        size = result["width"], result["height"], result["n_frames"]
+        counts = {"action tubes": len(result["tubes"]), "people": len(result["people"])}
+        videos.append(video_entry(result["video"], size, tubes, (), fps=result["fps"]) | {"counts": counts})
+    return {
+        "title": f"Predictions, {counted(len(videos), 'video')}",
+        "facts": {name: str(value) for name, value in settings.items() if value is not None},
+        "labels": labels,
+        "metrics": [],
+        "charts": [],
+        "columns": ["action tubes", "people"],
+        "videos": videos,
+    }
 
 
 def _person(tube: Tube, index: int) -> int:
