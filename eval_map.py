@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -210,29 +211,31 @@ def plot(folder: Path, e: Evaluation, metrics: dict, project: Project, video: st
     return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, frames)
 
 
-def side_by_side(videos: Sequence[str], folder: Path, e: Evaluation, project: Project) -> None:
-    """Write videos with their annotated and predicted action tubes side by side, in `folder`."""
+def side_by_side(videos: Sequence[str], folder: Path, e: Evaluation, project: Project) -> list[Path]:
+    """Write videos with their annotated and predicted action tubes side by side, in `folder`; returns their paths."""
     from datasets.dataset import VideoFrames
     from utils.drawing.side_by_side import tubes_panel, write_side_by_side
 
+    paths = []
     for name in videos:
         frames = VideoFrames(project.frames_path(name), project.sampling)
         panels = [tubes_panel("ground truth", e.gt[name], e.labels)]
         panels.append(tubes_panel("action tubes", e.pred.get(name, ()), e.labels, scored=True))
         path = folder / f"{name.replace('/', '_')}.mp4"
-        print(f"video: {write_side_by_side(path, frames, frames.size, frames.fps, panels)}")
+        paths.append(write_side_by_side(path, frames, frames.size, frames.fps, panels))
+        print(f"video: {paths[-1]}")
+    return paths
 
 
 def report(
-    folder: Path, args: argparse.Namespace, e: Evaluation, metrics: dict, lists: dict[str, list[dict]], project: Project
-) -> Path:
-    """The page of `--report`, in `folder`; `lists` has the errors of `--errors`, each with its cause."""
+    args: argparse.Namespace, e: Evaluation, metrics: dict, lists: dict, curves: list, project: Project, folder: Path
+) -> tuple[Path, list[Path]]:
+    """The page of `--report`, with the causes that `lists` (errors.json) gives, and for Comet the worst videos."""
     from datasets.dataset import VideoFrames
     from utils.drawing.report import contents
     from utils.drawing.report.page import write_report
 
-    protocol = e.protocol if e.protocol in PROTOCOLS else "voc"
-    level = e.thresholds[0]
+    level, protocol = e.thresholds[0], e.protocol if e.protocol in PROTOCOLS else "voc"
     wrong = contents.caused_errors(lists.get(f"v-mAP@{level:g}", ()))
     wrong = wrong or contents.wrong_tubes(e.pred, e.gt, len(e.labels), level, protocol)
     videos = [
@@ -240,17 +243,20 @@ def report(
         for name, tubes in e.gt.items()
     ]
     facts = {"data set": project.name, "subset": args.subset, "protocol": e.protocol, "settings": folder.parent.name}
-    page = {
-        "title": f"Action tubes of {project.name}, {args.subset}",
-        "facts": facts | {"errors counted": f"at 3D IoU {level:g}"},
-        "labels": e.labels,
-        "metrics": contents.figures(metrics),
-        "charts": contents.charts(metrics) + contents.curve_charts(e.pred, e.gt, e.labels, e.thresholds, protocol),
-        "columns": contents.columns_of(videos),
-        "videos": videos,
-    }
+    facts["errors counted"] = f"at 3D IoU {level:g}"
+    title, charts = f"Action tubes of {project.name}, {args.subset}", contents.part_charts(metrics) + curves
+    page = contents.evaluation_page(title, facts, e.labels, metrics, charts, videos)
     frames = lambda name: VideoFrames(project.frames_path(name), project.sampling)  # noqa: E731
-    return write_report(folder, page, frames, args.report_videos, args.workers)
+    index = write_report(folder, page, frames, args.report_videos, args.workers)
+    worst = contents.worst(videos) if args.comet != "disabled" else []
+    return index, side_by_side([n for n in worst if project.frames_path(n).exists()], folder.parent, e, project)
+
+
+def curve_charts(e: Evaluation) -> list[dict]:
+    """Precision and recall by class, for the page and Comet."""
+    from utils.drawing.report.contents import curve_charts
+
+    return [] if e.count_duplicates else curve_charts(e.pred, e.gt, e.labels, e.thresholds, e.protocol)
 
 
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
@@ -371,16 +377,16 @@ def main() -> None:
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
     plots = (lambda folder: plot(folder, evaluation, metrics, project, args.plot_video)) if args.plot else None
-    path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, plots)
+    curves = cache(partial(curve_charts, evaluation))
+    page = lambda folder: report(args, evaluation, plain(metrics), lists, curves(), project, folder)  # noqa: E731
+    shown = (plots, curves, page if args.report else None)
+    path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, *shown)
     if resamples:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
     if lists:
         write_json(path.with_suffix("") / "errors.json", lists)
     print(f"results: {path}")
     side_by_side(args.side_by_side, path.with_suffix(""), evaluation, project)
-    if args.report:
-        folder = path.with_suffix("") / "report"
-        print(f"report: {report(folder, args, evaluation, plain(metrics), lists, project)}")
     if args.save_predictions or args.export:
         kept = ["json", *["ava"] * by_ava] * args.save_predictions
         formats = kept + [args.export] * bool(args.export)

@@ -242,14 +242,21 @@ def draw(
 
 
 def side_by_side(
-    args: Namespace, project: Project, root: Path, store: TrackStore, gt: dict[str, list[Tube]], folder: Path
-) -> None:
-    """Write the videos of `--side_by_side`: annotated people, detections (where they are cached), tracks."""
+    videos: Sequence[str],
+    args: Namespace,
+    project: Project,
+    root: Path,
+    store: TrackStore,
+    gt: dict[str, list[Tube]],
+    folder: Path,
+) -> list[Path]:
+    """Write videos in `folder`: annotated people, detections (where they are cached), tracks; returns their paths."""
     from utils.drawing.side_by_side import detections_panel, tubes_panel, write_side_by_side
 
     key = store.settings["detector"]["key"]
     cache = root.parent / "queries" / f"{args.subset}-{key}.tar"
-    for name in args.side_by_side:
+    paths = []
+    for name in videos:
         panels = [tubes_panel("ground truth", gt[name])]
         if cache.is_file():
             detections = CachedDetections(TarStore(cache, "query cache"), name, store.settings["psn_score_th"])
@@ -258,19 +265,22 @@ def side_by_side(
         panels.append(tubes_panel("tracks", [track.tube() for track in store.tracks(name)]))
         frames = VideoFrames(project.frames_path(name), project.sampling)
         path = folder / f"{name.replace('/', '_')}.mp4"
-        print(f"video: {write_side_by_side(path, frames, frames.size, frames.fps, panels)}")
+        paths.append(write_side_by_side(path, frames, frames.size, frames.fps, panels))
+        print(f"video: {paths[-1]}")
+    return paths
 
 
 def report(
     args: Namespace,
     project: Project,
+    root: Path,
     store: TrackStore,
     gt: dict[str, list[Tube]],
     thresholds: list[float],
     metrics: dict,
     folder: Path,
-) -> Path:
-    """The page of `--report`, in `folder` in that of the results."""
+) -> tuple[Path, list[Path]]:
+    """The page of `--report`, in `folder` in that of the results, and for Comet the worst videos, annotated."""
     from utils.drawing.evaluation_plots import CUES
     from utils.drawing.report import contents
     from utils.drawing.report.page import write_report
@@ -291,17 +301,14 @@ def report(
     by_cue = {f"motion_recall@{threshold:g}": motion_recall_by_cue(results, threshold) for threshold in thresholds}
     by_cue = {name: {CUES.get(cue, cue): parts for cue, parts in held.items()} for name, held in by_cue.items()}
     facts = {"data set": project.name, "subset": args.subset, "settings": folder.parent.name}
-    page = {
-        "title": f"Tracks of {project.name}, {args.subset}",
-        "facts": facts | {"errors counted": f"at 3D IoU {level:g}"},
-        "labels": project.labels,
-        "metrics": contents.figures(metrics),
-        "charts": contents.charts(metrics, by_cue),
-        "columns": contents.columns_of(videos),
-        "videos": videos,
-    }
+    facts["errors counted"] = f"at 3D IoU {level:g}"
+    title, charts = f"Tracks of {project.name}, {args.subset}", contents.part_charts(metrics, by_cue)
+    page = contents.evaluation_page(title, facts, project.labels, metrics, charts, videos)
     frames = lambda name: VideoFrames(project.frames_path(name), project.sampling)  # noqa: E731
-    return write_report(folder, page, frames, args.report_videos, args.workers)
+    index = write_report(folder, page, frames, args.report_videos, args.workers)
+    worst = contents.worst(videos) if args.comet != "disabled" else []
+    worst = [name for name in worst if project.frames_path(name).exists()]
+    return index, side_by_side(worst, args, project, root, store, gt, folder.parent)
 
 
 def main() -> None:
@@ -335,13 +342,13 @@ def main() -> None:
             name += "-published" * (args.protocol == "published")
             plots = partial(draw, args, project, store, gt, tiou_thresholds) if args.plot else None
             given = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
-            path = write_results(root, "eval_qmm", args.subset, name, given, metrics, settings.load_epoch, plots)
-            print(f"tracks: {store.path}\nresults: {path}")
-            side_by_side(args, project, root, store, gt, path.with_suffix(""))
+            page = None
             if args.report:
-                folder = path.with_suffix("") / "report"
-                page = report(args, project, store, gt, tiou_thresholds, plain(metrics), folder)
-                print(f"report: {page}")
+                page = partial(report, args, project, root, store, gt, tiou_thresholds, plain(metrics))
+            shown = (plots, None, page)
+            path = write_results(root, "eval_qmm", args.subset, name, given, metrics, settings.load_epoch, *shown)
+            print(f"tracks: {store.path}\nresults: {path}")
+            side_by_side(args.side_by_side, args, project, root, store, gt, path.with_suffix(""))
 
 
 if __name__ == "__main__":

@@ -323,8 +323,9 @@ def report(results: Sequence[dict], out: Path, models: Models, n_videos: int, th
     from utils.drawing.report.contents import predicted_page
     from utils.drawing.report.page import write_report
 
-    page = predicted_page(results, asdict(models.settings))
-    frames = lambda name: VideoFrames(name, models.sampling)  # noqa: E731
+    by_name = {output_name(Path(result["video"])): result for result in results}
+    page = predicted_page(by_name, asdict(models.settings))
+    frames = lambda name: VideoFrames(by_name[name]["video"], models.sampling)  # noqa: E731
     return write_report(out / "report", page, frames, n_videos, threads)
 
 

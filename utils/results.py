@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shutil import make_archive
 
 import numpy as np
 
@@ -73,6 +74,8 @@ def write_results(
     metrics: dict,
     epoch: int,
     draw: Callable[[Path], list[Path]] | None = None,
+    curves: Callable[[], list[dict]] | None = None,
+    report: Callable[[Path], tuple[Path, list[Path]]] | None = None,
 ) -> Path:
     """Write a results file, `{"args", "metrics"}`, and the evaluation's log beside it.
 
@@ -84,6 +87,9 @@ def write_results(
         metrics: name -> value, or mappings of such.
         epoch: of the evaluated checkpoint, for the log.
         draw: draws the plots into the folder that it is given and returns their paths.
+        curves: the curves that Comet gets, called where it is used: charts of `utils.drawing.report.contents`.
+        report: writes the page into the folder that it is given, and annotated videos beside it where Comet is used;
+            returns their paths.
 
     Returns:
         The results file; the folder of the same name holds the log (`utils.run_log`) and the plots.
@@ -93,12 +99,45 @@ def write_results(
     write_json(path, {"args": args, "metrics": metrics})
     with RunLog(stage, folder, args, args["comet"]) as log:
         log.metrics(dict(_flat(metrics)), epoch)
-        pictures = draw(folder) if draw else []
+        _log_parts(log, metrics)
+        for chart in curves() if curves and args["comet"] != "disabled" else ():
+            for curve in chart["curves"]:
+                log.curve(f"{chart['title']}, {curve['name']}", curve["x"], curve["y"])
+        pictures = _drawn(draw, folder, args) if draw else []
         for picture in pictures:
             log.image(picture.stem, picture)
+        if report:
+            page, videos = report(folder / "report")
+            if args["comet"] != "disabled":
+                log.asset("report.zip", make_archive(str(folder / "report"), "zip", page.parent))
+            for video in videos:
+                log.video(video.stem, video)
     if pictures:
         print(f"pictures: {folder}/*.png")
+    if report:
+        print(f"report: {page}")
     return path
+
+
+def _drawn(draw: Callable[[Path], list[Path]], folder: Path, args: Mapping) -> list[Path]:
+    from utils.drawing.plots import formats  # with Matplotlib
+
+    with formats(args.get("plot_format", ())):
+        return draw(folder)
+
+
+def _log_parts(log: RunLog, metrics: Mapping) -> None:
+    """Log the metrics that have parts (classes, motion categories) as tables, and confusion matrices."""
+    for name, parts in metrics.items():
+        if isinstance(parts, Mapping) and name not in ("intervals", "errors", "confusion"):
+            bounds = metrics.get("intervals", {}).get(name, {})
+            rows = [[part, value, *bounds.get(part, ("", ""))] for part, value in parts.items()]
+            log.table(name, ["name", "value", "low", "high"], rows)
+    for name, held in metrics.get("errors", {}).items():
+        rows = [[cause, row["gain"], row["count"]] for cause, row in held["causes"].items()]
+        log.table(f"errors_{name}", ["cause", "gain", "count"], rows)
+    for name, held in metrics.get("confusion", {}).items():
+        log.confusion(name, held["labels"], held["counts"])
 
 
 def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:

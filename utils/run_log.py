@@ -122,6 +122,39 @@ class RunLog:
             with self._harmless():
                 self._experiment.log_image(str(path), name=name, overwrite=True)
 
+    def table(self, name: str, head: list[str], rows: list[list]) -> None:
+        """Report a table as the asset `<name>.csv`."""
+        if self._experiment is not None:
+            with self._harmless():
+                self._experiment.log_table(f"{name}.csv", tabular_data=rows, headers=head)
+
+    def confusion(self, name: str, labels: list[str], counts: list[list[int]]) -> None:
+        """Report a confusion matrix: rows are the ground truth, columns what was predicted."""
+        if self._experiment is not None:
+            with self._harmless():
+                self._experiment.log_confusion_matrix(
+                    matrix=counts, labels=labels, title=f"Confusion of {name}", file_name=f"confusion_{name}.json",
+                    row_label="ground truth", column_label="predicted", max_categories=len(labels),
+                )  # fmt: skip
+
+    def curve(self, name: str, x: list[float], y: list[float]) -> None:
+        """Report a curve."""
+        if self._experiment is not None:
+            with self._harmless():
+                self._experiment.log_curve(name, x=x, y=y, overwrite=True)
+
+    def asset(self, name: str, path: str | Path) -> None:
+        """Report a file under `name`."""
+        if self._experiment is not None:
+            with self._harmless():
+                self._experiment.log_asset(str(path), file_name=name, overwrite=True)
+
+    def video(self, name: str, path: str | Path) -> None:
+        """Report a video file under `name`."""
+        if self._experiment is not None:
+            with self._harmless():
+                self._experiment.log_video(str(path), name=name, overwrite=True)
+
     def _report(self, metrics: dict[str, float | None], epoch: int) -> None:
         if self._experiment is not None:
             with self._harmless():

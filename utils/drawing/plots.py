@@ -5,8 +5,9 @@ Matplotlib's windows and global state are left alone: each page is an object of 
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
+from PIL import Image
 
 from utils.box_ops import Tube
 from utils.drawing.draw import BLACK, WHITE, Colour, colour_of, draw_boxes, font_families, ink_on, put_text
@@ -27,6 +29,7 @@ from utils.storage.files import atomic
 CELL = 480  # pixels of a frame's longer side in the contact sheet
 DPI = 150  # pixels an inch
 MIN_WIDTH = 4.5  # inches, for the title
+_formats: ContextVar[tuple[str, ...]] = ContextVar("formats", default=())
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -44,6 +47,22 @@ STYLE = {
 
 
 @contextmanager
+def formats(names: Iterable[str]) -> Iterator[None]:
+    """Within this block every plot is also written in these formats ("pdf"), beside its PNG file."""
+    before = _formats.set(tuple(names))
+    try:
+        yield
+    finally:
+        _formats.reset(before)
+
+
+def _files(path: str | Path) -> list[Path]:
+    """The files that a plot is written to: `path`, and those of `formats`."""
+    path = Path(path)
+    return list(dict.fromkeys([path, *(path.with_suffix(f".{name}") for name in _formats.get())]))
+
+
+@contextmanager
 def page(path: str | Path, width: float, height: float, title: str) -> Iterator[Figure]:
     """A page of width (at least `MIN_WIDTH`) x height inches, written to `path` when the block ends well."""
     with matplotlib.rc_context({**STYLE, "font.family": list(font_families())}), warnings.catch_warnings():
@@ -52,8 +71,9 @@ def page(path: str | Path, width: float, height: float, title: str) -> Iterator[
         if title:
             fig.suptitle(title, fontsize=11, fontweight="bold")
         yield fig
-        with atomic(path) as part:
-            fig.savefig(part, dpi=DPI)
+        for file in _files(path):
+            with atomic(file) as part:
+                fig.savefig(part, dpi=DPI)
 
 
 @contextmanager
@@ -132,8 +152,12 @@ def plot_predictions(
     encoded, data = cv2.imencode(".png", sheet[..., ::-1])
     if not encoded:
         raise InputError(f"{path}: an image of {sheet.shape[1]} x {len(sheet)} pixels cannot be encoded")
-    with atomic(path) as part:
-        part.write_bytes(data.tobytes())
+    for file in _files(path):
+        with atomic(file) as part:
+            if file.suffix == ".pdf":
+                Image.fromarray(sheet).save(part, "PDF", resolution=DPI)
+            else:
+                part.write_bytes(data.tobytes())
 
 
 def plot_tubes(

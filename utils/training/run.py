@@ -5,7 +5,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -127,7 +127,7 @@ class TrainingRun:
     def __exit__(self, kind: type | None, *_: object) -> None:
         with self._open:
             if kind is None and self.args.plot and rank() == 0:
-                path = _plot(self.folder)
+                path = _plot(self.folder, self.args.plot_format)
                 if self.log is not None:
                     self.log.image("training", path)
         if kind is None:
@@ -285,12 +285,14 @@ class TrainingRun:
             )
 
 
-def _plot(folder: Path) -> Path:
-    """Plot every epoch's metrics as `<folder>/training.png`."""
+def _plot(folder: Path, plot_format: Sequence[str]) -> Path:
+    """Plot every epoch's metrics as `<folder>/training.png`, and in further formats."""
+    from utils.drawing.plots import formats
     from utils.plot_utils import plot_training, read_metrics  # Matplotlib only where something is plotted
 
     path = folder / "training.png"
-    plot_training(path, read_metrics(folder / METRICS))
+    with formats(plot_format):
+        plot_training(path, read_metrics(folder / METRICS))
     _say(f"training curves: {path}")
     return path
 

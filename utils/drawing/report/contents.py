@@ -9,9 +9,9 @@ import numpy as np
 from utils.box_ops import Tube, tube_iou
 from utils.drawing.draw import PALETTE
 from utils.misc import counted
-from utils.video_map import PROTOCOLS, average_precision, matching, sorted_matches, tube_candidates
+from utils.video_map import PROTOCOLS, average_precision, matching, tube_candidates, video_rankings
 
-CURVE_POINTS = 200  # of a precision-recall curve, at most
+CURVE_POINTS = 100  # of a precision-recall curve, at most
 LEFT_OUT = ("intervals", "errors", "confusion")  # of the metrics: have charts of their own, or none
 
 Tubes = Mapping[str, Sequence[Tube]]
@@ -82,10 +82,19 @@ def video_entry(
     return entry | {"counts": counts | {"tubes": len(pred)}}
 
 
-def predicted_page(results: Sequence[Mapping], settings: Mapping) -> dict:
-    """The page of videos without ground truth; `results` as in the JSON of `predict.py`, with its `settings`."""
-    videos, labels = [], results[0]["labels"]
-    for result in results:
+def evaluation_page(
+    title: str, facts: Mapping, labels: Sequence[str], metrics: Mapping, charts: list[dict], videos: list[dict]
+) -> dict:
+    """The page of an evaluation: `metrics` as in the results file, `charts` as of `curve_charts` and `part_charts`,
+    `videos` of `video_entry`."""
+    about = {"title": title, "facts": facts, "labels": labels, "metrics": figures(metrics), "charts": charts}
+    return about | {"columns": columns_of(videos), "videos": videos}
+
+
+def predicted_page(results: Mapping[str, Mapping], settings: Mapping) -> dict:
+    """The page of videos without ground truth; `results` by name as in the JSON of `predict.py`, and its settings."""
+    videos, labels = [], next(iter(results.values()))["labels"]
+    for name, result in results.items():
         tubes = [
             Tube(tube["frames"], tube["boxes"], labels.index(tube["label"]), tube["score"], tube["person_id"])
             for tube in result["tubes"]
@@ -98,7 +107,7 @@ def predicted_page(results: Sequence[Mapping], settings: Mapping) -> dict:
                 tubes.append(Tube(frames, boxes, -1, float(np.mean(person["scores"])), person["person_id"]))
         size = result["width"], result["height"], result["n_frames"]
         counts = {"action tubes": len(result["tubes"]), "people": len(result["people"])}
-        videos.append(video_entry(result["video"], size, tubes, (), fps=result["fps"]) | {"counts": counts})
+        videos.append(video_entry(name, size, tubes, (), fps=result["fps"]) | {"counts": counts})
     return {
         "title": f"Predictions, {counted(len(videos), 'video')}",
         "facts": {name: str(value) for name, value in settings.items() if value is not None},
@@ -154,7 +163,7 @@ def _bounds(interval: Sequence[float] | None) -> dict:
     return {"low": interval[0], "high": interval[1]} if interval else {}
 
 
-def charts(
+def part_charts(
     metrics: Mapping, by_cue: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
 ) -> list[dict]:
     """A chart of every metric that has parts (classes, motion categories), of the causes of errors and of confusions.
@@ -193,22 +202,33 @@ def charts(
 def curve_charts(
     pred: Tubes, gt: Tubes, labels: Sequence[str], thresholds: Sequence[float], protocol: str
 ) -> list[dict]:
-    """Precision and recall by class at every threshold, which the area gives AP of; the first one is unfolded."""
-    made = []
-    for threshold in thresholds:
-        correct, n_gt = sorted_matches(pred, gt, len(labels), threshold, protocol)
+    """Precision and recall by class at every threshold of 3D IoU; the first chart is unfolded. None where the protocol
+    has no curves."""
+    made: list[dict] = []
+    if protocol not in PROTOCOLS:
+        return made
+    rankings = video_rankings(pred, gt, len(labels), thresholds, protocol)
+    for threshold, classes in zip(thresholds, rankings, strict=True):
         curves = []
-        for label, own, n in zip(labels, correct, n_gt.tolist(), strict=True):
-            if n and protocol in PROTOCOLS:
-                hits = own.cumsum()
-                kept = np.unique(np.linspace(0, max(len(own) - 1, 0), min(len(own), CURVE_POINTS)).astype(int))
-                x, y = ((hits / n)[kept].round(4).tolist(), (hits / np.arange(1, len(own) + 1))[kept].round(4).tolist())
-                note = f"AP {average_precision(own, n, protocol):.3f}, {n} tubes"
-                curves.append({"name": label, "note": note, "x": [0.0, *x], "y": [1.0, *y]})
+        for label, ranking in zip(labels, classes, strict=True):
+            n, correct = int(ranking.n_gt.sum()), ranking.correct
+            if not n:
+                continue
+            hits = correct.cumsum()
+            kept = np.unique(np.linspace(0, max(len(hits) - 1, 0), min(len(hits), CURVE_POINTS)).astype(int))
+            x, y = ((hits / n)[kept].round(4).tolist(), (hits / np.arange(1, len(hits) + 1))[kept].round(4).tolist())
+            note = f"AP {average_precision(correct, n, protocol):.3f}, {counted(n, 'tube')}"
+            curves.append({"name": label, "note": note, "x": [0.0, *x], "y": [1.0, *y]})
         title = f"Precision and recall of action tubes at 3D IoU {threshold:g}"
         chart = {"kind": "curves", "title": title, "x": "recall", "y": "precision", "curves": curves}
         made.append(chart | {"folded": threshold != thresholds[0]})
     return made
+
+
+def worst(videos: Sequence[Mapping], n: int = 3) -> list[str]:
+    """The names of the `n` videos with most errors, of those that have any."""
+    wrong = [video for video in videos if video["counts"]["errors"]]
+    return [video["name"] for video in sorted(wrong, key=lambda video: -video["counts"]["errors"])[:n]]
 
 
 def columns_of(videos: Sequence[Mapping]) -> list[str]:

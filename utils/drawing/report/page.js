@@ -91,6 +91,8 @@ function showTubes() {
     box.checked = !state.hiddenClasses.has(label);
     return make("label", {}, box, labels[label]);
   }));
+  for (const id of ["previous", "next", "report-errors"]) byId(id).hidden = !report.judged;
+  byId("gt").parentElement.hidden = !report.judged;
   refresh();
   if (state.frame) player.seek(state.frame);
 }

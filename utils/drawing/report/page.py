@@ -78,7 +78,7 @@ def write_report(
             sync(data)
             kept = {key: video[key] for key in ("name", "width", "height", "n_frames", "counts")}
             videos.append({**kept, "fps": fps, "src": src, "data": f"{files.name}/{data.name}"})
-        data = {**report, "videos": videos}
+        data = {**report, "videos": videos, "judged": any(video["gt"] or video["events"] for video in report["videos"])}
         data["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
         with atomic(index) as part:
             part.write_text(_page(data), encoding="utf-8")

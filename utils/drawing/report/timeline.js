@@ -1,20 +1,19 @@
 // Who does what, when: a row for each person, of ground truth and prediction next to each other, on one axis of frames.
 
-// Each person's tubes in as few lanes as keep simultaneous ones apart: [{side, person, colour, lanes: [[tube]]}].
+// Each person's runs in as few lanes as keep simultaneous ones apart: [{side, name, colour, lanes: [[{tube, first, n}]]}].
 function rowsOf(tubes) {
   const rows = new Map();
-  for (const tube of tubes) {
-    const key = `${tube.side} ${tube.person}`;
-    if (!rows.has(key)) rows.set(key, { side: tube.side, person: tube.person, name: tube.name, colour: tube.colour, lanes: [] });
-    const { lanes } = rows.get(key), begin = tube.runs[0][0];
-    const lane = lanes.find((l) => end(l.at(-1)) <= begin) ?? lanes[lanes.push([]) - 1];
-    lane.push(tube);
+  const runs = tubes.flatMap((tube) => tube.runs.map(([first, n]) => ({ tube, first, n })));
+  for (const run of runs.sort((a, b) => a.first - b.first)) {
+    const { side, person, name, colour } = run.tube, key = `${side} ${person}`;
+    if (!rows.has(key)) rows.set(key, { key, side, person, name, colour, lanes: [] });
+    const { lanes } = rows.get(key);
+    const free = lanes.find((lane) => lane.at(-1).first + lane.at(-1).n <= run.first);
+    (free ?? lanes[lanes.push([]) - 1]).push(run);
   }
   const order = [...rows.values()];
   return order.sort((a, b) => a.colour - b.colour || (a.side > b.side) - (a.side < b.side) || a.person - b.person);
 }
-
-const end = (tube) => tube.runs.at(-1)[0] + tube.runs.at(-1)[1];
 
 class Timeline {
   // seek(frame): the user points at a frame; toggle(key, shown): shows or hides a person.
@@ -26,25 +25,25 @@ class Timeline {
   show(clip, tubes, visible, describe, hidden, palette) {
     this.n = Math.max(clip.n_frames, 1);
     this.root.replaceChildren();
-    for (const row of rowsOf([...tubes].sort((a, b) => a.runs[0][0] - b.runs[0][0]))) {
-      const key = `${row.side} ${row.person}`, colour = palette[row.colour % palette.length];
+    for (const row of rowsOf(tubes)) {
+      const { key } = row, colour = palette[row.colour % palette.length];
       const box = make("input", { type: "checkbox", onchange: (event) => this.toggle(key, event.target.checked) });
       box.checked = !hidden.has(key);
-      const lanes = row.lanes.map((lane) => make("div", { class: "lane" }, ...lane.filter(visible).flatMap((tube) => this.bars(tube, colour, describe))));
+      const lanes = row.lanes.map((lane) => make("div", { class: "lane" }, ...lane.filter((run) => visible(run.tube)).map((run) => this.bar(run, colour, describe))));
       const time = make("div", { class: "lanes", onclick: (event) => this.seek(this.frameAt(event)) }, ...lanes);
       this.root.append(make("div", { class: "row" }, make("label", { title: "show or hide this person" }, box, row.name), time));
     }
     this.root.append(make("div", { class: "over" }, this.cursor));
   }
 
-  bars(tube, colour, describe) {
+  bar({ tube, first, n }, colour, describe) {
     const text = describe(tube);
-    return tube.runs.map(([first, n]) => make("button", {
-      class: `${tube.side} ${tube.error ? "wrong" : ""}`, title: `${text}, frames ${first} to ${first + n - 1}`,
+    return make("button", {
+      class: [tube.side, tube.error && "wrong", tube.label < 0 && "idle"].filter(Boolean).join(" "), title: `${text}, frames ${first} to ${first + n - 1}`,
       style: { left: percent(first / this.n), width: percent(n / this.n), "--colour": colour, color: inkOn(colour) },
       // a click with a pointer jumps where it points, one by the keyboard to the beginning
       onclick: (event) => { event.stopPropagation(); this.seek(event.detail ? this.frameAt(event) : first); },
-    }, make("span", {}, (tube.error ? "✗ " : "") + text)));
+    }, make("span", {}, (tube.error ? "✗ " : "") + text));
   }
 
   frameAt(event) {
