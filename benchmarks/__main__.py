@@ -15,6 +15,7 @@ NAMES = (
     "loader",
     "video_map",
     "ava_map",
+    "predictions",
     "npair",
     "query_layers",
     "linking",

@@ -1,4 +1,4 @@
-"""Intervals of AP by a bootstrap over videos (Efron and Tibshirani, 1993: percentiles).
+"""Intervals of AP by a bootstrap over videos (Davison and Hinkley, 1997: basic intervals).
 
 A resample draws as many videos as there are, with replacement. Detections are matched within their video, so matching
 is done once; a video that is drawn w times counts w times, its detections one after another in the ranking.
@@ -55,8 +55,20 @@ def mean_of_classes(ap: np.ndarray) -> np.ndarray:
     return np.where(known.any(0), np.where(known, ap, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> list[float]:
-    """The percentile interval of a metric's values in the resamples, (B,); NaN where it is defined in none."""
+def interval(values: np.ndarray, point: float, level: float = LEVEL) -> list[float]:
+    """The basic bootstrap interval of a metric, NaN where it is defined nowhere.
+
+    AP is biased upwards where a class has little ground truth, and AP of resamples once more: their percentiles lie
+    too high (the tests measure it). The basic interval reflects them at the metric's value, which takes both off.
+
+    Args:
+        values: the metric in each resample, float64 (B,).
+        point: the metric itself.
+        level: how often the interval should hold the truth.
+    """
     known = values[~np.isnan(values)]
+    if not len(known):
+        return [float("nan")] * 2
     tail = (1 - level) / 2
-    return np.quantile(known, [tail, 1 - tail]).tolist() if len(known) else [float("nan")] * 2
+    low, high = 2 * point - np.quantile(known, [1 - tail, tail])
+    return [float(low), float(high)]

@@ -62,9 +62,10 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
         difference = of_a[name] - of_b[name]
         known = difference[~np.isnan(difference)]
         if len(known) and None not in (figures_a.get(name), figures_b.get(name)):
-            low, high = interval(known)
+            point = figures_a[name] - figures_b[name]
+            low, high = interval(known, point)
             wins = float((known > 0).mean() + (known == 0).mean() / 2)
-            figures = {"a": figures_a[name], "b": figures_b[name], "difference": figures_a[name] - figures_b[name]}
+            figures = {"a": figures_a[name], "b": figures_b[name], "difference": point}
             rows[name] = figures | {"low": low, "high": high, "wins": wins}
     if not rows:
         raise InputError(f"{a} and {b}: no metric is in both; evaluate both with the same --metric and --tiou_th")

@@ -89,7 +89,7 @@ def motion_ap(e: Evaluation) -> dict:
         f"motion-AP@{threshold:g}": {category: means[category][i] for category in MOTION_CATEGORIES}
         for i, threshold in enumerate(e.thresholds)
     }
-    intervals = _intervals(resamples)
+    intervals = _intervals(resamples, metrics)
     names = {category: [f"motion-AP@{t:g}/{category}" for t in e.thresholds] for category in MOTION_CATEGORIES}
     print_thresholds("motion-AP", e.thresholds, means, names, intervals)
     return metrics | _kept(resamples, intervals)
@@ -159,7 +159,7 @@ def ap_by_class(
     metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all() and label not in left_out]
     shown = {label: row for label, row in by_class.items() if not np.isnan(row).all()}
     resamples = _resamples(metric, {"": rankings or []}, e)
-    intervals = _intervals(resamples)
+    intervals = _intervals(resamples, metrics)
     names = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in shown}
     names[metric] = [f"{metric}@{t:g}" for t in e.thresholds]
     print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]}, names, intervals)
@@ -190,8 +190,15 @@ def _resamples(
     return values
 
 
-def _intervals(resamples: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    return {name: interval(values) for name, values in resamples.items()}
+def _intervals(resamples: Mapping[str, np.ndarray], metrics: Mapping) -> dict[str, list[float]]:
+    """The intervals, within 0 and 1, of the metrics that were resampled, by the names of the resamples."""
+    intervals = {}
+    for name, values in resamples.items():
+        metric, _, part = name.partition("/")
+        point = metrics[metric][part] if part else metrics[metric]
+        low, high = interval(values, point)
+        intervals[name] = [max(low, 0.0), min(high, max(point, 1.0))]
+    return intervals
 
 
 def _kept(resamples: dict[str, np.ndarray], intervals: Mapping[str, list[float]]) -> dict:
