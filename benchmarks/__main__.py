@@ -22,6 +22,7 @@ NAMES = (
     "memory",
     "head_batches",
     "predict",
+    "report_page",
 )
 
 

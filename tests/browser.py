@@ -1,26 +1,20 @@
 """A headless Chromium for the tests of the page, where one is installed."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from benchmarks.report_page import open_browser
+
 
 @contextmanager
 def chromium() -> Iterator:
     """A driver of Debian's `chromium`; skips the test where browser, driver or selenium is missing."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("no browser: install chromium and chromedriver (Debian: apt install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1300,950"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    running = open_browser()
+    if running is None:
+        pytest.skip("no browser (apt install chromium chromium-driver) or no selenium (pip install selenium)")
     running.set_script_timeout(30)
     try:
         yield running
