@@ -1,9 +1,12 @@
 """`--plot` and the log of the stages: what they draw and report, over a real tar of linked people and a real run."""
 
 import importlib
+import io
 import json
+import re
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -168,11 +171,76 @@ def test_the_shown_video_can_be_chosen(root: Path) -> None:
         path.write_text(text)
 
 
-def test_comet_gets_the_metrics_and_plots_of_an_evaluation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = run(root, "eval_map", "--min_tube_length", 1, "--link_cues", "iou", "--comet", "offline", "--plot")
-    (archive,) = (folder for folder in folders if "-iou-" in folder.name for folder in (folder / "comet").glob("*.zip"))
-    assert archive.stat().st_size > sum(p.stat().st_size for p in archive.parents[1].glob("*.png"))
+def page(folder: Path) -> dict:
+    """The data of a page, and in "tubes" those of its videos."""
+    text = (folder / "report" / "index.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*)</script>', text)[1])
+    scripts = [(folder / "report" / video["data"]).read_text() for video in data["videos"]]
+    return data | {"tubes": [json.loads(re.search(r"loaded\(\d+, (.*)\);", script)[1]) for script in scripts]}
+
+
+def test_pages_show_what_was_measured(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(root, "eval_qmm", "--from_tar", "--link_cues", "iou")
+    folders = run(root, "eval_qmm", "--from_tar", "--report", "--report_videos", 1)
+    (folder,) = (folder for folder in folders if folder.name.endswith("feature"))
+    shown = page(folder)
+    held = json.loads(folder.with_name(f"{folder.name}.json").read_text())["metrics"]
+    assert {row["name"]: row["value"] for row in shown["metrics"]}["recall@0.5"] == held["recall@0.5"]
+    series = {row["series"] for chart in shown["charts"] for row in chart["rows"] if "series" in row}
+    assert len(series) == 2, "recall by motion of both cues"
+    assert [video["src"] is not None for video in shown["videos"]].count(True) == 1
+    gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
+    for video, tubes in zip(shown["videos"], shown["tubes"], strict=True):
+        assert [tube["label"] for tube in tubes["gt"]] == [tube.label for tube in gt[video["name"]]]
+        assert len(tubes["pred"]) == len(tubes["gt"]), "everybody was followed"
+    assert f"report: {folder}/report/index.html" in capsys.readouterr().out
+
+
+def test_comet_gets_tables_curves_confusion_page_and_worst_videos(root: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = (
+        "--min_tube_length",
+        1,
+        "--link_cues",
+        "iou",
+        "--comet",
+        "offline",
+        "--plot",
+        "--plot_format",
+        "png",
+        "pdf",
+    )
+    folders = run(root, "eval_map", *flags, "--report", "--errors", "--confusion", "--bootstrap", 20)
+    (folder,) = (folder for folder in folders if "-iou-" in folder.name)
+    (archive,) = (folder / "comet").glob("*.zip")
     assert f"comet upload {archive}" in capsys.readouterr().err
+    held = json.loads(folder.with_name(f"{folder.name}.json").read_text())["metrics"]
+    with zipfile.ZipFile(archive) as zipped:
+        messages = [json.loads(line) for line in zipped.read("messages.json").splitlines()]
+        files = {}
+        for message in messages:
+            if message["type"] == "file_upload":
+                content, more = message["payload"], message["payload"]["additional_params"]
+                key = content["upload_type"], more.get("fileName") or more.get("figName")
+                files[key] = zipped.read(content["file_path"])
+    rows = [line.split(",") for line in files["asset", "AP@0.5.csv"].decode().split()]
+    values = {row[0]: float(row[1]) for row in rows[1:] if row[1]}
+    assert rows[0] == ["name", "value", "low", "high"]
+    assert values == pytest.approx({label: v for label, v in held["AP@0.5"].items() if v is not None})
+    counts = json.loads(files["confusion-matrix", "confusion_tubes@0.5.json"])
+    assert counts["matrix"] == held["confusion"]["tubes@0.5"]["counts"]
+    shown = page(folder)
+    curves = {f"{c['title']}, {k['name']}": k for c in shown["charts"] if c["kind"] == "curves" for k in c["curves"]}
+    logged = {name: json.loads(data) for (kind, name), data in files.items() if kind == "curve"}
+    assert logged.keys() == curves.keys() and logged
+    assert all(logged[name]["x"] == curves[name]["x"] and logged[name]["y"] == curves[name]["y"] for name in curves)
+    with zipfile.ZipFile(io.BytesIO(files["asset", "report.zip"])) as zipped:
+        assert zipped.read("index.html") == (folder / "report" / "index.html").read_bytes()
+        assert {video["data"] for video in shown["videos"]} <= set(zipped.namelist())
+    worst = [name for kind, name in files if kind == "video"]
+    errors = {video["name"]: video["counts"]["errors"] for video in shown["videos"]}
+    assert worst and sorted(worst, key=lambda name: -errors[name]) == worst and min(errors[name] for name in worst)
+    assert {path.stem for path in folder.glob("*.pdf")} == {Path(name).stem for name in plots(folder)}
+    assert all(path.read_bytes().startswith(b"%PDF") for path in folder.glob("*.pdf"))
 
 
 def test_the_shown_video_has_most_people(root: Path) -> None:
