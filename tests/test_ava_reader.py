@@ -9,6 +9,8 @@ import pytest
 from datasets import check
 from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
+from datasets.dataset import VideoFrames
+from tests.videos import write_video
 from utils.misc import InputError
 
 MAP = "".join(f'item {{\n  name: "{name}"\n  id: {i}\n}}\n' for i, name in ((1, "stand"), (4, "talk"), (9, "wave")))
@@ -91,6 +93,32 @@ def test_subsets_of_a_folder_are_lists(tmp_path: Path) -> None:
     project = load_project(path)
     assert [project.split(subset) for subset in ("train", "val")] == [["a"], ["b"]]
     assert len(read_annotations(project, ["a"])["a"].tubes) == 2
+
+
+@pytest.mark.parametrize(("offset", "image"), [(None, 61), (1, 62), (-1, 60)])
+def test_the_image_of_a_second_is_the_one_that_each_code_takes(offset: int | None, image: int, tmp_path: Path) -> None:
+    """Folders at 30 images a second of videos cut from 15:00: SlowFast's, and mmaction2's two data sets."""
+    fields = {"start": 902, "end": 902, "video_start": 900, "image_rate": 30, "rate": 1}
+    fields |= {} if offset is None else {"image_offset": offset}
+    project = load_project(own(tmp_path, "a,0902,0.1,0.2,0.5,1.0,1,7\n", **fields))
+    for i in range(1, 64):
+        path = tmp_path / "frames" / "b" / f"b_{i:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.full((2, 2, 3), i, np.uint8))
+    frames = list(VideoFrames(project.frames_path("b"), project.sampling))
+    assert [frame[0, 0, 0] for frame in frames] == [image]
+
+
+def test_whole_and_cut_videos_show_the_same_seconds(tmp_path: Path) -> None:
+    frames = [np.full((16, 16, 3), 6 * i, np.uint8) for i in range(40)]
+    write_video(tmp_path / "whole.mkv", frames, "ffv1", "bgr0", times=range(0, 200, 5))  # 5 a second, from second 0
+    write_video(tmp_path / "cut.mkv", frames[10:], "ffv1", "bgr0", times=range(0, 150, 5))
+    shown = []
+    for name, fields in (("whole", {}), ("cut", {"video_start": 2})):
+        path = own(tmp_path, "a,3,0.1,0.2,0.5,1.0,1,7\n", rate=1, start=3, end=6, **fields)
+        video = VideoFrames(tmp_path / f"{name}.mkv", load_project(path).sampling)
+        shown.append([int(frame[0, 0, 0]) for frame in video])
+    assert shown == [[6 * i for i in (15, 20, 25, 30)]] * 2
 
 
 def test_videos_are_found_with_any_extension(tmp_path: Path) -> None:

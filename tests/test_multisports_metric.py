@@ -70,6 +70,15 @@ def test_eval_map_s_protocol_gives_the_same(
         assert 100 * metrics[f"frame-mAP@{threshold}"] == pytest.approx(values["mAP"], abs=1e-9)
 
 
+def test_motion_ap_leaves_the_same_labels_out() -> None:
+    boxes = np.array([[0, 0, 10, 10]] * 40)
+    gt = {"v": [Tube(np.arange(40), boxes, 0), Tube(np.arange(40), boxes, 1)]}
+    pred = {"v": [Tube(np.arange(40), boxes, 0)]}
+    e = Evaluation(pred, {"v": [np.ones(40)]}, gt, {}, ["run", "aerobic kick jump"], [0.5], "multisports")
+    assert measure("motion-AP", e)["motion-AP@0.5"]["small"] == 1
+    assert measure("motion-AP", e._replace(protocol="voc"))["motion-AP@0.5"]["small"] == 0.5
+
+
 def test_overlap_of_spans_is_the_definition_s() -> None:
     pred, gt = ([tube for tubes in side.values() for tube in tubes] for side in random_case(3))
     ious = tube_ious(pred, gt, spans=True)
@@ -93,6 +102,16 @@ def test_damaged_files_are_one_line(tmp_path: Path, fixtures: Path) -> None:
         multisports.evaluate_files(truth, tubes=tmp_path / "tubes.pkl")
     with pytest.raises(InputError, match=r"tubes.pkl: not ground truth of MultiSports .*labels"):
         multisports.evaluate_files(tmp_path / "tubes.pkl")
+
+
+def test_videos_in_an_order_of_their_own_are_noted(
+    tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = fixtures / "multisports" / "edge_cases" / "multisports_GT.pkl"
+    (tmp_path / "boxes.pkl").write_bytes(pickle.dumps(np.array([[50, 1, 0, 0.9, 10, 10, 50, 50.0]]), protocol=2))
+    monkeypatch.setattr("sys.argv", ["multisports", str(truth), "--frames", str(tmp_path / "boxes.pkl")])
+    multisports.main()
+    assert "videos count in the order of test_videos[0]" in capsys.readouterr().err
 
 
 def test_the_command_writes_its_figures(tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

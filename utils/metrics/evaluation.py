@@ -82,7 +82,7 @@ def motion_ap(e: Evaluation) -> dict:
         ap = calc_motion_ap(*args)
     else:
         rankings = motion_rankings(*args)
-        ap = {category: ap_of_rankings(rows, e.protocol) for category, rows in rankings.items()}
+        ap = {c: np.where(_left_out(e), np.nan, ap_of_rankings(rows, e.protocol)) for c, rows in rankings.items()}
         resamples = _resamples("motion-AP", rankings, e)
     means = {category: [mean_ap(row) for row in ap[category]] for category in MOTION_CATEGORIES}
     metrics: dict = {
@@ -145,8 +145,8 @@ def ap_by_class(
         rankings: what `ap` was computed from, which a bootstrap needs.
     """
     metrics: dict = {}
-    left_out = PROTOCOLS[e.protocol].left_out & set(e.labels) if e.protocol in PROTOCOLS else frozenset()
-    ap = np.where(np.isin(e.labels, list(left_out)), np.nan, ap)
+    ap = np.where(_left_out(e), np.nan, ap)
+    left_out = [label for label, out in zip(e.labels, _left_out(e), strict=True) if out]
     for threshold, row in zip(e.thresholds, ap, strict=True):
         metrics[f"{metric}@{threshold:g}"] = mean_ap(row)
         metrics[f"AP@{threshold:g}"] = dict(zip(e.labels, row, strict=True))
@@ -164,10 +164,15 @@ def ap_by_class(
     names[metric] = [f"{metric}@{t:g}" for t in e.thresholds]
     print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]}, names, intervals)
     if left_out:
-        print(f"left out, not evaluated by this protocol: {', '.join(sorted(left_out))}")
+        print(f"left out, not evaluated by this protocol: {', '.join(left_out)}")
     if metrics["without_gt"]:
         print(f"left out, without ground truth: {', '.join(metrics['without_gt'])}")
     return metrics | _kept(resamples, intervals)
+
+
+def _left_out(e: Evaluation) -> np.ndarray:
+    """Which labels the protocol does not evaluate, bool (num_classes,)."""
+    return np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out) if e.protocol in PROTOCOLS else [])
 
 
 def _resamples(
@@ -182,10 +187,9 @@ def _resamples(
     for category, rows in rankings.items():
         for threshold, row in zip(e.thresholds, rows, strict=True):
             ap = resampled_classes(row, times, e.protocol)
+            ap[_left_out(e)] = np.nan
             values[f"{metric}@{threshold:g}" + f"/{category}" * bool(category)] = mean_of_classes(ap)
             if not category:
-                ap[np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))] = np.nan
-                values[f"{metric}@{threshold:g}"] = mean_of_classes(ap)
                 values |= {f"AP@{threshold:g}/{label}": of for label, of in zip(e.labels, ap, strict=True)}
     return values
 

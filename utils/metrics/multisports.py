@@ -10,6 +10,7 @@ without detections is 0. Detections in videos that are not tested are false posi
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -140,6 +141,9 @@ def main() -> None:
 
     figures = evaluate_files(args.groundtruth, args.frames, args.tubes)
     print_table(["", "mAP"], [[name, figure["mAP"]] for name, figure in figures.items()])
+    if not any(figure["mAP"] > 0 for figure in figures.values()):
+        order = "videos count in the order of test_videos[0], frames from 1, labels from 0"
+        print(f"note: nothing that is detected is correct; {order}", file=sys.stderr)
     if args.out:
         write_json(args.out, plain(figures))
 
