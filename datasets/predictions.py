@@ -238,6 +238,9 @@ def tell_missing(raw: RawPredictions, path: str | Path, names: Sequence[str]) ->
         shown = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
         text = f"{counted(len(missing), 'video')} of {len(names)} not in it, taken as without detections: {shown}"
         print(f"warning: {path}: {text}", file=sys.stderr)
+    if len(raw.video) and len(raw.video) == len(raw.tube):
+        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
+        print(f"note: {path}: {text}", file=sys.stderr)
     return missing
 
 

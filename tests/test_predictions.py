@@ -14,18 +14,19 @@ from tests.tube_cases import random_case
 from utils.box_ops import Tube
 from utils.misc import InputError
 
-CASES = Path(__file__).resolve().parents[2] / "shared/cases/formats"
+OWN = Path(__file__).parent / "fixtures" / "predictions"
+SHARED = Path(__file__).resolve().parents[2] / "shared/cases/formats"
 LABELS = ["stand", "walk", "wave", "run"]
 SIZE, N_FRAMES = (400, 300), 200
 
 
-def cases(kind: str) -> list:
-    found = [path.parent for path in sorted(CASES.glob("pred_*/*/case.json"))]
-    found = [path for path in found if ("complaint" in json.loads((path / "case.json").read_text())) == kind]
-    ids = [f"{path.parent.name}/{path.name}" for path in found]
-    if not found:
-        return [pytest.param(None, marks=pytest.mark.skip(f"the cases of other tools are not at {CASES}"))]
-    return [pytest.param(path, id=name) for path, name in zip(found, ids, strict=True)]
+def cases(malformed: bool) -> list:
+    """Files of other tools with their right tubes, or with the complaint that is due: ours, and those beside us."""
+    found = {
+        f"{p.parts[-3]}/{p.parts[-2]}": p.parent for root in (SHARED, OWN) for p in root.glob("pred_*/*/case.json")
+    }
+    about = {name: json.loads((path / "case.json").read_text()) for name, path in found.items()}
+    return [pytest.param(found[name], id=name) for name in sorted(found) if ("complaint" in about[name]) == malformed]
 
 
 def by_content(tube: dict) -> tuple:

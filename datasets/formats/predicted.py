@@ -155,7 +155,7 @@ class TubeRows:
             frames < low,
             lambda row: f"frame {frames[row]:g}, but frames count from {low}" + near * bool(frames[row] == low - 1),
         )
-        again = (np.diff(frames, prepend=-1) <= 0) & (np.diff(tube, prepend=-1) == 0)
+        again = np.append(False, (frames[1:] <= frames[:-1]) & (tube[1:] == tube[:-1]))[: len(frames)]
         self._refuse(place, again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
         self._tubes.append((video, label, person, score))
         self._rows.append((tube + self._n, rows))
