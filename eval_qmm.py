@@ -294,7 +294,8 @@ def report(
         errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
         errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
-        size = tuple(store.meta(name)[key] for key in ("width", "height", "n_frames"))
+        meta = store.meta(name) if name in store.names else {}
+        size = tuple(meta.get(key, 0) for key in ("width", "height", "n_frames"))
         entry = contents.video_entry(name, size, own, targets, errors, events)
         entry["counts"]["switches"] = len(events)
         videos.append(entry)

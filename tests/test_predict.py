@@ -82,6 +82,23 @@ def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path)
     assert y1 > y0
 
 
+def test_a_page_of_all_videos(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = [write_video(tmp_path / f"{name}.mp4", gradient_frames(12)) for name in "ab"]
+    out = tmp_path / "out"
+    run(models, out, *videos, "--no_video", "--report")
+    assert f"report: {out}/report/index.html" in capsys.readouterr().out
+    text = (out / "report" / "index.html").read_text()
+    shown = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    assert [(video["name"], video["n_frames"]) for video in shown["videos"]] == [("a", 12), ("b", 12)]
+    for video in shown["videos"]:
+        held = result(out / f"{video['name']}.json")
+        data = (out / "report" / video["data"]).read_text()
+        tubes = json.loads(data[data.index("{") : data.rindex("}") + 1])["pred"]
+        assert video["counts"] == {"action tubes": len(held["tubes"]), "people": len(held["people"])}
+        assert sum(len(tube["boxes"]) for tube in tubes) >= sum(4 * len(person["frames"]) for person in held["people"])
+        assert (out / "report" / video["src"]).stat().st_size > 1000
+
+
 def test_a_bad_video_does_not_stop_the_others(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = [write_video(tmp_path / f"good{i}.mp4", gradient_frames(12)) for i in range(2)]
     cut = write_video(tmp_path / "cut.mkv", gradient_frames(60))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.browser import chromium, requested
 from utils.drawing.draw import PALETTE
+from utils.drawing.report import page as page_module
 from utils.drawing.report.page import _compact, safe_json, write_report
 from utils.misc import InputError
 
@@ -206,6 +207,26 @@ def test_without_presentation_times_frames_are_right_after_every_step(driver) ->
         until(driver, f"!player.playing && player.frame === {N - 1}")
     finally:
         driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", held)
+
+
+@pytest.mark.parametrize(("suffix", "largest"), [(".webm", 2**25), (".mp4", 0)])
+def test_other_forms_of_video_are_played(driver, tmp_path: Path, monkeypatch, suffix: str, largest: int) -> None:
+    """VP9, where FFmpeg lacks x264; and a video that is too large for a script, a file beside the page."""
+    monkeypatch.setattr(page_module, "browser_suffix", lambda: suffix)
+    monkeypatch.setattr(page_module, "LARGEST_SCRIPT", largest)
+    index = write_report(tmp_path, report(1), frames_of)
+    assert [p.suffix for p in tmp_path.rglob("*00000*") if "video" in p.name or p.suffix != ".js"] == [
+        ".js" if largest else suffix
+    ]
+    driver.get(index.as_uri())
+    until(driver, "state.tubes.length && player.picture")
+    for _ in range(5):
+        press(driver, "ARROW_RIGHT")
+    until(driver, "player.frame === 5 && player.wanted === null")
+    if largest:  # pixels of a file beside the page cannot be read back
+        assert driver.execute_script(READ + "return read()") == 5
+    press(driver, " ")
+    until(driver, "player.media.ended && !player.playing")
 
 
 def test_a_box_is_where_its_number_says(page) -> None:
