@@ -23,6 +23,19 @@ def test_other_metrics_are_measured_too(stages: Stages, metric: str, capsys: pyt
     assert metric in capsys.readouterr().out
 
 
+def test_saved_predictions_give_the_same_figures_without_models(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--qmm_name", "one", "--topk", 2, "--min_tube_length", 1, *LOOSE, "--bootstrap", 20, "--errors")
+    stages.run("eval_map", *flags, "--save_predictions")
+    (result,) = (r for r in stages.results("one", "eval_map") if r["args"]["bootstrap"])
+    (saved,) = stages.folder("one").glob("results/*/predictions.json")
+    monkeypatch.setattr("models.action_head.load_head", lambda *_: pytest.fail("an action head was read"))
+    stages.run("eval_map", "--predictions", saved, "--bootstrap", 20, "--errors")
+    (again,) = stages.results("predictions", "eval_map")
+    assert again["metrics"] == result["metrics"] and result["metrics"]["tubes"] > 0
+
+
 @pytest.mark.parametrize("head_type", ["time_ecd:add", "time_ecd:cat", "res"])
 def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str) -> None:
     head = ("--qmm_name", "one", "--head_type", head_type, *LOOSE)
