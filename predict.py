@@ -52,7 +52,8 @@ def make_parser() -> Parser:
     of_head = "(default: as the head was trained)"
     parser.flag("models", "rate", type=positive,
                 help=f"frames a second that are used, by presentation time {of_head}")  # fmt: skip
-    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
+    parser.flag("linking", "linker", choices=tuple(LINKERS),
+                help="rule of linking (default: robust with shipped weights, else as the head was trained)")  # fmt: skip
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
     parser.flag("linking", "sim_th", type=cosine,
                 help=f"minimum similarity of a link: cosine, or IoU {of_head}")  # fmt: skip
@@ -93,7 +94,7 @@ class Models:
         from models.frame_features import frame_extractor
         from models.person_encoder import load_encoder
         from models.person_queries import detector_of
-        from models.weights import weights_hash
+        from models.weights import shipped_names, weights_hash
 
         self.head, config, _ = load_head(args.head, device)
         self.encoder, encoder_config, _ = load_encoder(args.encoder, device)
@@ -106,9 +107,10 @@ class Models:
         defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), "linker": "published", **trained}
         several = self.head.config["multi_label"]
         defaults |= {"topk": 1, "action_th": ACTION_TH if several and not args.topk else None}
-        if args.linker:
-            patience = LINKERS[args.linker].end_consecutive_frames
-            defaults["end_consecutive_frames"] = patience or trained["end_consecutive_frames"]
+        linker = args.linker or ("robust" if args.encoder in shipped_names() else None)
+        if linker:
+            patience = LINKERS[linker].end_consecutive_frames or trained["end_consecutive_frames"]
+            defaults |= {"linker": linker, "end_consecutive_frames": patience}
         flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
         if trained.get("strict"):
             defaults |= {name: exceeding(defaults[name]) for name in ("psn_score_th", "sim_th")}
@@ -133,7 +135,6 @@ class VideoTracks:
         )
         self.queries: list[np.ndarray] = []
         self.ids: dict[int, int] = {}
-        self.seen: set[int] = set()  # tracks that are long enough
         self.n_frames = 0
         self.features = self._frame_features() if models.extractor else None
 
@@ -163,8 +164,9 @@ class VideoTracks:
                 features = encode(self.models.encoder, detections.queries) if self.linker.cue.needs_features else None
                 self.linker.extend(detections.frames, detections.boxes, detections.scores, features)
                 self.queries.extend(detections.queries)
-                newest = self.linker.tracks_since(self.n_frames)
-                self.seen |= {track.person_id for track in newest if len(track) >= self.settings.filter_length}
+                for track in sorted(self.linker.tracks_since(self.n_frames), key=lambda track: track.person_id):
+                    if len(track) >= self.settings.filter_length:  # numbered here, whether anything is drawn or not
+                        self.person_id(track)
                 self.n_frames += n_frames
                 yield n_frames
 
@@ -179,11 +181,11 @@ class VideoTracks:
         return action_probabilities(self.models.head, queries, frames - track.frames[0], features), rows
 
     def person_id(self, track: "Track") -> int:
-        """The person's number, from 0 in the order in which people are first shown."""
+        """The person's number, from 0 in the order in which tracks become long enough."""
         return self.ids.setdefault(track.person_id, len(self.ids))
 
     def people(self, first: int, last: int) -> dict[int, list["Person"]]:
-        """The people of each frame from `first` to before `last`, with their actions."""
+        """The people of each frame from `first` to before `last`, with their actions, as they are linked so far."""
         from models.tube import carried_actions
         from utils.drawing.timeline import Person
 
@@ -203,7 +205,8 @@ class VideoTracks:
         return people
 
     def finish(self) -> dict:
-        """Tracks (`people`) and action tubes (`tubes`) of the whole video, as the JSON has them."""
+        """Tracks (`people`) and action tubes (`tubes`) of the whole video, as the JSON has them: joined where the
+        linker joins finished tracks, under the number of their first piece."""
         from models.tube import action_tubes
 
         people, tubes = [], []
@@ -296,7 +299,7 @@ def predict(
         for n_frames in tracks.extend(frames):
             while drawing and tracks.n_frames - drawing.drawn >= 2 * BLOCK:
                 drawing.draw(drawing.drawn + BLOCK)
-            bar.set_postfix_str(f"people {len(tracks.seen)}", refresh=False)
+            bar.set_postfix_str(f"people {len(tracks.ids)}", refresh=False)
             bar.update(n_frames)
         if drawing:
             drawing.draw(tracks.n_frames)

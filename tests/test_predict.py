@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,10 @@ from benchmarks.predict import write_models
 from datasets.dataset import VideoFrames
 from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
+from models.person_queries import Detections, Detector
 from tests.videos import gradient_frames, write_video
-from utils.drawing.video_writer import image_size
+from utils.drawing.timeline import Person
+from utils.drawing.video_writer import TubeVideoWriter, image_size
 from utils.flags import DETECTOR_BATCH
 from utils.misc import InputError
 from utils.storage.files import save_torch
@@ -67,6 +70,43 @@ def test_the_video_shows_every_frame_and_changes_no_number(
     away = np.abs(shown - expected).max(1) < 6  # where no box covers the corner
     assert len(shown) == LENGTH and away.mean() > 0.5
     assert max(waiting) <= 2 * predict.BLOCK + (AHEAD + 4) * DETECTOR_BATCH["cpu"]
+
+
+def test_the_video_shows_the_first_pass_and_the_json_the_second(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person away for longer than a track survives is another number in the video, and the same one in the JSON."""
+    looks, boxes = np.eye(2, 128, dtype=np.float32), np.float32([[2, 2, 12, 40], [40, 2, 50, 40]])
+    present = [{*range(30), *range(45, 80)}, {*range(50, 80)}]
+
+    def start(detector: Detector, images: Iterable[torch.Tensor], *_: object) -> Iterator[tuple]:
+        first = 0
+        for batch in images:
+            rows = [(t, p) for t in range(first, first + len(batch)) for p in (0, 1) if t in present[p]]
+            frames, people = np.array(rows, np.int64).reshape(-1, 2).T
+            detections = Detections(frames, np.full(len(frames), 0.9, np.float32), boxes[people], looks[people])
+            yield len(batch), lambda detections=detections: detections
+            first += len(batch)
+
+    drawn: dict[int, set[int]] = {}
+    draw = TubeVideoWriter.write
+
+    def write(writer: TubeVideoWriter, image: np.ndarray, people: list[Person]) -> None:
+        drawn[writer.frame] = {person.person_id for person in people}
+        draw(writer, image, people)
+
+    monkeypatch.setattr(Detector, "start", start)
+    monkeypatch.setattr("models.person_encoder.encode", lambda encoder, queries: queries)
+    monkeypatch.setattr(TubeVideoWriter, "write", write)
+    video = write_video(tmp_path / "a.mp4", gradient_frames(80, 64, 48))
+    flags = ("--linker=robust", "--filter_length=4", "--sim_th=0.4")
+    run(models, tmp_path / "with", video, *flags)
+    run(models, tmp_path / "without", video, "--no_video", *flags)
+    shown = {n: {t for t, numbers in drawn.items() if n in numbers} for n in range(3)}
+    assert shown == {0: set(range(30)), 1: set(range(45, 80)), 2: present[1]}
+    numbers, plain = (result(tmp_path / name / "a.json")["people"] for name in ("with", "without"))
+    assert numbers == plain
+    assert {person["person_id"]: {*person["frames"]} for person in numbers} == {0: present[0], 2: present[1]}
 
 
 def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path) -> None:

@@ -53,27 +53,39 @@ def tracking_metrics(
     """
     check_tubes(pred)
     check_tubes(gt)
-    n_gt = n_pred = id_hits = switches = 0
-    hits, association = np.zeros((2, len(ALPHAS)))
+    return metrics_of_counts(sum(tracking_counts(pred, gt, label_centric).values(), np.zeros(4 + 2 * len(ALPHAS))))
+
+
+def tracking_counts(
+    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
+) -> dict[str, np.ndarray]:
+    """What `metrics_of_counts` needs of each video, float64 (42,); of several videos their sum. Arguments as in
+    `tracking_metrics`."""
+    counts = {}
     for video in {*pred, *gt}:
         people, tracks = _tracks(gt.get(video, ())), _tracks(pred.get(video, ()))
         frames, track_frames = _frames(people), _frames(tracks)
         if label_centric:
             tracks = [_within(track, frames) for track in tracks]
             track_frames = _frames(tracks)
-        n_gt, n_pred = n_gt + len(frames), n_pred + len(track_frames)
         pairs = _pairs(people, tracks)
-        id_hits += _identity_hits(pairs)
-        switches += len(_identity_switches(pairs, np.intersect1d(frames, track_frames)))
-        video_hits, video_association = _hota_counts(pairs, people, tracks)
-        hits, association = hits + video_hits, association + video_association
+        switches = len(_identity_switches(pairs, np.intersect1d(frames, track_frames)))
+        single = [len(frames), len(track_frames), _identity_hits(pairs), switches]
+        counts[video] = np.concatenate([single, *_hota_counts(pairs, people, tracks)])
+    return counts
+
+
+def metrics_of_counts(counts: np.ndarray) -> dict[str, float]:
+    """The metrics of `tracking_metrics` out of the sum of `tracking_counts` over videos."""
+    (n_gt, n_pred, id_hits, switches), (hits, association) = counts[:4], counts[4:].reshape(2, -1)
     if not n_gt:
         return {"IDF1": np.nan, "IDSW": 0, "HOTA": np.nan, "DetA": np.nan, "AssA": np.nan}
     detection = hits / (n_gt + n_pred - hits)
     association = association / np.maximum(hits, 1)
-    hota = np.sqrt(detection * association)
-    means = {"HOTA": hota, "DetA": detection, "AssA": association}
-    return {"IDF1": 2 * id_hits / (n_gt + n_pred), "IDSW": switches} | {k: float(v.mean()) for k, v in means.items()}
+    means = {"HOTA": np.sqrt(detection * association), "DetA": detection, "AssA": association}
+    return {"IDF1": float(2 * id_hits / (n_gt + n_pred)), "IDSW": int(switches)} | {
+        name: float(value.mean()) for name, value in means.items()
+    }
 
 
 def _tracks(tubes: Sequence[Tube]) -> list[Tube]:
