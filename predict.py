@@ -53,7 +53,7 @@ def make_parser() -> Parser:
     parser.flag("models", "rate", type=positive,
                 help=f"frames a second that are used, by presentation time {of_head}")  # fmt: skip
     parser.flag("linking", "linker", choices=tuple(LINKERS),
-                help="rule of linking (default: robust with shipped weights, else as the head was trained)")  # fmt: skip
+                help="rule of linking (default: robust with shipped weights; else the head's)")  # fmt: skip
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
     parser.flag("linking", "sim_th", type=cosine,
                 help=f"minimum similarity of a link: cosine, or IoU {of_head}")  # fmt: skip

@@ -23,6 +23,7 @@ from models.tube import LINK_CUES, Linker
 from utils.box_ops import Track, Tube, paired_iou
 from utils.cli import Parser, positive_int, run, run_name, share
 from utils.gt_tubes import make_gt_tubes
+from utils.metrics.bootstrap import draw_resamples
 from utils.metrics.tracking import metrics_of_counts, tracking_counts
 from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError
@@ -209,7 +210,7 @@ def shares(counts: np.ndarray, ceiling: np.ndarray) -> list[str]:
     """HOTA and AssA in percent of the ceiling's, with intervals over resampled videos; `tracking_counts` of the videos
     of both."""
     n = len(counts)
-    weights = np.stack([np.ones(n), *np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), N_RESAMPLED)])
+    weights = np.vstack([np.ones((1, n)), draw_resamples(n, N_RESAMPLED, 0).T])
     linked, best = ([metrics_of_counts(c) for c in weights @ x] for x in (counts, ceiling))
     cells = []
     for name in ("HOTA", "AssA"):
