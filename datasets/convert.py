@@ -97,8 +97,10 @@ def main() -> None:
     parser.add_argument("input", help="file, or the folder that the format is")
     parser.add_argument("output", help="file to write (cvat, mot: or a folder, for one file a video)")
     readable = (*FORMATS, *PREDICTIONS)
-    parser.flag("formats", "from", dest="source", required=True, choices=readable, help="format of the input")
-    parser.flag("formats", "to", choices=tuple(WRITERS), default="json", help="format to write")
+    parser.flag("formats", "from", dest="source", required=True, choices=readable, metavar="FORMAT",
+                help=f"format of the input: {', '.join(readable)}")  # fmt: skip
+    parser.flag("formats", "to", choices=tuple(WRITERS), default="json", metavar="FORMAT",
+                help=f"format to write: {', '.join(WRITERS)}")  # fmt: skip
     parser.flag("formats", "options", help="JSON file of what the input does not say (docs/own_data.md lists it)")
     args = parser.parse_args()
     options = read_json(args.options, "file of options") if args.options else {}

@@ -14,7 +14,7 @@ import pytest
 from datasets import check, convert
 from datasets.annotations import read_annotations
 from datasets.config import load_project
-from datasets.formats import FORMATS, WRITERS, cvat_writer, options_of
+from datasets.formats import FORMATS, WRITERS, options_of
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, tubes_of_person
 from datasets.formats.cvat_writer import key_frames
 from datasets.formats.options import OPTIONS
@@ -475,7 +475,8 @@ def test_a_long_track_keeps_within_the_tolerance_with_few_key_frames():
     assert key_frames(np.tile(boxes[:1], (20000, 1)), 2.0).tolist() == [0, 19999]
 
 
-def test_labels_that_stand_for_nothing_in_cvat_are_refused(tmp_path):
+@pytest.mark.parametrize("format", ["cvat", "mot", "coco"])
+def test_labels_that_would_read_back_as_no_action_are_refused(format, tmp_path):
     file = AnnotationFile(Path("x"), {}, ["walk", "none"])
     with pytest.raises(InputError, match="'none' stands for no action"):
-        cvat_writer.write(file, tmp_path / "out.xml")
+        WRITERS[format](file, tmp_path / "out.xml")

@@ -15,6 +15,7 @@ from datasets.formats.common import (
     RawVideo,
     corners,
     read_json_text,
+    refuse_names_of_nothing,
     tubes_of_person,
     whole_number,
 )
@@ -114,6 +115,7 @@ def _boxes(where: str, annotation: Mapping, images: Mapping, videos: Mapping) ->
 
 def write(file: AnnotationFile, path: Path) -> list[str]:
     """Write one JSON; persons without action are of the category "none". Nothing is lost."""
+    refuse_names_of_nothing(file.labels)
     names = [*file.labels, NOTHING]
     content = {"categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)]}
     videos, images, annotations = [], [], []

@@ -177,6 +177,13 @@ def tracks_of(tubes: Sequence[RawTube]) -> list[list[RawTube]]:
     return [track for of_person in tracks.values() for track in of_person]
 
 
+def refuse_names_of_nothing(labels: Sequence[str]) -> None:
+    """InputError for an action whose name reads back as no action."""
+    for label in labels:
+        if label in NO_ACTION:
+            raise InputError(f"label {label!r} stands for no action in files of annotation tools; rename it")
+
+
 def second_actions(videos: Mapping[str, RawVideo]) -> list[str]:
     """A line about tubes that `tracks_of` could not leave with their person."""
     n = sum(len(tracks_of(v.tubes)) - len({tube.person_id for tube in v.tubes}) for v in videos.values())

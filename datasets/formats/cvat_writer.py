@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.common import (
-    NO_ACTION,
     AnnotationFile,
     RawTube,
     RawVideo,
+    refuse_names_of_nothing,
     second_actions,
     tracks_of,
     tubes_of_person,
 )
-from utils.misc import InputError
+from utils.misc import counted
 from utils.storage.files import atomic, write_json
 
 PERSON, ACTION, NOTHING = "person", "action", "none"
@@ -40,15 +40,15 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
     Returns:
         Lines about what was not carried over as it is.
     """
-    for label in set(file.labels) & set(NO_ACTION):
-        raise InputError(f"label {label!r} stands for no action in CVAT's files; rename it")
+    refuse_names_of_nothing(file.labels)
     if path.suffix == ".xml":
         _save(_document(file.labels, file.videos, tolerance), path)
     else:
         for name, video in file.videos.items():
             _save(_document(file.labels, {name: video}, tolerance), path / f"{name}.xml")
     lengths = [name for name, video in file.videos.items() if not video.n_frames]
-    lines = [f"{len(lengths)} videos without n_frames: their tasks end with the last box"] if lengths else []
+    ends = f"{counted(len(lengths), 'video')} without n_frames: the task ends with the last box"
+    lines = [ends] if lengths else []
     return lines + second_actions(file.videos)
 
 

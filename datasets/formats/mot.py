@@ -17,6 +17,7 @@ from datasets.formats.common import (
     RawVideo,
     fill_steps,
     read_text,
+    refuse_names_of_nothing,
     second_actions,
     tracks_of,
     tubes_of_person,
@@ -137,6 +138,7 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
 
     Two actions of one person at a time, sides beyond the third digit, and the ends of gaps are what it cannot hold.
     """
+    refuse_names_of_nothing(file.labels)
     for name, video in file.videos.items():
         folder = path if len(file.videos) == 1 else path / name
         rows = []
