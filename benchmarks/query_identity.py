@@ -115,9 +115,9 @@ def linked(store: TarStore, project: Project, subset: str, threshold: float, enc
 @torch.inference_mode()
 def cost(detector: Detector, videos: SubsetVideos) -> tuple[float, float]:
     """GFLOP of a frame, and frames a second of the detector alone on a batch of a video's frames."""
-    name = next(iter(videos.paths))
-    video = next(videos.open([name], detector.image_size, detector.batch_size, pin=False))
-    images = next(video.batches)
+    opened = videos.open([next(iter(videos.paths))], detector.image_size, detector.batch_size, pin=False)
+    images = next(next(opened).batches)
+    opened.close()
     with FlopCounterMode(display=False) as counter:
         detector._launch(images)()
     began = time.perf_counter()

@@ -11,15 +11,15 @@ from models.backbone import fuse_batchnorm
 
 @torch.no_grad()
 def fuse(model: nn.Module) -> None:
-    """Fold what follows a convolution into it, in place: BatchNorm, a RepVGG block's second branch, the scale of an
-    affine layer after a ReLU; and run 1x1 convolutions as products of matrices on CPUs. Answers stay, up to rounding.
+    """Fold what follows a convolution into it, in place: BatchNorm, a RepVGG block's second branch, an affine layer
+    after a ReLU; and run 1x1 convolutions as products of matrices on CPUs. Answers stay, up to rounding.
     """
     fuse_batchnorm(model)
     for block in model.modules():
         if type(block).__name__.endswith("RepVggBlock"):
             _merge_branches(block)
         elif isinstance(getattr(block, "activation", None), nn.ReLU) and hasattr(block, "lab"):
-            _fold_scale(block)
+            _fold_affine(block)
     for conv in model.modules():
         if isinstance(conv, nn.Conv2d) and _pointwise(conv) and conv.weight.device.type == "cpu":
             conv.forward = types.MethodType(_as_product, conv)
@@ -45,19 +45,25 @@ class _Nothing(nn.Module):
         return 0.0
 
 
-def _fold_scale(block: nn.Module) -> None:
-    """scale * relu(conv(x)) + bias is relu(scale * conv(x)) + bias for a scale that is not negative."""
-    conv, lab = block.convolution, block.lab
-    if isinstance(lab, nn.Identity) or conv.bias is None or lab.scale.item() < 0:
+def _fold_affine(block: nn.Module) -> None:
+    """scale * relu(conv(x)) + bias is max(scale * conv(x) + bias, bias) for a scale that is not negative."""
+    conv, affine = block.convolution, block.lab
+    if isinstance(affine, nn.Identity) or conv.bias is None or affine.scale.item() < 0:
         return
-    conv.weight *= lab.scale
-    conv.bias *= lab.scale
-    block.activation = nn.ReLU(inplace=True)
-    lab.forward = types.MethodType(_add_bias, lab)
+    conv.weight *= affine.scale
+    conv.bias.mul_(affine.scale).add_(affine.bias)
+    block.activation, block.lab = _AtLeast(affine.bias.item()), nn.Identity()
 
 
-def _add_bias(lab: nn.Module, x: Tensor) -> Tensor:
-    return x.add_(lab.bias)
+class _AtLeast(nn.Module):
+    """max(x, least), in place."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp_min_(self.least)
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:

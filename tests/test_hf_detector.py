@@ -1,5 +1,6 @@
 """Detectors of `transformers` against the library's own image processor and post-processing, and in the stages."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ pytest.importorskip("transformers", reason="transformers is not installed (requi
 import transformers
 from safetensors.torch import load_file, save_file
 
+import predict
 from models import hf_detector
 from models.detr import build_model
 from models.person_queries import Detections, Detector
 from models.tube import link
 from tests.fill import fill_state_dict
 from tests.hf_models import FAMILIES, QUERIES, SOME_SLOW, detr_to_library, save_tiny
+from tests.stages import Stages
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
 
@@ -161,13 +164,27 @@ def test_the_key_names_weights_processor_and_settings(tiny: dict[str, Path], tmp
     assert detector.config()["source"] == source and detector.image_size == 0
 
 
-def test_a_chain_of_stages_runs_with_it(tiny: dict[str, Path], stages) -> None:
+@pytest.mark.slow
+def test_a_chain_of_stages_runs_with_it(
+    tiny: dict[str, Path], stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags = ["--qmm_name", "hf", "--psn_score_th", "0.05"]
     detr = ["--detr", f"hf:{tiny['d_fine']}", "--query_layer", "1"]
     stages.run("train_qmm", *flags, *detr, "--iou_th", "0.01", "--epochs", "1")
-    stages.run("eval_qmm", *flags, "--sim_th", "0.5")
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", *flags, "--sim_th", "0.5", "--subset", subset)
     cached = sorted(stages.checkpoint.rglob("queries/*d_fine-64x64*layer1.tar"))
     assert [path.name.partition("-")[0] for path in cached] == ["train", "val"]
+
+    stages.run("train_action_head", *flags, "--epochs", "1", "--sim_th", "0.5")
+    video = next((stages.data / "synthetic" / "videos").glob("val_*.avi"))
+    weights = [f"--encoder={stages.folder('hf')}/encoder/epoch_1.pth"]
+    weights += [f"--head={next(stages.folder('hf').glob('head/*/epoch_1.pth'))}", "--min_tube_length=1"]
+    command = ["predict.py", str(video), *weights, f"--out={tmp_path}", "--device=cpu", "--threads=1"]
+    monkeypatch.setattr("sys.argv", command)
+    predict.main()
+    made = json.loads((tmp_path / f"{video.stem}.json").read_text())
+    assert made["people"] and (tmp_path / f"{video.stem}.mp4").is_file()
 
 
 def refused(source: str, **settings: object) -> str:
