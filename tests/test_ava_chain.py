@@ -28,7 +28,7 @@ def shuffle_labels(path: Path) -> None:
 @pytest.mark.slow
 def test_a_chain_of_several_actions_on_key_frames_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "synthetic"
-    make_synthetic(folder, 60, 16, length=(77, 102), two_at_once=0.6, workers=2, layout="ava")
+    make_synthetic(folder, 40, 10, length=(77, 102), two_at_once=0.6, workers=2, layout="ava")
     file = folder / "project.yml"
     file.write_text(file.read_text().replace("rate: 1\n", f"rate: {RATE}\n"))
     stages = Stages(tmp_path, tmp_path / "checkpoint")
