@@ -267,9 +267,10 @@ def test_training_draws_its_curves_when_asked(tmp_path: Path, capsys: pytest.Cap
     assert not list(tmp_path.rglob("*.png"))
     train(tmp_path / "run", arguments("--epochs", "2", "--resume", "--plot"))  # nothing is left to do but that
     (tmp_path / "run" / "training.png").rename(tmp_path / "first.png")
-    train(tmp_path / "run", arguments("--epochs", "3", "--resume", "--plot"))
+    train(tmp_path / "run", arguments("--epochs", "3", "--resume", "--plot", "--plot_format", "pdf"))
     first, second = (cv2.imread(str(p)) for p in (tmp_path / "first.png", tmp_path / "run" / "training.png"))
     assert first.std() > 1 and second.std() > 1 and not np.array_equal(first, second)
+    assert (tmp_path / "run" / "training.pdf").read_bytes().startswith(b"%PDF")
     assert torch.load(tmp_path / "run" / "epoch_3.pth", weights_only=True)["epoch"] == 3
 
 

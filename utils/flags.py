@@ -59,8 +59,8 @@ def add_log_flags(parser: Parser) -> None:
     parser.flag("run", "comet", choices=COMET_MODES, default="online",
                 help="Comet: its server (where there is a key), an archive to upload later, or none")  # fmt: skip
     parser.flag("run", "plot", action="store_true", help="plot the metrics as PNG files too")
-    parser.flag("run", "plot_format", nargs="+", choices=("png", "pdf"), default=["png"],
-                help="file formats of --plot; PNG is always among them")  # fmt: skip
+    parser.flag("run", "plot_format", nargs="+", choices=("png", "pdf"),
+                help="file formats of --plot, among which PNG always is (default: png)")  # fmt: skip
 
 
 def add_report_flags(parser: Parser) -> None:

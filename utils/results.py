@@ -122,7 +122,7 @@ def write_results(
 def _drawn(draw: Callable[[Path], list[Path]], folder: Path, args: Mapping) -> list[Path]:
     from utils.drawing.plots import formats  # with Matplotlib
 
-    with formats(args.get("plot_format", ())):
+    with formats(args.get("plot_format") or ()):
         return draw(folder)
 
 

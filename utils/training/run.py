@@ -285,13 +285,13 @@ class TrainingRun:
             )
 
 
-def _plot(folder: Path, plot_format: Sequence[str]) -> Path:
+def _plot(folder: Path, plot_format: Sequence[str] | None) -> Path:
     """Plot every epoch's metrics as `<folder>/training.png`, and in further formats."""
     from utils.drawing.plots import formats
     from utils.plot_utils import plot_training, read_metrics  # Matplotlib only where something is plotted
 
     path = folder / "training.png"
-    with formats(plot_format):
+    with formats(plot_format or ()):
         plot_training(path, read_metrics(folder / METRICS))
     _say(f"training curves: {path}")
     return path

@@ -150,13 +150,14 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
 
 
 def figures(metrics: Mapping) -> list[dict]:
-    """The metrics that are one number, with their intervals."""
+    """The metrics that are one number, with their intervals; counts come last."""
     intervals = metrics.get("intervals", {})
-    return [
+    rows = [
         {"name": name, "value": value, "count": isinstance(value, int), **_bounds(intervals.get(name))}
         for name, value in metrics.items()
         if isinstance(value, int | float | None) and not (name == "videos_left_out" and not value)
     ]
+    return sorted(rows, key=lambda row: row["count"])
 
 
 def _bounds(interval: Sequence[float] | None) -> dict:
@@ -187,7 +188,7 @@ def part_charts(
         made.append({"kind": "bars", "title": title, "rows": rows})
     for name, errors in metrics.get("errors", {}).items():
         rows = [
-            {"name": cause, "value": held["gain"], "note": f"mAP, {held['count']} errors"}
+            {"name": cause, "value": held["gain"], "note": f"mAP, {counted(held['count'], 'error')}"}
             for cause, held in errors["causes"].items()
         ]
         most = max([row["value"] for row in rows], default=0) or 1
