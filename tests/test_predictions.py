@@ -2,7 +2,10 @@
 
 import json
 import pickle
+import random
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -265,3 +268,40 @@ def test_the_json_of_predict_is_read(data, predictions, tmp_path):
 
 def test_every_format_says_which_options_it_has():
     assert {key for format in FORMATS.values() for key in format.defaults} <= eval_map.USER_OPTIONS.keys()
+
+
+def test_boxes_after_the_end_can_be_left_out(data, predictions):
+    def late(tube, _):
+        tube["frames"].append(900)
+        tube["boxes"].append([1, 1, 2, 2])
+        tube["scores"].append(0.5)
+
+    expected, _ = evaluate(data, predictions)
+    got, _ = evaluate(data, changed(predictions, late), "--predictions_options", "late_frames=ignore")
+    assert got == expected
+
+
+def damaged(data: bytes, rs: random.Random) -> bytes:
+    at, kind = rs.randrange(len(data)), rs.randrange(4)
+    new = rs.choice([b"nan", b"-1", b"1e400", b",", b"\n", b"\0", b"9" * 20]) if kind < 2 else b""
+    return data[:at] + new + (b"" if kind == 3 else data[at + kind :])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_file_is_one_line_or_read(tmp_path):
+    rs = random.Random(0)
+    for case in sorted(OWN.glob("*/*/case.json")):
+        about = json.loads(case.read_text())
+        copy = shutil.copytree(case.parent, tmp_path / case.parts[-3] / case.parts[-2]) / about["input"]
+        files = [file for file in (copy, *copy.rglob("*")) if file.is_file() and file.stat().st_size]
+        for _ in range(20 * bool(files)):
+            file = rs.choice(files)
+            whole = file.read_bytes()
+            file.write_bytes(damaged(whole, rs))
+            name = about["format"].removeprefix("pred_")
+            for read in (partial(convert, name, copy, about["options"]), partial(recognise, copy)):
+                try:
+                    read()
+                except InputError as error:
+                    assert "\n" not in str(error)
+            file.write_bytes(whole)
