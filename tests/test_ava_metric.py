@@ -101,6 +101,19 @@ def test_lines_are_read_alike_whether_plain_or_not(tmp_path: Path) -> None:
     assert first.boxes[1, 3] == float("0.987654321012345678")
 
 
+def test_numbers_of_every_form_are_read_as_python_reads_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    forms = ("{:.3f}", "{:.15f}", "{!r}", "{:e}", "{:.0f}", "{:+.2f}")
+    texts = [
+        [forms[random.integers(6)].format(x) for x in row] for row in (10.0 ** random.uniform(-4, 3, (300, 5))).tolist()
+    ]
+    (tmp_path / "a.csv").write_text("".join(f"v,{','.join(row)},3,1e-3\n" for row in texts))
+    rows = read_rows(tmp_path / "a.csv")
+    np.testing.assert_array_equal(rows.boxes, [[float(text) for text in row[1:]] for row in texts])
+    assert set(rows.last) == {1e-3}
+    np.testing.assert_array_equal(rows.time, [round(float(row[0]) * 1e6) for row in texts])
+
+
 def test_label_maps_of_both_syntaxes(tmp_path: Path) -> None:
     (tmp_path / "map.pbtxt").write_text(MAP)
     assert read_label_map(tmp_path / "map.pbtxt") == {1: 'a "b"', 3: "c"}

@@ -8,6 +8,7 @@ import csv
 import io
 import math
 import re
+import warnings
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -129,16 +130,32 @@ def _fast(block: bytes, names: dict[bytes, int], line: int, widths: tuple[int, .
         return None
     starts = np.append(0, ends[:-1, -1] + 1)
     found = [block[a:b] for a, b in zip(starts.tolist(), ends[:, 0].tolist(), strict=True)]
-    numbers = _decimals(text, ends[:, :-1] + 1, ends[:, 1:])
-    for row, column in np.argwhere(np.isnan(numbers)).tolist():
-        numbers[row, column] = _number(block[ends[row, column] + 1 : ends[row, column + 1]])
-    if np.isnan(numbers).any() or any(name != name.strip() or not name for name in set(found)):
+    numbers = np.column_stack([_decimals(text, ends[:, i] + 1, ends[:, i + 1]) for i in range(width - 1)])
+    other = np.isnan(numbers)
+    numbers[other] = _floats(text, ends[:, :-1][other] + 1, ends[:, 1:][other])
+    if not np.isfinite(numbers).all() or any(name != name.strip() or not name for name in set(found)):
         return None
     for name in dict.fromkeys(found):
         names.setdefault(name, len(names))
     if width == 7:
         numbers = np.concatenate([numbers, np.full((n, 1), np.nan)], 1)
     return np.fromiter(map(names.__getitem__, found), np.int64, n), numbers, np.arange(line, line + n)
+
+
+def _floats(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Fields of any number's form, as `float` reads them; NaN for all where one is no number."""
+    inside = np.zeros(len(text) + 1, np.int8)
+    inside[starts] += 1
+    inside[ends + 1] -= 1  # each with the sign that ends it
+    fields = np.where((text == ord(",")) | (text == ord("\n")), np.uint8(ord(" ")), text)
+    fields = fields[np.cumsum(inside[:-1], dtype=np.int8) > 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            numbers = np.fromstring(fields.tobytes(), sep=" ")
+        except (ValueError, DeprecationWarning):
+            numbers = np.zeros(0)
+    return numbers if len(numbers) == len(starts) else np.full(len(starts), np.nan)
 
 
 def _decimals(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -152,7 +169,7 @@ def _decimals(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndar
     length = ends - starts
     value, after_point = np.zeros(length.shape, np.int64), np.zeros(length.shape, np.int8)
     point, plain = np.zeros(length.shape, bool), (length > 0) & (length <= MAX_DIGITS)
-    for i in range(min(int(length.max(initial=0)), MAX_DIGITS)):
+    for i in range(int(length.max(initial=0, where=plain))):
         digit = text[starts + i] - np.uint8(ord("0"))  # wraps, so that every other sign is 10 or more
         inside = length > i
         is_digit = inside & (digit < 10)
