@@ -27,7 +27,7 @@ HOW_TO_GO_ON = "state saved; go on with the same command and --resume"
 
 # Flags that a resumed run need not repeat: they do not change what is learnt, or are meant to be changed.
 _MAY_CHANGE = {
-    "resume", "epochs", "skip_nonfinite", "save_epochs", "save_steps", "comet", "plot",
+    "resume", "epochs", "skip_nonfinite", "save_epochs", "save_steps", "comet", "plot", "plot_format",
     "device", "workers", "threads", "compile", "detr_batch", "data_root", "checkpoint_root", "shards_path",
 }  # fmt: skip
 
