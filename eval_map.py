@@ -316,6 +316,8 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
 def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:
     """A csv of detections against the csv of a data set in AVA's format, row by row as the official tool compares them:
     no tubes are made, and rows of any quality count."""
+    if others := [flag for flag in ("bootstrap", "errors", "confusion", "report", "export") if getattr(args, flag)]:
+        raise InputError(f"--{others[0]}: does not go with a csv of detections by --protocol {args.protocol}")
     path, file = Path(args.predictions), project.annotation_file()
     subset = project.split(args.subset)
     gt, excluded = file.videos.rows(subset)

@@ -66,6 +66,12 @@ def test_a_submission_is_evaluated_as_by_the_official_code(
         assert ap is None if values["ap"] is None else ap == pytest.approx(values["ap"], abs=1e-9)
 
 
+def test_what_needs_tubes_is_refused(fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = project(fixtures / "ava" / "real_sample", tmp_path, False)
+    with pytest.raises(eval_map.InputError, match="--bootstrap: does not go with a csv of detections"):
+        evaluate(path, monkeypatch, "--protocol", "ava", "--bootstrap", "10")
+
+
 @pytest.mark.parametrize("protocol", ["ava", "ava-2019"])
 def test_tubes_agree_with_their_csv(protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tubes on key frames, with people who do nothing, key frames without people and detections between them."""
