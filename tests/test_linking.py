@@ -8,6 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.link_cues import (
+    Video,
+    identities,
+    mended,
+    second_numbers,
+    tracks_of,
+    true_tracks,
+    with_missing_boxes,
+)
 from benchmarks.linking import link_by_loops, same_rows, wandering_people
 from models.link_settings import LinkSettings, settings_differences
 from models.linkers import (
@@ -21,7 +30,7 @@ from models.linkers import (
 )
 from models.person_queries import Detections
 from models.tube import LINK_CUES, Linker, link
-from utils.box_ops import Track
+from utils.box_ops import Track, Tube
 
 
 @pytest.mark.parametrize("cue", LINK_CUES)
@@ -236,3 +245,22 @@ def test_the_robust_linker_follows_a_person_detected_twice_under_one_number() ->
     linker = Linker(0.4, 12, options=LINKERS["robust"])
     linker.extend(*columns)
     assert len(linker.finish()) == 3
+
+
+def test_an_exchange_in_plain_sight_counts_and_true_identities_mend_it() -> None:
+    """Two people for six frames, who overlap in the third; numbers are exchanged there and in the fifth."""
+    left = np.tile(np.float32([0, 0, 10, 20]), (6, 1))
+    right = left + np.where(np.arange(6) == 2, 5, 30)[:, None] * np.float32([1, 0, 1, 0])
+    gt = [Tube(np.arange(6), boxes, person_id=p) for p, boxes in enumerate((left, right))]
+    frames, boxes = np.repeat(np.arange(6), 2), np.stack([left, right], 1).reshape(-1, 4)
+    person, alone = identities(frames, boxes, gt)
+    assert (person == np.tile([0, 1], 6)).all() and (alone == (frames != 2)).all()
+    video = Video(frames, boxes, np.ones(12), np.ones((12, 2)), person, alone, gt)
+    linked = tracks_of(video, np.where(np.isin(frames, (2, 4)), 1 - person, person))
+    assert second_numbers(video, linked) == 2  # one for each of the two, in frames 3 to 5
+    assert [track.rows.tolist() for track in true_tracks(video)] == [[*range(0, 12, 2)], [*range(1, 12, 2)]]
+    apart = mended(video, linked, alone)
+    assert second_numbers(video, apart) == 0 and (apart[0].rows == [0, 2, 5, 6, 8, 10]).all()
+    assert (mended(video, linked, ~alone)[0].rows == [0, 2, 4, 6, 9, 10]).all()
+    missing = video._replace(**{name: getattr(video, name)[frames != 2] for name in Video._fields[:-1]})
+    assert len(with_missing_boxes(missing).frames) == 12 and len(with_missing_boxes(video).frames) == 12
