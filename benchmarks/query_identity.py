@@ -17,20 +17,19 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.link_cues import Video, evaluate, identities
-from datasets.annotations import read_annotations
+from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.query_clips import QueryClips
+from datasets.query_clips import QueryClips, annotated_boxes
 from models.held_out import held_out_metrics
 from models.linkers import LINKERS
 from models.person_encoder import NPairLoss, PersonEncoder, encode
 from models.person_queries import FLOOR, CachedDetections, Detector, cache_queries, match_people
 from models.tube import Linker
-from utils.box_ops import Track
 from utils.cli import Parser, positive, positive_int, run
 from utils.flags import add_data_flags, add_run_flags
-from utils.gt_tubes import make_gt_tubes
+from utils.metrics.tracking import tracking_metrics
+from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError, amp_type, pick_device, start
 from utils.results import print_table
 from utils.storage.tars import TarStore
@@ -55,14 +54,20 @@ def make_parser() -> Parser:
     return parser
 
 
-def best_threshold(store: TarStore, project: Project, subset: str) -> float:
+def annotations_of(store: TarStore, project: Project) -> dict[str, Video]:
+    """The ground truth of the videos of a query cache."""
+    decoded = {name: tuple(store.json(name)[key] for key in ("width", "height", "n_frames")) for name in store.names}
+    return read_annotations(project, store.names, None, decoded)
+
+
+def best_threshold(store: TarStore, videos: dict[str, Video]) -> float:
     """The person score with the best F1 of person boxes at IoU `MATCH_IOU`."""
     scores, right, n_boxes = [], [], 0
-    for name, gt in make_gt_tubes(project, subset).items():
-        detections = CachedDetections(store, name, FLOOR)
+    for name, video in videos.items():
+        detections, (frames, boxes, _) = CachedDetections(store, name, FLOOR), annotated_boxes(video)
         scores.append(detections.scores)
-        right.append(identities(detections.frames, detections.boxes, gt) >= 0)
-        n_boxes += sum(len(tube) for tube in gt)
+        right.append(match_people(detections.frames, detections.boxes, frames, boxes, MATCH_IOU) >= 0)
+        n_boxes += len(frames)
     scores, right = np.concatenate(scores), np.concatenate(right)
     if not right.any():
         raise InputError(f"{store.path}: no detection of a score of {FLOOR} meets a person")
@@ -71,15 +76,13 @@ def best_threshold(store: TarStore, project: Project, subset: str) -> float:
     return float(scores[order][(hits / (np.arange(len(order)) + 1 + n_boxes)).argmax()])
 
 
-def clips(store: TarStore, project: Project, subset: str, threshold: float) -> QueryClips:
+def clips(store: TarStore, videos: dict[str, Video], threshold: float) -> QueryClips:
     """Clips of a subset's cached queries."""
-    decoded = {name: tuple(store.json(name)[key] for key in ("width", "height", "n_frames")) for name in store.names}
-    annotations = read_annotations(project, store.names, None, decoded)
 
     def match(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         return match_people(detections.frames, detections.boxes, frames, boxes, MATCH_IOU)
 
-    return QueryClips(annotations, partial(CachedDetections, store, psn_score_th=threshold), match, 8, 4, seed=0)
+    return QueryClips(videos, partial(CachedDetections, store, psn_score_th=threshold), match, 8, 4, seed=0)
 
 
 def train(encoder: PersonEncoder, criterion: NPairLoss, data: QueryClips, steps: int, lr: float) -> None:
@@ -93,23 +96,18 @@ def train(encoder: PersonEncoder, criterion: NPairLoss, data: QueryClips, steps:
         optimizer.step()
 
 
-def linked(store: TarStore, project: Project, subset: str, threshold: float, encoder: PersonEncoder) -> list[float]:
+def linked(
+    store: TarStore, videos: dict[str, Video], threshold: float, encoder: PersonEncoder, min_length: int
+) -> list[float]:
     """AssA, IDF1 and recall of large motion of a subset's tracks, linked by the published rule."""
-    videos = {}
-    for name, gt in make_gt_tubes(project, subset).items():
-        detections = CachedDetections(store, name, threshold)
-        features = [encode(encoder, block.queries) for block in detections.blocks()]
-        person = identities(detections.frames, detections.boxes, gt)
-        parts = detections.frames, detections.boxes, detections.scores, np.concatenate(features), person, gt
-        videos[name] = Video(*parts)
-
-    def link(video: Video) -> list[Track]:
+    pred, gt = {}, {name: video.tubes for name, video in videos.items()}
+    for name in videos:
         linker = Linker(SIM_TH, 8, "feature", LINKERS["published"])
-        linker.extend(video.frames, video.boxes, video.scores, video.features)
-        return linker.finish()
-
-    _, assa, idf1, _, _, large, *_ = evaluate(videos, link, int(project.default("filter_length")))
-    return [assa, idf1, large]
+        for frames, scores, boxes, queries in CachedDetections(store, name, threshold).blocks():
+            linker.extend(frames, boxes, scores, encode(encoder, queries))
+        pred[name] = [track.tube() for track in linker.finish() if len(track) >= min_length]
+    metrics, (rates,) = tracking_metrics(pred, gt), tube_precision_recall(pred, gt, [0.5])
+    return [metrics["AssA"], metrics["IDF1"], rates["motion_recall"]["large"]]
 
 
 @torch.inference_mode()
@@ -135,15 +133,15 @@ def rows_of(source: str, project: Project, args: argparse.Namespace, device: tor
                             batch_size=args.detr_batch, query_layer=layer)  # fmt: skip
         layers = layers or range(1, detector.n_layers + 1)
         subsets = {subset: SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)}
-        stores = {subset: cache_queries(folder, videos, detector) for subset, videos in subsets.items()}
-        threshold = threshold or best_threshold(stores[args.subset], project, args.subset)
+        stores = [cache_queries(folder, videos, detector) for videos in subsets.values()]
+        (store, val_store), (truth, val_truth) = stores, [annotations_of(store, project) for store in stores]
+        threshold = threshold or best_threshold(store, truth)
         torch.manual_seed(args.seed)
         encoder, criterion = PersonEncoder(detector.d, detector.d, skip=True).to(device), NPairLoss(args.tau)
-        train(encoder, criterion, clips(stores[args.subset], project, args.subset, threshold), args.steps, args.lr)
-        held_out = clips(stores[args.val_subset], project, args.val_subset, threshold)
-        metrics = held_out_metrics(encoder.eval(), criterion, held_out, CLIPS)
+        train(encoder, criterion, clips(store, truth, threshold), args.steps, args.lr)
+        metrics = held_out_metrics(encoder.eval(), criterion, clips(val_store, val_truth, threshold), CLIPS)
         ranks = [metrics.get(f"val_rank1@{gap}", float("nan")) for gap in GAPS]
-        tracks = linked(stores[args.val_subset], project, args.val_subset, threshold, encoder)
+        tracks = linked(val_store, val_truth, threshold, encoder, int(project.default("filter_length")))
         gflop, rate = cost(detector, subsets[args.val_subset])
         cells = [f"{gflop:.1f}", f"{rate:.3g}"]
         rows.append([source, f"{layer}/{detector.n_layers}", detector.d, f"{threshold:.2f}", *ranks, *tracks, *cells])
