@@ -21,6 +21,7 @@ from models.tube import link
 from tests.fill import fill_state_dict
 from tests.hf_models import FAMILIES, QUERIES, SOME_SLOW, detr_to_library, save_tiny
 from tests.stages import Stages
+from tests.test_performance_paths import HostReads
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
 
@@ -114,6 +115,16 @@ def test_a_batch_of_several_sizes_is_padded_as_the_library_does(tiny: dict[str, 
     out, _ = of_library(tiny[family], family, frames)
     np.testing.assert_allclose(found.queries, out.last_hidden_state.flatten(0, 1), atol=1e-5)
     np.testing.assert_allclose(found.boxes, box_cxcywh_to_xyxy(out.pred_boxes).flatten(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["detr", "d_fine", "rf_detr"])
+def test_preparing_frames_makes_the_host_wait_for_nothing(tiny: dict[str, Path], family: str) -> None:
+    prepare = Detector(f"hf:{tiny[family]}", CPU).network.prepare
+    frames = frames_of(SHAPES[0])
+    prepare(frames, None)  # constants that are made once
+    with HostReads() as reads:
+        prepare(frames, None)
+    assert reads.seen == []
 
 
 def test_16_bits_move_boxes_little_and_scores_too(tiny: dict[str, Path]) -> None:
