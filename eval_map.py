@@ -252,11 +252,15 @@ def report(
     return index, side_by_side([n for n in worst if project.frames_path(n).exists()], folder.parent, e, project)
 
 
-def curve_charts(e: Evaluation) -> list[dict]:
-    """Precision and recall by class, for the page and Comet."""
+def curve_charts(e: Evaluation, metric: str) -> list[dict]:
+    """Precision and recall of action tubes by class, for the page and Comet."""
     from utils.drawing.report.contents import curve_charts
 
-    return [] if e.count_duplicates else curve_charts(e.pred, e.gt, e.labels, e.thresholds, e.protocol)
+    return (
+        []
+        if e.count_duplicates or metric == "frame-mAP"
+        else curve_charts(e.pred, e.gt, e.labels, e.thresholds, e.protocol)
+    )
 
 
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
@@ -379,7 +383,7 @@ def main() -> None:
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
     plots = (lambda folder: plot(folder, evaluation, metrics, project, args.plot_video)) if args.plot else None
-    curves = cache(partial(curve_charts, evaluation))
+    curves = cache(partial(curve_charts, evaluation, args.metric))
     page = lambda folder: report(args, evaluation, plain(metrics), lists, curves(), project, folder)  # noqa: E731
     shown = (plots, curves, page if args.report else None)
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, *shown)

@@ -25,6 +25,7 @@ _COMPARABLE = (
     "strict",
 )
 """Settings that results by different link cues must share to be compared."""
+CURVE_CHARTS = 2  # thresholds whose curves Comet gets
 
 
 def add_plot_video_flag(parser: Parser) -> None:
@@ -100,7 +101,7 @@ def write_results(
     with RunLog(stage, folder, args, args["comet"]) as log:
         log.metrics(dict(_flat(metrics)), epoch)
         _log_parts(log, metrics)
-        for chart in curves() if curves and args["comet"] != "disabled" else ():
+        for chart in curves()[:CURVE_CHARTS] if curves and args["comet"] != "disabled" else ():
             for curve in chart["curves"]:
                 log.curve(f"{chart['title']}, {curve['name']}", curve["x"], curve["y"])
         pictures = _drawn(draw, folder, args) if draw else []

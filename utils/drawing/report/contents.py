@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, tube_iou
+from utils.box_ops import Tube, paired_iou
 from utils.drawing.draw import PALETTE
 from utils.misc import counted
 from utils.video_map import PROTOCOLS, average_precision, matching, tube_candidates, video_rankings
@@ -137,16 +137,26 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
     if not gt:
         return {"gt": {}, "pred": {person: person % len(PALETTE) for person in people["pred"]}}
     colours = {person: place for place, person in enumerate(people["gt"])}
-    of_pred, covered = {}, {}
-    for i, tube in enumerate(pred):
-        person = _person(tube, i)
-        for j, target in enumerate(gt):
-            shared = tube_iou(tube, target, label_centric=True) * len(target)
-            if shared > covered.get(person, 0.0):
-                covered[person], of_pred[person] = shared, colours[_person(target, j)]
+    (track_frames, boxes, tracks), (gt_frames, gt_boxes, owners) = _columns(pred), _columns(gt)
+    order = np.argsort(gt_frames, kind="stable")
+    first, end = (np.searchsorted(gt_frames[order], track_frames, side) for side in ("left", "right"))
+    i = np.repeat(np.arange(len(tracks)), end - first)  # every pair of boxes of one frame
+    j = order[np.arange(len(i)) + np.repeat(first - np.append(0, np.cumsum(end - first)[:-1]), end - first)]
+    pairs, place = np.unique(np.stack([tracks[i], owners[j]]), axis=1, return_inverse=True)
+    shared = np.bincount(place.ravel(), paired_iou(boxes[i], gt_boxes[j]), pairs.shape[1])
+    covered = np.flatnonzero(shared > 0)
+    of_pred = {int(pairs[0, k]): colours[int(pairs[1, k])] for k in covered[np.argsort(shared[covered], kind="stable")]}
     others = [person for person in people["pred"] if person not in of_pred]
     of_pred |= {person: len(colours) + place for place, person in enumerate(others)}
     return {"gt": colours, "pred": of_pred}
+
+
+def _columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frame (M,), box (M, 4) and person (M,) of all boxes, one tube after another."""
+    people = np.array([_person(tube, i) for i, tube in enumerate(tubes)], np.int64)
+    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
+    return frames, boxes, np.repeat(people, [len(tube) for tube in tubes])
 
 
 def figures(metrics: Mapping) -> list[dict]:

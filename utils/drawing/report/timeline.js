@@ -15,6 +15,8 @@ function rowsOf(tubes) {
   return order.sort((a, b) => a.colour - b.colour || (a.side > b.side) - (a.side < b.side) || a.person - b.person);
 }
 
+const MOST_ROWS = 300;
+
 class Timeline {
   // seek(frame): the user points at a frame; toggle(key, shown): shows or hides a person.
   constructor(root, seek, toggle) {
@@ -24,16 +26,19 @@ class Timeline {
 
   show(clip, tubes, visible, describe, hidden, palette) {
     this.n = Math.max(clip.n_frames, 1);
-    this.root.replaceChildren();
-    for (const row of rowsOf(tubes)) {
+    const page = make("div"); // scrolls with its cursor
+    const rows = rowsOf(tubes);
+    for (const row of rows.slice(0, MOST_ROWS)) {
       const { key } = row, colour = palette[row.colour % palette.length];
       const box = make("input", { type: "checkbox", onchange: (event) => this.toggle(key, event.target.checked) });
       box.checked = !hidden.has(key);
       const lanes = row.lanes.map((lane) => make("div", { class: "lane" }, ...lane.filter((run) => visible(run.tube)).map((run) => this.bar(run, colour, describe))));
       const time = make("div", { class: "lanes", onclick: (event) => this.seek(this.frameAt(event)) }, ...lanes);
-      this.root.append(make("div", { class: "row" }, make("label", { title: "show or hide this person" }, box, row.name), time));
+      page.append(make("div", { class: "row" }, make("label", { title: "show or hide this person" }, box, row.name), time));
     }
-    this.root.append(make("div", { class: "over" }, this.cursor));
+    if (rows.length > MOST_ROWS) page.append(make("p", { class: "hint" }, `and ${rows.length - MOST_ROWS} more people`));
+    page.append(make("div", { class: "over" }, this.cursor));
+    this.root.replaceChildren(page);
   }
 
   bar({ tube, first, n }, colour, describe) {
