@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,7 @@ from models.link_settings import add_linking_flags, link_settings, settings_diff
 from utils.ava_files import read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
+from utils.drawing.report import contents
 from utils.flags import (
     add_data_flags,
     add_detector_flags,
@@ -232,7 +233,6 @@ def report(
 ) -> tuple[Path, list[Path]]:
     """The page of `--report`, with the causes that `lists` (errors.json) gives, and for Comet the worst videos."""
     from datasets.dataset import VideoFrames
-    from utils.drawing.report import contents
     from utils.drawing.report.page import write_report
 
     level, protocol = e.thresholds[0], e.protocol if e.protocol in PROTOCOLS else "voc"
@@ -250,17 +250,6 @@ def report(
     index = write_report(folder, page, frames, args.report_videos, args.workers)
     worst = contents.worst(videos) if args.comet != "disabled" else []
     return index, side_by_side([n for n in worst if project.frames_path(n).exists()], folder.parent, e, project)
-
-
-def curve_charts(e: Evaluation, metric: str) -> list[dict]:
-    """Precision and recall of action tubes by class, for the page and Comet."""
-    from utils.drawing.report.contents import curve_charts
-
-    return (
-        []
-        if e.count_duplicates or metric == "frame-mAP"
-        else curve_charts(e.pred, e.gt, e.labels, e.thresholds, e.protocol)
-    )
 
 
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
@@ -383,7 +372,9 @@ def main() -> None:
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
     plots = (lambda folder: plot(folder, evaluation, metrics, project, args.plot_video)) if args.plot else None
-    curves = cache(partial(curve_charts, evaluation, args.metric))
+    by_tube = args.metric != "frame-mAP" and not args.count_duplicates
+    curved = evaluation.pred, gt, project.labels, levels, args.protocol
+    curves = cache(lambda: contents.curve_charts(*curved) if by_tube else [])
     page = lambda folder: report(args, evaluation, plain(metrics), lists, curves(), project, folder)  # noqa: E731
     shown = (plots, curves, page if args.report else None)
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, *shown)

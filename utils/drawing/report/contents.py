@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube, paired_iou
-from utils.drawing.draw import PALETTE
 from utils.misc import counted
 from utils.video_map import PROTOCOLS, average_precision, matching, tube_candidates, video_rankings
 
@@ -131,11 +130,12 @@ def _tube(tube: Tube, word: str, person: int, colours: Mapping[int, int]) -> dic
 
 
 def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[int, int]]:
-    """Each person's place in the palette, by side: of a track that of the ground-truth person whom it covers most."""
+    """Each person's number in the palette (which begins anew at its end), by side; a track has that of the ground-truth
+    person whom it covers most."""
     sides = {"gt": gt, "pred": pred}
     people = {side: sorted({_person(tube, i) for i, tube in enumerate(own)}) for side, own in sides.items()}
     if not gt:
-        return {"gt": {}, "pred": {person: person % len(PALETTE) for person in people["pred"]}}
+        return {"gt": {}, "pred": {person: person for person in people["pred"]}}
     colours = {person: place for place, person in enumerate(people["gt"])}
     (track_frames, boxes, tracks), (gt_frames, gt_boxes, owners) = _columns(pred), _columns(gt)
     order = np.argsort(gt_frames, kind="stable")
