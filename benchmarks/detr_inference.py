@@ -109,7 +109,7 @@ def other_detectors(plain: DETR, frames: Tensor, rounds: int, device: torch.devi
     """Frames a second of today's small detectors against R101-DC5's, all in 16 bits and compiled on a GPU, in float32
     on a CPU; the rows tell the GFLOP of a frame and the share of the measured matrix rate."""
     try:
-        hf_detector.library()
+        hf_detector.load_transformers()
     except InputError as error:
         print(f"no rows of other detectors: {error}", file=sys.stderr)
         return []

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.hf_detector import HFDetector, library
+from models.hf_detector import HFDetector, load_transformers
 from utils.cli import Parser, run
 
 
@@ -122,7 +122,7 @@ def random_detector(name: str, device: torch.device) -> HFDetector:
 
 
 def _random(configure: Callable[[Any], tuple[Any, Any]]) -> tuple[nn.Module, Any]:
-    hf = library()
+    hf = load_transformers()
     config, processor = configure(hf)
     config.id2label = {i: "person" if i == 0 else str(i) for i in range(config.num_labels)}
     torch.manual_seed(0)

@@ -31,7 +31,7 @@ _NOT_FOUND = "no such folder, and not found on the hub (or no network)"
 _IN_FLOAT32 = re.compile(r"bbox|class|score|integral|ref(erence)?_point")  # layers of boxes and scores in 16-bit models
 
 
-def library() -> Any:
+def load_transformers() -> Any:
     """The package, quiet; InputError where it is not installed."""
     try:
         import transformers
@@ -55,7 +55,7 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
     Raises:
         InputError: there is none, it is not whole, or it is not an object detector.
     """
-    hf = library()
+    hf = load_transformers()
     local = Path(name).exists() or name.startswith((".", "/", "~"))
     if local and not Path(name).is_dir():
         raise InputError(f"{PREFIX}{name}: no such folder; give one that save_pretrained left, or a name of the hub")
@@ -83,7 +83,7 @@ def holds_hf(checkpoint: object) -> bool:
 
 def build_from_checkpoint(path: str, checkpoint: dict) -> tuple[nn.Module, Any, int]:
     """A detector, its image processor and its class of people, out of a checkpoint of `train_detr.py`."""
-    hf = library()
+    hf = load_transformers()
     try:
         config = checkpoint["config"][PREFIX]
         kind = getattr(hf, config["processor"]["image_processor_type"])

@@ -14,6 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from utils.cli import Parser, number_or_name, run, tell_left_out
+from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
+
+
+def make_parser() -> Parser:
+    parser = Parser("Run DETR over a subset's videos and fill the query cache, which the later stages read.")
+    add_data_flags(parser)
+    parser.flag("data", "subset", default="train", help="subset to run DETR over")
+    add_detector_flags(parser)
+    add_run_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyped flags are answered before
+    make_parser().parse_args()
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,9 +38,7 @@ from models.detectors import Settings, is_hf, open_network
 from models.frozen import Started, fetch_later, run_frozen
 from models.weights import OFFICIAL, checkpoint_path
 from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
-from utils.cli import Parser, number_or_name, run, tell_left_out
 from utils.distributed import process_group, rank
-from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
 from utils.misc import InputError, amp_type, counted, start
 from utils.storage.tars import TarStore
 from utils.storage.video_cache import fill_cache
@@ -319,12 +333,7 @@ def main() -> None:
     from datasets.config import load_project  # a script's imports: the module itself knows no data sets
     from datasets.frame_batches import SubsetVideos
 
-    parser = Parser("Run DETR over a subset's videos and fill the query cache, which the later stages read.")
-    add_data_flags(parser)
-    parser.flag("data", "subset", default="train", help="subset to run DETR over")
-    add_detector_flags(parser)
-    add_run_flags(parser)
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
