@@ -5,11 +5,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup "$root/requirements-hf.txt" || echo "test: without transformers; its tests are skipped" >&2
 cd "$root"
 
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} MPLBACKEND=Agg
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MPLBACKEND=Agg
 # No test reports to a server: there is no key, neither here nor in the user's own settings.
 unset COMET_API_KEY
 export COMET_CONFIG=/dev/null
 
 "$VENV/bin/python" -m ruff check --quiet
 "$VENV/bin/python" -m ruff format --check --quiet
+cores=$(nproc 2>/dev/null || echo 2)
+if [ $# -eq 0 ]; then set -- -n $((cores < 8 ? cores : 8)); fi # each worker takes a gigabyte
 exec "$VENV/bin/python" -m pytest "$@"
