@@ -178,7 +178,8 @@ class VideoTracks:
         frames = track.frames[rows]
         queries = np.stack([self.queries[row] for row in track.rows[rows]])
         features = None if self.features is None else self.features[frames]
-        return action_probabilities(self.models.head, queries, frames - track.frames[0], features), rows
+        times = frames - track.frames[0]
+        return action_probabilities(self.models.head, queries, times, features, rows.start), rows
 
     def person_id(self, track: "Track") -> int:
         """The person's number, from 0 in the order in which tracks become long enough."""

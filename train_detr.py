@@ -191,8 +191,7 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
 def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
     """DETR's settings that the flags give: of its architecture, and all others."""
     changes = {name: getattr(args, flag) for name, (flag, _, _) in LOSSES.items()}
-    if args.no_aux_loss:
-        changes["aux_loss"] = False
+    changes["aux_loss"] = not args.no_aux_loss
     for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
         if getattr(args, name):
             changes[name] = getattr(args, name)

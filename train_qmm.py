@@ -268,7 +268,7 @@ def main() -> None:
         width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder = {**width, "skip": args.is_skip, "dropout": args.dropout}
         model, criterion = PersonEncoder(**encoder), NPairLoss(args.tau)
-        validate = partial(held_out_metrics, model, criterion, val, args.batch_size) if val else None
+        validate = partial(held_out_metrics, model, criterion, val, args.batch_size * world_size()) if val else None
         groups = [{"params": list(model.parameters()), "lr": args.lr}]
         config = {"encoder": encoder, "detector": detector.config()}
         folder = Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder"

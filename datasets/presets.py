@@ -49,7 +49,8 @@ def parse_with_preset(parser: Parser, stage: str) -> Flags:
     folders = {name: getattr(args, name) for name in FOLDERS}
     values = {name: _checked(path, parser, name, value, folders) for name, value in values.items()}
     parser.set_defaults(**values)
-    args = parser.parse_args()
+    defaults, args = args.defaults, parser.parse_args()
+    args.defaults = defaults  # what a flag is without the preset
     if os.environ.get("RANK", "0") == "0":
         instead = {name: getattr(args, name) for name in values if getattr(args, name) != values[name]}
         given = "; the command line has " + _shown(instead) if instead else ""
@@ -63,7 +64,8 @@ def _checked(path: Path, parser: Parser, name: str, value: object, folders: dict
     if action is None:
         raise InputError(f"{path}: {name}: the script has no such flag")
     if isinstance(value, str):
-        value = value.format(**folders)
+        for folder, path_of_folder in folders.items():
+            value = value.replace(f"{{{folder}}}", path_of_folder)
     if action.type is None:
         switch, truth = action.nargs == 0, isinstance(value, bool)
         valid = switch == truth and (action.choices is None or value in action.choices)

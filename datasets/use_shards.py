@@ -152,12 +152,8 @@ class Clips:
         whole_videos: bool = False,
         mirror: bool = True,
     ) -> None:
-        self.n_frames, self.sampling_rate, self.image_size, self.pad_square = (
-            n_frames,
-            sampling_rate,
-            image_size,
-            pad_square,
-        )
+        self.n_frames, self.sampling_rate = n_frames, sampling_rate
+        self.image_size, self.pad_square = image_size, pad_square
         self.train, self.seed, self.clips_per_video, self.jitter = train, seed, clips_per_video, tuple(jitter)
         self.whole_videos, self.mirror = whole_videos, mirror
         self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
@@ -248,6 +244,7 @@ class Clips:
             colour = np.stack([jitter_matrix(draw, grey, self.jitter) for draw, grey in zip(draws, greys, strict=True)])
         return {
             "images": images,
+            "shapes": torch.tensor(shapes),
             "sizes": torch.tensor(sizes),
             "lengths": torch.tensor(lengths),
             "frames": torch.from_numpy(np.concatenate(all_frames)),
@@ -303,6 +300,14 @@ class ClipDataset(Clips):
         return self.pack_clips(clips, pin)
 
 
+def _beyond(sizes: Tensor, high: int, wide: int, device: torch.device) -> Tensor | None:
+    """Pixels beyond images of `sizes` (n, 2), height and width: bool (n, high, wide); None where all are that large."""
+    if (sizes == sizes.new_tensor([high, wide])).all():
+        return None
+    h, w = sizes.to(device, non_blocking=True).T[:, :, None]
+    return (torch.arange(high, device=device) >= h)[:, :, None] | (torch.arange(wide, device=device) >= w)[:, None]
+
+
 def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     """A batch of `ClipDataset` as training takes it, on `device`, with the colours changed there.
 
@@ -312,7 +317,6 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     clips' videos. N is the number of frames of all clips.
     """
     lengths, counts = packed["lengths"], packed["counts"].tolist()
-    sizes = packed["sizes"].repeat_interleave(lengths, 0)
     on = {key: value.to(device, non_blocking=True) for key, value in packed.items() if isinstance(value, Tensor)}
     images = on["images"].permute(0, 3, 1, 2)
     n, _, high, wide = images.shape
@@ -321,11 +325,13 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
             on[key].repeat_interleave(on["lengths"], 0, output_size=n) for key in ("colour", "mirrored")
         )
         images = augment(images, colour, mirrored)
-    mask = torch.zeros((1, 1, 1), dtype=torch.bool, device=device).expand(n, high, wide)
-    if (sizes != sizes.new_tensor([high, wide])).any():
-        h, w = sizes.to(device, non_blocking=True).T[:, :, None]
-        mask = (torch.arange(high, device=device) >= h)[:, :, None] | (torch.arange(wide, device=device) >= w)[:, None]
-        images = images.masked_fill(mask[:, None], 0)
+    padding, mask = (
+        _beyond(packed[key].repeat_interleave(lengths, 0), high, wide, images.device) for key in ("shapes", "sizes")
+    )
+    if padding is not None:  # black, whatever the colour jitter has made of it
+        images = images.masked_fill(padding[:, None], 0)
+    if mask is None:
+        mask = torch.zeros((1, 1, 1), dtype=torch.bool, device=device).expand(n, high, wide)
     labels = torch.full_like(on["person_ids"], PERSON)
     columns = {"boxes": on["boxes"], "labels": labels, "person_ids": on["person_ids"], "actions": on["actions"]}
     split = {key: column.split(counts) for key, column in columns.items()}

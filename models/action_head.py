@@ -78,7 +78,12 @@ class ActionHead(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(
-        self, queries: Tensor, times: Tensor, padding: Tensor | None = None, frame_features: Tensor | None = None
+        self,
+        queries: Tensor,
+        times: Tensor,
+        padding: Tensor | None = None,
+        frame_features: Tensor | None = None,
+        place: int = 0,
     ) -> Tensor:
         """Classify the frames of a batch of tracks.
 
@@ -87,6 +92,7 @@ class ActionHead(nn.Module):
             times: int64 (B, T), frames since the track's first one, gaps kept.
             padding: bool (B, T), True after a track's end; None without padding.
             frame_features: float (B, T, frame_d), for heads with `needs_frames`.
+            place: which of its track's detections the first one is.
 
         Returns:
             Logits (B, T, n_classes + 1), the last class is "no action", or with `multi_label` (B, T, n_classes), each
@@ -94,17 +100,17 @@ class ActionHead(nn.Module):
         """
         if padding is not None:
             padding = padding & ~padding.all(1, keepdim=True)  # attention to nothing at all is NaN in some kernels
-        queries = self._with_time(queries, times)
+        queries = self._with_time(queries, times, place)
         if not self.needs_frames:
             out = self.transformer(queries, src_key_padding_mask=padding)
         elif frame_features is None:
             raise ValueError(f"a head of type {self.needs_frames} needs frame_features")
         else:
-            asking = self._with_time(self.frame_proj(frame_features), times)
+            asking = self._with_time(self.frame_proj(frame_features), times, place)
             out = self.transformer(asking, queries, tgt_key_padding_mask=padding, memory_key_padding_mask=padding)
         return self.classify(out.transpose(0, 1))
 
-    def _with_time(self, x: Tensor, times: Tensor) -> Tensor:
+    def _with_time(self, x: Tensor, times: Tensor, place: int) -> Tensor:
         """(B, T, in_d), (B, T) -> (T, B, width)."""
         how, cycle = HEAD_TYPES[self.config["head_type"]].time, self.config["time_cycle"]
         if how is None:
@@ -113,7 +119,7 @@ class ActionHead(nn.Module):
             time = time_encoding(times, self.time_d, cycle)
         else:
             if how == "add":  # the published code adds the place in the track, which knows no gaps
-                times = torch.arange(times.shape[1], device=times.device).expand_as(times)
+                times = torch.arange(place, place + times.shape[1], device=times.device).expand_as(times)
             time = published_time_encoding(times, self.time_d, cycle)
         x = x + time.to(x.dtype) if how == "add" else torch.cat([x, time.to(x.dtype)], -1)
         return x.transpose(0, 1)
@@ -121,7 +127,7 @@ class ActionHead(nn.Module):
 
 @torch.inference_mode()
 def action_probabilities(
-    head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None
+    head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None, place: int = 0
 ) -> np.ndarray:
     """Class probabilities of a track's frames.
 
@@ -129,6 +135,7 @@ def action_probabilities(
         queries: float32 (T, d).
         times: int64 (T,), frames since the track's first one.
         frame_features: float32 (T, f), for heads with `needs_frames`.
+        place: which of the track's detections the first one is.
 
     Returns:
         float32 (T, n_classes + 1), the last class is "no action"; with `multi_label` each class has a probability of
@@ -137,7 +144,7 @@ def action_probabilities(
     device = next(head.parameters()).device
     times = torch.from_numpy(times)[None].to(device)
     features = None if frame_features is None else torch.from_numpy(frame_features)[None].to(device)
-    logits = head(torch.from_numpy(queries)[None].to(device), times, None, features)
+    logits = head(torch.from_numpy(queries)[None].to(device), times, None, features, place)
     if head.config["multi_label"]:
         return F.pad(logits[0].float().sigmoid(), (0, 1)).cpu().numpy()
     return logits[0].float().softmax(-1).cpu().numpy()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models import hf_detector
 from models.detr import PERSON, for_inference, normalize, pad_square
-from models.weights import build_detr, read_detector, weights_hash
+from models.weights import build_detr, dilation_is_unknown, read_detector, weights_hash
 from utils.misc import InputError, counted
 
 
@@ -58,7 +58,7 @@ def open_detr(path: Path, checkpoint: object, device: torch.device, use: Setting
     layer = _layer(use.query_layer, n_layers, str(path))
     detr.query_layer = layer
     size, square = use.image_size or config["image_size"], use.square or config["pad_square"]
-    weights = weights_hash(detr.state_dict())
+    weights = weights_hash(detr.state_dict()) + "-undilated" * dilation_is_unknown(path, checkpoint)
     changed = f"-layer{layer}" * (layer != n_layers) + f"-person{person}" * (person != PERSON)
     key = f"{weights}-{size}{'-square' * square}{changed}{_amp(use)}"
 

@@ -125,9 +125,9 @@ def load(
 def person_class(labels: dict[int, str], wanted: str | int | None, name: str) -> int:
     """The class of people in a model's label map; `wanted`, a label or a number, names another than "person"."""
     labels = {int(number): str(label) for number, label in labels.items()}
-    if str(wanted or "").isdecimal() and int(wanted) in labels:
-        return int(wanted)
-    text = str(wanted or "person").lower()
+    text = "person" if wanted is None else str(wanted).lower()
+    if text.isdecimal() and int(text) in labels:
+        return int(text)
     for number, label in labels.items():
         if label.lower() == text:
             return number

@@ -117,13 +117,20 @@ def build_detr(
                 f"{path}: its config says {name}={config[name]}, its weights {inferred[name]}; it is damaged"
             )
     config["person_label"] = _person_label(path, config, person_label, own)
-    if not (own or config["dilation"] or "args" in checkpoint or path.name.startswith("detr-r")):
+    if dilation_is_unknown(path, checkpoint):
         told = "does not say whether its backbone is dilated, so it is not; if it is, have dc5 in its name"
         print(f"note: {path} {told}", file=sys.stderr)
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)
     return detr.eval(), config
+
+
+def dilation_is_unknown(path: Path, checkpoint: object) -> bool:
+    """Whether neither a file nor its name says if the backbone is dilated, which is then taken as not dilated."""
+    held = checkpoint if isinstance(checkpoint, Mapping) and "model" in checkpoint else {}
+    known = "config" in held or isinstance(held.get("args"), Namespace)
+    return not (known or "dc5" in path.name or path.name.startswith("detr-r"))
 
 
 def _person_label(path: Path, config: dict, given: int | str | None, own: bool) -> int:

@@ -8,6 +8,7 @@ is taken from the flags: the detector, its frames and the layer of its queries, 
 set, and whether the encoder has a skip connection.
 """
 
+import sys
 from argparse import BooleanOptionalAction
 from dataclasses import asdict
 from pathlib import Path
@@ -71,6 +72,9 @@ def main() -> None:
     paths = {root / "encoder" / f"epoch_{epoch}.pth": (encoder, config)}
     if head:
         args.head_type = head.config["head_type"]
+        if head.needs_frames:
+            note = "was trained on other frame features than it is given here; docs/protocol.md says which (row 5)"
+            print(f"note: {args.head}: {note}", file=sys.stderr)
         linked = asdict(link_settings(args, project, root))
         linked |= {
             "encoder": weights_hash(encoder.state_dict()),

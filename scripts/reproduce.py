@@ -7,22 +7,21 @@ python -m scripts.reproduce table checkpoint/jhmdb21/reproduce
 import argparse
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from datasets.presets import preset_path
+from models.link_settings import LinkSettings
 from utils.box_ops import MOTION_CATEGORIES
 from utils.cli import Parser, positive, positive_int, run
-from utils.misc import InputError
+from utils.misc import InputError, counted
 from utils.results import print_table
 from utils.storage.files import read_json
 
 EPOCHS, CLIP = 20, 8  # of all trainings; frames of a clip of train_qmm.py
 STEP = 3  # forward passes that a training step costs
-PEOPLE, QUERY, FRAME_FEATURES = (
-    5,
-    1100,
-    2 * 2048 * 4,
-)  # detections a frame, bytes of one, bytes of a frame for x3d and res
+PEOPLE, QUERY = 5, 1100  # detections of a frame, bytes of one
+FRAME_FEATURES = 2 * 2048 * 4  # bytes of a frame, for x3d and res
 JPEG = 0.27  # bytes a pixel at the default quality
 FEATURES_SHARE = 0.75  # of a detector's time, that its backbone and X3D-XS take
 
@@ -86,31 +85,44 @@ def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float
 
 
 def table(folder: Path) -> None:
-    """Print what is in the results of a run: recall by link cue, and the metrics of every head type and top-k."""
+    """Print what is in the results of a run: recall by link cue, and the metrics of every head type and top-k.
+
+    Results that were linked by other settings than the newest ones of their cue are left out, and of several results
+    of one cell the newest counts.
+    """
     if not (folder / "results").is_dir():
         raise InputError(f"{folder}: has no results; run scripts/reproduce.sh first")
-    found = [read_json(path, "results") for path in sorted((folder / "results").glob("eval_*-val-*.json"))]
-    rows, heads = [], {}
-    for args, metrics in ((result["args"], result["metrics"]) for result in found):
+    paths = sorted((folder / "results").glob("eval_*-val-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    found = [(result["args"], result["metrics"]) for result in (read_json(path, "results") for path in paths)]
+    newest = {args["link_cues"]: _linking(args) for args, _ in found}
+    current = [(args, metrics) for args, metrics in found if _linking(args) == newest[args["link_cues"]]]
+    if older := len(found) - len(current):
+        print(f"note: {counted(older, 'result')} of other linking settings left out", file=sys.stderr)
+    recalls, heads = {}, {}
+    for args, metrics in current:
         if "head_type" not in args:
-            rows += [
-                [args["link_cues"], name.partition("@")[2], value, *metrics[f"motion_{name}"].values()]
-                for name, value in metrics.items()
-                if name.startswith("recall@")
-            ]
-        else:
-            by_name = heads.setdefault((args["link_cues"], args["head_type"], args["topk"]), {})
             for name, value in metrics.items():
-                if isinstance(value, dict) and name.startswith("motion-AP@"):
-                    by_name |= {f"{name}, {category}": value[category] for category in MOTION_CATEGORIES}
-                elif name.startswith(("v-mAP@", "frame-mAP@", "mAP@")):
-                    by_name[name] = value
+                if name.startswith("recall@"):
+                    parts = metrics[f"motion_{name}"].values()
+                    recalls[args["link_cues"], name.partition("@")[2]] = [value, *parts]
+            continue
+        by_name = heads.setdefault((args["link_cues"], args["head_type"], args["topk"]), {})
+        for name, value in metrics.items():
+            if isinstance(value, dict) and name.startswith("motion-AP@"):
+                by_name |= {f"{name}, {category}": value[category] for category in MOTION_CATEGORIES}
+            elif name.startswith(("v-mAP@", "frame-mAP@", "mAP@")):
+                by_name[name] = value
+    rows = [[*key, *values] for key, values in sorted(recalls.items())]
     print_table(["recall, linked by", "3D IoU", "all", *MOTION_CATEGORIES], rows)
     names = list(dict.fromkeys(name for values in heads.values() for name in values))
+    rows = [[*key, *map(values.get, names)] for key, values in sorted(heads.items())]
     print()
-    print_table(
-        ["linked by", "head", "topk", *names], [[*key, *map(values.get, names)] for key, values in heads.items()]
-    )
+    print_table(["linked by", "head", "topk", *names], rows)
+
+
+def _linking(args: dict) -> dict:
+    """The settings of linking among a result's `args`."""
+    return {field.name: args.get(field.name) for field in fields(LinkSettings)}
 
 
 def main() -> None:

@@ -188,6 +188,15 @@ def test_heads_with_published_times_answer_as_the_published_ones(shared, head_ty
         torch.testing.assert_close(logits[0], expected, atol=1e-4, rtol=0)
 
 
+def test_added_published_times_count_from_the_track_s_first_detection():
+    queries, _, _, _ = tubes([9])
+    head = small_head("time_ecd:add", time_encoding="published").eval()
+    time = published_time_encoding(torch.arange(29), SMALL["in_d"], 100)
+    shifted = queries + time[20:] - time[:9]
+    times = torch.arange(9)[None]
+    torch.testing.assert_close(head(queries, times, place=20), head(shifted, times))
+
+
 def test_added_published_times_know_no_gaps():
     queries, _, _, _ = tubes([6])
     even, gap = torch.arange(6)[None], torch.tensor([[0, 1, 2, 13, 14, 15]])

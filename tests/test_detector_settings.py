@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.detr import build_model
+from models.hf_detector import person_class
 from models.person_queries import Detector, detector_of
 from tests.fill import fill_state_dict
 from utils.misc import InputError
@@ -103,3 +104,20 @@ def test_a_detector_that_does_not_say_who_is_a_person_is_asked(small: Path, tmp_
     assert Detector(path, CPU, person_label=0).config()["person_label"] == 0
     with pytest.raises(InputError, match=f"has no label {n_classes}"):
         Detector(path, CPU, person_label=n_classes)
+
+
+def test_a_label_of_zero_is_a_label() -> None:
+    labels = {0: "pedestrian", 1: "person"}
+    assert [person_class(labels, wanted, "a") for wanted in (None, 0, "0", "pedestrian", 1)] == [1, 0, 0, 0, 1]
+    with pytest.raises(InputError, match=r"a: has no class 'person'.*\(0 pedestrian\)"):
+        person_class({0: "pedestrian"}, None, "a")
+
+
+def test_queries_of_a_dilated_backbone_are_not_those_of_a_guessed_one(small: Path, tmp_path: Path) -> None:
+    """A bare state dict whose name says "dc5" only later has a query cache of its own."""
+    state = torch.load(small, weights_only=True)["model"]
+    for name in ("bare.pth", "bare-dc5.pth"):
+        torch.save(state, tmp_path / name)
+    guessed, dilated = (Detector(tmp_path / name, CPU, person_label=1) for name in ("bare.pth", "bare-dc5.pth"))
+    assert guessed.key != dilated.key and guessed.weights != dilated.weights == Detector(small, CPU).weights
+    assert np.abs(detections(guessed).queries - detections(dilated).queries).max() > 1e-3

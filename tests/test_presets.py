@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from datasets.config import BUILT_IN, known_projects
 from datasets.presets import parse_with_preset
+from models.hf_training import refuse_flags
 from predict import main as predict
 from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, QUIET, Stages
@@ -61,7 +63,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, stage: str, dataset: str, *flags: ob
     parser = parser_of(stage)
     words = ["--dataset", dataset, "--preset", "published", "--checkpoint_root", "kept", *map(str, flags)]
     monkeypatch.setattr(sys, "argv", [f"{stage}.py", *words])
-    return parse_with_preset(parser, stage)
+    return parse_with_preset(parser, stage.rpartition(".")[2])
 
 
 @pytest.mark.parametrize("dataset", DATA)
@@ -119,6 +121,27 @@ def test_a_preset_with_a_mistake_is_one_line(monkeypatch, tmp_path: Path, values
     (tmp_path / "own.published.yml").write_text(yaml.safe_dump({"train_qmm": values}))
     with pytest.raises(InputError, match=r"own\.published\.yml"):
         parsed(monkeypatch, "train_qmm", str(tmp_path / "own.yml"))
+
+
+def test_a_text_may_hold_braces_of_other_things(monkeypatch, tmp_path: Path) -> None:
+    values = {"shards_path": "{data_root}/shard-{000000..000063}.tar"}
+    (tmp_path / "own.published.yml").write_text(yaml.safe_dump({"train_qmm": values}))
+    args = parsed(monkeypatch, "train_qmm", str(tmp_path / "own.yml"), "--data_root", "kept")
+    assert args.shards_path == "kept/shard-{000000..000063}.tar"
+
+
+def test_a_preset_changes_no_flag_s_own_default(monkeypatch) -> None:
+    args = parsed(monkeypatch, "train_detr", "ucf101-24")
+    assert args.pad_square and not args.defaults["pad_square"]
+    with pytest.raises(InputError, match="--pad_square: not with hf:d-fine"):
+        refuse_flags(Namespace(**vars(args) | {"detr": "hf:d-fine", "defaults": args.defaults}), ["pad_square"])
+
+
+@pytest.mark.parametrize("dataset", DATA)
+def test_the_detector_alone_fills_the_cache_that_the_chain_reads(monkeypatch, dataset: str) -> None:
+    alone, stage = parsed(monkeypatch, "models.person_queries", dataset), parsed(monkeypatch, "train_qmm", dataset)
+    names = ("detr", "image_size", "pad_square", "query_layer", "person_label", "amp")
+    assert all(getattr(alone, name) == getattr(stage, name) for name in names)
 
 
 @pytest.fixture(scope="module")

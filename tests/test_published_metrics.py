@@ -70,3 +70,13 @@ def test_nobody_and_nothing_are_undefined() -> None:
     assert all(np.isnan(ap).all() for ap in calc_motion_ap({}, {}, 1, 0.2, protocol="published").values())
     with pytest.raises(InputError, match="protocol 'published'"):
         calc_frame_map({}, {}, 1, 0.5, protocol="published")
+
+
+def test_recall_counts_people_without_an_action_and_average_precision_does_not() -> None:
+    box = np.array([[0, 0, 10, 10]] * 10, np.float32)
+    gt = {"walk/a": [Tube(np.arange(10), box, 0), Tube(np.arange(10), box + 50, -1)]}
+    tracks = {"walk/a": [Tube(np.arange(10), box + 50)]}
+    rates = published_precision_recall(tracks, gt, 0.2, ["walk"])
+    assert (rates["recall"], rates["precision"], rates["class_recall"][0]) == (0.5, 1, 0.5)
+    pred = {"walk/a": [Tube(np.arange(10), box, 0)]}
+    assert calc_video_map(pred, gt, 1, 0.2, protocol="published") == pytest.approx([1], abs=1e-4)

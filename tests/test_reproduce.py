@@ -1,5 +1,8 @@
 """What scripts/reproduce.sh says beforehand and at its end, and that it refuses what it does not know."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +50,56 @@ def test_a_mistyped_call_is_one_line() -> None:
     for words in ((), ("jhmdb21", "--publishd")):
         done = subprocess.run(["bash", script, *words], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.startswith("usage: ") and done.stderr.count("\n") == 1
+
+
+def test_the_table_takes_no_results_of_other_settings(stages: Stages, tmp_path: Path, capsys) -> None:
+    shutil.copytree(stages.folder("one") / "results", tmp_path / "results")
+    for number, path in enumerate(sorted((tmp_path / "results").glob("eval_*-val-*.json"))):
+        result = json.loads(path.read_text())
+        for name in ("recall@0.2", "v-mAP@0.2"):
+            if name in result["metrics"]:
+                result["metrics"][name] = 0.1234
+        result["args"]["sim_th"] = 0.125
+        older = path.with_name(path.name.replace("-val-", "-val-zzz-"))
+        older.write_text(json.dumps(result))
+        os.utime(older, (number, number))
+    table(tmp_path)
+    shown = capsys.readouterr()
+    assert "0.1234" not in shown.out and "2 results of other linking settings left out" in shown.err
+    os.utime(older, None)
+    table(tmp_path)
+    assert "0.1234" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "batches"), [(0, 1, (32, 8, 64)), (1, 1, (32, 8, 64)), (6, 4, (8, 2, 16))]
+)
+def test_trainers_share_one_batch_whatever_the_number_of_gpus(
+    tmp_path: Path, gpus: int, processes: int, batches: tuple[int, int, int]
+) -> None:
+    """With a Python that only writes down what it is called with."""
+    root, log = Path(__file__).parents[1], tmp_path / "log"
+    programs = {"venv/bin/python": f'echo "$*" >>{log}', "bin/nvidia-smi": f"seq {gpus}" if gpus else "exit 9"}
+    for name, line in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+    shutil.copy(root / "requirements.txt", tmp_path / "venv" / ".requirements.txt")
+    detr = tmp_path / "checkpoint" / "ucf101-24" / "reproduce_published" / "detr" / "epoch_20.pth"
+    detr.parent.mkdir(parents=True)
+    detr.touch()
+    env = {name: value for name, value in os.environ.items() if name not in ("GPUS", "DETR_RATE")}
+    env |= {"VENV": str(tmp_path / "venv"), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HEADS": "vanilla"}
+    env |= {"CHECKPOINT_ROOT": str(tmp_path / "checkpoint")}
+    command = ["bash", str(root / "scripts" / "reproduce.sh"), "ucf101-24", "--published"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text().splitlines()
+    scripts = ("train_detr.py", "train_qmm.py", "train_action_head.py")
+    flags = ("--batch_size", "--batch_size", "--iter_update")
+    for script, flag, size in zip(scripts, flags, batches, strict=True):
+        trained = [call for call in calls if f"{script} " in call]
+        assert trained and all(f"{flag} {size} " in f"{call} " and "--preset published" in call for call in trained)
+        assert all((f"--nproc_per_node {processes} " in call) == (processes > 1) for call in trained)
+    assert all(("--device cpu" in call) == (gpus == 0) for call in calls if "eval_map.py" in call)

@@ -199,6 +199,15 @@ def test_squares_are_pictures_without_a_mask(shards):
         torch.testing.assert_close(same_target["boxes"] * 32, pixels)
 
 
+def test_squares_stay_black_around_pictures_that_change_colour(shards):
+    dataset = ClipDataset(shards, 2, 1, 32, pad_square=True)
+    for epoch in range(8):
+        packed = dataset.pack([(epoch, i) for i in range(4)])
+        images = collate(packed)["images"]
+        heights = packed["shapes"][:, 0].repeat_interleave(packed["lengths"])
+        assert all((image[:, h:] == 0).all() and image[:, :h].any() for image, h in zip(images, heights, strict=True))
+
+
 def test_loading_is_the_same_for_any_number_of_workers_and_after_a_restart(shards):
     dataset = ClipDataset(shards, 3, 2, train=True, seed=1, clips_per_video=3)
     batches = epoch_batches(dataset, 2, 2)

@@ -16,7 +16,7 @@ from datasets.synthetic.videos import make_synthetic
 from datasets.track_batches import TrackBatches
 from tests.stages import LOOSE, TINY_DETR, Stages
 from train_action_head import top_k_accuracies, top_k_hits, validate
-from train_detr import box_metrics, warn
+from train_detr import architecture_of, box_metrics, make_parser, warn
 from train_qmm import nearest_is_same
 from utils.box_ops import Track
 from utils.misc import InputError
@@ -133,3 +133,9 @@ def test_a_changed_list_of_videos_is_not_resumed(tmp_path: Path) -> None:
     for command in (detector, encoder):
         with pytest.raises(InputError, match=r"train_state\.pth: the run was started on other training data"):
             stages.run(*command, 3)
+
+
+def test_earlier_layers_have_losses_unless_the_flag_says_otherwise() -> None:
+    """Also where the detector that is trained further was trained without them."""
+    for flags, wanted in (([], True), (["--no_aux_loss"], False)):
+        assert architecture_of(make_parser().parse_args(["--dataset", "jhmdb21", *flags]))[1]["aux_loss"] is wanted

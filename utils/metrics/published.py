@@ -31,14 +31,15 @@ class _Detection(NamedTuple):
 def _detections(
     pred: Tubes, gt: Tubes, group_of: Group, label_centric: bool = False
 ) -> tuple[dict[object, list[_Detection]], dict[object, int]]:
-    """The detections of each group, in the order given, and how many ground truths it has; label -1 is ignored."""
+    """The detections of each group, in the order given, and how many ground truths it has. People without an action
+    (label -1) count where labels do not: `label_centric`, of tracks."""
     check_tubes(pred)
     check_tubes(gt)
     found: dict[object, list[_Detection]] = {}
     n_gt: dict[object, int] = {}
     for video in [*pred, *(name for name in gt if name not in pred)]:
         tubes = [tube for tube in pred.get(video, ()) if len(tube)]
-        targets = [tube for tube in gt.get(video, ()) if len(tube) and tube.label >= 0]
+        targets = [tube for tube in gt.get(video, ()) if len(tube) and (label_centric or tube.label >= 0)]
         groups = [group_of(video, tube) for tube in targets]
         for group in groups:
             n_gt[group] = n_gt.get(group, 0) + 1
