@@ -105,6 +105,22 @@ def test_classes_without_ground_truth_in_a_resample_are_left_out():
     assert interval(np.array([0.0, np.nan, 1.0]), 0.75) == pytest.approx([0.525, 1.475])
 
 
+def test_one_video_alone_has_no_intervals():
+    pred, gt = ({"v0": tubes["v0"]} for tubes in random_case(1, N))
+    with pytest.raises(InputError, match="--bootstrap: draws videos, and there is one alone"):
+        measure("v-mAP", Evaluation(pred, {}, gt, {}, list("abcd"), THRESHOLDS, bootstrap=B))
+
+
+def test_means_over_thresholds_have_intervals(capsys):
+    pred, gt = random_case(1, N)
+    levels = [round(0.05 * i, 2) for i in range(10, 20)]
+    metrics = measure("v-mAP", Evaluation(pred, {}, gt, {}, list("abcd"), levels, "multisports", bootstrap=B))
+    values = metrics["resamples"]["v-mAP@0.50:0.95"]
+    np.testing.assert_allclose(values, np.mean([metrics["resamples"][f"v-mAP@{t:g}"] for t in levels], 0))
+    low, high = metrics["intervals"]["v-mAP@0.50:0.95"]
+    assert f"v-mAP@0.50:0.95: {metrics['v-mAP@0.50:0.95']:.4f} [{low:.4f}, {high:.4f}]" in capsys.readouterr().out
+
+
 def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path, capsys):  # noqa: F811
     flags = ("--bootstrap", 200, "--seed", 5)
     metrics, one = evaluate(data, predictions, *flags)
@@ -136,6 +152,13 @@ def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path,
     _, seed6 = evaluate(data, fewer, "--bootstrap", 200, "--seed", 6, "--metric", "motion-AP")
     with pytest.raises(InputError, match="not the same videos, --bootstrap and --seed"):
         compare.compare(eval_map.Path(results[0]), seed6.with_suffix(".json"))
+    _, act = evaluate(data, fewer, *flags, "--protocol", "act")
+    with pytest.raises(InputError, match="--protocol is voc and act; evaluate both alike"):
+        compare.compare(eval_map.Path(results[0]), act.with_suffix(".json"))
+    act.with_suffix(".json").unlink()
+    evaluate(data, fewer, "--protocol", "act")  # the resamples of the earlier run are still there
+    with pytest.raises(InputError, match="has no intervals; evaluate again"):
+        compare.compare(*[act.with_suffix(".json")] * 2)
     (one / compare.FILE).unlink()
     with pytest.raises(InputError, match=r"evaluate again with eval_map\.py --bootstrap"):
         compare.compare(*map(eval_map.Path, results))

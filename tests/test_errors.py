@@ -255,6 +255,24 @@ def test_the_act_detectors_kinds_are_those_of_its_evaluation_and_add_up_to_one()
         assert got["AP"] == pytest.approx(mean_ap(calc_frame_map(scored, gt, 4, 0.5, "act", scores)))
 
 
+def test_a_threshold_below_what_counts_as_found_has_its_duplicates(gt):
+    def again(tubes):
+        return [*tubes, *(replace(tube, boxes=tube.boxes + np.array([17.4, 0, 17.4, 0]), score=0.1) for tube in tubes)]
+
+    found = summary("v-mAP", changed(gt, again), gt, 0.05)
+    assert {row["cause"] for row in found["list"]} == {"duplicate"}
+    found = summary("frame-mAP", changed(gt, again), gt, 0.05)
+    assert {name for name, row in found["causes"].items() if row["count"]} == {"duplicate"}
+
+
+def test_gaps_are_no_errors_of_time_where_spans_are_compared(gt):
+    def with_gaps(tubes):  # half of the frames, IoU 0.48
+        return [replace(t, frames=t.frames[::2], boxes=t.boxes[::2] + np.array([7, 0, 7, 0])) for t in tubes]
+
+    found = summary("v-mAP", changed(gt, with_gaps), gt, 0.5, "multisports")
+    assert {row["cause"] for row in found["list"]} == {"box"}
+
+
 def test_nothing_predicted_is_all_missed(gt):
     found = summary("v-mAP", {}, gt)
     assert found["mAP"] == 0 and found["causes"]["missed"] == {"gain": 1.0, "count": 18}

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from utils.box_ops import Tube
-from utils.metrics.average_precision import PROTOCOLS
+from utils.metrics.average_precision import PROTOCOLS, Protocol
 from utils.metrics.evaluation import Evaluation
-from utils.metrics.overlaps import Boxes, overlaps_with, stack
+from utils.metrics.overlaps import Boxes, overlaps_with, span_overlap, stack
 
 FAINT = 0.1  # IoU below which nothing of a ground truth was detected, as in TIDE
 ON = 0.5  # IoU from which a box is on a person
@@ -46,7 +46,7 @@ def broken_links(
             own = {i: tube for i, tube in pred if tube.label == label}
             if (taken[list(own)] >= 0).all():
                 continue
-            for g, value, parts, mixed in _joined_tubes(own, gt, label, finder, PROTOCOLS[e.protocol].inclusive):
+            for g, value, parts, mixed in _joined_tubes(own, gt, label, finder, PROTOCOLS[e.protocol]):
                 if g not in finder:
                     if value < threshold or (len(parts) == 1 and not mixed):
                         continue
@@ -62,15 +62,15 @@ def _joined_tubes(
     gt: Sequence[tuple[int, Tube]],
     label: int,
     finder: Mapping[int, int],
-    inclusive: bool,
+    rule: Protocol,
 ) -> Iterator[tuple[int, float, dict[int, int], bool]]:
     """Of each ground truth of one class and video: its number, the 3D IoU of the joined pieces, the pieces by their
     numbers -> frames on it, and whether one of them has boxes on another person."""
     numbers = list(own)
-    boxes = stack(list(own.values()), inclusive)
+    boxes = stack(list(own.values()), rule.inclusive)
     on = []
     for _, tube in gt:
-        within, _, _, iou = overlaps_with(boxes, tube, inclusive)
+        within, _, _, iou = overlaps_with(boxes, tube, rule.inclusive)
         on.append(np.zeros(len(boxes.frames), bool))
         on[-1][within] = iou >= ON
     for k, (g, target) in enumerate(gt):
@@ -79,13 +79,13 @@ def _joined_tubes(
         others = [on[m] for m, (_, tube) in enumerate(gt) if m != k and not tube.person_id == target.person_id >= 0]
         elsewhere = np.any([np.zeros(len(boxes.frames), bool), *others], axis=0) & ~on[k]
         keeper = numbers.index(finder[g]) if g in finder else None
-        value, parts = _join(boxes, target, elsewhere, inclusive, keeper)
+        value, parts = _join(boxes, target, elsewhere, rule, keeper)
         mixed = bool((elsewhere & np.isin(boxes.tube, list(parts))).any())
         yield g, value, {numbers[i]: n for i, n in parts.items()}, mixed
 
 
 def _join(
-    boxes: Boxes, target: Tube, elsewhere: np.ndarray, inclusive: bool, keeper: int | None
+    boxes: Boxes, target: Tube, elsewhere: np.ndarray, rule: Protocol, keeper: int | None
 ) -> tuple[float, dict[int, int]]:
     """Join the pieces of tubes that are on a ground truth.
 
@@ -97,14 +97,14 @@ def _join(
         boxes: of the tubes of one class and video.
         target: the ground truth.
         elsewhere: bool (R,), boxes that are on another person.
-        inclusive: see `utils.metrics.overlaps.edges`.
+        rule: how the protocol overlaps tubes.
         keeper: the tube that is matched to the ground truth, None where it is missed.
 
     Returns:
         The 3D IoU of the joined tube; its pieces (but the keeper) -> in how many frames they are on the ground truth.
         With a keeper a piece is a tube of which this is at least half.
     """
-    within, both, row, iou = overlaps_with(boxes, target, inclusive)
+    within, both, row, iou = overlaps_with(boxes, target, rule.inclusive)
     owner, iou, row = boxes.tube[within][both], iou[both], row[both]
     order = np.argsort(-np.bincount(owner, iou, minlength=1), kind="stable").tolist()
     if keeper is not None:
@@ -120,7 +120,12 @@ def _join(
     outside = np.ones(len(boxes.frames), bool)
     outside[within] = ~both
     extra = outside & np.isin(boxes.tube, list(parts)) & ~elsewhere
-    joined = float(np.maximum(value, 0).sum() / (len(target) + len(np.unique(boxes.frames[extra]))))
+    joined, shown = float(np.maximum(value, 0).sum()), np.append(target.frames[value >= 0], boxes.frames[extra])
+    if rule.spans and len(shown):
+        ends = shown.min(keepdims=True), shown.max(keepdims=True), *target.frames[[0, -1]].tolist()
+        joined *= float(span_overlap(*ends)[0]) / max((value >= 0).sum(), 1)
+    else:
+        joined /= len(target) + len(np.unique(boxes.frames[extra]))
     if keeper is not None:
         parts = {k: n for k, n in parts.items() if k != keeper and 2 * n >= (boxes.tube == k).sum()}
     return joined, parts

@@ -19,6 +19,7 @@ from utils.results import print_table
 from utils.storage.files import atomic, read_json
 
 FILE = "resamples.npz"  # in the folder beside a results file
+COUNTING = ("protocol", "count_duplicates")  # flags by which metrics of one name differ
 
 
 def write_resamples(folder: Path, values: Mapping[str, np.ndarray], videos: list[str], seed: int) -> Path:
@@ -51,12 +52,17 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
         of its 95 % interval, and "wins", the share of resamples in which A is better (a tie counts half).
 
     Raises:
-        InputError: a file is missing or damaged, or the resamples are not the same.
+        InputError: a file is missing or damaged, or the resamples or the protocols are not the same.
     """
     (of_a, drawn_a), (of_b, drawn_b) = read_resamples(a), read_resamples(b)
     if drawn_a != drawn_b or len(next(iter(of_a.values()))) != len(next(iter(of_b.values()))):
         raise InputError(f"{a} and {b}: not the same videos, --bootstrap and --seed; evaluate both alike")
-    figures_a, figures_b = _figures(a), _figures(b)
+    (figures_a, how_a), (figures_b, how_b) = _figures(a), _figures(b)
+    for flag, value in how_a.items():
+        if value != how_b[flag]:
+            raise InputError(f"{a} and {b}: --{flag} is {value} and {how_b[flag]}; evaluate both alike")
+    if (n := figures_a.get("gt_tubes")) != (m := figures_b.get("gt_tubes")):
+        raise InputError(f"{a} and {b}: {n} and {m} tubes of ground truth; evaluate both on the same annotation")
     rows = {}
     for name in (name for name in of_a if name in of_b):
         difference = of_a[name] - of_b[name]
@@ -72,15 +78,18 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     return rows
 
 
-def _figures(path: Path) -> dict[str, float | None]:
-    """The metrics of a results file, those by class or motion as `AP@0.5/walk`."""
+def _figures(path: Path) -> tuple[dict[str, float | None], dict[str, object]]:
+    """The metrics of a results file, those by class or motion as `AP@0.5/walk`; the flags that say what they count."""
     content = read_json(path, "results file")
-    if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+    known = isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in ("args", "metrics"))
+    if not known:
         raise InputError(f"{path}: not a results file")
+    if "intervals" not in content["metrics"]:  # the resamples beside it are those of an earlier run
+        raise InputError(f"{path}: has no intervals; evaluate again with eval_map.py --bootstrap 1000")
     figures = {}
     for name, value in content["metrics"].items():
         figures |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
-    return figures
+    return figures, {flag: content["args"].get(flag) for flag in COUNTING}
 
 
 def main() -> None:

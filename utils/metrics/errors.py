@@ -13,8 +13,7 @@ from utils.metrics.average_precision import PROTOCOLS, average_precision
 from utils.metrics.bootstrap import mean_of_classes, resampled_classes
 from utils.metrics.broken_links import FAINT, broken_links
 from utils.metrics.evaluation import Evaluation
-from utils.metrics.overlaps import box_pairs, tube_pairs
-from utils.misc import InputError
+from utils.metrics.overlaps import box_pairs, span_overlap, tube_pairs
 from utils.results import print_table
 from utils.video_map import Ranking, frame_candidates, matching, mean_ap, tube_candidates
 
@@ -31,7 +30,7 @@ class Units(NamedTuple):
     names: of the videos, sorted. label, video, frame, tube, gt_*: int64 (P,) and (G,), `tube` which of its video's
     tubes, `frame` -1 of tubes. score, rank: (P,), place among its class by falling score. taken: int64 (P,), the ground
     truth that a detection is matched to, -1 for a false positive. p, g, iou: the pairs of a detection and a ground
-    truth, of any class, with an IoU of at least `FAINT`.
+    truth, of any class, with an IoU of at least `FAINT`, or the threshold where that is lower.
     """
 
     names: list[str]
@@ -72,11 +71,8 @@ def errors(metric: str, e: Evaluation) -> dict:
         every cause mended; "worst_videos": those whose errors cost most; "list": every error of tubes.
         For frame-mAP also "act": AP and the five kinds of error of the ACT detector's evaluation, which add up to 1.
 
-    Raises:
-        InputError: the protocol is none of `PROTOCOLS`.
+    The protocol is one of `PROTOCOLS`.
     """
-    if e.protocol not in PROTOCOLS:
-        raise InputError(f"--errors: goes with --protocol {' or '.join(PROTOCOLS)}, not {e.protocol}")
     found = {}
     for threshold in e.thresholds:
         units = collect(metric, e, threshold, e.protocol)
@@ -100,7 +96,7 @@ def print_errors(found: Mapping[str, dict]) -> None:
 
 def collect(metric: str, e: Evaluation, threshold: float, protocol: str) -> Units:
     """Detections and ground truth of all classes together, matched as the protocol does."""
-    boxes, rule = metric == "frame-mAP", PROTOCOLS[protocol]
+    boxes, rule, faint = metric == "frame-mAP", PROTOCOLS[protocol], min(FAINT, threshold)
     names = sorted({*e.pred, *e.gt})
     sides, counts = [], []
     for tubes_of in (e.pred, e.gt):
@@ -129,9 +125,9 @@ def collect(metric: str, e: Evaluation, threshold: float, protocol: str) -> Unit
         if own and targets:
             tubes = [e.pred[name][i] for i in own], [e.gt[name][j] for j in targets]
             if boxes:
-                i, j, iou = box_pairs(*tubes, FAINT, rule.inclusive)
+                i, j, iou = box_pairs(*tubes, faint, rule.inclusive)
             else:
-                i, j, iou = tube_pairs(*tubes, FAINT, rule.inclusive, rule.spans)
+                i, j, iou = tube_pairs(*tubes, faint, rule.inclusive, rule.spans)
                 i, j = np.array(own)[i], np.array(targets)[j]
             pairs.append((starts[0][place] + i, starts[1][place] + j, iou))
     p, g, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -151,6 +147,8 @@ def tube_causes(units: Units, e: Evaluation, threshold: float) -> Causes:
         tube, gt = e.pred[name][units.tube[i]], e.gt[name][units.gt_tube[target[i]]]
         common = len(np.intersect1d(tube.frames, gt.frames, assume_unique=True))
         in_time = common / (len(tube) + len(gt) - common)
+        if PROTOCOLS[e.protocol].spans:
+            in_time = float(span_overlap(tube.frames[:1], tube.frames[-1:], *gt.frames[[0, -1]].tolist())[0])
         cause[i] = BOX if same[i] / in_time <= in_time else TIME  # the IoU is their product
     cause[wrong & (same < FAINT)] = BACKGROUND
     cause[wrong & (same < FAINT) & (other >= FAINT)] = BOTH
@@ -178,7 +176,7 @@ def frame_causes(units: Units, threshold: float) -> Causes:
 
 def _nearest(units: Units) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Which detections are wrong, bool (P,); the best IoU of each with ground truth of its class and of another class,
-    0 below `FAINT`; the ground truths that these are with, -1 for none."""
+    0 where they overlap none; the ground truths that these are with, -1 for none."""
     found = []
     agrees = units.label[units.p] == units.gt_label[units.g]
     for part in (agrees, ~agrees):

@@ -121,10 +121,10 @@ def measure(metric: str, e: Evaluation) -> dict:
     """The values of a metric by their names in the results file; prints them as tables.
 
     Raises:
-        InputError: the protocol does not define this metric.
+        InputError: the protocol does not define this metric, or a bootstrap has one video alone.
     """
-    if e.bootstrap and e.protocol not in PROTOCOLS:
-        raise InputError(f"--bootstrap: goes with --protocol {' or '.join(PROTOCOLS)}, not {e.protocol}")
+    if e.bootstrap and len({*e.pred, *e.gt}) < 2:
+        raise InputError("--bootstrap: draws videos, and there is one alone; intervals need several")
     if (e.protocol, metric) in OFFICIAL:
         return OFFICIAL[e.protocol, metric](e)
     if e.protocol not in PROTOCOLS:
@@ -151,15 +151,19 @@ def ap_by_class(
         metrics[f"{metric}@{threshold:g}"] = mean_ap(row)
         metrics[f"AP@{threshold:g}"] = dict(zip(e.labels, row, strict=True))
     by_class = dict(zip(e.labels, ap.T, strict=True))
+    ranges = {}
     for name, levels in RANGES.items() if e.protocol == "multisports" else ():
-        rows = [row for threshold, row in zip(e.thresholds, ap, strict=True) if np.isclose(threshold, levels).any()]
+        rows = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
         if len(rows) == len(levels):
-            metrics[f"{metric}@{name}"] = mean_ap(np.mean(rows, 0))
-            print(f"{metric}@{name}: {metrics[f'{metric}@{name}']:.4f}")
+            metrics[f"{metric}@{name}"] = mean_ap(ap[rows].mean(0))
+            ranges[f"{metric}@{name}"] = [f"{metric}@{e.thresholds[i]:g}" for i in rows]
     metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all() and label not in left_out]
     shown = {label: row for label, row in by_class.items() if not np.isnan(row).all()}
     resamples = _resamples(metric, {"": rankings or []}, e)
+    resamples |= {name: np.mean([resamples[part] for part in parts], 0) for name, parts in ranges.items() if resamples}
     intervals = _intervals(resamples, metrics)
+    for name in ranges:
+        print(f"{name}: {_shown(metrics[name], name, intervals)}")
     names = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in shown}
     names[metric] = [f"{metric}@{t:g}" for t in e.thresholds]
     print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]}, names, intervals)
@@ -230,11 +234,14 @@ def print_thresholds(
     intervals: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """A table of rows with a value for each threshold, and with its interval where `intervals` has its name."""
-
-    def shown(value: float, name: str) -> str:
-        low_high = ", ".join(map(cell, intervals[name]))
-        return f"{cell(value)} [{low_high}]"
-
     if intervals:
-        rows = {row: [shown(*pair) for pair in zip(values, names[row], strict=True)] for row, values in rows.items()}
+        rows = {
+            row: [_shown(*pair, intervals) for pair in zip(values, names[row], strict=True)]
+            for row, values in rows.items()
+        }
     print_table([title, *(f"@{level:g}" for level in levels)], [[name, *values] for name, values in rows.items()])
+
+
+def _shown(value: float, name: str, intervals: Mapping[str, Sequence[float]]) -> str:
+    """A metric, with its interval where `intervals` has its name."""
+    return cell(value) + (f" [{', '.join(map(cell, intervals[name]))}]" if name in intervals else "")
