@@ -89,6 +89,20 @@ def test_a_report_is_replaced_whole_or_left(tmp_path: Path) -> None:
     assert index.read_text() == "<title>My own page</title>"
 
 
+def test_a_video_has_the_size_and_length_of_its_frames(tmp_path: Path) -> None:
+    class Frames:
+        size, fps = SIZE, 25.0
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            return frames_of("")
+
+    guessed = report(1)
+    guessed["videos"][0] |= {"width": 201, "height": 180, "n_frames": 30}  # as the tubes alone say
+    text = write_report(tmp_path, guessed, lambda _: Frames()).read_text()
+    (video,) = json.loads(re.search(r'id="data">(.*)</script>', text)[1])["videos"]
+    assert (video["width"], video["height"], video["n_frames"]) == (*SIZE, N)
+
+
 def test_a_video_that_cannot_be_read_is_shown_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def unreadable(name: str) -> Iterator[np.ndarray]:
         yield from frames_of(name)

@@ -141,3 +141,9 @@ def test_predictions_show_people_between_their_actions() -> None:
 def test_the_worst_videos_have_errors() -> None:
     videos = [{"name": name, "counts": {"errors": n}} for name, n in (("a", 0), ("b", 2), ("c", 5), ("d", 1))]
     assert worst(videos, 2) == ["c", "b"] and worst(videos) == ["c", "b", "d"]
+
+
+def test_causes_without_any_ground_truth_have_a_chart() -> None:
+    causes = {name: {"gain": None, "count": 1} for name in ("link", "missed")}
+    (chart,) = part_charts({"errors": {"v-mAP@0.5": {"causes": causes, "mAP": None}}})
+    assert [row["value"] for row in chart["rows"]] == [None, None] and chart["most"] == 1

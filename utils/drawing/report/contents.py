@@ -201,7 +201,7 @@ def part_charts(
             {"name": cause, "value": held["gain"], "note": f"mAP, {counted(held['count'], 'error')}"}
             for cause, held in errors["causes"].items()
         ]
-        most = max([row["value"] for row in rows], default=0) or 1
+        most = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
         made.append({"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": most})
     for name, held in metrics.get("confusion", {}).items():
         matrix = {"rows": held["labels"], "columns": held["labels"], "counts": held["counts"]}

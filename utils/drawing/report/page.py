@@ -71,13 +71,13 @@ def write_report(
     try:
         sources = _write_videos(files, report, frames_of, n_videos, threads)
         videos = []
-        for i, (video, (src, fps)) in enumerate(zip(report["videos"], sources, strict=True)):
+        for i, (video, source) in enumerate(zip(report["videos"], sources, strict=True)):
             data = files / f"{i:05d}.js"
             tubes = {side: [_compact(tube) for tube in video[side]] for side in ("gt", "pred")}
             data.write_text(f"loaded({i}, {safe_json(tubes | {'events': video.get('events', [])})});\n")
             sync(data)
-            kept = {key: video[key] for key in ("name", "width", "height", "n_frames", "counts")}
-            videos.append({**kept, "fps": fps, "src": src, "data": f"{files.name}/{data.name}"})
+            kept = {key: video[key] for key in ("name", "width", "height", "fps", "n_frames", "counts")}
+            videos.append({**kept, "src": None, **source, "data": f"{files.name}/{data.name}"})
         data = {**report, "videos": videos, "judged": any(video["gt"] or video["events"] for video in report["videos"])}
         data["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
         with atomic(index) as part:
@@ -121,10 +121,9 @@ def _compact(tube: Mapping) -> dict:
     return {**kept, "runs": runs.tolist(), "boxes": [int(v) if v == int(v) else v for v in boxes.tolist()]}
 
 
-def _write_videos(
-    files: Path, report: Mapping, frames_of: Frames | None, n_videos: int, threads: int
-) -> list[tuple[str | None, float]]:
-    """Each video's file, relative to the page (None where it has none), and its frames a second."""
+def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_videos: int, threads: int) -> list[dict]:
+    """What is known of each video that was written: `src`, its file, relative to the page; its `fps`, `n_frames` and,
+    where its frames say it, `width` and `height`. Nothing of others."""
     videos = report["videos"]
     column = next(iter(report["columns"]), None)
     order = sorted(range(len(videos)), key=lambda i: (-(videos[i]["counts"].get(column) or 0), i))
@@ -132,12 +131,12 @@ def _write_videos(
 
     suffix = browser_suffix()
 
-    def write(i: int) -> tuple[str, float] | InputError:
+    def write(i: int) -> dict | InputError:
         path = files / f"{i:05d}{suffix}"
         try:
             frames = frames_of(videos[i]["name"])
             fps = getattr(frames, "fps", videos[i]["fps"])
-            write_video(path, frames, fps)
+            n_frames = write_video(path, frames, fps)
         except InputError as error:  # the page shows the boxes alone
             path.unlink(missing_ok=True)
             return error
@@ -147,7 +146,9 @@ def _write_videos(
             path = path.with_name(f"{i:05d}.video.js")
             path.write_text(f'loadedVideo({i}, "data:video/{suffix[1:]};base64,{text}");\n')
         sync(path)
-        return f"{files.name}/{path.name}", float(encoded_rate(fps))
+        about = {"src": f"{files.name}/{path.name}", "fps": float(encoded_rate(fps))}
+        about["n_frames"] = max(n_frames, videos[i]["n_frames"])
+        return about | dict(zip(("width", "height"), getattr(frames, "size", ()), strict=False))
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         done = pool.map(write, chosen)
@@ -158,18 +159,24 @@ def _write_videos(
             f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}", file=sys.stderr
         )
     written = {i: held for i, held in zip(chosen, results, strict=True) if not isinstance(held, InputError)}
-    return [written.get(i, (None, video["fps"])) for i, video in enumerate(videos)]
+    return [written.get(i, {}) for i in range(len(videos))]
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Encode frames, uint8 RGB (H, W, 3), for the page: every frame in its place, a key frame in every half second."""
-    encoder = None
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
+    """Encode frames, uint8 RGB (H, W, 3), for the page: every frame in its place, a key frame in every half second.
+
+    Returns:
+        The number of frames.
+    """
+    encoder, n_frames = None, 0
     try:
         for frame in frames:
             image = np.ascontiguousarray(fit_image(frame, LONGEST_SIDE))
             if encoder is None:
                 encoder = VideoEncoder(path, (image.shape[1], image.shape[0]), fps, max(round(fps / 2), 1))
             encoder.write(image)
+            n_frames += 1
     finally:
         if encoder is not None:
             encoder.close()
+    return n_frames
