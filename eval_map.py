@@ -268,6 +268,7 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     min_tube_length = args.min_tube_length or project.default("min_tube_length")
     tracks = TrackStore(settings.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
     check_plot_video(args, (gt - (bad or {}).keys()) & set(tracks.names))
+    tracks.require_videos(gt - (bad or {}).keys())
     sizes = {name: tuple(tracks.meta(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
@@ -309,7 +310,8 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
 def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:
     """A csv of detections against the csv of a data set in AVA's format, row by row as the official tool compares them:
     no tubes are made, and rows of any quality count."""
-    if others := [flag for flag in ("bootstrap", "errors", "confusion", "report", "export") if getattr(args, flag)]:
+    flags = ("bootstrap", "errors", "confusion", "report", "export", "save_predictions", "side_by_side")
+    if others := [flag for flag in (*flags, "predictions_options") if getattr(args, flag)]:
         raise InputError(f"--{others[0]}: does not go with a csv of detections by --protocol {args.protocol}")
     path, file = Path(args.predictions), project.annotation_file()
     subset = project.split(args.subset)
@@ -336,16 +338,18 @@ def main() -> None:
         raise InputError(f"--plot: there are no curves of --protocol {args.protocol}; leave one of them out")
     if args.count_duplicates and args.plot:
         raise InputError("--plot: a second detection is a false positive in the curves; leave --count_duplicates out")
-
     if args.count_duplicates and args.errors:
         raise InputError("--errors: a second detection is an error; leave --count_duplicates out")
-    if args.export:
-        check_export(args.export, args.metric)
+    if (args.predictions_format or args.predictions_options) and not args.predictions:
+        raise InputError("--predictions_format, --predictions_options: only go with --predictions")
+    check_export(args.export, args.metric)
     project = load_project(args.dataset, args.data_root)
     by_ava = args.protocol in ("ava", "ava-2019") and args.metric == "frame-mAP" and project.format.startswith("ava")
     if by_ava and args.predictions and (args.predictions_format or recognise(Path(args.predictions))) == "ava_csv":
         evaluate_submission(args, project, levels)
         return
+    if others := [f for f in ("bootstrap", "errors") if getattr(args, f) and args.protocol not in PROTOCOLS]:
+        raise InputError(f"--{others[0]}: goes with --protocol {' or '.join(PROTOCOLS)}, not {args.protocol}")
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
     if args.predictions:
@@ -387,7 +391,7 @@ def main() -> None:
     if args.save_predictions or args.export:
         kept = ["json", *["ava"] * by_ava] * args.save_predictions
         formats = kept + [args.export] * bool(args.export)
-        for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats)):
+        for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats), args.metric):
             print(f"predictions: {written}")
 
 

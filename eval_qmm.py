@@ -333,6 +333,7 @@ def main() -> None:
         if rank() == 0:
             store = TrackStore(settings.tar(root, args.subset), bad=bad)
             gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+            store.require_videos(gt)
             check_plot_video(args, gt.keys() & store.names)
             how = args.label_centric, args.frame_iou, args.protocol
             metrics = evaluate(store.tubes(), gt, project.labels, tiou_thresholds, *how)

@@ -363,6 +363,10 @@ def main() -> None:
     check_paths(paths, out)
     start(args)
     models = Models(args, pick_device(args.device))
+    if args.export:
+        from datasets.formats.common import refuse_names_of_nothing
+
+        refuse_names_of_nothing(models.labels)
     results, failed = [], []
     for path in paths:
         try:

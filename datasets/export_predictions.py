@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.predictions import FORMATS, predictions_json
+from utils.box_ops import Tube
 from utils.metrics.evaluation import Evaluation
 from utils.misc import InputError
 from utils.storage.files import atomic, write_json
@@ -67,7 +68,10 @@ def _second(value: float) -> str:
 
 
 def export_mot(folder: Path, e: Evaluation) -> Path:
-    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1."""
+    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1.
+
+    MOT has no score of a tube, which is read back as the mean of its frames': see `export`.
+    """
     rows: dict[str, list[str]] = {name: [] for name in e.pred}
     tracks = dict.fromkeys(rows, 0)
     for name, label, frames, boxes, scores in _tubes(e):
@@ -92,16 +96,30 @@ EXPORTS: dict[str, Callable[[Path, Evaluation], Path]] = {
 }
 
 
-def check_export(format: str, metric: str) -> None:
+def check_export(format: str | None, metric: str) -> None:
     """InputError where a format cannot hold what the metric compares."""
     if format in OF_FRAMES and metric != FRAME_METRIC:
         text = f"only goes with --metric {FRAME_METRIC}: {OF_FRAMES[format]}; use json"
         raise InputError(f"--export {format}: {text}")
 
 
-def export(folder: Path, e: Evaluation, formats: Iterable[str]) -> list[Path]:
-    """Write the evaluated predictions into `folder`; returns the paths."""
-    return [EXPORTS[format](folder, e) for format in formats]
+def export(folder: Path, e: Evaluation, formats: Iterable[str], metric: str) -> list[Path]:
+    """Write the predictions that `metric` compared into `folder`; returns the paths.
+
+    For a metric of tubes, MOT's frames of a tube whose score is not the mean of their own have the tube's.
+    """
+    by_tube = e if metric == FRAME_METRIC else e._replace(frame_scores=_scores_of_mean(e))
+    return [EXPORTS[format](folder, by_tube if format == "mot" else e) for format in formats]
+
+
+def _scores_of_mean(e: Evaluation) -> dict[str, list[np.ndarray]]:
+    """The scores of each tube's frames where their mean is the tube's, else the tube's score in each frame."""
+
+    def of_tube(tube: Tube, scores: np.ndarray) -> np.ndarray:
+        scores = np.asarray(scores, np.float64)
+        return scores if len(scores) and scores.mean() == tube.score else np.full(len(tube), float(tube.score))
+
+    return {name: list(map(of_tube, tubes, e.frame_scores[name])) for name, tubes in e.pred.items()}
 
 
 def _tubes(e: Evaluation) -> Iterable[tuple[str, int, np.ndarray, np.ndarray, np.ndarray]]:

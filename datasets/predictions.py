@@ -185,7 +185,7 @@ def of_data_set(
         refuse(f"video {raw.names[video[row]]!r}", text)
     keep &= ~late
     sized = keep & (width > 2) & (height > 2)
-    boxes = raw.boxes[sized]
+    boxes = raw.boxes[sized | (keep & (width == 0))]
     if len(boxes) and np.abs(boxes).max() <= 1.5:
         largest = np.abs(boxes).max()
         refuse(
@@ -199,6 +199,7 @@ def of_data_set(
         if empty.mean() > STRANGE:
             refuse("", text)
         print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
+    boxes = raw.boxes[sized]
     outside = (boxes[:, 0] >= width[sized]) | (boxes[:, 1] >= height[sized]) | (boxes[:, 2:] <= 0).any(1)
     if len(boxes) and outside.mean() > STRANGE:
         w, h = (counts.max() for counts in (width[sized], height[sized]))
@@ -233,7 +234,8 @@ def as_tubes(raw: RawPredictions, names: Iterable[str]) -> Predictions:
 
 def tell_missing(raw: RawPredictions, path: str | Path, names: Sequence[str]) -> list[str]:
     """The videos of the data set that the file does not name, listed on stderr: they count as without detections."""
-    missing = [name for name in names if name not in set(raw.names)]
+    known = set(raw.names)
+    missing = [name for name in names if name not in known]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
         text = f"{counted(len(missing), 'video')} of {len(names)} not in it, taken as without detections: {shown}"

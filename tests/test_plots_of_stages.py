@@ -167,6 +167,9 @@ def test_the_shown_video_can_be_chosen(root: Path) -> None:
     try:
         with pytest.raises(InputError, match="train_0000: no usable video"):
             run(*flags, "--plot", "--plot_video", "train_0000")
+        for script, more in (("eval_map", ["--min_tube_length", 1]), ("eval_qmm", ["--from_tar"])):
+            with pytest.raises(InputError, match=r"1 video .* the first 'train_0000'; run eval_qmm\.py again"):
+                run(root, script, *more)
     finally:
         path.write_text(text)
 

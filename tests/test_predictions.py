@@ -139,6 +139,21 @@ def test_what_is_written_gives_the_same_when_read(data, predictions, metric, exp
     assert not list(folder.rglob("*.pkl"))
 
 
+@pytest.mark.parametrize("metric", ["v-mAP", "frame-mAP"])
+def test_tubes_whose_score_is_not_that_of_their_frames_come_back_from_mot(data, predictions, metric, tmp_path):
+    content = json.loads(predictions.read_text())
+    for video in content["videos"].values():
+        for i, tube in enumerate(video["tubes"]):
+            tube["score"] = round(tube["score"] + 0.05, 1)  # many are equal
+            if i % 3 == 0:
+                tube.pop("scores")
+    path = tmp_path / "rounded.json"
+    path.write_text(json.dumps(content))
+    before, folder = evaluate(data, path, "--metric", metric, "--export", "mot")
+    after, _ = evaluate(data, (folder / "mot").rename(tmp_path / "tracks"), "--metric", metric)
+    assert after == before
+
+
 def test_what_a_format_cannot_hold_is_refused(data, predictions):
     for export in ("act", "multisports", "ava"):
         with pytest.raises(InputError, match=r"only goes with --metric frame-mAP: .*; use json"):
@@ -264,6 +279,46 @@ def test_the_json_of_predict_is_read(data, predictions, tmp_path):
         content = {"video": f"somewhere/videos/{name}.avi", "labels": LABELS, "people": [], **video}
         (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
     assert evaluate(data, tmp_path / "many")[0] == expected
+
+
+def test_a_folder_of_predict_may_hold_the_labels_for_cvat_too(data, predictions, tmp_path):
+    expected, _ = evaluate(data, predictions)
+    (tmp_path / "first").mkdir()
+    predictions.rename(tmp_path / "first/all.json")
+    (tmp_path / "first/cvat_labels.json").write_text(json.dumps([{"name": "person"}]))
+    assert evaluate(data, tmp_path / "first")[0] == expected
+    assert convert("json", tmp_path / "first", {})["labels"] == LABELS  # of the file itself
+    shutil.copy(tmp_path / "first/all.json", tmp_path / "first/again.json")
+    with pytest.raises(InputError, match=r"all\.json: video 'v0' is in again\.json too"):
+        evaluate(data, tmp_path / "first")
+
+
+def test_videos_without_a_file_of_yowo_are_listed(data, tmp_path, capsys):
+    (tmp_path / "detections_1").mkdir()
+    (tmp_path / "detections_1/v0_00001.txt").write_text("1 0.9 110 110 150 150\n")
+    (tmp_path / "detections_1/v1_00001.txt").write_text("")
+    evaluate(data, tmp_path / "detections_1", "--metric", "frame-mAP")
+    missing = "only annotated, empty, v2, v3, v4, v5"
+    assert f"6 videos of 8 not in it, taken as without detections: {missing}" in capsys.readouterr().err
+
+
+def test_shares_are_told_where_no_size_is_known(data, predictions, tmp_path):
+    content = json.loads((data / "gt.json").read_text())
+    for video in content["videos"].values():
+        video.pop("width"), video.pop("height")
+    for name in ("own.yml", "val.txt"):
+        shutil.copy(data / name, tmp_path)
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    evaluate(tmp_path, predictions)
+    for change, message in ((shares, "no coordinate is above .*boxes=shares"), (turned, "boxes are reversed")):
+        with pytest.raises(InputError, match=message):
+            evaluate(tmp_path, changed(predictions, change))
+
+
+def test_flags_of_predictions_need_predictions(data, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["eval_map.py", "--dataset", f"{data}/own.yml", "--predictions_format", "mot"])
+    with pytest.raises(InputError, match="only go with --predictions"):
+        eval_map.main()
 
 
 def test_every_format_says_which_options_it_has():

@@ -12,13 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
 from datasets.formats.predicted import RawPredictions, TubeRows
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_json
 
 
 def read(path: Path, options: Mapping) -> RawPredictions:
-    """Read a file, or every `.json` of a folder; InputError names the video and the tube at fault."""
+    """Read a file, or every `.json` of a folder; InputError names the video and the tube at fault.
+
+    Without names of classes in the options, they are those of the first file.
+    """
+    if not (options.get("labels") or options.get("label_map")):
+        options = {**options, "labels": next((labels for *_, labels in _videos(path, options)), [])}
     tubes = TubeRows(path, options)
     places = {label: i for i, label in enumerate(tubes.label_names)}
     for name, video, labels in _videos(path, options):
@@ -47,7 +53,10 @@ def read(path: Path, options: Mapping) -> RawPredictions:
 
 def _videos(path: Path, options: Mapping) -> Iterator[tuple[str, list, list]]:
     """Every video's name, tubes and names of labels."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():  # that of `predict.py --export cvat` holds the labels of the task too
+        files = sorted(file for file in path.glob("*.json") if file.name != CVAT_LABELS)
+    seen: dict[str, Path] = {}
     if not files:
         raise InputError(f"{path}: a folder without .json files")
     for file in files:
@@ -60,6 +69,8 @@ def _videos(path: Path, options: Mapping) -> Iterator[tuple[str, list, list]]:
         if not isinstance(content["videos"], dict) or not isinstance(labels, list):
             raise InputError(f'{file}: "videos" is not a mapping or "labels" not a list')
         for name, video in content["videos"].items():
+            if seen.setdefault(name, file) != file:
+                raise InputError(f"{file}: video {name!r} is in {seen[name].name} too; leave one of them in the folder")
             if not isinstance(video, dict) or not isinstance(video.get("tubes"), list):
                 raise InputError(f'{file}: video {name!r}: "tubes" is not a list')
             yield name, video["tubes"], labels

@@ -13,7 +13,7 @@ from utils.misc import InputError
 def read_yowo(path: Path, options: Mapping) -> RawPredictions:
     """YOWO and YOWOv2: a folder with `<video, / as _>_<frame>.txt` for each frame, lines of class, score and box."""
     tubes = TubeRows(path, options)
-    known = {name.replace("/", "_"): tubes.video(name) for name in need(options, "videos", path)}
+    known = {name.replace("/", "_"): name for name in need(options, "videos", path)}
     files = sorted(path.glob("*.txt")) if path.is_dir() else []
     if not files:
         raise InputError(f"{path}: not a folder with <class>_<video>_<frame>.txt")
@@ -21,7 +21,7 @@ def read_yowo(path: Path, options: Mapping) -> RawPredictions:
         video, _, frame = file.stem.rpartition("_")
         if video not in known or not frame.isdecimal():
             raise tubes.fault(file.name, "no video of the data set has this name")
-        rows = []
+        place, rows = tubes.video(known[video]), []
         for n, values in _lines(file, None):
             if len(values) != 6:
                 kind = "this is a label, not a detection" if len(values) == 5 else "not a detection"
@@ -30,7 +30,7 @@ def read_yowo(path: Path, options: Mapping) -> RawPredictions:
         if rows:
             table = np.array(rows)
             boxes = np.column_stack([np.full(len(table), int(frame)), table[:, 2:], table[:, 1]])
-            tubes.add_boxes(f"{file.name}, line", np.full(len(table), known[video]), table[:, 0], boxes)
+            tubes.add_boxes(f"{file.name}, line", np.full(len(table), place), table[:, 0], boxes)
     return tubes.done()
 
 
@@ -116,9 +116,10 @@ def read_mot(path: Path, options: Mapping) -> RawPredictions:
                 raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns, not 8 to 10: which action is it?")
             rows.append(tubes.numbers(f"{file.name}, line {n}", values)[:8])
         table = np.array(rows).reshape(-1, 8)
-        for track, label in np.unique(table[:, [1, 7]], axis=0):
-            own = table[(table[:, 1] == track) & (table[:, 7] == label)]
-            own = own[np.argsort(own[:, 0], kind="stable")]
+        table = table[np.lexsort((table[:, 0], table[:, 7], table[:, 1]))]
+        begins = np.flatnonzero((table[1:, [1, 7]] != table[:-1, [1, 7]]).any(1)) + 1
+        for own in np.split(table, begins) if len(table) else ():
+            track, label = own[0, [1, 7]]
             corner = own[:, 2:4] - 0.0
             boxes = np.column_stack([own[:, 0], corner, corner + own[:, 4:6], own[:, 6]])
             tubes.add(f"{file.name}, track {track:g}", video, label, boxes)

@@ -99,7 +99,9 @@ class TubeRows:
         if not len(rows):
             raise self.fault(place, "a tube without frames")
         label = self._number(place, "label", label)
-        score = rows[:, 5].mean() if score is None else self._number(place, "score", score)
+        if score is None:  # the mean of equal numbers may differ from them in its last digit
+            score = rows[0, 5] if (rows[:, 5] == rows[0, 5]).all() else rows[:, 5].mean()
+        score = self._number(place, "score", score)
         person = -1 if person is None else int(self._number(place, "person_id", person))
         columns = ([self.video(video)], [label], [person], [score])
         self._append(lambda row: place, *map(np.array, columns), np.zeros(len(rows), np.int64), rows)

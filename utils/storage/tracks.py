@@ -7,7 +7,7 @@ label), or of data with several actions at once uint8 (M, C), 1 for each of a fr
 video's `n_frames`, `width`, `height`, `fps`, the tracks' `lengths` in rows, and the `settings` it was made with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,12 @@ class TrackStore:
         self.settings: dict = self.meta(self.names[0])["settings"]
         if "detector" not in self.settings:
             raise InputError(f"{path}: does not say which detector it was made with; make it again with eval_qmm.py")
+
+    def require_videos(self, names: Iterable[str]) -> None:
+        """InputError unless these are the videos: others would count as missed, or as false positives."""
+        if others := {*self.names} ^ {*names}:
+            text = f"{counted(len(others), 'video')} in it alone or in the subset alone, the first {min(others)!r}"
+            raise InputError(f"{self.path}: {text}; run eval_qmm.py again")
 
     def meta(self, name: str) -> dict:
         """A video's json."""
