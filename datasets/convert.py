@@ -61,7 +61,8 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         file = read_annotation_file(source, format, options)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-    file = checked(file, list(options.get("labels") or file.labels))
+    named = (tube.label for video in file.videos.values() for tube in video.tubes if isinstance(tube.label, str))
+    file = checked(file, list(options.get("labels") or file.labels or dict.fromkeys(named)))
     lost = WRITERS[to](file, target)
     lines = [f"not carried over as it is: {line}" for line in lost]
     return [*summary(file), *in_steps(file, format), *lines, f"-> {target}"]
@@ -72,7 +73,11 @@ def in_steps(file: AnnotationFile, format: str) -> list[str]:
     names = [name for name, video in file.videos.items() if frame_step(video) > 1]
     if not names:
         return []
-    remedy = "the option `fill` interpolates them" if "fill" in options_of(format) else f"train with format: {format}"
+    remedy = "interpolate the boxes"
+    if "fill" in options_of(format):
+        remedy = "the option `fill` interpolates them"
+    elif format.startswith("ava"):  # its key frames are known to training
+        remedy = f"train with format: {format}"
     text = "annotated in steps; training takes frames between for frames without people"
     return [f"{counted(len(names), 'video')} {text}: {remedy} (first: {names[0]!r})"]
 

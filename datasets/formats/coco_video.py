@@ -9,11 +9,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from datasets.formats.common import (
     NO_ACTION,
     AnnotationFile,
     RawVideo,
     corners,
+    fill_steps,
     read_json_text,
     refuse_names_of_nothing,
     tubes_of_person,
@@ -26,9 +29,17 @@ NOTHING = "none"
 
 
 def read(
-    path: Path, *, person_labels: Sequence[str] | None = None, no_action: Sequence[str] = NO_ACTION
+    path: Path,
+    *,
+    person_labels: Sequence[str] | None = None,
+    no_action: Sequence[str] = NO_ACTION,
+    fill: bool = False,
 ) -> AnnotationFile:
-    """Read either; `person_labels` are the categories that are people, where not all are."""
+    """Read either; `person_labels` are the categories that are people, where not all are.
+
+    Where a video's images are every n-th frame, `fill` interpolates between a person's boxes of two that follow each
+    other.
+    """
     content = read_json_text(path)
     if not isinstance(content, dict) or not isinstance(content.get("videos"), list):
         raise InputError(f"{path}: no 'videos': plain COCO has no time")
@@ -52,7 +63,9 @@ def read(
                 raise InputError(f"{where}: track {track} has two boxes of one category in frame {frame}")
             actions[action] = box
     tubes: dict[object, list] = {id: [] for id in videos}
+    steps = _steps(images) if fill else {}
     for (video, track), annotated in people.items():
+        annotated = fill_steps(annotated, steps.get(video, 1))
         number = track if isinstance(track, int) else None
         tubes[video] += tubes_of_person(annotated, number, f"track {track}")
     shapes: dict[object, tuple] = {}  # of each video: the size of its first image, its number of frames
@@ -90,6 +103,14 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         size = image.get("width") or 0, image.get("height") or 0
         found[image["id"]] = image["video_id"], whole_number(frame, f"image {image['id']}: frame"), *size
     return found
+
+
+def _steps(images: Mapping[object, tuple]) -> dict[object, int]:
+    """The step n of each video whose images, three or more, are every n-th frame."""
+    frames: dict[object, set[int]] = {}
+    for video, frame, *_ in images.values():
+        frames.setdefault(video, set()).add(frame)
+    return {video: int(np.gcd.reduce(np.diff(sorted(of)))) for video, of in frames.items() if len(of) > 2}
 
 
 def _boxes(where: str, annotation: Mapping, images: Mapping, videos: Mapping) -> Iterator[tuple]:

@@ -155,7 +155,7 @@ def fill_steps(annotated: Mapping[int, Mapping[str | None, Sequence[float]]], st
     for frame in [frame for frame in annotated if frame + step in annotated]:
         for action, box in annotated[frame].items():
             after = annotated[frame + step]
-            a, b = np.asarray(box, float), np.asarray(after.get(action) or next(iter(after.values())), float)
+            a, b = (np.asarray(side, float) for side in (box, after.get(action, next(iter(after.values())))))
             for k in range(1, step):
                 filled.setdefault(frame + k, {})[action] = a + (b - a) * (k / step)
     return filled

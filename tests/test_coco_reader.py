@@ -1,0 +1,29 @@
+"""COCO with videos: images that are every n-th frame."""
+
+import json
+
+import numpy as np
+import pytest
+
+from datasets.annotations import read_annotations
+from datasets.config import load_project
+
+FRAMES = [0, 30, 60, 90]
+
+
+@pytest.mark.parametrize(("fields", "expected"), [({}, [*range(31), 90]), ({"fill": False}, [0, 30, 90])])
+def test_images_in_steps_are_filled_for_training(tmp_path, fields, expected):
+    images = [{"id": i, "video_id": 1, "frame_index": f, "frame_id": i} for i, f in enumerate(FRAMES)]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": 1, "track_id": 5, "bbox": [10 + f, 0, 20, 40]}
+        for i, f in enumerate(FRAMES)
+        if f != 60
+    ]
+    content = {"videos": [{"id": 1, "name": "v"}], "categories": [{"id": 1, "name": "walk"}], "images": images}
+    (tmp_path / "ann.json").write_text(json.dumps({**content, "annotations": boxes}))
+    (tmp_path / "val.txt").write_text("v")
+    about = {"name": "own", "format": "coco", "annotations": "ann.json", "frames": "{name}.mp4", **fields}
+    (tmp_path / "own.yml").write_text(json.dumps({**about, "splits": {"val": "val.txt"}}))
+    (tube,) = read_annotations(load_project(tmp_path / "own.yml"))["v"].tubes
+    assert tube.frames.tolist() == expected
+    np.testing.assert_allclose(tube.boxes[:, 0], 10 + tube.frames)
