@@ -19,7 +19,7 @@ import numpy as np
 from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
-from datasets.formats.ava import csv_options
+from datasets.formats.ava import csv_options, csv_writing
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -321,7 +321,7 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     of_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
     ap = rows_ap(pred, gt, file.label_ids, excluded if of_2019 else None, "2019" if of_2019 else "2020", levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
-    metrics = {"videos": len(gt.videos), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
+    metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
     used = vars(args) | {"tiou_th": levels}
     root = Path(args.checkpoint_root) / project.name / "predictions"
@@ -360,7 +360,7 @@ def main() -> None:
     how = {"count_duplicates": args.count_duplicates, "bootstrap": args.bootstrap, "seed": args.seed}
     for key in ("key_frames", "empty_frames"):
         how[key] = {name: getattr(videos[name], key) for name in gt}
-    how["ava_csv"] = csv_options(project.annotation_file())
+    how["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
     evaluation = Evaluation(*measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, **how)
     metrics: dict = {"tubes": sum(map(len, measured.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, evaluation) | {"videos_left_out": len(bad or {})}

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets.config import Project
-from datasets.formats.common import AnnotationFile, RawTube
+from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube
 from utils.box_ops import Tube, paired_iou
 from utils.misc import InputError, counted
 
-SAME_PERSON_IOU = 0.5  # two boxes of one person in one frame (two actions at a time) overlap at least so
 MAX_COORDINATE = 1e6  # pixels
 MARGIN = 10  # pixels beyond the border that never count as mostly outside
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
@@ -112,6 +111,7 @@ def read_annotations(
         InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
     """
     file = project.annotation_file()
+    tell_notes(file)
     videos, warnings = {}, []
     for name in file.videos if names is None else names:
         try:
@@ -139,6 +139,12 @@ def refuse(faults: Iterable[AnnotationFault], where: str = "") -> None:
     for fault in faults:
         if fault.refused:
             raise InputError(f"{where}{fault}")
+
+
+def tell_notes(file: AnnotationFile) -> None:
+    """Print on stderr what the reader took otherwise than it is written."""
+    for note in file.notes:
+        print(f"warning: {note}", file=sys.stderr)
 
 
 def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:

@@ -232,6 +232,10 @@ def _check(path: Path, fields: dict) -> None:
         require(field not in fields or fields["format"] == "ava", field, "only goes with format: ava")
     for field in ("rate", "stride", "image_rate"):
         require(0 < fields.get(field, 1) < 1000, field, f"{fields.get(field)} is not a number above 0 and below 1000")
+    start, begin = fields.get("start", 0), fields.get("video_start", 0)
+    text = f"{start} is before video_start {begin}, the first second of files"
+    require("rate" not in fields or start >= begin, "start", text)
+    require(fields.get("end", start) >= start, "end", f"is before start {start}")
     name, annotations = fields["name"], fields["annotations"]
     require(name == Path(name).name and name not in (".", "..", ""), "name", "names a folder, so no slashes")
     require("{name}" in fields["frames"], "frames", "needs {name}, which the video's name replaces")

@@ -62,10 +62,11 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     named = (tube.label for video in file.videos.values() for tube in video.tubes if isinstance(tube.label, str))
+    notes = file.notes
     file = checked(file, list(options.get("labels") or file.labels or dict.fromkeys(named)))
     lost = WRITERS[to](file, target)
     lines = [f"not carried over as it is: {line}" for line in lost]
-    return [*summary(file), *in_steps(file, format), *lines, f"-> {target}"]
+    return [*summary(file), *notes, *in_steps(file, format), *lines, f"-> {target}"]
 
 
 def in_steps(file: AnnotationFile, format: str) -> list[str]:

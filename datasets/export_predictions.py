@@ -45,8 +45,9 @@ def export_frame_detections(folder: Path, e: Evaluation) -> Path:
 
 
 def export_ava(folder: Path, e: Evaluation) -> Path:
-    """AVA's csv: a row for each box, as shares of the frame, at `start` + frame / `rate` seconds."""
+    """AVA's csv: a row for each box, as shares of the frame, at a key frame's second, else `start` + frame / `rate`."""
     start, rate = (e.ava_csv.get(key, FORMATS["ava_csv"].defaults[key]) for key in ("start", "rate"))
+    key = e.ava_csv.get("key", lambda name, frame: (name, start + frame / rate))
     ids = {name: number for number, name in e.ava_csv.get("label_map", {}).items()}
     lines = []
     for name, label, frames, boxes, scores in _tubes(e):
@@ -58,7 +59,8 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
         shares = boxes / [width, height, width, height]
         for frame, share, score in zip(frames.tolist(), shares.tolist(), scores.tolist(), strict=True):
             row = f"{','.join(map(repr, share))},{ids.get(e.labels[label], label + 1)},{score!r}"
-            lines.append(f"{name},{_second(start + frame / rate)},{row}\n")
+            source, second = key(name, frame)
+            lines.append(f"{source},{_second(second)},{row}\n")
     return _write_text(folder / "ava.csv", lines)
 
 

@@ -144,6 +144,7 @@ GT, DET = "v,0902,0.1,0.1,0.5,0.5,1,0\n", "v,0902,0.1,0.1,0.5,0.5,1,0.9\n"
         (GT, DET, 'item {\n name: "a"\n id: 0\n}', r"map.pbtxt, line 3: id 0 is below 1"),
         (GT, DET, MAP + MAP, r"map.pbtxt, line \d+: id 1 is there twice"),
         ("", DET, MAP, r"gt.csv: an empty file"),
+        ("\n", DET, MAP, r"gt.csv: an empty file"),
     ],
 )
 def test_what_gives_a_silent_zero_elsewhere_is_one_line(
@@ -167,4 +168,25 @@ def test_the_command_writes_what_it_prints(
     result = json.loads((tmp_path / "ap.json").read_text())
     assert result["mAP"] == pytest.approx(0.8333333333333334, abs=1e-9)  # the rule of 2019, as exclusions are given
     assert result["AP"]["74"] is None
-    assert "stand" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "stand" in printed and "rule of 2019" in printed
+
+
+def test_an_empty_file_of_exclusions_excludes_nothing(fixtures: Path, tmp_path: Path) -> None:
+    names = "groundtruth.csv", "detections.csv", "labelmap.pbtxt"
+    files = [fixtures / "ava" / "real_sample" / name for name in names]
+    (tmp_path / "none.csv").write_text("")
+    results = [repr(ava.evaluate_files(*files, exclusions, "2019")) for exclusions in (None, tmp_path / "none.csv")]
+    assert results[0] == results[1]
+
+
+def test_80_classes_in_place_of_60_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {i: f"class {i}" for i in range(1, 81)} | {12: "stand", 80: "watch (a person)"}
+    label_map = "".join(f'label {{\n  name: "{name}"\n  label_id: {i}\n}}\n' for i, name in names.items())
+    for name, text in (("gt.csv", GT), ("det.csv", DET), ("map.pbtxt", label_map)):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("sys.argv", ["ava", *(str(tmp_path / name) for name in ("gt.csv", "det.csv", "map.pbtxt"))])
+    ava.main()
+    assert "map.pbtxt: a label map of 80 classes; published figures of AVA are over 60" in capsys.readouterr().err

@@ -66,6 +66,20 @@ def test_a_submission_is_evaluated_as_by_the_official_code(
         assert ap is None if values["ap"] is None else ap == pytest.approx(values["ap"], abs=1e-9)
 
 
+def test_one_csv_of_all_subsets_counts_the_subset_alone(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project(fixtures / "ava" / "edge_cases", tmp_path, False)
+    name = (tmp_path / "val.txt").read_text().split()[0]
+    with (tmp_path / "groundtruth.csv").open("a") as file:
+        file.write("further,0902,0.1,0.1,0.5,0.5,1,0\n")
+    (tmp_path / "val.txt").write_text(name)
+    assert evaluate(path, monkeypatch, "--protocol", "ava", "--tiou_th", "0.5")["videos"] == 1
+    (tmp_path / "val.txt").write_text("absent")
+    with pytest.raises(eval_map.InputError, match=r"groundtruth.csv: the annotation has no video 'absent'"):
+        evaluate(path, monkeypatch, "--protocol", "ava")
+
+
 def test_what_needs_tubes_is_refused(fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = project(fixtures / "ava" / "real_sample", tmp_path, False)
     with pytest.raises(eval_map.InputError, match="--bootstrap: does not go with a csv of detections"):
@@ -127,3 +141,20 @@ def test_tubes_agree_with_their_csv(protocol: str, tmp_path: Path, capsys: pytes
 def test_another_metric_by_ava_s_protocol_is_refused() -> None:
     with pytest.raises(eval_map.InputError, match=r"--protocol ava: has no v-mAP; it has frame-mAP"):
         measure("v-mAP", Evaluation({}, {}, {}, {}, ["x"], [0.5], "ava"))
+
+
+def test_the_rule_of_2019_without_included_seconds_is_told(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tubes are judged in the key frames that are known: annotated ones alone give too high a figure."""
+    path = project(fixtures / "ava" / "real_sample", tmp_path, False)
+    name = (tmp_path / "val.txt").read_text().split()[0]
+    tube = {"label": 0, "score": 0.5, "frames": [811801], "boxes": [[1, 1, 90, 90]]}
+    (tmp_path / "pred.json").write_text(json.dumps({"labels": ["stand"], "videos": {name: {"tubes": [tube]}}}))
+    words = ["--dataset", path, "--predictions", tmp_path / "pred.json", "--checkpoint_root", tmp_path / "checkpoint"]
+    words += ["--metric", "frame-mAP", "--protocol", "ava-2019", "--tiou_th", "0.5"]
+    monkeypatch.setattr("sys.argv", ["eval_map.py", *map(str, words)])
+    eval_map.main()
+    assert (
+        "the project file names no seconds as included, so that annotated ones alone count" in capsys.readouterr().err
+    )

@@ -10,7 +10,11 @@ from datasets import check
 from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
+from datasets.export_predictions import export_ava
+from datasets.formats.ava import csv_writing
 from tests.videos import write_video
+from utils.box_ops import Tube
+from utils.metrics.evaluation import Evaluation
 from utils.misc import InputError
 
 MAP = "".join(f'item {{\n  name: "{name}"\n  id: {i}\n}}\n' for i, name in ((1, "stand"), (4, "talk"), (9, "wave")))
@@ -82,6 +86,68 @@ def test_rows_without_a_person_are_people_by_themselves(tmp_path: Path) -> None:
     assert "line 1: no person id" in project.annotation_file().notes[0]
 
 
+def test_an_id_in_two_places_says_nothing_about_who_is_who(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, near = "0.1,0.2,0.5,1.0", "0.6,0.2,0.9,1.0", "0.12,0.2,0.5,1.0"
+    rows = f"a,0,{one},1,7\na,0,{two},4,7\na,0,{two},1,7\na,0.04,{one},1,7\na,0.04,{near},4,7\na,0,{near},4,8\n"
+    _, video = read(own(tmp_path, rows))
+    people: dict[int, set] = {}
+    for tube in video.tubes:
+        people.setdefault(tube.person_id, set()).update((tube.label, frame) for frame in tube.frames.tolist())
+    assert people.pop(7) == {(0, 1), (1, 1)} and people.pop(8) == {(1, 0)}
+    assert sorted(map(sorted, people.values())) == [[(0, 0)], [(0, 0), (1, 0)]]
+    line = "train.csv, line 1: person 7 is in two places in second 0; such boxes are people by themselves (3 lines)"
+    assert line in capsys.readouterr().err
+
+
+def test_clips_have_the_rows_of_their_part_of_the_source(tmp_path: Path) -> None:
+    box = "0.1,0.2,0.5,1.0"
+    rows = f"a,0060,{box},1\na,60.05,{box},4\na,0099,{box},1\nb,5,{box},1\n"
+    path = own(tmp_path, rows, frames="'clips/{name}'", clips="true")
+    clip = tmp_path / "clips" / "a_000060_000062"
+    clip.parent.mkdir()
+    (tmp_path / "frames" / "a").rename(clip)
+    project = load_project(path)
+    file = project.annotation_file()
+    assert list(file.videos) == [clip.name]
+    assert "train.csv, line 3: no clip of 'a' has second 99; such rows are left out (2 lines)" in file.notes[1]
+    video = read_annotations(project, [clip.name])[clip.name]
+    assert sorted((tube.label, tube.frames.tolist()) for tube in video.tubes) == [(0, [0]), (1, [1])]
+    (tmp_path / "train.csv").write_text(f"c,0060,{box},1\n")
+    with pytest.raises(InputError, match=r"train.csv: no row has a clip .*clips/\{name\} named <name>_<first second>"):
+        load_project(path)
+
+
+def test_a_csv_of_predictions_has_the_seconds_of_key_frames(tmp_path: Path) -> None:
+    """Whatever frame shows a second, and of clips the second of the source."""
+    boxes = np.array([[10.0, 10, 50, 50]] * 2)
+    written, clip = [], "a_000060_000062"
+    of_clip = (clip, "a,60.05,0,0,1,1,1\n", "true")
+    for name, rows, clips in (("a", ROWS.replace("0.04", "0.05"), "false"), of_clip):
+        path = own(tmp_path, rows, clips=clips)
+        (tmp_path / "frames" / clip).mkdir(exist_ok=True)
+        file = load_project(path).annotation_file()
+        e = Evaluation({name: [Tube([1, 2], boxes, 0)]}, {name: [np.array([0.5, 0.25])]}, {}, {name: (100, 50, 5)},
+                       ["stand"], [0.5], "ava", ava_csv=csv_writing(file))  # fmt: skip
+        written += [line.split(",")[:2] for line in export_ava(tmp_path, e).read_text().splitlines()]
+    assert written == [["a", "0.05"], ["a", "0.08"], ["a", "60.05"], ["a", "60.08"]]
+
+
+def test_files_of_excluded_seconds_may_be_empty_and_name_files(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "excluded.csv").write_text("a.mp4,0000\n")
+    project, video = read(own(tmp_path, excluded="[empty.csv, excluded.csv]"))
+    assert video.key_frames.tolist() == [1, 3]
+    assert "excluded.csv, line 1: 'a.mp4' ends with a file extension" in project.annotation_file().notes[0]
+
+
+def test_a_label_map_of_80_classes_is_told(tmp_path: Path) -> None:
+    names = {i: f"class {i}" for i in range(1, 81)} | {12: "stand", 80: "watch (a person)"}
+    text = "".join(f'label {{\n  name: "{name}"\n  label_id: {i}\n}}\n' for i, name in names.items())
+    project, _ = read(own(tmp_path, label_map=text))
+    (note,) = project.annotation_file().notes
+    assert "map.pbtxt: a label map of 80 classes; published figures of AVA are over 60 of them" in note
+
+
 def test_subsets_of_a_folder_are_lists(tmp_path: Path) -> None:
     path = own(tmp_path)
     text = path.read_text().replace("train.csv", "csv").replace("map.pbtxt", "../map.pbtxt")
@@ -145,6 +211,9 @@ def test_videos_are_found_with_any_extension(tmp_path: Path) -> None:
         (ROWS + "a,0,0.1,0.2,0.5,1.0,1,0.93\n", MAP, {}, r"train.csv, line 5: person id 0.93 is not a whole"),
         (ROWS + "a,0.05,0.1,0.2,0.5,1.0,1,7\n", MAP, {}, r"two of its seconds are frame 1 at 25 a second"),
         (ROWS, MAP, {"rate": ""}, r"rate"),
+        (ROWS, MAP, {"video_start": 900}, r"own.yml: start: 0 is before video_start 900, the first second of files"),
+        (ROWS, MAP, {"start": 902, "end": 2}, r"own.yml: end: is before start 902"),
+        (ROWS, MAP, {"proposal_file": "p.pkl"}, r"own.yml: proposal_file: not a field of a project file; known are"),
     ],
 )  # fmt: skip
 def test_mistakes_name_their_line(rows: str, label_map: str, fields: dict, message: str, tmp_path: Path) -> None:
@@ -176,3 +245,13 @@ def test_the_check_tells_of_names_with_extensions(
     printed = run_check(own(tmp_path, ROWS.replace("a,", "a.mp4,")), monkeypatch, capsys)
     assert "train.csv, line 1: 'a.mp4' ends with a file extension" in printed
     assert "0 errors, 1 warning" in printed
+
+
+def test_the_check_names_videos_that_only_one_side_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = own(tmp_path, ROWS + ROWS.replace("a,", "b,"))
+    (tmp_path / "train.txt").write_text("a\nb\nc\n")
+    printed = run_check(path, monkeypatch, capsys)
+    assert "error: the annotation has no video 'c'" in printed
+    assert "frames/b: no such video file or folder of images" in printed

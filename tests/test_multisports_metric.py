@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.export_predictions import check_export
 from tests.tube_cases import random_case
 from utils.box_ops import Tube, paired_iou
 from utils.metrics import multisports
@@ -123,3 +124,8 @@ def test_the_command_writes_its_figures(tmp_path: Path, fixtures: Path, monkeypa
     assert "frameAP@0.5" not in figures
     assert figures["videoAP@0.2"]["mAP"] == pytest.approx(0.5333333333, abs=1e-9)
     assert figures["videoAP@0.2"]["AP"]["aerobic kick jump"] is None
+
+
+def test_tubes_as_pickles_are_refused_with_the_way_out() -> None:
+    with pytest.raises(InputError, match=r"--export multisports: .*tubes of MultiSports are pickles, .*; use json"):
+        check_export("multisports", "v-mAP")

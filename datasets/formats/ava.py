@@ -5,18 +5,22 @@ have none. Each action of a person is a tube on key frames; a box without an eva
 label. A second t is frame round((t - start) * rate).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import AnnotationFile, RawTube, RawVideo, video_path
+from datasets.formats.ava_clips import in_clips, source_of
+from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo, video_path
 from datasets.formats.options import needed
-from utils.ava_files import MICRO, AvaRows, joined, read_label_map, read_rows
+from utils.ava_files import MICRO, AvaRows, all_of_ava, joined, read_label_map, read_rows
+from utils.box_ops import paired_iou
 from utils.misc import InputError, counted
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
+ROUNDING = 1e-5  # of IoU: boxes become float32 pixels before they are compared again
 SUFFIXES = (".mkv", ".mp4", ".webm", ".avi", ".mov", ".m4v")
 
 
@@ -33,6 +37,7 @@ def read(
     rate: float | None = 30,
     loose_boxes: bool = False,
     person_per_label: bool = False,
+    clips: bool = False,
     width: int | None = None,
     height: int | None = None,
     sizes: dict[str, list[int]] | None = None,
@@ -52,13 +57,18 @@ def read(
     if len(set(classes.values())) < len(classes):
         raise InputError(f"{path}: two classes of the label map have one name")
     files = {name: folder / file for name, file in subsets.items()} if subsets else {"": path}
-    left_out = [read_rows(folder / name, widths=(2,)) for name in excluded or []]
+    notes = all_of_ava(classes, path if isinstance(label_map, dict) else folder / label_map)
+    left_out = [_named(read_rows(folder / name, widths=(2,)), notes) for name in excluded or []]
     listed = None if included is None else _seconds(folder / included)
-    notes: list[str] = []
     rows_of, lists = {}, {}
     for subset, file in files.items():
         rows = _named(read_rows(file), notes)
         _check(rows, classes, other_classes, loose_boxes, notes)
+        if loose_boxes:
+            _note_apart(rows, person_per_label, notes)
+        if clips and videos is None:
+            raise needed(path, "rows are of clips", "videos")
+        rows = in_clips(rows, videos, notes) if clips else rows
         lists[subset] = sorted(rows.videos)
         for name in lists[subset]:
             if name in rows_of:
@@ -69,8 +79,8 @@ def read(
     clock = Clock(start, 1.0 if time == "frames" else rate)
     _check_start(files.values(), rows_of, clock)
     size_of = _Sizes(path, (width, height) if width and height else None, sizes or {}, videos)
-    people = _People(classes, person_per_label)
-    lazy = AvaVideos(rows_of, left_out, listed, clock, size_of, people)
+    people = _People(classes, person_per_label, loose_boxes)
+    lazy = AvaVideos(rows_of, left_out, listed, clock, size_of, people, clips)
     names = [classes[number] for number in sorted(classes)]
     lists = {subset: [videos] for subset, videos in lists.items() if subset}
     sampled = time == "seconds"  # frames of the file are the video's own
@@ -83,6 +93,16 @@ def csv_options(file: AnnotationFile) -> dict:
         return {}
     clock = file.videos.clock
     return {"label_map": file.label_ids, "start": clock.start, "rate": clock.rate}
+
+
+def csv_writing(file: AnnotationFile, protocol: str = "") -> dict:
+    """`csv_options`, and `key(name, frame)`, a frame's name of the video and second in such a csv; warns where
+    `protocol` needs more seconds than are known."""
+    if protocol == "ava-2019" and not (isinstance(file.videos, AvaVideos) and file.videos.lists_seconds):
+        text = "the project file names no seconds as included, so that annotated ones alone count, as by ava"
+        print(f"warning: --protocol ava-2019: {text}", file=sys.stderr)
+    options = csv_options(file)
+    return {**options, "key": file.videos.key} if options else options
 
 
 def _mapping(path: Path, label_map: Mapping) -> dict[int, str]:
@@ -148,6 +168,33 @@ def _check(rows: AvaRows, classes: Mapping, other_classes: bool, loose_boxes: bo
     rows.refuse(last != np.floor(last), "person id {last} is not a whole number; a score is not part of ground truth")
 
 
+def _apart(rows: AvaRows, person_per_label: bool) -> np.ndarray:
+    """Rows whose person has boxes in two places in that second, bool (n,): an id that does not say who is who there."""
+    label = rows.classes if person_per_label else np.zeros(len(rows.classes), np.int64)
+    keys = (rows.video, rows.time, rows.last, label)
+    order = np.lexsort(keys)
+    same = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys]) & (rows.last[order][1:] >= 0)
+    ends = np.append(np.flatnonzero(~same) + 1, len(order))
+    other_box = np.flatnonzero(same & (np.diff(rows.boxes[order], axis=0) != 0).any(1))
+    apart = np.zeros(len(order), bool)
+    for group in np.unique(np.searchsorted(ends, other_box, "right")).tolist():
+        members = order[ends[group - 1] if group else 0 : ends[group]]
+        a, b = (rows.boxes[members[i]] for i in np.triu_indices(len(members), 1))
+        if (paired_iou(a, b) < SAME_PERSON_IOU + ROUNDING).any():
+            apart[members] = True
+    return apart
+
+
+def _note_apart(rows: AvaRows, person_per_label: bool, notes: list[str]) -> None:
+    apart = _apart(rows, person_per_label)
+    if apart.any():
+        row = int(apart.argmax())
+        notes.append(
+            f"{rows.path}, line {rows.lines[row]}: person {rows.last[row]:g} is in two places in second "
+            f"{rows.time[row] / MICRO:g}; such boxes are people by themselves ({counted(int(apart.sum()), 'line')})"
+        )
+
+
 def _check_start(files: Sequence[Path], rows_of: Mapping[str, AvaRows], clock: "Clock") -> None:
     """InputError where a row lies before the first frame."""
     for rows in {id(rows): rows for rows in rows_of.values()}.values():
@@ -195,9 +242,9 @@ class _Sizes:
 class _People:
     """Makes tubes of a video's rows."""
 
-    def __init__(self, classes: Mapping[int, str], person_per_label: bool) -> None:
+    def __init__(self, classes: Mapping[int, str], person_per_label: bool, loose_boxes: bool) -> None:
         self.classes = np.array(sorted(classes), np.int64)
-        self.person_per_label = person_per_label
+        self.person_per_label, self.loose_boxes = person_per_label, loose_boxes
 
     def tubes(self, rows: AvaRows, frames: np.ndarray, size: tuple[int, int]) -> list[RawTube]:
         """A tube for each action of each person, and one of the boxes of a person without any."""
@@ -223,13 +270,16 @@ class _People:
         return tubes
 
     def _persons(self, rows: AvaRows) -> np.ndarray:
-        """Each row's person, int64 (n,): the given ids, and further ones for boxes without."""
+        """Each row's person, int64 (n,): the given ids, and further ones for boxes without one or whose one is in two
+        places."""
         given = np.where(np.isnan(rows.last), -1, rows.last).astype(np.int64)
         person = given.copy()
         if self.person_per_label:
             keys = np.stack([rows.classes, given], 1)
             person = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
         loose = given < 0
+        if self.loose_boxes:
+            loose |= _apart(rows, self.person_per_label)
         if loose.any():
             keys = np.column_stack([rows.time[loose], rows.boxes[loose]])
             person[loose] = person.max(initial=-1) + 1 + np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
@@ -247,8 +297,9 @@ class AvaVideos(Mapping):
         clock: Clock,
         size_of: _Sizes,
         people: _People,
+        clips: bool,
     ) -> None:
-        self.clock, self._size_of, self._people = clock, size_of, people
+        self.clock, self._size_of, self._people, self._clips = clock, size_of, people, clips
         self._included, self._excluded = included, excluded
         self._rows: dict[str, tuple[AvaRows, np.ndarray]] = {}
         for rows in {id(rows): rows for rows in rows_of.values()}.values():
@@ -257,6 +308,7 @@ class AvaVideos(Mapping):
             for name, of_video in zip(rows.videos, np.split(order, ends), strict=True):
                 self._rows[name] = rows, of_video
         self._made: dict[str, RawVideo] = {}
+        self._seconds: dict[str, dict[int, float]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -272,9 +324,17 @@ class AvaVideos(Mapping):
             self._made[name] = self._make(name)
         return self._made[name]
 
-    def rows(self, names: Iterable[str]) -> tuple[AvaRows, AvaRows | None]:
-        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files."""
-        files = {id(self._rows[name][0]): self._rows[name][0] for name in names if name in self._rows}
+    def rows(self, names: Sequence[str]) -> tuple[AvaRows, AvaRows | None]:
+        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files.
+
+        Raises:
+            InputError: a video has no rows.
+        """
+        missing = next((name for name in names if name not in self._rows), None)
+        if missing is not None:
+            path = next(iter(self._rows.values()))[0].path
+            raise InputError(f"{path}: the annotation has no video {missing!r}")
+        files = {id(self._rows[name][0]): self._rows[name][0] for name in names}
         excluded = joined(self._excluded).of_videos(names) if self._excluded else None
         return joined([file.of_videos(names) for file in files.values()]), excluded
 
@@ -285,6 +345,22 @@ class AvaVideos(Mapping):
         if not len(rows):
             return ""
         return f", second {file.time[rows[0]] / MICRO:g} ({file.path.name}, line {file.lines[rows[0]]})"
+
+    def key(self, name: str, frame: int) -> tuple[str, float]:
+        """The name and second of a frame in a csv; a key frame has its own second, which may lie between two frames."""
+        if name not in self._seconds:
+            file, of_video = self._rows[name]
+            times = np.unique(file.time[of_video])
+            seconds = (times / MICRO).tolist()
+            self._seconds[name] = dict(zip(self.clock.frames(times).tolist(), seconds, strict=True))
+        source, begin = source_of(name) if self._clips else (name, 0)
+        second = self._seconds[name].get(frame, self.clock.start + frame / self.clock.rate)
+        return source, round(begin + second, 6)
+
+    @property
+    def lists_seconds(self) -> bool:
+        """Whether it is known which seconds are key frames, also without people."""
+        return self._included is not None
 
     def _make(self, name: str) -> RawVideo:
         file, of_video = self._rows[name]

@@ -15,6 +15,7 @@ from utils.misc import InputError, counted
 if TYPE_CHECKING:
     from datasets.dataset import VideoFrames
 
+SAME_PERSON_IOU = 0.5  # two boxes of one person in one frame (two actions at a time) overlap at least so
 MAX_FRAME = 2**40  # what is beyond counts as no frame number
 MAX_FRAMES = 10**7  # of a video whose length a file states: more would be days
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats import jhmdb21
-from datasets.formats.common import AnnotationFile, RawTube
+from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube
 from utils.box_ops import paired_iou
-
-ONE_PLACE = 0.5  # IoU that two boxes of one person in one frame have at least (`datasets.annotations.SAME_PERSON_IOU`)
 
 
 def read(path: Path, *, person_iou: float = 0.5) -> AnnotationFile:
@@ -34,7 +32,7 @@ def person_ids(tubes: list[RawTube], person_iou: float) -> list[int]:
     near = (spans[:, None, 0] <= spans[None, :, 1] + 1) & (spans[None, :, 0] <= spans[:, None, 1] + 1)
     for i, j in np.argwhere(np.triu(near, 1)).tolist():
         iou, together = _overlap(tubes[i], tubes[j])
-        clash[i, j] = clash[j, i] = together and bool((iou < ONE_PLACE).any())
+        clash[i, j] = clash[j, i] = together and bool((iou < SAME_PERSON_IOU).any())
         if iou.size and iou.mean() >= person_iou:
             pairs.append((-float(iou.mean()), i, j))
     group = np.arange(len(tubes))

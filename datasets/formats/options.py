@@ -66,6 +66,7 @@ OPTIONS: dict[str, Option] = {
     "rate": number("frames a second: how often a video is looked at"),
     "loose_boxes": switch("a row without a person's id is a person by itself"),
     "person_iou": number("IoU at which two tubes that meet in time are one person's"),
+    "clips": switch("videos are clips <name>_<first second>_<last second>; rows have the source's name and second"),
     "person_per_label": switch("a person's id is one among those of its class"),
     "action_attribute": text("the attribute that holds the action; without it the track's label is the action"),
     "action_attributes": names("the attributes that hold actions"),

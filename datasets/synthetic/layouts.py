@@ -1,10 +1,11 @@
 """The synthetic data set's annotation in the layouts of public data sets, each with a project file, `project.yml`.
 
 What a layout cannot hold is lost: people's ids and people without an action in all but AVA's, gaps (a tube is cut
-there) in those of JHMDB21, MultiSports and UCF101-24, boxes between key frames in AVA's. Three of the public files are
-pickles; they hold plain containers and arrays alone, which `utils.safe_pickle` reads.
+there) in those of JHMDB21, MultiSports and UCF101-24, boxes between key frames in AVA's. JHMDB21 and MultiSports are
+pickles and nothing else; these hold plain containers and arrays alone, which `utils.safe_pickle` reads.
 """
 
+import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from utils.storage.files import atomic
 
+MAT_TEXT = b"MATLAB 5.0 MAT-file".ljust(116)  # how the file begins; SciPy would add the time of day
 KEY_SECOND = 900  # of the first frame, as of AVA's videos cut from 15:00
 DEFAULTS = {"qmm_psn_score_th": 0.5, "qmm_iou_th": 0.3, "psn_score_th": 0.8, "iou_th": 0.3, "sim_th": 0.4}
 Subsets = Mapping[str, Sequence[str]]
@@ -77,24 +79,30 @@ def _write_act(path: Path, format: str, content: Mapping, subsets: Subsets) -> d
         "resolution": {name: (video["height"], video["width"]) for name, video in videos.items()},
         "gttubes": tubes,
     }
-    _dump(path, truth)
+    with atomic(path) as part:
+        part.write_bytes(pickle.dumps(truth, protocol=2))
     lists = {"train": {"list": "train_videos", "number": 1}, "val": {"list": "test_videos", "number": 1}}
     return {"format": format, "annotations": path.name, "splits": lists, "defaults": {**DEFAULTS, "filter_length": 4}}
 
 
-def write_ucf101_24(root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
-    """The corrected annotations' `pyannot.pkl`: left, top, width, height in frames of 320 x 240."""
-    truth = {}
-    for name, video in content["videos"].items():
-        annotations = []
-        for label, frames, boxes in _whole_tubes(video):
-            sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-            tube = {"label": label, "sf": int(frames[0]), "ef": int(frames[-1]) + 1, "boxes": sides}
-            annotations.append(tube)
-        truth[name] = {"numf": video["n_frames"], "annotations": annotations}
-    _dump(root / "pyannot.pkl", truth)
+def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float) -> dict:
+    """The corrected annotations' `finalAnnots.mat`: left, top, width, height in frames of 320 x 240; frames and classes
+    from 1."""
+    import scipy.io
+
+    held = []
+    for name, video in annotation["videos"].items():
+        tubes = [
+            (label + 1, frames[-1] + 1, frames[0] + 1, np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1))
+            for label, frames, boxes in _whole_tubes(video)
+        ]
+        held.append((name, video["n_frames"], np.array(tubes, [(key, "O") for key in ("class", "ef", "sf", "boxes")])))
+    content = np.array(held, [(key, "O") for key in ("name", "num_imgs", "tubes")])
+    scipy.io.savemat(file := io.BytesIO(), {"annot": content}, do_compression=True)
+    with atomic(root / "finalAnnots.mat") as part:
+        part.write_bytes(MAT_TEXT + file.getvalue()[len(MAT_TEXT) :])
     return {
-        "format": "ucf101-24", "annotations": "pyannot.pkl", "labels": list(content["labels"]),
+        "format": "ucf101-24", "annotations": "finalAnnots.mat", "labels": list(annotation["labels"]),
         "splits": {subset: f"{subset}.txt" for subset in subsets}, "defaults": {**DEFAULTS, "filter_length": 4},
     }  # fmt: skip
 
@@ -135,8 +143,3 @@ def _whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
 def _write(path: Path, text: str) -> None:
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _dump(path: Path, content: object) -> None:
-    with atomic(path) as part:
-        part.write_bytes(pickle.dumps(content, protocol=2))

@@ -10,12 +10,13 @@ one without a box included; by that of 2019 all but the excluded, so that detect
 positives. Equal scores are ordered by the rows' content.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from utils.ava_files import AvaRows, read_label_map, read_rows
+from utils.ava_files import AvaRows, all_of_ava, read_label_map, read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, run
 from utils.metrics.frame_boxes import FrameBoxes, boxes_of_tubes, frame_ap
@@ -150,6 +151,8 @@ def main() -> None:
     rule = args.rule or ("2019" if args.exclusions else "2020")
     result = evaluate_files(args.groundtruth, args.detections, args.label_map, args.exclusions, rule)
     names = read_label_map(args.label_map)
+    for line in all_of_ava(names, args.label_map):
+        print(f"warning: {line}", file=sys.stderr)
     rows = [[f"{number} {names[number]}", ap] for number, ap in result["AP"].items()]
     print_table([f"rule of {rule}", f"AP@{IOU_TH:g}"], [*rows, ["mAP", result["mAP"]]])
     if args.out:

@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
     gt: every video's ground truth. sizes: every video's width, height and number of frames, 0 where unknown.
     bootstrap: the number of resamples of videos that intervals are made of, 0: none. seed: of their draws.
     key_frames, empty_frames: of videos annotated on key frames, all of these, and those that are listed without people.
-    ava_csv: `start`, `rate` and `label_map` (id -> label) of a data set in AVA's format.
+    ava_csv: of a data set in AVA's format, what `datasets.formats.ava.csv_writing` says.
     """
 
     pred: dict[str, list[Tube]]

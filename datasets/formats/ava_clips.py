@@ -1,0 +1,57 @@
+"""Clips `<name>_<first second>_<last second>`, as of AVA-Kinetics; rows have their source's name and second."""
+
+import glob
+import re
+from pathlib import Path
+
+import numpy as np
+
+from utils.ava_files import MICRO, AvaRows
+from utils.misc import InputError, counted
+
+CLIP = re.compile(r"(.+)_(\d{6})_(\d{6})")
+
+
+def in_clips(rows: AvaRows, videos: str, notes: list[str]) -> AvaRows:
+    """The rows in the clips that exist: named as these, with seconds since their beginning.
+
+    Rows without a clip are left out, which a line of `notes` says.
+
+    Args:
+        videos: the path of a video, with {name} in it.
+
+    Raises:
+        InputError: no row has a clip.
+    """
+    clips: dict[str, list[tuple[int, int, str]]] = {}
+    before, _, after = Path(videos).name.partition("{name}")
+    for path in sorted(Path(videos).parent.glob(f"{glob.escape(before)}*{after}")):
+        name = path.stem if after == ".*" else path.name.removesuffix(after)
+        if match := CLIP.fullmatch(name.removeprefix(before)):
+            clips.setdefault(match[1], []).append((int(match[2]), int(match[3]), match[0]))
+    kept, clip_of_row, begins, names = [], [], [], {}
+    for row, (video, time) in enumerate(zip(rows.video.tolist(), rows.time.tolist(), strict=True)):
+        for first, last, clip in clips.get(rows.videos[video], ()):
+            if first * MICRO <= time <= last * MICRO:
+                kept.append(row)
+                clip_of_row.append(names.setdefault(clip, len(names)))
+                begins.append(first * MICRO)
+                break
+    if not kept:
+        raise InputError(f"{rows.path}: no row has a clip {videos} named <name>_<first second>_<last second>")
+    if missing := len(rows.time) - len(kept):
+        row = int(np.setdiff1d(np.arange(len(rows.time)), kept)[0])
+        notes.append(
+            f"{rows.path}, line {rows.lines[row]}: no clip of {rows.videos[rows.video[row]]!r} has second "
+            f"{rows.time[row] / MICRO:g}; such rows are left out ({counted(missing, 'line')})"
+        )
+    of_clips = rows.where(np.array(kept))
+    return of_clips._replace(
+        videos=list(names), video=np.array(clip_of_row), time=of_clips.time - np.array(begins, np.int64)
+    )
+
+
+def source_of(clip: str) -> tuple[str, int]:
+    """The name of a clip's source, and the clip's first second there."""
+    match = CLIP.fullmatch(clip)
+    return (match[1], int(match[2])) if match else (clip, 0)
