@@ -172,7 +172,7 @@ def build(args: argparse.Namespace, device: torch.device) -> Trained:
 def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
     own = [*ARCHITECTURE, *(flag for flag, _, _ in LOSSES.values()), *(f"{name}_loss_coef" for name in AUXILIARY)]
-    refuse_flags(args, [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
+    refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
     detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
@@ -265,8 +265,8 @@ def validate(
     """The `box_metrics` of a detector (`Trained.detect`) over a subset."""
     scores, boxes, people = [], [], []
     for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
-        found, places = detect(batch)
-        scores += list(found.cpu().numpy())
+        person_scores, places = detect(batch)
+        scores += list(person_scores.cpu().numpy())
         boxes += list(box_cxcywh_to_xyxy(places).cpu().numpy())
         people += [box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy() for target in batch["targets"]]
     return box_metrics(scores, boxes, people)

@@ -1,6 +1,7 @@
 """The kinds of frozen detectors behind one interface, `Network`: one function each, in the table `KINDS`."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,16 +81,12 @@ def open_hf(name: str, checkpoint: object, device: torch.device, use: Settings) 
     layer = _layer(use.query_layer, detector.n_layers, name)
     if layer != detector.n_layers:
         detector.take_layer(layer)
-    person, weights = detector.person_label, weights_hash(detector.model.state_dict())
-    changed = f"-layer{layer}" * (layer != detector.n_layers)
+    person, n_layers, weights = detector.person_label, detector.n_layers, weights_hash(detector.model.state_dict())
+    changed = f"-layer{layer}" * (layer != n_layers)
     key = f"{weights}-{detector.settings_key()}-person{person}{changed}{_amp(use)}"
-    module, d = hf_detector.for_inference(detector, use.amp), detector.d
+    module, d, scores = hf_detector.for_inference(detector, use.amp), detector.d, itemgetter("scores")
     size = use.image_size
-    return Network(module, detector.prepare, _scores, weights, key, d, detector.n_layers, size, False, layer, person, 0)
-
-
-def _scores(out: dict) -> Tensor:
-    return out["scores"]
+    return Network(module, detector.prepare, scores, weights, key, d, n_layers, size, False, layer, person, 0)
 
 
 def _amp(use: Settings) -> str:

@@ -9,6 +9,7 @@ model's own image processor. Weights come from the hub (its cache, its own HF_HU
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -61,9 +62,9 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
         raise InputError(f"{PREFIX}{name}: no such folder; give one that save_pretrained left, or a name of the hub")
     try:
         model, info = hf.AutoModelForObjectDetection.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
         )
-        processor = hf.AutoImageProcessor.from_pretrained(name)
+        processor = hf.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except ImportError as error:  # timm, of some backbones
         raise InputError(f"{PREFIX}{name}: {_one_line(error)}; pip install -r requirements-hf.txt") from None
     except Exception as error:  # the library raises whatever its parts do
@@ -125,12 +126,16 @@ def load(
 def person_class(labels: dict[int, str], wanted: str | int | None, name: str) -> int:
     """The class of people in a model's label map; `wanted`, a label or a number, names another than "person"."""
     labels = {int(number): str(label) for number, label in labels.items()}
+    named = {label.lower(): number for number, label in reversed(labels.items())}
     text = "person" if wanted is None else str(wanted).lower()
     if text.isdecimal() and int(text) in labels:
-        return int(text)
-    for number, label in labels.items():
-        if label.lower() == text:
-            return number
+        number = int(text)
+        if named.get("person", number) != number:
+            note = f"--person_label {number} is {labels[number]!r}; the class 'person' is {named['person']}"
+            print(f"note: {name}: {note}", file=sys.stderr)
+        return number
+    if text in named:
+        return named[text]
     shown = ", ".join(f"{number} {label}" for number, label in list(labels.items())[:8])
     raise InputError(
         f"{name}: has no class {text!r}; name one with --person_label ({shown}{', ...' * (len(labels) > 8)})"
@@ -244,9 +249,11 @@ class HFDetector(nn.Module):
         return {PREFIX: json.loads(json.dumps({**settings, "person_label": self.person_label}, default=str))}
 
     def settings_key(self) -> str:
-        """Names what changes its answers beside its weights: family, size, and a checksum of the image processor."""
+        """Names what changes its answers beside its weights: family, size, and a checksum of the settings of model and
+        image processor."""
         size = "x".join(str(value) for value in dict(self.processor.size).values() if value)
-        settings = json.dumps(self.processor.to_dict(), sort_keys=True, default=str)
+        settings = [self.model.config.to_diff_dict() | {"transformers_version": None}, self.processor.to_dict()]
+        settings = json.dumps(settings, sort_keys=True, default=str)
         return f"{self.model.config.model_type}-{size}-{checksum(settings)}"
 
     def prepare(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -272,17 +279,10 @@ class HFDetector(nn.Module):
         mixed = torch.autocast(images.device.type, self.dtype) if self.dtype else nullcontext()
         with mixed:
             out = self.model(pixel_values=images, pixel_mask=None if mask is None else (~mask).long())
-        queries = self._taken[0] if self._taken else out.last_hidden_state
-        return {
-            "scores": self.person_scores(out.logits),
-            "pred_boxes": out.pred_boxes.float(),
-            "queries": queries.float(),
-        }
-
-    def person_scores(self, logits: Tensor) -> Tensor:
-        """Class logits (..., C) -> person scores (...), by softmax where one class is "no object", else by sigmoid."""
-        logits = logits.float()
-        return logits.softmax(-1)[..., self.person_label] if self.softmax else logits[..., self.person_label].sigmoid()
+        queries, logits = self._taken[0] if self._taken else out.last_hidden_state, out.logits.float()
+        person = self.person_label
+        scores = logits.softmax(-1)[..., person] if self.softmax else logits[..., person].sigmoid()
+        return {"scores": scores, "pred_boxes": out.pred_boxes.float(), "queries": queries.float()}
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.hf_detector import HFDetector
+from utils.cli import Parser
 from utils.distributed import world_size
 from utils.misc import InputError
 
@@ -70,10 +71,10 @@ def in_float32(loss: Callable) -> Callable:
     return compute
 
 
-def refuse_flags(args: Namespace, names: Iterable[str]) -> None:
-    """InputError for flags of DETR alone."""
-    for name in names:
-        if getattr(args, name) != args.defaults[name]:
-            raise InputError(
-                f"--{name}: not with {args.detr}, which has its own architecture and loss; leave the flag out"
-            )
+def refuse_flags(args: Namespace, parser: Parser, names: Iterable[str]) -> None:
+    """InputError for flags of DETR alone, on the command line or in a preset; `parser` has their defaults."""
+    given = [name for name in names if getattr(args, name) != parser.action_of(name).default]
+    if given:
+        flags = ", ".join(f"--{name}" for name in given)
+        remedy = f"add --preset_except {' '.join(given)}" if args.preset else "leave that out"
+        raise InputError(f"{flags}: not with {args.detr}, which has its own architecture and loss; {remedy}")

@@ -172,7 +172,28 @@ def test_the_key_names_weights_processor_and_settings(tiny: dict[str, Path], tmp
     keys.add(Detector(f"hf:{tmp_path / 'other'}", CPU).key)
     assert len(keys) == 5 and Detector(source, CPU).key == detector.key and "rt_detr-64x64" in detector.key
     assert Detector(source, CPU, person_label=2).key == Detector(source, CPU, person_label="cat").key
+    fewer = tmp_path / "fewer"  # as many weights, other answers: queries are the best of the encoder's
+    shutil.copytree(tiny["rt_detr"], fewer)
+    assert Detector(f"hf:{fewer}", CPU).key == detector.key
+    settings = json.loads((fewer / "config.json").read_text())
+    (fewer / "config.json").write_text(json.dumps(settings | {"num_queries": QUERIES - 2}))
+    other = Detector(f"hf:{fewer}", CPU)
+    assert other.weights == detector.weights and other.key != detector.key
     assert detector.config()["source"] == source and detector.image_size == 0
+
+
+def test_a_number_names_the_person_s_class_and_0_is_one(
+    tiny: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    detector = Detector(f"hf:{tiny['d_fine']}", CPU, person_label=0)
+    assert detector.person_label == 0 and "0 is 'bicycle'; the class 'person' is 1" in capsys.readouterr().err
+    frames = frames_of(SHAPES[0])
+    out, _ = of_library(tiny["d_fine"], "d_fine", frames)
+    np.testing.assert_allclose(detections(detector, frames).scores, out.logits[..., 0].sigmoid().flatten(), atol=1e-5)
+    walkers = save_tiny("d_fine", tmp_path, {0: "pedestrian", 1: "dog", 2: "cat"})
+    for label in (0, "0", "Pedestrian"):
+        assert Detector(f"hf:{walkers}", CPU, person_label=label).person_label == 0
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.slow

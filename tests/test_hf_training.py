@@ -9,8 +9,9 @@ import torch
 
 pytest.importorskip("transformers", reason="transformers is not installed (requirements-hf.txt)")
 
+import train_detr
 from models import hf_detector
-from models.hf_training import HFTraining
+from models.hf_training import HFTraining, refuse_flags
 from models.person_queries import Detector
 from tests.hf_models import FAMILIES, SOME_SLOW, save_tiny
 from tests.stages import Stages
@@ -84,3 +85,12 @@ def test_a_tiny_one_learns_is_resumed_exactly_and_serves_the_later_stages(
 def test_flags_of_detr_alone_are_one_line(tiny: dict[str, Path], stages: Stages, flag: list[str]) -> None:
     with pytest.raises(InputError, match=f"{flag[0]}: not with hf:"):
         stages.run("train_detr", "--detr", f"hf:{tiny['rt_detr']}", *flag)
+
+
+def test_flags_of_detr_alone_in_a_preset_are_refused_too() -> None:
+    parser = train_detr.make_parser()
+    parser.set_defaults(pad_square=True, no_aux_loss=True)
+    args = parser.parse_args(["--dataset", "own", "--detr", "hf:name", "--preset", "published"])
+    wanted = r"--pad_square, --no_aux_loss: not with hf:name.*--preset_except pad_square no_aux_loss$"
+    with pytest.raises(InputError, match=wanted):
+        refuse_flags(args, train_detr.make_parser(), ["pad_square", "box_overlap", "no_aux_loss"])
