@@ -77,7 +77,7 @@ from utils.distributed import process_group, rank
 from utils.gt_tubes import label_frames, label_sets
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
-from utils.metrics.tube_recall import found, tube_precision_recall
+from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 from utils.misc import InputError, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
@@ -290,7 +290,7 @@ def report(
     videos = []
     for name, targets in gt.items():
         own = tracks.get(name, [])
-        of_pred, of_gt = found(own, targets, level, args.label_centric, args.frame_iou)
+        of_pred, of_gt = with_accepted_pair(own, targets, level, args.label_centric, args.frame_iou)
         errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
         errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
@@ -300,7 +300,7 @@ def report(
         entry["counts"]["switches"] = len(events)
         videos.append(entry)
     by_cue = {f"motion_recall@{threshold:g}": motion_recall_by_cue(results, threshold) for threshold in thresholds}
-    by_cue = {name: {CUES.get(cue, cue): parts for cue, parts in held.items()} for name, held in by_cue.items()}
+    by_cue = {name: {CUES.get(cue, cue): parts for cue, parts in recalls.items()} for name, recalls in by_cue.items()}
     facts = {"data set": project.name, "subset": args.subset, "settings": folder.parent.name}
     facts["errors counted"] = f"at 3D IoU {level:g}"
     title, charts = f"Tracks of {project.name}, {args.subset}", contents.part_charts(metrics, by_cue)

@@ -98,11 +98,6 @@ class Project:
             raise InputError(f"{self.annotations}: video name {name[:80]!r} is not a path below {self.root}{hint}")
         return video_path(self.root / self.frames, name)
 
-    def label_id(self, label: int) -> int:
-        """The id of a label in files of the annotation's format; without ids of its own, labels count from 1."""
-        ids = {name: number for number, name in self.annotation_file().label_ids.items()}
-        return ids.get(self.labels[label], label + 1)
-
     def _read_list(self, path: Path) -> list[str]:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()

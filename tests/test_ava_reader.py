@@ -50,7 +50,8 @@ def read(path: Path) -> tuple[Project, Video]:
 def test_an_action_is_a_tube_and_a_person_has_several(tmp_path: Path) -> None:
     project, video = read(own(tmp_path))
     assert project.labels == ["stand", "talk", "wave"]
-    assert [project.label_id(label) for label in range(3)] == [1, 4, 9]
+    ids = {name: number for number, name in project.annotation_file().label_ids.items()}
+    assert [ids[label] for label in project.labels[:3]] == [1, 4, 9]
     assert (video.width, video.height) == (100, 50)  # of the images themselves
     stand, talk = sorted(video.tubes, key=lambda tube: tube.label)
     assert (stand.label, stand.person_id, stand.frames.tolist()) == (0, 7, [0, 3])

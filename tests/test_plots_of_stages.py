@@ -20,7 +20,7 @@ from datasets.synthetic.videos import make_synthetic
 from models.action_head import build_action_head
 from models.person_queries import match_people
 from tests.toy_training import arguments, train
-from tests.tube_cases import jhmdb21_case, random_case
+from tests.tube_cases import jhmdb21_case, matches_of, random_case
 from utils.box_ops import Track, Tube
 from utils.drawing.evaluation_plots import (
     detailed_video,
@@ -36,7 +36,7 @@ from utils.plot_utils import precision_recall
 from utils.results import motion_recall_by_cue
 from utils.storage.files import save_torch
 from utils.storage.video_cache import VideoSample, fill_cache
-from utils.video_map import average_precision, calc_video_map, sorted_matches
+from utils.video_map import average_precision, calc_video_map
 
 ROOT = Path(__file__).parents[1]
 D, N = 8, 8  # width of a query, classes of the embedded data set
@@ -48,7 +48,7 @@ LINKED = ("epoch1-psn0.8-sim0.4-len4-end8-iou0.3-feature", "epoch1-psn0.8-sim0.3
 def test_the_curves_are_those_that_ap_is_computed_of(fixtures: Path, protocol: str, level: float) -> None:
     cases = [(*random_case(seed, tied=True), 4) for seed in range(4)]
     for pred, gt, n in [*cases, (*jhmdb21_case(fixtures)[:2], 21)]:
-        correct, n_gt = sorted_matches(pred, gt, n, level, protocol)
+        correct, n_gt = matches_of(pred, gt, n, level, protocol)
         ap = [average_precision(c, m, protocol) if m else np.nan for c, m in zip(correct, n_gt, strict=True)]
         np.testing.assert_array_equal(ap, calc_video_map(pred, gt, n, level, protocol))
         assert [len(c) for c in correct] == [sum(t.label == k for ts in pred.values() for t in ts) for k in range(n)]
@@ -58,7 +58,7 @@ def test_the_curves_are_those_that_ap_is_computed_of(fixtures: Path, protocol: s
 
 
 def test_curves_of_classes_without_anything() -> None:
-    correct, n_gt = sorted_matches({"a": []}, {"a": []}, 3, 0.5)
+    correct, n_gt = matches_of({"a": []}, {"a": []}, 3, 0.5)
     assert [len(c) for c in correct] == [0, 0, 0] and n_gt.tolist() == [0, 0, 0]
 
 

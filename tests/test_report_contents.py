@@ -5,21 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tube_cases import jhmdb21_case, random_case
+from tests.tube_cases import jhmdb21_case, matches_of, random_case
 from utils.box_ops import Tube, tube_iou
 from utils.drawing.report.contents import (
     curve_charts,
-    figures,
     part_charts,
     person_colours,
     predicted_page,
+    single_metrics,
     video_entry,
     worst,
     wrong_tubes,
 )
 from utils.metrics.tracking import identity_switches, tracking_metrics
-from utils.metrics.tube_recall import found, tube_precision_recall
-from utils.video_map import sorted_matches
+from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 
 
 @pytest.mark.parametrize("protocol", ["voc", "act"])
@@ -27,7 +26,7 @@ def test_wrong_tubes_are_those_that_v_map_counts(fixtures: Path, protocol: str) 
     cases = [(*random_case(seed, tied=True), 4) for seed in range(4)]
     for pred, gt, n in [*cases, (*jhmdb21_case(fixtures)[:2], 21)]:
         wrong = wrong_tubes(pred, gt, n, 0.3, protocol)
-        correct, n_gt = sorted_matches(pred, gt, n, 0.3, protocol)
+        correct, n_gt = matches_of(pred, gt, n, 0.3, protocol)
         assert wrong.keys() == {*pred, *gt}
         for c in range(n):
             sides = {"pred": pred, "gt": gt}
@@ -47,7 +46,7 @@ def test_missed_people_and_false_tracks_are_those_that_are_counted(label_centric
     for seed in range(6):
         pred, gt = random_case(seed)
         (rates,) = tube_precision_recall(pred, gt, [0.3], label_centric)
-        both = [found(pred.get(name, []), gt.get(name, []), 0.3, label_centric) for name in {*pred, *gt}]
+        both = [with_accepted_pair(pred.get(name, []), gt.get(name, []), 0.3, label_centric) for name in {*pred, *gt}]
         of_pred, of_gt = (np.concatenate(part) for part in zip(*both, strict=True))
         assert of_pred.mean() == pytest.approx(rates["precision"]) and of_gt.mean() == pytest.approx(rates["recall"])
 
@@ -105,7 +104,7 @@ def test_metrics_are_shown_with_their_intervals() -> None:
         "confusion": {"tubes@0.5": {"labels": ["run"], "counts": [[3]]}}, "videos_left_out": 0,
         "errors": {"v-mAP@0.5": {"causes": {"link": {"gain": 0.1, "count": 2}}, "mAP": 0.5}},
     }  # fmt: skip
-    shown = {row["name"]: row for row in figures(metrics)}
+    shown = {row["name"]: row for row in single_metrics(metrics)}
     assert shown.keys() == {"videos", "v-mAP@0.5"}
     assert (shown["videos"]["count"], shown["v-mAP@0.5"]["count"]) == (True, False)
     assert (shown["v-mAP@0.5"]["low"], shown["v-mAP@0.5"]["high"]) == (0.4, 0.6)
@@ -119,7 +118,7 @@ def test_metrics_are_shown_with_their_intervals() -> None:
 def test_curves_end_where_recall_ends() -> None:
     pred, gt = random_case(1)
     for chart, level in zip(curve_charts(pred, gt, list("abcd"), [0.2, 0.5], "voc"), (0.2, 0.5), strict=True):
-        correct, n_gt = sorted_matches(pred, gt, 4, level)
+        correct, n_gt = matches_of(pred, gt, 4, level)
         assert [curve["name"] for curve in chart["curves"]] == [name for name, n in zip("abcd", n_gt, strict=True) if n]
         ends = [c.sum() / n for c, n in zip(correct, n_gt, strict=True) if n]
         assert [curve["x"][-1] for curve in chart["curves"]] == pytest.approx(ends, abs=1e-4)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.box_ops import Tube
+from utils.video_map import video_rankings
 
 Tubes = dict[str, list[Tube]]
 
@@ -28,6 +29,14 @@ def random_case(seed: int, n_classes: int = 4, tied: bool = False) -> tuple[Tube
                 score = round(rs.rand(), 1) if tied else rs.rand()
                 pred[name].append(Tube(tube.frames[kept], boxes, label, score))
     return pred, gt
+
+
+def matches_of(
+    pred: Tubes, gt: Tubes, num_classes: int, threshold: float, protocol: str = "voc"
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Of each class whether each detection is correct, by falling score, and the number of ground truths."""
+    (classes,) = video_rankings(pred, gt, num_classes, [threshold], protocol)
+    return [r.correct for r in classes], np.array([r.n_gt.sum() for r in classes], np.int64)
 
 
 def _walk(rs: np.random.RandomState, label: int) -> Tube:

@@ -134,11 +134,11 @@ def _log_parts(log: RunLog, metrics: Mapping) -> None:
             bounds = metrics.get("intervals", {}).get(name, {})
             rows = [[part, value, *bounds.get(part, ("", ""))] for part, value in parts.items()]
             log.table(name, ["name", "value", "low", "high"], rows)
-    for name, held in metrics.get("errors", {}).items():
-        rows = [[cause, row["gain"], row["count"]] for cause, row in held["causes"].items()]
+    for name, summary in metrics.get("errors", {}).items():
+        rows = [[cause, row["gain"], row["count"]] for cause, row in summary["causes"].items()]
         log.table(f"errors_{name}", ["cause", "gain", "count"], rows)
-    for name, held in metrics.get("confusion", {}).items():
-        log.confusion(name, held["labels"], held["counts"])
+    for name, matrix in metrics.get("confusion", {}).items():
+        log.confusion(name, matrix["labels"], matrix["counts"])
 
 
 def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:

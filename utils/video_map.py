@@ -201,20 +201,6 @@ def frame_rankings(
     return [[ranking(c, choose(c, th) >= 0, n_videos) for c in classes] for th in thresholds]
 
 
-def sorted_matches(
-    pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float = 0.2, protocol: str = "voc"
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """What `calc_video_map` computes AP from, whose arguments and errors these are.
-
-    Returns:
-        For each class whether each of its detections is correct, bool (n_c,) by falling score; how many ground-truth
-        tubes each class has, int64 (num_classes,).
-    """
-    (threshold,) = check_thresholds(tiou_th)
-    classes = tube_candidates(pred, gt, num_classes, threshold, protocol)
-    return [matching(protocol)(c, threshold) >= 0 for c in classes], np.array([c.n_gt for c in classes], np.int64)
-
-
 def mean_ap(ap: np.ndarray) -> float:
     """The mean over the classes that have ground truth, NaN where none has; `ap` (num_classes,)."""
     known = ap[~np.isnan(ap)]

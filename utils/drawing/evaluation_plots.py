@@ -16,7 +16,7 @@ from utils.plot_utils import (
     plot_similarity,
     plot_tubes,
 )
-from utils.video_map import sorted_matches
+from utils.video_map import video_rankings
 
 CLIP_FRAMES = 8  # frames of the clip whose features are compared with each other
 FEATURE_FRAMES = 60  # frames whose features are plotted as points
@@ -89,9 +89,9 @@ def precision_recall_plots(
     folder: Path, pred: Tubes, gt: Tubes, labels: Sequence[str], thresholds: Sequence[float], protocol: str
 ) -> list[Path]:
     """Precision and recall of the action tubes of all videos, at each 3D IoU threshold."""
-    paths = []
-    for threshold in thresholds:
-        correct, n_gt = sorted_matches(pred, gt, len(labels), threshold, protocol)
+    paths, rankings = [], video_rankings(pred, gt, len(labels), thresholds, protocol)
+    for threshold, classes in zip(thresholds, rankings, strict=True):
+        correct, n_gt = [r.correct for r in classes], [int(r.n_gt.sum()) for r in classes]
         paths.append(folder / f"precision_recall@{threshold:g}.png")
         title = f"Precision and recall of action tubes at 3D IoU {threshold:g}"
         plot_precision_recall(paths[-1], correct, n_gt, labels, protocol, title)

@@ -91,7 +91,7 @@ def accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray
     return accepted
 
 
-def found(
+def with_accepted_pair(
     pred: Sequence[Tube],
     gt: Sequence[Tube],
     threshold: float,

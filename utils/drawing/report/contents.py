@@ -86,7 +86,7 @@ def evaluation_page(
 ) -> dict:
     """The page of an evaluation: `metrics` as in the results file, `charts` as of `curve_charts` and `part_charts`,
     `videos` of `video_entry`."""
-    about = {"title": title, "facts": facts, "labels": labels, "metrics": figures(metrics), "charts": charts}
+    about = {"title": title, "facts": facts, "labels": labels, "metrics": single_metrics(metrics), "charts": charts}
     return about | {"columns": columns_of(videos), "videos": videos}
 
 
@@ -125,8 +125,8 @@ def _person(tube: Tube, index: int) -> int:
 
 def _tube(tube: Tube, word: str, person: int, colours: Mapping[int, int]) -> dict:
     name = f"{word} {person}" if person >= 0 else f"{word} #{-1 - person}"
-    held = {"person": person, "name": name, "colour": colours[person], "label": int(tube.label)}
-    return held | {"score": round(float(tube.score), 4), "frames": tube.frames, "boxes": tube.boxes}
+    entry = {"person": person, "name": name, "colour": colours[person], "label": int(tube.label)}
+    return entry | {"score": round(float(tube.score), 4), "frames": tube.frames, "boxes": tube.boxes}
 
 
 def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[int, int]]:
@@ -159,7 +159,7 @@ def _columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return frames, boxes, np.repeat(people, [len(tube) for tube in tubes])
 
 
-def figures(metrics: Mapping) -> list[dict]:
+def single_metrics(metrics: Mapping) -> list[dict]:
     """The metrics that are one number, with their intervals; counts come last."""
     intervals = metrics.get("intervals", {})
     rows = [
@@ -198,13 +198,14 @@ def part_charts(
         made.append({"kind": "bars", "title": title, "rows": rows})
     for name, errors in metrics.get("errors", {}).items():
         rows = [
-            {"name": cause, "value": held["gain"], "note": f"mAP, {counted(held['count'], 'error')}"}
-            for cause, held in errors["causes"].items()
+            {"name": cause, "value": row["gain"], "note": f"mAP, {counted(row['count'], 'error')}"}
+            for cause, row in errors["causes"].items()
         ]
         most = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
         made.append({"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": most})
-    for name, held in metrics.get("confusion", {}).items():
-        matrix = {"rows": held["labels"], "columns": held["labels"], "counts": held["counts"]}
+    for name, confusion in metrics.get("confusion", {}).items():
+        labels = confusion["labels"]
+        matrix = {"rows": labels, "columns": labels, "counts": confusion["counts"]}
         note = "rows: ground truth, columns: predicted; the shade is the share of the row"
         made.append({"kind": "matrix", "title": f"Confusion of {name}", "note": note, **matrix})
     return made

@@ -108,7 +108,7 @@ def _page(data: Mapping) -> str:
         "script": "\n".join(texts[name] for name in SCRIPTS),
         "data": safe_json(data),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], texts["page.html"])
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], texts["page.html"])
 
 
 def _compact(tube: Mapping) -> dict:
@@ -158,7 +158,7 @@ def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_vide
         print(
             f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}", file=sys.stderr
         )
-    written = {i: held for i, held in zip(chosen, results, strict=True) if not isinstance(held, InputError)}
+    written = {i: entry for i, entry in zip(chosen, results, strict=True) if not isinstance(entry, InputError)}
     return [written.get(i, {}) for i in range(len(videos))]
 
 
