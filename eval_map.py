@@ -370,7 +370,7 @@ def main() -> None:
         print_errors(metrics["errors"])
     if args.confusion:
         metrics["confusion"] = confusion(evaluation)
-    lists = {name: found.pop("list") for name, found in metrics.get("errors", {}).items() if "list" in found}
+    lists = {name: summary.pop("list") for name, summary in metrics.get("errors", {}).items() if "list" in summary}
     tell_left_out(bad or {})
     name = f"{measured.name}-{args.metric}"
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates

@@ -118,11 +118,11 @@ def match(
         frames: int64 (G,), non-decreasing, of the ground truth, boxes: (G, 4) xyxy.
         scale: width and height that the boxes count in.
     """
-    found, iou_th = (detections.frames, detections.boxes), least["iou_th"]
+    placed, iou_th = (detections.frames, detections.boxes), least["iou_th"]
     if args.matching == "greedy":
-        matched = match_people(*found, frames, boxes, iou_th)
+        matched = match_people(*placed, frames, boxes, iou_th)
     else:
-        matched = match_hungarian(*found, detections.scores, frames, boxes, iou_th, scale)
+        matched = match_hungarian(*placed, detections.scores, frames, boxes, iou_th, scale)
     return np.where(detections.scores >= least["psn_score_th"], matched, -1)
 
 

@@ -146,15 +146,15 @@ def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
 
 def several_actions(videos: Mapping[str, Video]) -> Iterator[str]:
     """A line where people do several actions in one frame, which a project without `multi_label` cannot tell."""
-    found = []
+    several = []
     for name, video in videos.items():
         acting = [tube for tube in video.tubes if tube.label >= 0]
         rows = [np.stack([np.full(len(t), t.person_id), t.frames, np.full(len(t), t.label)], 1) for t in acting]
         rows = np.unique(np.concatenate([np.zeros((0, 3), np.int64), *rows]), axis=0)
         same = (rows[1:, :2] == rows[:-1, :2]).all(1)
-        found += [(name, person) for person in np.unique(rows[1:][same, 0]).tolist()]
-    if found:
-        (name, person), n = found[0], "1 person does" if len(found) == 1 else f"{len(found)} people do"
+        several += [(name, person) for person in np.unique(rows[1:][same, 0]).tolist()]
+    if several:
+        (name, person), n = several[0], "1 person does" if len(several) == 1 else f"{len(several)} people do"
         yield f"{n} several actions at once; one counts without multi_label: true (first: {person} in {name!r})"
 
 

@@ -86,23 +86,23 @@ def read_predictions(path: str | Path, format: str | None = None, options: Mappi
 
 def recognise(path: Path) -> str:
     """The format of a file or folder, by names of files and their content; InputError where that is not safe."""
-    found = None
+    kind = None
     if path.is_dir():
         first = {
             suffix: next(iter(sorted(path.rglob(f"*{suffix}"))), None) for suffix in ("_tubes.pkl", ".json", ".txt")
         }
-        found = "act_tubes" if first["_tubes.pkl"] else "json" if first[".json"] else None
+        kind = "act_tubes" if first["_tubes.pkl"] else "json" if first[".json"] else None
         texts = [file for file in islice(sorted(path.rglob("*.txt")), 1000) if file.stat().st_size]
-        found = found or (_kind_of_text(texts[0]) if texts else None)
+        kind = kind or (_kind_of_text(texts[0]) if texts else None)
     elif path.suffix == ".json":
-        found = "json"
+        kind = "json"
     elif path.suffix in (".pkl", ".pickle", ".npy"):
-        found = pred_pickles.kind_of(path)
+        kind = pred_pickles.kind_of(path)
     elif path.suffix in (".csv", ".txt"):
-        found = _kind_of_text(path)
-    if found is None:
+        kind = _kind_of_text(path)
+    if kind is None:
         raise InputError(f"{path}: its format is not recognised; say it with --predictions_format {'|'.join(FORMATS)}")
-    return found
+    return kind
 
 
 def _kind_of_text(path: Path) -> str | None:
@@ -166,8 +166,8 @@ def of_data_set(
         first = raw.names[0] if raw.names else None
         tail = next((name for name in sizes if first and name.endswith(f"/{first}")), None)
         near = f"; did you mean {tail}?" if tail else did_you_mean(first or "", sizes)
-        found = f"names {counted(len(raw.names), 'video')}, the first {first!r}" if raw.names else "names no video"
-        refuse("", f"{found}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}")
+        content = f"names {counted(len(raw.names), 'video')}, the first {first!r}" if raw.names else "names no video"
+        refuse("", f"{content}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}")
     if not known.all() and options.get("other_videos") != "ignore":
         other = raw.names[int((~known).argmax())]
         text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"

@@ -79,8 +79,8 @@ class QueryLosses(nn.Module):
         """The mean cross-entropy of actions (n,), or the binary one of sets (n, C) where there is any action."""
         if actions.dim() == 2:
             known = actions.any(1).float()
-            each = F.binary_cross_entropy_with_logits(logits[:, :-1], actions, reduction="none").mean(1)
-            return (each * known).sum() / known.sum().clamp(min=1)
+            losses = F.binary_cross_entropy_with_logits(logits[:, :-1], actions, reduction="none").mean(1)
+            return (losses * known).sum() / known.sum().clamp(min=1)
         return F.cross_entropy(logits, torch.where(actions < 0, self.n_actions, actions))
 
     def _cell_loss(self, out: dict, targets: list[dict]) -> Tensor:

@@ -323,8 +323,8 @@ def match_hungarian(
         rows, truths = (np.arange(*np.searchsorted(of, [frame, frame + 1])) for of in (frames, gt_frames))
         iou = paired_iou(boxes[rows, None], gt_boxes[None, truths])
         distance = np.abs(centres[rows, None] - gt_centres[None, truths]).sum(-1)
-        found, assigned = linear_sum_assignment(5 * distance - 2 * scores[rows, None] - 2 * iou)
-        matched[rows[found]] = truths[assigned]
+        detected, assigned = linear_sum_assignment(5 * distance - 2 * scores[rows, None] - 2 * iou)
+        matched[rows[detected]] = truths[assigned]
         matched[rows[iou.max(1) < iou_th]] = -1
     return matched
 

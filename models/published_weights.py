@@ -75,26 +75,26 @@ def published_head(path: str | Path, head_type: str | None = None) -> ActionHead
     try:
         width, frames = state["classify.weight"].shape[1], "frame_proj.weight" in state
         if frames:
-            told, in_d = head_type, len(state["frame_proj.weight"])
-            if told not in ("x3d", "res"):
+            inferred, in_d = head_type, len(state["frame_proj.weight"])
+            if inferred not in ("x3d", "res"):
                 raise InputError("a head with frame features; say with --head_type whether they are x3d or res")
             if table is None:
                 raise InputError(f"its table of times, {TIME_TABLE}, is missing")
         else:
             time_d = 0 if table is None else table.shape[1]
-            told = "vanilla" if table is None else "time_ecd:add" if time_d == width else "time_ecd:cat"
-            in_d = width - (time_d if told == "time_ecd:cat" else 0)
-        if head_type not in (None, told):
-            raise InputError(f"a head of type {told}, not {head_type}")
+            inferred = "vanilla" if table is None else "time_ecd:add" if time_d == width else "time_ecd:cat"
+            in_d = width - (time_d if inferred == "time_ecd:cat" else 0)
+        if head_type not in (None, inferred):
+            raise InputError(f"a head of type {inferred}, not {head_type}")
         head = build_action_head(
-            told,
+            inferred,
             len(state["classify.weight"]) - 1,
             in_d=in_d,
             time_cycle=100 if table is None else time_base(table),
             frame_d=state["frame_proj.weight"].shape[1] if frames else 0,
             n_layers=len({name.split(".")[2] for name in state if name.startswith("transformer.layers.")}),
             dim_feedforward=len(state["transformer.layers.0.linear1.weight"]),
-            time_d=32 if table is None or told == "time_ecd:add" else table.shape[1],
+            time_d=32 if table is None or inferred == "time_ecd:add" else table.shape[1],
             time_encoding="published",
         )
     except InputError as error:

@@ -118,8 +118,8 @@ def build_detr(
             )
     config["person_label"] = _person_label(path, config, person_label, own)
     if dilation_is_unknown(path, checkpoint):
-        told = "does not say whether its backbone is dilated, so it is not; if it is, have dc5 in its name"
-        print(f"note: {path} {told}", file=sys.stderr)
+        note = "does not say whether its backbone is dilated, so it is not; if it is, have dc5 in its name"
+        print(f"note: {path} {note}", file=sys.stderr)
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)

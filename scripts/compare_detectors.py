@@ -44,8 +44,8 @@ def main() -> None:
     for source in args.detr:
         detector = detector_of(argparse.Namespace(**vars(args) | {"detr": source}), device)
         images = batches(islice(video, args.max_frames), detector.image_size, detector.batch_size)
-        found = [fetch() for _, fetch in detector.start(images, video.size, args.psn_score_th)]
-        columns = (np.concatenate([getattr(d, name) for d in found]) for name in ("frames", "boxes", "scores"))
+        parts = [fetch() for _, fetch in detector.start(images, video.size, args.psn_score_th)]
+        columns = (np.concatenate([getattr(d, name) for d in parts]) for name in ("frames", "boxes", "scores"))
         panels.append(detections_panel(str(source)[-40:], *columns))
         print(f"{source}: {len(panels[-1].frames)} detections of at least {args.psn_score_th:g}")
     print(f"video: {write_side_by_side(args.out, video, video.size, video.fps, panels, args.max_frames)}")

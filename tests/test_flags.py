@@ -39,6 +39,15 @@ def test_flags_are_taken_with_one_dash_or_two() -> None:
         assert {name: given.defaults[name] for name in vars(given)} == {"epochs": 20, "sim_th": None, "plot": False}
 
 
+def test_help_shows_a_default_where_there_is_one() -> None:
+    parser = Parser("test")
+    parser.flag("a", "videos", nargs="+", default=(), help="videos")
+    parser.flag("a", "limit", type=positive_int, default=0, help="limit")
+    parser.flag("a", "levels", nargs="+", default=["0.2", "0.5"], help="levels")
+    shown = parser.format_help()
+    assert "()" not in shown and "limit (default: 0)" in shown and "levels (default: 0.2 0.5)" in shown
+
+
 def test_published_flags_exist() -> None:
     parser = parser_of("train_qmm")
     given = Parser.parse_args(parser, ["-dataset", "jhmdb21", "-lr_en", "1e-3", "-is_skip", "-epochs", "5"])

@@ -131,17 +131,17 @@ def _fast(block: bytes, names: dict[bytes, int], line: int, widths: tuple[int, .
     if not (text[ends] == np.array([ord(",")] * (width - 1) + [ord("\n")])).all():
         return None
     starts = np.append(0, ends[:-1, -1] + 1)
-    found = [block[a:b] for a, b in zip(starts.tolist(), ends[:, 0].tolist(), strict=True)]
+    named = [block[a:b] for a, b in zip(starts.tolist(), ends[:, 0].tolist(), strict=True)]
     numbers = np.column_stack([_decimals(text, ends[:, i] + 1, ends[:, i + 1]) for i in range(width - 1)])
     other = np.isnan(numbers)
     numbers[other] = _floats(text, ends[:, :-1][other] + 1, ends[:, 1:][other])
-    if not np.isfinite(numbers).all() or any(name != name.strip() or not name for name in set(found)):
+    if not np.isfinite(numbers).all() or any(name != name.strip() or not name for name in set(named)):
         return None
-    for name in dict.fromkeys(found):
+    for name in dict.fromkeys(named):
         names.setdefault(name, len(names))
     if width == 7:
         numbers = np.concatenate([numbers, np.full((n, 1), np.nan)], 1)
-    return np.fromiter(map(names.__getitem__, found), np.int64, n), numbers, np.arange(line, line + n)
+    return np.fromiter(map(names.__getitem__, named), np.int64, n), numbers, np.arange(line, line + n)
 
 
 def _floats(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

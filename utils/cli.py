@@ -46,7 +46,7 @@ class _Help(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=36)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        silent = action.default == () or any(action.default is value for value in (None, False, argparse.SUPPRESS))
         if silent or "(default:" in action.help:
             return action.help
         shown = " ".join(map(str, action.default)) if isinstance(action.default, list) else "%(default)s"

@@ -41,8 +41,8 @@ def label_sets(frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th
     """
     best, person = np.full(len(frames), float(iou_th)), np.full(len(frames), -1)
     shared = [np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)[1:] for tube in gt]
-    for tube, (here, there) in zip(gt, shared, strict=True):
-        iou = paired_iou(boxes[here], tube.boxes[there])
+    for tube, (here, of_tube) in zip(gt, shared, strict=True):
+        iou = paired_iou(boxes[here], tube.boxes[of_tube])
         better = iou > best[here]
         best[here[better]], person[here[better]] = iou[better], tube.person_id
     sets = np.zeros((len(frames), n_classes), np.uint8)

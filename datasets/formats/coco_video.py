@@ -92,7 +92,7 @@ def _name(video: Mapping) -> str:
 
 def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[object, tuple]:
     """Video, frame, width and height of each image by its id."""
-    found = {}
+    by_id = {}
     for image in images:
         where = f"{path}: image {image.get('id')}"
         frame = image.get("frame_index", image.get("frame_id"))
@@ -101,8 +101,8 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         if image.get("video_id") not in videos:
             raise InputError(f"{where}: video {image.get('video_id')} is not in 'videos'")
         size = image.get("width") or 0, image.get("height") or 0
-        found[image["id"]] = image["video_id"], whole_number(frame, f"image {image['id']}: frame"), *size
-    return found
+        by_id[image["id"]] = image["video_id"], whole_number(frame, f"image {image['id']}: frame"), *size
+    return by_id
 
 
 def _steps(images: Mapping[object, tuple]) -> dict[object, int]:

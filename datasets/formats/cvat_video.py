@@ -161,8 +161,8 @@ def _xml_text(path: Path) -> str:
 
 def _text(element: ET.Element, *paths: str) -> str:
     """The text of the first of `paths` below an element that is there, stripped; empty where none is."""
-    found = (element.findtext(path) for path in paths)
-    return next((text.strip() for text in found if text is not None), "")
+    texts = (element.findtext(path) for path in paths)
+    return next((text.strip() for text in texts if text is not None), "")
 
 
 def _number(element: ET.Element, path: str, default: int) -> int:
@@ -253,8 +253,8 @@ def _require_attribute(path: Path, export: Export, tracks: Sequence[Track], name
     known = [attribute for attributes in export.declared.values() for attribute in attributes]
     known += [attribute for track in tracks for attribute in track.attributes[-1]]
     if name is not None and name not in known:
-        there = ", ".join(dict.fromkeys(known)) or "none"
-        raise InputError(f"{path}: no attribute {name!r}; the labels have: {there}")
+        existing = ", ".join(dict.fromkeys(known)) or "none"
+        raise InputError(f"{path}: no attribute {name!r}; the labels have: {existing}")
 
 
 def _check_track(path: Path, track: Track, task: Task) -> None:

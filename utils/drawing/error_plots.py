@@ -14,12 +14,12 @@ RED = "#b5403a"
 def analysis_plots(folder: Path, metrics: Mapping) -> list[Path]:
     """The causes of error and the confusion that `metrics` hold, where they do; returns the files' paths."""
     paths = []
-    for name, found in metrics.get("errors", {}).items():
+    for name, summary in metrics.get("errors", {}).items():
         paths.append(folder / f"errors_{name}.png")
-        plot_causes(paths[-1], found["causes"], f"What errors cost: {name} is {found['mAP']:.3f}")
-    for name, found in metrics.get("confusion", {}).items():
+        plot_causes(paths[-1], summary["causes"], f"What errors cost: {name} is {summary['mAP']:.3f}")
+    for name, matrix in metrics.get("confusion", {}).items():
         paths.append(folder / f"confusion_{name}.png")
-        plot_confusion(paths[-1], np.array(found["counts"]), found["labels"], f"Confusion of classes, {name}")
+        plot_confusion(paths[-1], np.array(matrix["counts"]), matrix["labels"], f"Confusion of classes, {name}")
     return paths
 
 

@@ -1,4 +1,4 @@
-"""The official figure of AVA: frame-mAP at IoU 0.5, as ActivityNet's `get_ava_performance.py` computes it.
+"""The official metric of AVA: frame-mAP at IoU 0.5, as ActivityNet's `get_ava_performance.py` computes it.
 
     python -m utils.metrics.ava GROUNDTRUTH.csv DETECTIONS.csv LABELMAP.pbtxt [--exclusions FILE] [--rule 2019]
 
@@ -36,7 +36,7 @@ def evaluate_files(
     exclusions: str | Path | None = None,
     rule: str = "2020",
 ) -> dict:
-    """The official figure of files in AVA's format.
+    """The official metric of files in AVA's format.
 
     Returns:
         {"mAP": float, "AP": {class id: float, or NaN without ground truth}}.
@@ -79,7 +79,7 @@ def tubes_ap(
     num_classes: int,
     iou_th: Sequence[float] = (IOU_TH,),
 ) -> np.ndarray:
-    """The figure of action tubes: AP of every class, float64 (thresholds, num_classes).
+    """AP of every class of action tubes, float64 (thresholds, num_classes).
 
     Args:
         frame_scores: `frame_scores[video][i][t]` is the score of box t of `pred[video][i]`.
@@ -114,7 +114,7 @@ def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndar
 
 
 def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: Mapping[int, str], annotated: np.ndarray) -> None:
-    """InputError where the two files cannot belong together, in place of a figure of 0.
+    """InputError where the two files cannot belong together, in place of an mAP of 0.
 
     `annotated`, bool (n,): whether ground truth has the key frame of each row of `pred`.
     """
@@ -136,7 +136,7 @@ def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: Mapping[int, str], annot
 
 def main() -> None:
     """The command line."""
-    parser = Parser("The official figure of AVA: frame-mAP at IoU 0.5 of files in its format.")
+    parser = Parser("The official metric of AVA: frame-mAP at IoU 0.5 of files in its format.")
     parser.add_argument("groundtruth", help="csv: video, second, x1, y1, x2, y2, class, person")
     parser.add_argument("detections", help="csv: video, second, x1, y1, x2, y2, class, score")
     parser.add_argument("label_map", help="pbtxt of the evaluated classes")

@@ -27,12 +27,12 @@ def confusion(e: Evaluation) -> dict:
     """
     protocol = e.protocol if e.protocol in PROTOCOLS else "voc"
     alike = [{name: [replace(t, label=0) for t in tubes] for name, tubes in side.items()} for side in (e.pred, e.gt)]
-    found = {}
+    matrices = {}
     for threshold in e.thresholds:
         (c,) = tube_candidates(*alike, 1, threshold, protocol)
-        found[f"tubes@{threshold:g}"] = _matrix(c, threshold, e, boxes=False)
+        matrices[f"tubes@{threshold:g}"] = _matrix(c, threshold, e, boxes=False)
     (c,) = frame_candidates(*alike, 1, FRAME_IOU, protocol, e.frame_scores)
-    return found | {"frames": _matrix(c, FRAME_IOU, e, boxes=True)}
+    return matrices | {"frames": _matrix(c, FRAME_IOU, e, boxes=True)}
 
 
 def _matrix(c: Candidates, threshold: float, e: Evaluation, boxes: bool) -> dict:

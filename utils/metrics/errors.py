@@ -73,19 +73,19 @@ def errors(metric: str, e: Evaluation) -> dict:
 
     The protocol is one of `PROTOCOLS`.
     """
-    found = {}
+    summaries = {}
     for threshold in e.thresholds:
         units = collect(metric, e, threshold, e.protocol)
         causes = frame_causes(units, threshold) if metric == "frame-mAP" else tube_causes(units, e, threshold)
-        found[f"{metric}@{threshold:g}"] = _summary(units, causes, e, metric)
+        summaries[f"{metric}@{threshold:g}"] = _summary(units, causes, e, metric)
         if metric == "frame-mAP":
-            found[f"{metric}@{threshold:g}"]["act"] = act_errors(e, threshold)
-    return found
+            summaries[f"{metric}@{threshold:g}"]["act"] = act_errors(e, threshold)
+    return summaries
 
 
-def print_errors(found: Mapping[str, dict]) -> None:
+def print_errors(summaries: Mapping[str, dict]) -> None:
     """What `errors` returned as tables."""
-    for name, summary in found.items():
+    for name, summary in summaries.items():
         rows = [[cause, f"+{row['gain']:.4f}", row["count"]] for cause, row in summary["causes"].items()]
         print_table([f"{name} {summary['mAP']:.4f}", "gain if mended", "errors"], rows)
         if "act" in summary:
@@ -177,15 +177,15 @@ def frame_causes(units: Units, threshold: float) -> Causes:
 def _nearest(units: Units) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Which detections are wrong, bool (P,); the best IoU of each with ground truth of its class and of another class,
     0 where they overlap none; the ground truths that these are with, -1 for none."""
-    found = []
+    sides = []
     agrees = units.label[units.p] == units.gt_label[units.g]
     for part in (agrees, ~agrees):
         best, target = np.zeros(len(units.label)), np.full(len(units.label), -1)
         p, g, iou = units.p[part], units.g[part], units.iou[part]
         order = np.argsort(iou, kind="stable")
         best[p[order]], target[p[order]] = iou[order], g[order]  # the last one written is the best
-        found.append((best, target))
-    (same, target), (other, other_target) = found
+        sides.append((best, target))
+    (same, target), (other, other_target) = sides
     return (units.taken < 0) & (units.label >= 0), same, other, target, other_target
 
 
@@ -282,10 +282,10 @@ def _worst(units: Units, causes: Causes, e: Evaluation, base: float) -> list[dic
     mended[looked_at, np.arange(len(looked_at))] = 1
     times = np.concatenate([1 - mended, mended, np.ones((1, len(looked_at)), np.int64)])
     best = _mended_scores(units, causes, range(len(CAUSES)))
-    found = np.array(list(best), np.int64)
+    recovered = np.array(list(best), np.int64)
     rankings = []
     for label, name in enumerate(e.labels):
-        own, added = np.flatnonzero(units.label == label), found[units.gt_label[found] == label]
+        own, added = np.flatnonzero(units.label == label), recovered[units.gt_label[recovered] == label]
         own = own[np.argsort(units.rank[own])]
         right = np.append(units.taken[own] >= 0, np.ones(len(added), bool))
         place = np.append(np.where(wrong[own], units.video[own], 2 * n), n + units.gt_video[added])

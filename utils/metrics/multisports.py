@@ -1,12 +1,12 @@
-"""The official figures of MultiSports, as its `evaluate_multisports.py` (since January 2022) computes them.
+"""The official metrics of MultiSports, as its `evaluate_multisports.py` (since January 2022) computes them.
 
     python -m utils.metrics.multisports multisports_GT.pkl --frames frame_detections.pkl --tubes video_detections.pkl
 
 Boxes are continuous. A detection takes the ground truth of its class that it overlaps most, taken or not. The 3D IoU of
 two tubes is the mean IoU of the frames that both have, times the overlap of their spans from first to last frame,
 neither of which counts its last frame. AP is the area under the precision envelope at every recall. Six classes
-(`utils.video_map.NOT_EVALUATED`) are not in the mean, nor are classes without ground truth; one with ground truth and
-without detections is 0. Detections in videos that are not tested are false positives.
+(`utils.metrics.average_precision.NOT_EVALUATED`) are not in the mean, nor are classes without ground truth; one with
+ground truth and without detections is 0. Detections in videos that are not tested are false positives.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def read_frames(path: str | Path, n_labels: int) -> FrameBoxes:
 
 
 def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str | Path | None = None) -> dict:
-    """The official figures of files in MultiSports' formats.
+    """The official metrics of files in MultiSports' formats.
 
     Returns:
         "frameAP@0.5", "videoAP@0.2", "videoAP@0.50:0.95", ... -> {"mAP": float, "AP": {label: float}}, between 0 and 1;
@@ -88,11 +88,11 @@ def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str 
     """
     truth, labels, videos = read_groundtruth(gt)
     ignored = np.isin(labels, NOT_EVALUATED)
-    figures: dict[str, dict] = {}
+    metrics: dict[str, dict] = {}
 
     def add(name: str, ap: np.ndarray) -> None:
         ap = np.where(ignored, np.nan, ap)
-        figures[name] = {"mAP": mean_ap(ap), "AP": dict(zip(labels, ap.tolist(), strict=True))}
+        metrics[name] = {"mAP": mean_ap(ap), "AP": dict(zip(labels, ap.tolist(), strict=True))}
 
     if frames is not None:
         boxes, of_truth = read_frames(frames, len(labels)), boxes_of_tubes(truth, videos)
@@ -108,7 +108,7 @@ def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str 
             add(f"videoAP@{name}", np.mean([ap_at[threshold] for threshold in thresholds.tolist()], 0))
         for threshold in levels:
             add(f"videoAP@{threshold:g}", ap_at[threshold])
-    return figures
+    return metrics
 
 
 def _tube(rows: np.ndarray, label: int, score: float = 1.0) -> Tube:
@@ -128,7 +128,7 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
 
 def main() -> None:
     """The command line."""
-    parser = Parser("The official figures of MultiSports from files in its formats.")
+    parser = Parser("The official metrics of MultiSports from files in its formats.")
     parser.add_argument("groundtruth", help="multisports_GT.pkl")
     parser.flag("detections", "frames", help="frame_detections.pkl, for frameAP")
     parser.flag("detections", "tubes", help="video_detections.pkl, for videoAP")
@@ -139,13 +139,13 @@ def main() -> None:
     from utils.results import plain, print_table
     from utils.storage.files import write_json
 
-    figures = evaluate_files(args.groundtruth, args.frames, args.tubes)
-    print_table(["", "mAP"], [[name, figure["mAP"]] for name, figure in figures.items()])
-    if not any(figure["mAP"] > 0 for figure in figures.values()):
+    metrics = evaluate_files(args.groundtruth, args.frames, args.tubes)
+    print_table(["", "mAP"], [[name, metric["mAP"]] for name, metric in metrics.items()])
+    if not any(metric["mAP"] > 0 for metric in metrics.values()):
         order = "videos count in the order of test_videos[0], frames from 1, labels from 0"
         print(f"note: nothing that is detected is correct; {order}", file=sys.stderr)
     if args.out:
-        write_json(args.out, plain(figures))
+        write_json(args.out, plain(metrics))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of the method's published evaluation by its own rules, which `docs/protocol.md` compares with ours.
+"""The metrics of the method's published evaluation by its own rules, which `docs/protocol.md` compares with ours.
 
 All thresholds must be exceeded. Each detection looks at one ground truth alone, the first of those that it overlaps
 most; in AP a second detection of it is correct again, so that AP may exceed 1.
@@ -35,7 +35,7 @@ def _detections(
     (label -1) count where labels do not: `label_centric`, of tracks."""
     check_tubes(pred)
     check_tubes(gt)
-    found: dict[object, list[_Detection]] = {}
+    by_group: dict[object, list[_Detection]] = {}
     n_gt: dict[object, int] = {}
     for video in [*pred, *(name for name in gt if name not in pred)]:
         tubes = [tube for tube in pred.get(video, ()) if len(tube)]
@@ -49,8 +49,8 @@ def _detections(
             place = int(ious[same].argmax()) if same.any() else -1
             iou = ious[same][place] if same.any() else 0.0
             label = targets[np.flatnonzero(same)[place]].label if same.any() else -1
-            found.setdefault(group, []).append(_Detection(tube.score, video, place, iou, label == tube.label))
-    return found, n_gt
+            by_group.setdefault(group, []).append(_Detection(tube.score, video, place, iou, label == tube.label))
+    return by_group, n_gt
 
 
 def _average_precision(correct: np.ndarray, n_gt: int) -> float:
@@ -81,10 +81,10 @@ def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     """
     check_tubes(pred, num_classes)
     check_tubes(gt, num_classes, -1)
-    found, n_gt = _detections(pred, gt, lambda _, tube: tube.label)
-    usable = [label for label in range(num_classes) if label in found and label in n_gt]
+    by_group, n_gt = _detections(pred, gt, lambda _, tube: tube.label)
+    usable = [label for label in range(num_classes) if label in by_group and label in n_gt]
     ap = np.zeros(num_classes)
-    ap[usable] = [_ap_of(found[label], n_gt[label], tiou_th, any_class=True) for label in usable]
+    ap[usable] = [_ap_of(by_group[label], n_gt[label], tiou_th, any_class=True) for label in usable]
     return ap
 
 
@@ -94,10 +94,10 @@ def published_motion_ap(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     A detection is correct when the ground truth of its category that it overlaps most, of any class, has its class.
     """
     check_tubes(pred, num_classes)
-    found, n_gt = _detections(pred, gt, _motion)
+    by_group, n_gt = _detections(pred, gt, _motion)
     return {
-        category: _ap_of(found[category], n_gt.get(category, 0), tiou_th, any_class=False)
-        if category in found
+        category: _ap_of(by_group[category], n_gt.get(category, 0), tiou_th, any_class=False)
+        if category in by_group
         else float("nan")
         for category in MOTION_CATEGORIES
     }
@@ -132,17 +132,17 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
 
 
 def _rates(
-    found: dict[object, list[_Detection]], n_gt: dict[object, int], groups: Sequence[object], tiou_th: float
+    by_group: dict[object, list[_Detection]], n_gt: dict[object, int], groups: Sequence[object], tiou_th: float
 ) -> dict[object, dict[str, float]]:
     rates, taken = {}, set()
     for group in groups:
         right = again = 0
-        for detection in found.get(group, ()):
+        for detection in by_group.get(group, ()):
             if detection.iou > tiou_th:
                 free = (detection.video, detection.place) not in taken
                 right, again = right + free, again + (not free)
                 taken.add((detection.video, detection.place))
-        n = len(found.get(group, ()))
+        n = len(by_group.get(group, ()))
         totals = {"recall": n_gt.get(group, 0), "precision": n, "precision_filter": n - again}
         rates[group] = {name: right / total if total else float("nan") for name, total in totals.items()}
     return rates

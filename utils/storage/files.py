@@ -90,7 +90,7 @@ def lock(folder: str | Path, what: str) -> Iterator[None]:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as JSON, atomically. NaN is refused (ValueError): an undefined figure is None."""
+    """Write `value` as JSON, atomically. NaN is refused (ValueError): an undefined metric is None."""
     text = json.dumps(value, indent=1, allow_nan=False)
     with atomic(path) as part:
         part.write_text(text + "\n")
