@@ -5,7 +5,7 @@ python -m scripts.flag_tables
 
 import importlib
 import re
-from argparse import Action
+from argparse import SUPPRESS, Action
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -69,13 +69,13 @@ def row_of(action: Action, parser: Parser) -> Row:
         default = "required"
     elif source:
         default = source.removesuffix(")")
-    elif value is None or value is False:
+    elif value is None or value is False or value in ((), SUPPRESS):
         default = "-"
     elif value is True:
         default = "on"
     else:
         default = f"`{' '.join(map(str, value)) if isinstance(value, list) else value}`"
-    return Row(f"`{flag}`", default, meaning)
+    return Row(f"`{flag}`", default, meaning.replace("%%", "%"))
 
 
 def tables() -> dict[str, list[Row]]:
