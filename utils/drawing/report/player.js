@@ -6,6 +6,8 @@
 // one that requestVideoFrameCallback reports, or else the one that playback's clock has reached. A clip without a video
 // is played by the page's own clock on an empty ground.
 
+const SETTLED = 500; // milliseconds after a seek in which a browser reports the frame that it shows
+
 class Player {
   // draw(frame, picture): paints one frame; picture is null where there is none. changed(): play or pause.
   constructor(draw, changed) {
@@ -49,6 +51,7 @@ class Player {
         if (this.wanted === this.frame) this.wanted = null; // nothing else will be presented
         if (!media.requestVideoFrameCallback) this.follow();
         else if (this.late !== null) this.present(this.late);
+        else if (this.wanted !== null) setTimeout(() => this.settle(media), SETTLED);
       });
     }
     this.media = media;
@@ -64,6 +67,11 @@ class Player {
     media.playbackRate = this.rate;
     if (frame) this.seek(frame);
     if (this.playing) media.play();
+  }
+
+  // After quick seeks a browser may report no frame for the last one.
+  settle(media) {
+    if (this.media === media && !media.seeking && !this.playing && this.wanted !== null) this.present(this.wanted);
   }
 
   close() {
