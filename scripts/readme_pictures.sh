@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The README's pictures in docs/images, from a finished demo: bash scripts/readme_pictures.sh [VIDEO]
 #
-# VIDEO is a held-out video's name (default: val_0009, as in the demo). $DATA_ROOT and
+# VIDEO is a held-out video's name (default: val_0025, with three people). $DATA_ROOT and
 # $CHECKPOINT_ROOT as in demo.sh; $RUN (demo) names the run and $HEAD (time_ecd:cat) its head.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint} run=${RUN:-demo}
 folder=$checkpoint/synthetic/$run
 newest() { ls -t "$@" | head -n 1; }
-video=${1:-val_0009}
+video=${1:-val_0025}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
