@@ -13,5 +13,5 @@ export COMET_CONFIG=/dev/null
 "$VENV/bin/python" -m ruff check --quiet
 "$VENV/bin/python" -m ruff format --check --quiet
 cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2) # which would answer the variable's number
-if [ $# -eq 0 ]; then set -- -n $((cores < 8 ? cores : 8)); fi # each worker takes a gigabyte
+if [ $# -eq 0 ]; then set -- -n $((cores < 8 ? cores : 8)) --dist worksteal; fi # each worker takes a gigabyte
 exec "$VENV/bin/python" -m pytest "$@"
