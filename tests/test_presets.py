@@ -134,7 +134,7 @@ def test_a_preset_changes_no_flag_s_own_default(monkeypatch) -> None:
     args = parsed(monkeypatch, "train_detr", "ucf101-24")
     assert args.pad_square and not args.defaults["pad_square"]
     with pytest.raises(InputError, match="--pad_square: not with hf:d-fine"):
-        refuse_flags(Namespace(**vars(args) | {"detr": "hf:d-fine", "defaults": args.defaults}), ["pad_square"])
+        refuse_flags(Namespace(**vars(args) | {"detr": "hf:d-fine"}), parser_of("train_detr"), ["pad_square"])
 
 
 @pytest.mark.parametrize("dataset", DATA)

@@ -100,7 +100,8 @@ class Player {
     this.picture ??= make("canvas", { width: media.videoWidth, height: media.videoHeight });
     this.picture.getContext("2d").drawImage(still ?? media, 0, 0);
     still?.close();
-    if (!media.seeking) this.wanted = null;
+    // After quick steps the frame of an earlier one may come late: the next step goes on from what is wanted.
+    if (!media.seeking && (this.playing || frame === this.wanted)) this.wanted = null;
     this.show(frame);
   }
 
