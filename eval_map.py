@@ -81,7 +81,7 @@ class Measured(NamedTuple):
     epoch: int
 
 
-def parse_args() -> argparse.Namespace:
+def make_parser() -> Parser:
     parser = Parser("Classify the frames of tracks and evaluate the action tubes.")
     add_data_flags(parser)
     add_preset_flags(parser)
@@ -122,7 +122,7 @@ def parse_args() -> argparse.Namespace:
     add_plot_video_flag(parser)
     add_report_flags(parser)
     add_run_flags(parser)
-    return parse_with_preset(parser, "eval_map")
+    return parser
 
 
 def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -> None:
@@ -330,7 +330,7 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
 
 def main() -> None:
     """The command line."""
-    args = parse_args()
+    args = parse_with_preset(make_parser(), "eval_map")
     levels = thresholds(args.tiou_th)
     if args.count_duplicates and args.metric != "v-mAP":
         raise InputError(f"--count_duplicates: only goes with --metric v-mAP, not {args.metric}")

@@ -293,7 +293,7 @@ def report(
         of_pred, of_gt = with_accepted_pair(own, targets, level, args.label_centric, args.frame_iou)
         errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
         errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
-        events = [(t, f"identity switch: truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
+        events = [(t, f"identity switch: ground truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
         meta = store.meta(name) if name in store.names else {}
         size = tuple(meta.get(key, 0) for key in ("width", "height", "n_frames"))
         entry = contents.video_entry(name, size, own, targets, errors, events)

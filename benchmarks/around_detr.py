@@ -54,7 +54,7 @@ def _cache(videos: SubsetVideos) -> None:
 
 
 def measure() -> list[Row]:
-    """Rows (what, value, yardstick, unit, bounds); the ratio is value / yardstick."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     rows = []
     cv2.setNumThreads(0)
     for name, (n, length) in LENGTHS.items():

@@ -10,19 +10,16 @@ measured on synthetic people with a trained detector, by default the one that `s
 import copy
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.hf_models import MODELS, random_detector
-from benchmarks.rows import Row, print_rows
+from benchmarks.rows import Row, print_rows, seconds
 from datasets.dataset import VideoFrames
 from datasets.synthetic.videos import make_synthetic
 from datasets.transforms import resize
@@ -66,46 +63,33 @@ def draw_frames(n: int, device: torch.device) -> Tensor:
     return picture.clamp(0, 255).to(device, torch.uint8)
 
 
-def _rate(run: Callable[[], dict], frames: int, rounds: int, device: torch.device) -> float:
-    """Frames a second of the fastest round, after two to warm up."""
-    seconds = []
-    for _ in range(rounds + 2):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return frames / min(seconds[2:])
-
-
 @torch.inference_mode()
-def measure(device: str | None = None, batch: int = 0, rounds: int = 3, trained: str | Path = DEMO) -> list[Row]:
-    """Rows (what, value, yardstick, unit, bounds); `batch` 0: 1 frame on a CPU, 64 on a GPU."""
-    place = pick_device(device)
-    gpu = place.type == "cuda"
-    batch = batch or (64 if gpu else 1)
-    plain = random_detr(place)
-    frames = draw_frames(batch, place)
+def measure(trained: str | Path = DEMO) -> list[Row]:
+    """Rows (what, value, yardstick, unit, bounds)."""
+    device = pick_device()
+    gpu = device.type == "cuda"
+    batch = 64 if gpu else 1
+    plain, frames = random_detr(device), draw_frames(batch, device)
     square = F.pad(frames, (0, 0, 0, WIDTH - HEIGHT))
-    mask = torch.zeros(batch, WIDTH, WIDTH, dtype=torch.bool, device=place)
+    mask = torch.zeros(batch, WIDTH, WIDTH, dtype=torch.bool, device=device)
     mask[:, HEIGHT:] = True
-    slow = _rate(lambda: plain(normalize(square), mask), batch, rounds, place)
+    slow = batch / seconds(lambda: plain(normalize(square), mask), warm_up=2)
     detr = for_inference(copy.deepcopy(plain), torch.bfloat16)
     if gpu:
         detr.compile()
-    fast = _rate(lambda: detr(normalize(frames)), batch, rounds, place)
+    fast = batch / seconds(lambda: detr(normalize(frames)), warm_up=2)
     path = f"bf16 {WIDTH}x{HEIGHT} / fp32 padded to {WIDTH}x{WIDTH}"
-    rows = [Row(f"R101-DC5, {path}, {place.type}", fast, slow, "frames/s", at_least=ASKED[place.type])]
+    rows = [Row(f"R101-DC5, {path}, {device.type}", fast, slow, "frames/s", at_least=ASKED[device.type])]
     if gpu:
         what = "arithmetic / measured matrix rate of an H200"
         rows.append(Row(what, fast * GFLOP / 1000, MATRIX_TFLOPS, "TFLOP/s", at_least=SHARE))
     if Path(trained).is_dir():
         trained = epoch_path(trained, None, "detector", "scripts/demo.sh")
-    rows += other_detectors(plain, frames, rounds, place)
-    return rows + (accuracy(trained, place) if Path(trained).is_file() else [])
+    rows += other_detectors(plain, frames, device)
+    return rows + (accuracy(trained, device) if Path(trained).is_file() else [])
 
 
-def other_detectors(plain: DETR, frames: Tensor, rounds: int, device: torch.device) -> list[Row]:
+def other_detectors(plain: DETR, frames: Tensor, device: torch.device) -> list[Row]:
     """Frames a second of today's small detectors against R101-DC5's, all in 16 bits and compiled on a GPU, in float32
     on a CPU; the rows tell the GFLOP of a frame and the share of the measured matrix rate."""
     try:
@@ -113,34 +97,24 @@ def other_detectors(plain: DETR, frames: Tensor, rounds: int, device: torch.devi
     except InputError as error:
         print(f"no rows of other detectors: {error}", file=sys.stderr)
         return []
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    half = dtype if device.type == "cuda" else None
-    side = 8192 if device.type == "cuda" else 1024
-    square = torch.randn(side, side, device=device, dtype=dtype)
-    peak = _rate(lambda: square @ square, 1, rounds, device) * 2 * side**3 / 1e9
+    half, side = (torch.bfloat16, 8192) if device.type == "cuda" else (None, 1024)
+    square = torch.randn(side, side, device=device, dtype=half)
+    peak = 2 * side**3 / 1e9 / seconds(lambda: square @ square, warm_up=2)
     rows, r101 = [], 0.0
     for name in ("R101-DC5", *MODELS):
-        detector = plain if name == "R101-DC5" else random_detector(name, device)
-        prepare = _normalized if name == "R101-DC5" else detector.prepare
+        detector = random_detector(name, device) if name in MODELS else plain
+        prepare = detector.prepare if name in MODELS else lambda images: (normalize(images),)
         with FlopCounterMode(display=False) as counter:
             detector.requires_grad_(False)(*prepare(frames[:1]))
         fast = for_inference(copy.deepcopy(plain), half) if detector is plain else hf_fast(detector, half)
         if half:
             fast.compile()
-        rate = _rate(partial(_detect, fast, prepare, frames), len(frames), rounds, device)
+        rate = len(frames) / seconds(lambda fast=fast, prepare=prepare: fast(*prepare(frames)), warm_up=2)
         r101 = r101 or rate
         gflop = counter.get_total_flops() / 1e9
         what = f"{name}, {gflop:.1f} GFLOP a frame, {rate * gflop / peak:.0%} of the matrix rate / R101-DC5"
         rows.append(Row(what, rate, r101, "frames/s", at_least=D_FINE_N[device.type] * (name == "D-FINE-N")))
     return rows
-
-
-def _normalized(images: Tensor) -> tuple[Tensor]:
-    return (normalize(images),)
-
-
-def _detect(detector: nn.Module, prepare: Callable, frames: Tensor) -> dict:
-    return detector(*prepare(frames))
 
 
 @torch.inference_mode()

@@ -15,97 +15,61 @@ from models.hf_detector import HFDetector, load_transformers
 from utils.cli import Parser, run
 
 
+def hg_net(hf: Any, stem: int, middle: list[int], widths: list[int], layers: int, first: int, **more: Any) -> Any:
+    """An HGNetV2 of four stages, of one block each unless `more` says so; the stages from `first` on are its features.
+
+    Args:
+        stem: channels of the stem.
+        middle, widths: channels within each stage, and that it gives.
+        layers: layers of a block.
+    """
+    blocks = {"stage_num_blocks": [1] * 4, "depths": [1] * 4, "stage_numb_of_layers": [layers] * 4}
+    inner = {"stem_channels": [3, stem, stem], "stage_in_channels": [stem, *widths[:-1]], "stage_mid_channels": middle}
+    outer = {"stage_out_channels": widths, "hidden_sizes": widths}
+    outer["out_features"] = [f"stage{i}" for i in range(first, 5)]
+    return hf.HGNetV2Config(**blocks | inner | outer | more)
+
+
+def d_fine(hf: Any, backbone: Any, widths: list[int], d: int, ffn: int, **more: Any) -> Any:
+    """A D-FINE of width `d` with three decoder layers; `widths`: channels of the backbone's features."""
+    encoder = {"encoder_in_channels": widths, "encoder_hidden_dim": d, "encoder_ffn_dim": ffn}
+    decoder = {"d_model": d, "decoder_in_channels": [d] * len(widths), "decoder_ffn_dim": ffn, "decoder_layers": 3}
+    return hf.DFineConfig(backbone_config=backbone, **encoder, **decoder, **more)
+
+
 def d_fine_n(hf: Any) -> tuple[Any, Any]:
     """D-FINE-N (Peng et al. 2024, COCO AP 42.8 at 640 x 640): 3.8 million parameters."""
-    backbone = hf.HGNetV2Config(  # B0
-        stem_channels=[3, 16, 16],
-        stage_in_channels=[16, 64, 256, 512],
-        stage_mid_channels=[16, 32, 64, 128],
-        stage_out_channels=[64, 256, 512, 1024],
-        stage_num_blocks=[1, 1, 2, 1],
-        stage_numb_of_layers=[3, 3, 3, 3],
-        hidden_sizes=[64, 256, 512, 1024],
-        depths=[1, 1, 2, 1],
-        use_learnable_affine_block=True,
-        out_features=["stage3", "stage4"],
-    )
-    config = hf.DFineConfig(
-        backbone_config=backbone,
-        encoder_in_channels=[512, 1024],
-        feat_strides=[16, 32],
-        encoder_hidden_dim=128,
-        encode_proj_layers=[1],
-        encoder_ffn_dim=512,
-        hidden_expansion=0.34,
-        depth_mult=0.5,
-        d_model=128,
-        decoder_in_channels=[128, 128],
-        num_feature_levels=2,
-        decoder_layers=3,
-        decoder_n_points=[6, 6],
-        decoder_ffn_dim=512,
-        num_labels=80,
-    )
-    return config, hf.RTDetrImageProcessor()
+    widths, blocks = [64, 256, 512, 1024], [1, 1, 2, 1]  # of HGNetV2-B0
+    backbone = hg_net(hf, 16, [16, 32, 64, 128], widths, 3, 3, stage_num_blocks=blocks, depths=blocks,
+                      use_learnable_affine_block=True)  # fmt: skip
+    levels = {"feat_strides": [16, 32], "num_feature_levels": 2, "encode_proj_layers": [1], "decoder_n_points": [6, 6]}
+    size = {"hidden_expansion": 0.34, "depth_mult": 0.5, "num_labels": 80}
+    return d_fine(hf, backbone, widths[2:], 128, 512, **levels, **size), hf.RTDetrImageProcessor()
 
 
 def rt_detr_r18(hf: Any) -> tuple[Any, Any]:
     """RT-DETR-R18 (Zhao et al. 2024, COCO AP 46.5 at 640 x 640): 20 million parameters."""
-    backbone = hf.RTDetrResNetConfig(
-        layer_type="basic",
-        depths=[2, 2, 2, 2],
-        hidden_sizes=[64, 128, 256, 512],
-        out_features=["stage2", "stage3", "stage4"],
-    )
+    widths, features = [64, 128, 256, 512], ["stage2", "stage3", "stage4"]
+    backbone = hf.RTDetrResNetConfig(layer_type="basic", depths=[2] * 4, hidden_sizes=widths, out_features=features)
     sizes = {"encoder_in_channels": [128, 256, 512], "hidden_expansion": 0.5, "decoder_layers": 3, "num_labels": 80}
     return hf.RTDetrConfig(backbone_config=backbone, **sizes), hf.RTDetrImageProcessor()
 
 
 def rf_detr_n(hf: Any) -> tuple[Any, Any]:
     """RF-DETR-N (Roboflow 2025, COCO AP 48.0 at 384 x 384): 30.5 million parameters."""
-    backbone = hf.RfDetrDinov2Config(
-        hidden_size=384,
-        num_hidden_layers=12,
-        num_attention_heads=6,
-        image_size=384,
-        patch_size=16,
-        num_windows=2,
-        out_indices=[3, 6, 9, 12],
-    )
+    layers = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "out_indices": [3, 6, 9, 12]}
+    backbone = hf.RfDetrDinov2Config(image_size=384, patch_size=16, num_windows=2, **layers)
     config = hf.RfDetrConfig(backbone_config=backbone, decoder_layers=2, num_labels=91)
     return config, hf.RfDetrImageProcessor(size={"height": 384, "width": 384})
 
 
 def d_fine_small(hf: Any) -> tuple[Any, Any]:
     """A D-FINE of people alone for frames of 128 x 128, to be trained from scratch in minutes on a CPU."""
-    backbone = hf.HGNetV2Config(
-        stem_channels=[3, 16, 16],
-        stage_in_channels=[16, 32, 64, 128],
-        stage_mid_channels=[16, 16, 32, 32],
-        stage_out_channels=[32, 64, 128, 128],
-        stage_num_blocks=[1, 1, 1, 1],
-        stage_numb_of_layers=[2, 2, 2, 2],
-        hidden_sizes=[32, 64, 128, 128],
-        depths=[1, 1, 1, 1],
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = hf.DFineConfig(
-        backbone_config=backbone,
-        freeze_backbone_batch_norms=False,
-        encoder_in_channels=[64, 128, 128],
-        encoder_hidden_dim=64,
-        encoder_ffn_dim=128,
-        encoder_attention_heads=4,
-        hidden_expansion=0.5,
-        depth_mult=0.34,
-        d_model=64,
-        decoder_in_channels=[64, 64, 64],
-        decoder_layers=3,
-        decoder_ffn_dim=128,
-        decoder_attention_heads=4,
-        num_queries=20,
-        num_labels=1,
-    )
+    widths = [32, 64, 128, 128]
+    backbone = hg_net(hf, 16, [16, 16, 32, 32], widths, 2, 2)
+    size = {"hidden_expansion": 0.5, "depth_mult": 0.34, "num_queries": 20, "num_labels": 1}
+    size |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "freeze_backbone_batch_norms": False}
+    config = d_fine(hf, backbone, widths[1:], 64, 128, **size)
     return config, hf.RTDetrImageProcessor(size={"height": 128, "width": 128})
 
 

@@ -8,14 +8,13 @@ gets a few resamples of a share of the videos, and its time is scaled to the who
 import contextlib
 import io
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.rows import Row, show
+from benchmarks.rows import Row, show, timed
 from benchmarks.video_map import Tubes, loop_map, make_case
 from datasets.predictions import as_tubes, predictions_json, read_predictions
 from utils.box_ops import tube_iou
@@ -24,6 +23,7 @@ from utils.metrics.errors import errors
 from utils.video_map import calc_video_map
 
 VIDEOS, TUBES, CLASSES, RESAMPLES = 914, 100_000, 24, 1000
+LABELS = [str(c) for c in range(CLASSES)]
 THRESHOLDS = [0.2, 0.5]
 LENGTH = 40  # frames of a tube
 LOOPED = 9  # videos of the loop
@@ -39,34 +39,25 @@ def write_case(path: Path) -> Tubes:
             for t in tubes
         ]
     scores = {name: [np.full(len(tube), tube.score) for tube in tubes] for name, tubes in pred.items()}
-    path.write_text(json.dumps(predictions_json([str(c) for c in range(CLASSES)], pred, scores)))
+    path.write_text(json.dumps(predictions_json(LABELS, pred, scores)))
     return gt
 
 
 def measure() -> list[Row]:
-    """Rows (what, figure, yardstick, unit, bounds); the ratio is figure / yardstick."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.json"
         gt = write_case(path)
-        times = [time.perf_counter()]
-        labels = [str(c) for c in range(CLASSES)]
-        raw = read_predictions(path, "json", {"labels": labels})
-        pred, scores = as_tubes(raw, gt)
-        times.append(time.perf_counter())
-        e = evaluation.Evaluation(pred, scores, gt, {}, labels, THRESHOLDS, bootstrap=RESAMPLES)
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.measure("v-mAP", e)
-        times.append(time.perf_counter())
-        errors("v-mAP", e)
-        times.append(time.perf_counter())
+        (pred, scores), read = timed(lambda: as_tubes(read_predictions(path, "json", {"labels": LABELS}), gt))
+    e = evaluation.Evaluation(pred, scores, gt, {}, LABELS, THRESHOLDS, bootstrap=RESAMPLES)
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, evaluated = timed(lambda: evaluation.measure("v-mAP", e))
+    _, explained = timed(lambda: errors("v-mAP", e))
+    total = read + evaluated + explained
     some_pred, some_gt = ({name: side[name] for name in list(gt)[:LOOPED]} for side in (pred, gt))
-    begin = time.perf_counter()
-    ap = loop_map(some_pred, some_gt, CLASSES, tube_iou)
-    looped = (time.perf_counter() - begin) * VIDEOS / LOOPED
+    ap, looped = timed(lambda: loop_map(some_pred, some_gt, CLASSES, tube_iou))
     np.testing.assert_allclose(ap, calc_video_map(some_pred, some_gt, CLASSES, 0.2), atol=1e-9)
-    read, evaluated, explained = np.diff(times)
-    total = times[-1] - times[0]
-    anew = looped * len(THRESHOLDS) * RESAMPLES
+    anew = looped * VIDEOS / LOOPED * len(THRESHOLDS) * RESAMPLES
     return [
         Row("reading, v-mAP, 1,000 resamples, causes: seconds / asked", total, ASKED_SECONDS, "s", at_most=1),
         Row("of these reading 4 million boxes as JSON", read, total, "s"),

@@ -39,19 +39,14 @@ def write_random_detr(path: Path, config: dict) -> None:
     save_torch(path, {"model": detr.state_dict(), "config": full_config(config), "epoch": 0})
 
 
-def run_stage(script: str, root: Path, *flags: object) -> None:
-    """A stage's script on the synthetic data set under `root`; RuntimeError with what it said where it fails."""
+def _epoch_seconds(root: Path, name: str, epochs: int, *flags: str) -> float:
+    """The median epoch of a run of `train_qmm.py` on the synthetic data set under `root`, the first left out."""
     common = ("--dataset", "synthetic", "--data_root", root, "--checkpoint_root", root, "--device", "cpu")
-    command = [sys.executable, f"{script}.py", *common, *flags]
+    what = ("--qmm_name", name, "--detr", root / "detr.pth", "--epochs", epochs, "--comet", "disabled")
+    command = [sys.executable, "train_qmm.py", *common, *what, *LOOSE, *flags]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{script}.py failed:\n{done.stderr}")
-
-
-def _epoch_seconds(root: Path, name: str, epochs: int, *flags: str) -> float:
-    """The median epoch of a run of `train_qmm.py`, the first left out."""
-    what = ("--qmm_name", name, "--detr", root / "detr.pth", "--epochs", epochs, "--comet", "disabled")
-    run_stage("train_qmm", root, *what, *LOOSE, *flags)
+        raise RuntimeError(f"train_qmm.py failed:\n{done.stderr}")
     lines = (root / "synthetic" / name / "encoder" / "metrics.jsonl").read_text().splitlines()
     return statistics.median(json.loads(line)["seconds"] for line in lines[1:])
 

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from utils.cli import Parser, run
 from utils.misc import available_cores
 from utils.results import print_table
+
+Result = TypeVar("Result")
 
 
 class Row(NamedTuple):
@@ -51,13 +53,13 @@ def processor() -> str:
     return f"{' '.join(parts)}{gpu}, PyTorch {torch.__version__}"
 
 
-def print_rows(rows: Iterable[tuple]) -> None:
-    """Rows (what, value, yardstick, unit[, at_least[, at_most]]) as a table, under what computed them."""
+def print_rows(rows: Iterable[Row]) -> None:
+    """The rows as a table, under what computed them."""
     print(f"{processor()}\n")
-    print_table(HEAD, [Row(*row).cells() for row in rows])
+    print_table(HEAD, [row.cells() for row in rows])
 
 
-def show(description: str, measure: Callable[[], Iterable[tuple]]) -> None:
+def show(description: str, measure: Callable[[], Iterable[Row]]) -> None:
     """The command line of a benchmark without flags: print what it measures. `description`: the module's docstring."""
 
     def main() -> None:
@@ -78,11 +80,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def seconds(function: Callable[[], object], rounds: int = 3) -> float:
-    """The least time of a call, after one to warm up."""
-    times = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+def timed(function: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and its seconds; a GPU's work is waited for."""
+    start = time.perf_counter()
+    result = function()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def seconds(function: Callable[[], object], rounds: int = 3, warm_up: int = 1) -> float:
+    """The least time of a call, after `warm_up` others."""
+    return min([timed(function)[1] for _ in range(warm_up + rounds)][warm_up:])

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.query_cache import ROOT
-from benchmarks.rows import Row, show
+from benchmarks.rows import Row, seconds, show, timed
 from datasets.config import load_project
 from datasets.make_shards import make_shards
 from datasets.synthetic.videos import make_synthetic
@@ -19,20 +20,14 @@ ASKED_HELP, ASKED_CORES = 0.5, 0.75  # share of importing PyTorch; of the time o
 
 
 def command_seconds(*words: str) -> float:
-    """The least time of two runs of `python <words>`."""
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    """The time of `python <words>`, after a run to warm up."""
+    command = [sys.executable, *words]
+    return seconds(lambda: subprocess.run(command, cwd=ROOT, capture_output=True, check=True), rounds=1)
 
 
-def call_seconds(function, *args: object, **options: object) -> float:
+def call_seconds(function: Callable[..., object], *args: object, **options: object) -> float:
     """The time of one call."""
-    start = time.perf_counter()
-    function(*args, **options)
-    return time.perf_counter() - start
+    return timed(partial(function, *args, **options))[1]
 
 
 def measure() -> list[Row]:

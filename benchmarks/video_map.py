@@ -6,13 +6,12 @@ v-mAP is also compared with NumPy over the frames of one pair of tubes (`tube_io
 a test set of the size of UCF101-24's takes.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from benchmarks.rows import Row, seconds, show
+from benchmarks.rows import Row, seconds, show, timed
 from utils.box_ops import Tube, paired_iou, tube_iou
 from utils.metrics.tube_recall import tube_precision_recall
 from utils.video_map import average_precision, calc_frame_map, calc_motion_ap, calc_video_map
@@ -80,56 +79,34 @@ def loop_map(pred: Tubes, gt: Tubes, classes: int, iou: Callable[[Tube, Tube], f
     return np.array([average_precision(np.array(c, bool), n) for c, n in zip(correct, n_gt, strict=True)])
 
 
-def _timed(function: Callable[[], object]) -> tuple[object, float]:
-    begin = time.perf_counter()
-    return function(), time.perf_counter() - begin
-
-
 def measure() -> list[Row]:
-    """Rows (what, value, yardstick, unit, bounds); the ratio is value / yardstick."""
+    """Rows (what, value, yardstick, unit, bounds)."""
     rows = []
-    for layout, (videos, classes, missing, timed, every) in LAYOUTS.items():
+    for layout, (videos, classes, missing, n_looped, every) in LAYOUTS.items():
         pred, gt = make_case(videos, classes, missing)
-        some_pred, some_gt = ({video: side[video] for video in list(gt)[:timed]} for side in (pred, gt))
+        some_pred, some_gt = ({video: side[video] for video in list(gt)[:n_looped]} for side in (pred, gt))
         some_pred = {video: tubes[::every] for video, tubes in some_pred.items()}
         n_some = sum(map(len, some_pred.values()))
         expected = calc_video_map(some_pred, some_gt, classes, THRESHOLD)
         rates = {}
         for loop, iou in {"loop over frames": loop_iou, "NumPy pair by pair": tube_iou}.items():
-            ap, spent = _timed(partial(loop_map, some_pred, some_gt, classes, iou))
+            ap, spent = timed(partial(loop_map, some_pred, some_gt, classes, iou))
             np.testing.assert_allclose(ap, expected, atol=1e-9)
             rates[loop] = n_some / spent
         few = next(iter(pred.values()))[::25]
         pairs = [(tube, target) for tube in few for target in next(iter(gt.values()))]
-        ious, spent = _timed(lambda pairs=pairs: [loop_iou(*pair) for pair in pairs])
+        ious, spent = timed(lambda pairs=pairs: [loop_iou(*pair) for pair in pairs])
         np.testing.assert_allclose(ious, [tube_iou(*pair) for pair in pairs], atol=1e-9)
         slow = rates["loop over frames"]
-        for metric, function, yardstick, loop, asked in (
-            ("v-mAP", partial(calc_video_map, pred, gt, classes, THRESHOLD), slow, "loop over frames", ASKED),
-            (
-                "v-mAP",
-                partial(calc_video_map, pred, gt, classes, THRESHOLD),
-                rates.popitem()[1],
-                "NumPy pair by pair",
-                0,
-            ),
-            (
-                "motion-AP",
-                partial(calc_motion_ap, pred, gt, classes, THRESHOLD),
-                slow,
-                "v-mAP's loop over frames",
-                ASKED,
-            ),
-            (
-                "recall",
-                partial(tube_precision_recall, pred, gt, THRESHOLD),
-                len(few) / spent,
-                "loop over frames",
-                ASKED,
-            ),
-        ):
-            rate = N_PRED / seconds(function, rounds=1)
-            rows.append(Row(f"{metric}, {layout}: / {loop}", rate, yardstick, "tubes/s", at_least=asked))
+        v_map = N_PRED / seconds(partial(calc_video_map, pred, gt, classes, THRESHOLD), rounds=1)
+        motion = N_PRED / seconds(partial(calc_motion_ap, pred, gt, classes, THRESHOLD), rounds=1)
+        recall = N_PRED / seconds(partial(tube_precision_recall, pred, gt, THRESHOLD), rounds=1)
+        rows += [
+            Row(f"v-mAP, {layout}: / loop over frames", v_map, slow, "tubes/s", ASKED),
+            Row(f"v-mAP, {layout}: / NumPy pair by pair", v_map, rates["NumPy pair by pair"], "tubes/s"),
+            Row(f"motion-AP, {layout}: / v-mAP's loop over frames", motion, slow, "tubes/s", ASKED),
+            Row(f"recall, {layout}: / loop over frames", recall, len(few) / spent, "tubes/s", ASKED),
+        ]
     pred, gt = make_case(914, 24, 0.0, n_pred=20 * 914, n_gt=914)
     for metric, function in {
         "v-mAP": partial(calc_video_map, pred, gt, 24, (0.2, 0.5)),

@@ -6,7 +6,6 @@ python -m scripts.reproduce table checkpoint/jhmdb21/reproduce
 
 import argparse
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,18 +31,14 @@ def detector_rate(device: str | None) -> float:
     import torch
 
     from benchmarks.detr_inference import draw_frames, random_detr
+    from benchmarks.rows import seconds
     from models.detr import for_inference, normalize
     from utils.misc import pick_device
 
     place = pick_device(device)
     frames, detr = draw_frames(32 if place.type == "cuda" else 1, place), for_inference(random_detr(place))
-    times = []
     with torch.inference_mode():
-        for _ in range(3):
-            begin = time.perf_counter()
-            float(detr(normalize(frames))["pred_boxes"].sum())  # waits for the device
-            times.append(time.perf_counter() - begin)
-    return len(frames) / min(times)
+        return len(frames) / seconds(lambda: detr(normalize(frames)), rounds=2)
 
 
 def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float) -> list[list]:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.hf_models import hg_net
+
 D, QUERIES = 32, 9
 LABELS = {0: "bicycle", 1: "person", 2: "cat"}
 SQUARE = {"height": 64, "width": 64}
@@ -18,17 +20,10 @@ def _resnet(transformers):
     )
 
 
-def _attention(n_layers: int = 2) -> dict:
-    return {
-        "d_model": D,
-        "encoder_layers": 1,
-        "decoder_layers": n_layers,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "decoder_ffn_dim": 48,
-        "num_queries": QUERIES,
-    }
+def _attention() -> dict:
+    pairs = [(part, size) for part in ("encoder", "decoder") for size in (("attention_heads", 4), ("ffn_dim", 48))]
+    sizes = {f"{part}_{name}": n for part, (name, n) in pairs}
+    return {"d_model": D, "encoder_layers": 1, "decoder_layers": 2, "num_queries": QUERIES, **sizes}
 
 
 def _detr(t):
@@ -84,18 +79,7 @@ def _rt_detr_v2(t):
 
 
 def _d_fine(t, name="DFineConfig"):
-    backbone = t.HGNetV2Config(
-        stem_channels=[3, 8, 8],
-        stage_in_channels=[8, 16, 16, 16],
-        stage_mid_channels=[8, 8, 8, 16],
-        stage_out_channels=[16, 16, 16, 32],
-        stage_num_blocks=[1, 1, 1, 1],
-        stage_numb_of_layers=[1, 1, 1, 1],
-        hidden_sizes=[16, 16, 16, 32],
-        depths=[1, 1, 1, 1],
-        use_learnable_affine_block=True,
-        out_features=["stage2", "stage3", "stage4"],
-    )
+    backbone = hg_net(t, 8, [8, 8, 8, 16], [16, 16, 16, 32], 1, 2, use_learnable_affine_block=True)
     config = getattr(t, name)(backbone_config=backbone, **_hybrid())
     return config, t.RTDetrImageProcessor(size=SQUARE)
 

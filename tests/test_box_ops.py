@@ -13,6 +13,7 @@ from utils.box_ops import (
     box_cxcywh_to_xyxy,
     box_iou,
     box_xyxy_to_cxcywh,
+    frames_and_boxes,
     generalized_box_iou,
     motion_categories,
     motion_category,
@@ -181,3 +182,10 @@ def test_motion_of_the_jhmdb21_test_videos(fixtures):
     gt = jhmdb21_case(fixtures)[1]
     counts = Counter(motion_category(tube) for tubes in gt.values() for tube in tubes)
     assert counts == {"small": 195, "medium": 41, "large": 32}
+
+
+def test_boxes_of_tubes_one_after_another() -> None:
+    a, b = Tube([3, 5], [[0, 0, 1, 1], [2, 2, 3, 3]]), Tube([4], [[5, 5, 6, 6]])
+    frames, boxes = frames_and_boxes([a, b])
+    assert frames.tolist() == [3, 5, 4] and np.array_equal(boxes, np.concatenate([a.boxes, b.boxes]))
+    assert [part.shape for part in frames_and_boxes([])] == [(0,), (0, 4)]

@@ -29,8 +29,9 @@ from train_action_head import track_losses
 from utils.box_ops import Tube
 from utils.misc import InputError, pick_device
 from utils.storage.files import save_torch, write_sealed
-from utils.storage.tars import ArrayWriter, write_tar
+from utils.storage.tars import write_tar
 from utils.storage.tracks import TrackStore
+from utils.storage.video_cache import VideoSample
 
 SMALL = {"backbone": "resnet18", "stages": 2, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
 SMALL |= {"dim_feedforward": 64, "num_queries": 6, "num_classes": 2, "image_size": 64}
@@ -157,18 +158,18 @@ def test_the_next_video_is_started_before_the_last_one_is_written(
     detr_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector, events = Detector(detr_path, torch.device("cpu"), batch_size=4), []
-    launch, finish = Detector._launch, ArrayWriter.finish
+    launch, finish = Detector._launch, VideoSample.finish
 
     def launched(self: Detector, images: torch.Tensor) -> object:
         events.append(f"start {images.shape[2]}")
         return launch(self, images)
 
-    def finished(self: ArrayWriter) -> None:
+    def finished(self: VideoSample) -> None:
         events.append("write")
         finish(self)
 
     monkeypatch.setattr(Detector, "_launch", launched)
-    monkeypatch.setattr(ArrayWriter, "finish", finished)
+    monkeypatch.setattr(VideoSample, "finish", finished)
     cache_queries(tmp_path / "queries", Counted(), detector, 0.5)
     assert events == ["start 48"] * 3 + ["start 32"] * 2 + ["write"] * 2
 

@@ -22,7 +22,7 @@ from utils.misc import InputError
 from utils.run_log import append_json
 from utils.storage.files import lock, save_torch, write_json
 from utils.storage.tars import TarStore, whole_file, write_tar
-from utils.storage.video_cache import fill_cache
+from utils.storage.video_cache import VideoCache, fill_cache
 from utils.training.resume import NONFINITE, STATE, set_aside
 
 NUMBERS = np.random.default_rng(0).integers(0, 255, 400_000).astype(np.uint8)  # that nothing compresses
@@ -218,10 +218,12 @@ def test_a_cache_made_by_another_run_in_the_meantime_is_taken(stages: Stages, mo
     (held,) = stages.folder("queries").glob("val*.tar")
     before = held.read_bytes()
     asked = iter([False])
-    monkeypatch.setattr("utils.storage.video_cache._is_complete", lambda *_: next(asked))
+    monkeypatch.setattr(VideoCache, "is_complete", lambda _: next(asked))
     monkeypatch.setattr(Detector, "start", lambda *_: pytest.fail("DETR ran again"))
     stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", *LOOSE)
-    monkeypatch.setattr("utils.storage.video_cache._is_complete", lambda path, *_: "queries" not in str(path))
+    monkeypatch.setattr(
+        "utils.storage.video_cache.VideoCache.is_complete", lambda cache: "queries" not in str(cache.path)
+    )
     stages.run("eval_qmm", "--qmm_name", "one", *LOOSE)
     assert held.read_bytes() == before and not list(held.parent.glob("*.parts"))
 

@@ -89,6 +89,13 @@ class Track:
         return Tube(self.frames, self.boxes, score=float(self.scores.mean()), person_id=self.person_id)
 
 
+def frames_and_boxes(tubes: Sequence[Tube | Track]) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of all tubes or tracks, one after another: frames int64 (M,), boxes float32 (M, 4)."""
+    frames = [np.zeros(0, np.int64), *(tube.frames for tube in tubes)]
+    boxes = [np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)]
+    return np.concatenate(frames), np.concatenate(boxes)
+
+
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Track, Tube, motion_categories
+from utils.box_ops import Track, Tube, frames_and_boxes, motion_categories
 from utils.plot_utils import (
     plot_features,
     plot_motion_recall,
@@ -73,15 +73,13 @@ def features_by_person(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ground-truth person of each detection, -1 for nobody, int64 (M,); its frame, int64 (M,), rising; its feature,
     float32 (M, d). Arguments as of `feature_plots`."""
-    frames = np.concatenate([np.zeros(0, np.int64), *(track.frames for track in tracks)])
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(track.boxes for track in tracks)])
+    (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(tracks), frames_and_boxes(gt)
     order = np.argsort(frames, kind="stable")
-    people = [np.stack([tube.frames, np.full(len(tube), tube.person_id)], 1) for tube in gt]
-    gt_boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in gt)])
+    people = np.repeat(np.array([tube.person_id for tube in gt], np.int64), [len(tube) for tube in gt])
     # simultaneous actions of a person are one box; sorted by frame
-    people, first = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *people]), axis=0, return_index=True)
-    matched = match(frames[order], boxes[order], people[:, 0], gt_boxes[first])
-    ids = np.where(matched >= 0, np.append(people[:, 1], -1)[matched], -1)
+    _, first = np.unique(np.stack([gt_frames, people]), axis=1, return_index=True)
+    matched = match(frames[order], boxes[order], gt_frames[first], gt_boxes[first])
+    ids = np.where(matched >= 0, np.append(people[first], -1)[matched], -1)
     return ids, frames[order], features[order]
 
 
@@ -111,8 +109,7 @@ def tube_plots(
     Args:
         frames: the video's frames in order, uint8 RGB (H, W, 3).
     """
-    numbers = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in [*gt, *pred])])
-    numbers = _evenly(numbers, SHEET_FRAMES).tolist() or [0]
+    numbers = _evenly(frames_and_boxes([*gt, *pred])[0], SHEET_FRAMES).tolist() or [0]
     images = [frame for number, frame in enumerate(islice(frames, numbers[-1] + 1)) if number in numbers]
     paths = [folder / "tubes.png", folder / "frames.png"]
     plot_tubes(paths[0], pred, gt, labels, images[0].shape[1::-1], f"{video} in space and time")

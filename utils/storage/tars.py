@@ -6,12 +6,10 @@ tar's order, so a reader goes from json to json and never looks at the members b
 a range of an array's rows is mapped (`numpy.memmap`) at its offset, and no reader holds a whole video.
 """
 
-import contextlib
 import hashlib
 import io
 import os
 import re
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.misc import InputError
-from utils.storage.files import atomic, naming, seal, sync, unseal
+from utils.storage.files import atomic, seal, unseal
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_KEY = 64  # characters: with its extension a member's name fits the 100 of a header
@@ -91,10 +89,11 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
     with atomic(path) as part, part.open("wb") as out, webdataset.TarWriter(out, **owner) as writer:
         writer.tarstream.format = tarfile.USTAR_FORMAT  # one block a header, or an error
         for name, meta, members in samples:
-            key, table = safe_key(name), {}
-            for extension, member in members.items():
-                data = isinstance(member, bytes)
-                table[extension] = [len(member), zlib.crc32(member)] if data else [member.size, member.crc32]
+            key = safe_key(name)
+            table = {
+                extension: [len(m), zlib.crc32(m)] if isinstance(m, bytes) else [m.size, m.crc32]
+                for extension, m in members.items()
+            }
             writer.write({"__key__": key, "json": seal({**meta, "members": table})})
             for extension, member in members.items():
                 if isinstance(member, bytes):
@@ -164,25 +163,18 @@ def read_samples(
 
 
 class TarStore:
-    """Random access to a tar of arrays: `names`, `json(name)` and `read(name, column, rows)`.
+    """Random access to a tar of arrays. Raises InputError, naming the file, as `read_samples` does.
 
-    `bad` are the videos that could not be used when it was made, and why. The checksum of an array is compared when it
-    is first read. Raises InputError, naming the file, as `read_samples` does.
+    `names` are the videos' true names in the tar's order, `bad` those that could not be used when it was made, and why.
+    The checksum of an array is compared when it is first read.
     """
 
     def __init__(self, path: str | Path, what: str = "tar") -> None:
         self.path = Path(path)
         self._samples = {meta["name"]: (meta, members) for meta, members in read_samples(path, what)}
+        self.names = list(self._samples)
         self.bad = {name: str(meta["bad"]) for name, (meta, _) in self._samples.items() if "bad" in meta}
         self._arrays: dict[tuple[str, str], tuple[np.dtype, int, tuple[int, ...]]] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """The videos' true names, in the tar's order."""
-        return list(self._samples)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._samples
 
     def _sample(self, name: str) -> tuple[dict, dict[str, Member]]:
         if name not in self._samples:
@@ -239,54 +231,3 @@ class TarStore:
             text = f"{self.path}: {column}.npy of {name!r} is not a plain array ({error}); make it again"
             raise InputError(" ".join(text.split())) from None
         return dtype, member.offset + head.tell(), shape
-
-
-class ArrayWriter:
-    """Arrays of unknown length, appended to `folder/<column>.npy`; one block of rows is in memory at a time.
-
-    All rows of a column share dtype and shape. What the folder held before is removed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self._files: dict[str, io.BufferedWriter] = {}
-        self._arrays: dict[str, tuple[np.dtype, tuple[int, ...], int]] = {}
-
-    def append(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Add rows, an array a column."""
-        for column, rows in columns.items():
-            path = self.folder / f"{column}.npy"
-            with naming(path):
-                if column not in self._files:
-                    self._files[column] = path.open("wb")
-                    self._arrays[column] = rows.dtype, rows.shape[1:], 0
-                    self._write_header(column)
-                dtype, shape, n = self._arrays[column]
-                if (rows.dtype, rows.shape[1:]) != (dtype, shape):
-                    raise ValueError(f"{column}: rows of {rows.dtype} {rows.shape[1:]} after {dtype} {shape}")
-                self._files[column].write(np.ascontiguousarray(rows).data if len(rows) else b"")
-                self._arrays[column] = dtype, shape, n + len(rows)
-
-    def _write_header(self, column: str) -> None:
-        """The header for the number of rows so far; NumPy leaves room in it for the number to grow."""
-        dtype, shape, n = self._arrays[column]
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n, *shape)}
-        np.lib.format.write_array_header_1_0(self._files[column], header)
-
-    def finish(self) -> None:
-        """Write what is still to be written, through to the disk."""
-        for column, file in self._files.items():
-            path = self.folder / f"{column}.npy"
-            with naming(path):
-                file.seek(0)
-                self._write_header(column)
-                file.close()
-                sync(path)
-
-    def close(self) -> None:
-        """Let the files go, finished or not."""
-        for file in self._files.values():
-            with contextlib.suppress(OSError):
-                file.close()

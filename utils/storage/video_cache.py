@@ -10,16 +10,19 @@ store = TarStore(path)
 
 import contextlib
 import hashlib
+import io
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from utils.distributed import barrier, per_rank, rank, world_size
 from utils.misc import InputError
-from utils.storage.files import lock, remove_parts, write_json
-from utils.storage.tars import ArrayWriter, Sample, TarStore, whole_file, write_tar
+from utils.storage.files import lock, naming, remove_parts, sync, write_json
+from utils.storage.tars import Sample, TarStore, whole_file, write_tar
 
 META = "sample.json"
 
@@ -29,25 +32,70 @@ class BadVideo(InputError):
 
 
 class VideoSample:
-    """One video's sample while it is written: rows of its arrays are appended, its `json` is filled."""
+    """A video's sample while it is written: its `json`, and arrays of unknown length in `folder/<column>.npy`.
+
+    Rows are appended block by block; all of a column share dtype and shape. What the folder held before is removed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.json: dict = {}
-        self._arrays = ArrayWriter(folder)
-        self.append, self.finish, self.close = self._arrays.append, self._arrays.finish, self._arrays.close
+        self._folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._files: dict[Path, io.BufferedWriter] = {}
+        self._headers: dict[Path, dict] = {}
+
+    def append(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Add rows, an array a column."""
+        for column, rows in columns.items():
+            path = self._folder / f"{column}.npy"
+            kind = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False}
+            with naming(path):
+                if path not in self._files:
+                    self._files[path] = path.open("wb")
+                    self._headers[path] = {**kind, "shape": (0, *rows.shape[1:])}
+                    self._write_header(path)
+                n, *shape = self._headers[path]["shape"]
+                header = {**kind, "shape": (n, *rows.shape[1:])}
+                if header != self._headers[path]:
+                    raise ValueError(f"{column}: rows of {rows.dtype} {rows.shape[1:]} after {self._headers[path]}")
+                self._files[path].write(rows.tobytes())
+                self._headers[path]["shape"] = (n + len(rows), *shape)
+
+    def _write_header(self, path: Path) -> None:
+        """The header for the number of rows so far; NumPy leaves room in it for the number to grow."""
+        np.lib.format.write_array_header_1_0(self._files[path], self._headers[path])
+
+    def finish(self) -> None:
+        """Write what is still to be written, through to the disk."""
+        for path, file in self._files.items():
+            with naming(path):
+                file.seek(0)
+                self._write_header(path)
+                file.close()
+                sync(path)
+
+    def close(self) -> None:
+        """Let the files go, finished or not."""
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 class VideoCache:
-    """The videos that this process has to add to a tar: their names are `missing`."""
+    """A tar of arrays that is being made: `missing` are the videos whose samples this process has to add."""
 
-    def __init__(self, work: Path, made_from: Mapping[str, dict], missing: Sequence[str]) -> None:
-        self._work, self._made_from, self.missing = work, made_from, missing
+    def __init__(self, path: Path, sources: Mapping[str, list[int]], settings: dict, skip_bad: bool) -> None:
+        self.path, self.work = path, path.with_name(f"{path.stem}.parts")
+        self.made_from = {name: {"source": source, "settings": settings} for name, source in sources.items()}
+        self.skip_bad = skip_bad
+        self.missing: Sequence[str] = ()
 
     @contextlib.contextmanager
     def sample(self, name: str) -> Iterator[VideoSample]:
         """Write a video's sample, which is kept once the block has ended. Where the block raises BadVideo, the sample
         has no arrays, and its json says why (`bad`)."""
-        folder = self._work / folder_name(name)
+        folder = self._folder(name)
         sample = VideoSample(folder)
         try:
             yield sample
@@ -58,7 +106,46 @@ class VideoCache:
             sample.json["bad"] = str(error)
         finally:
             sample.close()
-        write_json(folder / META, {**sample.json, "name": name, "made_from": self._made_from[name]})
+        write_json(folder / META, {**sample.json, "name": name, "made_from": self.made_from[name]})
+
+    def finished(self, name: str) -> bool:
+        """Whether a video's sample has been made, of what it would be made from now."""
+        try:
+            return self._fits(json.loads((self._folder(name) / META).read_text()), name)
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def stored(self) -> dict[str, TarStore]:
+        """The tar as it is, by the videos whose samples in it can stay."""
+        try:
+            store = TarStore(self.path)
+        except InputError:
+            return {}
+        return {name: store for name in store.names if self._fits(store.json(name), name)}
+
+    def is_complete(self) -> bool:
+        """Whether the tar as it is holds all samples, in order, and no other."""
+        names, stored = list(self.made_from), self.stored()
+        return list(stored) == names and all(store.names == names for store in stored.values())
+
+    def write(self, stored: Mapping[str, TarStore]) -> None:
+        """Write the tar of samples that are `stored` in the former one, and of finished ones."""
+        write_tar(self.path, (self._sample_of(name, stored.get(name)) for name in self.made_from))
+
+    def _sample_of(self, name: str, store: TarStore | None) -> Sample:
+        if store:
+            return name, store.json(name), store.members(name)
+        folder = self._folder(name)
+        arrays = {path.name: whole_file(path) for path in sorted(folder.glob("*.npy"))}
+        return name, json.loads((folder / META).read_text()), arrays
+
+    def _folder(self, name: str) -> Path:
+        """The folder of a video's finished sample; a name may be longer than a folder's can be."""
+        return self.work / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def _fits(self, meta: dict, name: str) -> bool:
+        made_from = self.made_from.get(name)
+        return meta.get("made_from") == made_from is not None and (self.skip_bad or "bad" not in meta)
 
 
 @contextlib.contextmanager
@@ -78,31 +165,26 @@ def fill_cache(
     Raises:
         InputError: another run is writing the same tar.
     """
-    made_from = {name: {"source": source, "settings": settings} for name, source in sources.items()}
-    work = path.with_name(f"{path.stem}.parts")
-    if per_rank(_is_complete(path, made_from, skip_bad))[0]:
-        _remove_left_over(work)
-        yield VideoCache(work, made_from, ())
+    cache = VideoCache(path, sources, settings, skip_bad)
+    if per_rank(cache.is_complete())[0]:
+        _remove_left_over(cache.work)
+        yield cache
         return
-    with lock(work / f"process-{rank()}", "run"):
+    with lock(cache.work / f"process-{rank()}", "run"):
         if rank() == 0:
-            remove_parts(work)
+            remove_parts(cache.work)
             remove_parts(path.parent)
-        kept = _fitting(path, made_from, skip_bad)  # another run may have made it in the meantime
-        missing = [name for name in made_from if name not in kept and not _is_done(work, name, made_from, skip_bad)]
-        barrier()  # all have seen the same videos done
-        yield VideoCache(work, made_from, missing[rank() :: world_size()])
+        stored = cache.stored()  # another run may have made it in the meantime
+        missing = [name for name in cache.made_from if name not in stored and not cache.finished(name)]
+        barrier()  # all have seen the same videos finished
+        cache.missing = missing[rank() :: world_size()]
+        yield cache
         barrier()
         if rank() == 0:
             _say_why(path, settings)
-            write_tar(path, (_stored(kept[n], n) if n in kept else _finished(work, n) for n in made_from))
-            shutil.rmtree(work)
+            cache.write(stored)
+            shutil.rmtree(cache.work)
         barrier()
-
-
-def folder_name(name: str) -> str:
-    """The folder of a video's finished sample; a name may be longer than a folder's can be."""
-    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _remove_left_over(work: Path) -> None:
@@ -110,15 +192,6 @@ def _remove_left_over(work: Path) -> None:
     if rank() == 0 and work.is_dir():
         with contextlib.suppress(InputError), lock(work / "process-0", "run"):
             shutil.rmtree(work)
-
-
-def _fitting(path: Path, made_from: Mapping[str, dict], skip_bad: bool) -> dict[str, TarStore]:
-    """The tar as it is, for each video whose sample there can stay."""
-    try:
-        store = TarStore(path)
-    except InputError:
-        return {}
-    return {name: store for name in store.names if _fits(store.json(name), made_from.get(name), skip_bad)}
 
 
 def _say_why(path: Path, settings: dict) -> None:
@@ -135,31 +208,3 @@ def _say_why(path: Path, settings: dict) -> None:
         print(f"{error}: this has been done", file=sys.stderr)
     except (KeyError, IndexError, AttributeError):
         return
-
-
-def _fits(meta: dict, made_from: dict | None, skip_bad: bool) -> bool:
-    return meta.get("made_from") == made_from is not None and (skip_bad or "bad" not in meta)
-
-
-def _is_complete(path: Path, made_from: Mapping[str, dict], skip_bad: bool) -> bool:
-    kept = _fitting(path, made_from, skip_bad)
-    return list(kept) == list(made_from) and next(iter(kept.values())).names == list(made_from)
-
-
-def _is_done(work: Path, name: str, made_from: Mapping[str, dict], skip_bad: bool) -> bool:
-    try:
-        return _fits(json.loads((work / folder_name(name) / META).read_text()), made_from[name], skip_bad)
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _finished(work: Path, name: str) -> Sample:
-    """A finished sample as `write_tar` takes it."""
-    folder = work / folder_name(name)
-    arrays = {path.name: whole_file(path) for path in sorted(folder.glob("*.npy"))}
-    return name, json.loads((folder / META).read_text()), arrays
-
-
-def _stored(store: TarStore, name: str) -> Sample:
-    """A sample of a former tar as `write_tar` takes it."""
-    return name, store.json(name), store.members(name)

@@ -1,12 +1,13 @@
 """What the page of an evaluation shows, as plain values (`utils.drawing.report.page.write_report`)."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, paired_iou
+from utils.box_ops import Tube, frames_and_boxes, paired_iou
 from utils.misc import counted
 from utils.video_map import PROTOCOLS, average_precision, matching, tube_candidates, video_rankings
 
@@ -29,11 +30,13 @@ def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protoc
     names, errors = sorted({*pred, *gt}), {name: [] for name in {*pred, *gt}}
     for c in tube_candidates(pred, gt, n_classes, threshold, protocol):
         matched = matching(protocol)(c, threshold)
-        for place, row in zip(c.video[matched < 0].tolist(), c.row[matched < 0].tolist(), strict=True):
-            errors[names[place]].append(Wrong("pred", row, "false positive"))
-        missed = ~np.isin(np.arange(c.n_gt), matched)
-        for place, row in zip(c.gt_video[missed].tolist(), c.gt_row[missed].tolist(), strict=True):
-            errors[names[place]].append(Wrong("gt", row, "missed"))
+        wrong, missed = matched < 0, ~np.isin(np.arange(c.n_gt), matched)
+        for side, cause, videos, rows in (
+            ("pred", "false positive", c.video[wrong], c.row[wrong]),
+            ("gt", "missed", c.gt_video[missed], c.gt_row[missed]),
+        ):
+            for video, row in zip(videos.tolist(), rows.tolist(), strict=True):
+                errors[names[video]].append(Wrong(side, row, cause))
     return errors
 
 
@@ -69,25 +72,25 @@ def video_entry(
     n_frames = max([size[2], 1, *(int(tube.frames[-1]) + 1 for tube in tubes)])
     colours = person_colours(pred, gt)
     entry = {"name": name, "width": width, "height": height, "fps": fps, "n_frames": n_frames}
-    for side, word, own in (("gt", "truth", gt), ("pred", "track", pred)):
+    for side, word, own in (("gt", "ground truth", gt), ("pred", "track", pred)):
         entry[side] = [_tube(tube, word, _person(tube, i), colours[side]) for i, tube in enumerate(own)]
-    counts = {"errors": 0}
+    causes = Counter()
     for error in errors:
         entry[error.side][error.index]["error"] = error.cause
-        counts["errors"] += 1
-        counts[error.cause] = counts.get(error.cause, 0) + 1
+        causes[error.cause] += 1
     entry["events"] = [{"frame": int(frame), "text": text} for frame, text in events]
-    counts["errors"] += len(entry["events"])
-    return entry | {"counts": counts | {"tubes": len(pred)}}
+    n_errors = causes.total() + len(entry["events"])
+    return entry | {"counts": {"errors": n_errors, **causes, "tubes": len(pred)}}
 
 
 def evaluation_page(
     title: str, facts: Mapping, labels: Sequence[str], metrics: Mapping, charts: list[dict], videos: list[dict]
 ) -> dict:
     """The page of an evaluation: `metrics` as in the results file, `charts` as of `curve_charts` and `part_charts`,
-    `videos` of `video_entry`."""
+    `videos` of `video_entry`. The columns of the list of videos are errors, each cause that there is, tubes."""
+    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "tubes"}
     about = {"title": title, "facts": facts, "labels": labels, "metrics": single_metrics(metrics), "charts": charts}
-    return about | {"columns": columns_of(videos), "videos": videos}
+    return about | {"columns": ["errors", *sorted(causes), "tubes"], "videos": videos}
 
 
 def predicted_page(results: Mapping[str, Mapping], settings: Mapping) -> dict:
@@ -99,23 +102,17 @@ def predicted_page(results: Mapping[str, Mapping], settings: Mapping) -> dict:
             for tube in result["tubes"]
         ]
         for person in result["people"]:  # their frames without an action
-            acting = [tube.frames for tube in tubes if tube.person_id == person["person_id"]]
-            idle = ~np.isin(person["frames"], np.concatenate([np.zeros(0, np.int64), *acting]))
+            acting, _ = frames_and_boxes([tube for tube in tubes if tube.person_id == person["person_id"]])
+            idle = ~np.isin(person["frames"], acting)
             frames, boxes = np.array(person["frames"])[idle], np.array(person["boxes"])[idle]
             if len(frames):
                 tubes.append(Tube(frames, boxes, -1, float(np.mean(person["scores"])), person["person_id"]))
         size = result["width"], result["height"], result["n_frames"]
         counts = {"action tubes": len(result["tubes"]), "people": len(result["people"])}
         videos.append(video_entry(name, size, tubes, (), fps=result["fps"]) | {"counts": counts})
-    return {
-        "title": f"Predictions, {counted(len(videos), 'video')}",
-        "facts": {name: str(value) for name, value in settings.items() if value is not None},
-        "labels": labels,
-        "metrics": [],
-        "charts": [],
-        "columns": ["action tubes", "people"],
-        "videos": videos,
-    }
+    facts = {name: str(value) for name, value in settings.items() if value is not None}
+    page = evaluation_page(f"Predictions, {counted(len(videos), 'video')}", facts, labels, {}, [], videos)
+    return page | {"columns": ["action tubes", "people"]}
 
 
 def _person(tube: Tube, index: int) -> int:
@@ -132,31 +129,25 @@ def _tube(tube: Tube, word: str, person: int, colours: Mapping[int, int]) -> dic
 def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[int, int]]:
     """Each person's number in the palette (which begins anew at its end), by side; a track has that of the ground-truth
     person whom it covers most."""
-    sides = {"gt": gt, "pred": pred}
-    people = {side: sorted({_person(tube, i) for i, tube in enumerate(own)}) for side, own in sides.items()}
+    numbers = {side: [_person(tube, i) for i, tube in enumerate(tubes)] for side, tubes in (("gt", gt), ("pred", pred))}
+    people = {side: sorted(set(own)) for side, own in numbers.items()}
     if not gt:
         return {"gt": {}, "pred": {person: person for person in people["pred"]}}
-    colours = {person: place for place, person in enumerate(people["gt"])}
-    (track_frames, boxes, tracks), (gt_frames, gt_boxes, owners) = _columns(pred), _columns(gt)
+    (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(pred), frames_and_boxes(gt)
+    track, person = (
+        np.repeat(np.searchsorted(people[side], numbers[side]), [len(tube) for tube in tubes])
+        for side, tubes in (("pred", pred), ("gt", gt))
+    )
     order = np.argsort(gt_frames, kind="stable")
-    first, end = (np.searchsorted(gt_frames[order], track_frames, side) for side in ("left", "right"))
-    i = np.repeat(np.arange(len(tracks)), end - first)  # every pair of boxes of one frame
+    first, end = (np.searchsorted(gt_frames[order], frames, side) for side in ("left", "right"))
+    i = np.repeat(np.arange(len(frames)), end - first)  # every pair of boxes of one frame
     j = order[np.arange(len(i)) + np.repeat(first - np.append(0, np.cumsum(end - first)[:-1]), end - first)]
-    pairs, place = np.unique(np.stack([tracks[i], owners[j]]), axis=1, return_inverse=True)
-    shared = np.bincount(place.ravel(), paired_iou(boxes[i], gt_boxes[j]), pairs.shape[1])
-    covered = np.flatnonzero(shared > 0)
-    of_pred = {int(pairs[0, k]): colours[int(pairs[1, k])] for k in covered[np.argsort(shared[covered], kind="stable")]}
-    others = [person for person in people["pred"] if person not in of_pred]
-    of_pred |= {person: len(colours) + place for place, person in enumerate(others)}
-    return {"gt": colours, "pred": of_pred}
-
-
-def _columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frame (M,), box (M, 4) and person (M,) of all boxes, one tube after another."""
-    people = np.array([_person(tube, i) for i, tube in enumerate(tubes)], np.int64)
-    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
-    return frames, boxes, np.repeat(people, [len(tube) for tube in tubes])
+    shared = np.zeros((len(people["pred"]), len(people["gt"])))
+    np.add.at(shared, (track[i], person[j]), paired_iou(boxes[i], gt_boxes[j]))
+    colours = {number: int(row.argmax()) for number, row in zip(people["pred"], shared, strict=True) if row.any()}
+    others = [number for number in people["pred"] if number not in colours]
+    colours |= {number: len(people["gt"]) + place for place, number in enumerate(others)}
+    return {"gt": {number: place for place, number in enumerate(people["gt"])}, "pred": colours}
 
 
 def single_metrics(metrics: Mapping) -> list[dict]:
@@ -241,9 +232,3 @@ def worst(videos: Sequence[Mapping], n: int = 3) -> list[str]:
     """The names of the `n` videos with most errors, of those that have any."""
     wrong = [video for video in videos if video["counts"]["errors"]]
     return [video["name"] for video in sorted(wrong, key=lambda video: -video["counts"]["errors"])[:n]]
-
-
-def columns_of(videos: Sequence[Mapping]) -> list[str]:
-    """The columns of the list of videos: errors, each cause that there is, tubes."""
-    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "tubes"}
-    return ["errors", *sorted(causes), "tubes"]
