@@ -77,25 +77,16 @@ class Video:
     empty_frames: np.ndarray | None = None
 
 
-def ground_truth(
-    project: Project,
-    subset: str,
-    bad: dict[str, str] | None = None,
-    decoded: Mapping[str, tuple[int, int, int]] | None = None,
-) -> dict[str, list[Tube]]:
+def ground_truth(project: Project, subset: str, bad: dict[str, str] | None = None) -> dict[str, list[Tube]]:
     """The annotated tubes of every video of a subset, never clipped; videos without tubes are keys too.
 
     Arguments and errors are those of `read_annotations`.
     """
-    videos = read_annotations(project, project.split(subset), bad, decoded)
-    return {name: video.tubes for name, video in videos.items()}
+    return {name: video.tubes for name, video in read_annotations(project, project.split(subset), bad).items()}
 
 
 def read_annotations(
-    project: Project,
-    names: Iterable[str] | None = None,
-    bad: dict[str, str] | None = None,
-    decoded: Mapping[str, tuple[int, int, int]] | None = None,
+    project: Project, names: Iterable[str] | None = None, bad: dict[str, str] | None = None
 ) -> dict[str, Video]:
     """Read and check the ground truth of a project.
 
@@ -105,22 +96,18 @@ def read_annotations(
     Args:
         names: videos to read; None: all that are annotated.
         bad: videos that cannot be used are left out and entered here (name -> why).
-        decoded: width, height and number of frames of videos as they decode; the rules hold against these too.
 
     Raises:
         InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
     """
     file = project.annotation_file()
-    tell_notes(file)
+    for note in file.notes:
+        print(f"warning: {note}", file=sys.stderr)
     videos, warnings = {}, []
     for name in file.videos if names is None else names:
         try:
             video, faults = read_used_frames(name, file, project)
             refuse(faults)
-            if decoded and name in decoded:
-                width, height, n_frames = decoded[name]
-                faults += fit_to_video(video, (width, height), n_frames)[1]
-                refuse(faults)
         except InputError as error:
             if bad is None:
                 raise InputError(
@@ -139,12 +126,6 @@ def refuse(faults: Iterable[AnnotationFault], where: str = "") -> None:
     for fault in faults:
         if fault.refused:
             raise InputError(f"{where}{fault}")
-
-
-def tell_notes(file: AnnotationFile) -> None:
-    """Print on stderr what the reader took otherwise than it is written."""
-    for note in file.notes:
-        print(f"warning: {note}", file=sys.stderr)
 
 
 def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
@@ -219,8 +200,10 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
     if between:
         kind, frame = "frame lies between those used", between[0].frames[0]
         faults.append(AnnotationFault(kind, f"video {name!r}, frame {frame} of the file", kind, len(between)))
-    listed = {name: getattr(video, name) for name in ("key_frames", "empty_frames")}
-    listed = {name: None if of is None else np.flatnonzero(np.isin(chosen, of)) for name, of in listed.items()}
+    listed = {}
+    for field in ("key_frames", "empty_frames"):
+        frames = getattr(video, field)
+        listed[field] = None if frames is None else np.flatnonzero(np.isin(chosen, frames))
     return replace(video, n_frames=len(chosen) if video.n_frames else 0, tubes=tubes, **listed), faults
 
 
@@ -262,6 +245,15 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
     return replace(video, width=width, height=height, n_frames=n_frames, tubes=tubes), faults
 
 
+def box_columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The N boxes of tubes, one tube after another: frames (N,), boxes float32 (N, 4), person ids (N,), labels (N,)."""
+    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
+    of_tubes = np.array([(tube.person_id, tube.label) for tube in tubes], np.int64).reshape(-1, 2)
+    persons, labels = of_tubes.repeat([len(tube) for tube in tubes], axis=0).T
+    return frames, boxes, persons, labels
+
+
 def max_people_per_frame(tubes: Mapping[str, Sequence[Tube]]) -> tuple[int, str, int]:
     """The most people that are annotated in one frame, with that video and frame; (0, "", 0) without boxes.
 
@@ -269,9 +261,9 @@ def max_people_per_frame(tubes: Mapping[str, Sequence[Tube]]) -> tuple[int, str,
     """
     most = 0, "", 0
     for name, of_video in tubes.items():
-        rows = [np.stack([t.frames, np.full(len(t), t.person_id)], 1) for t in of_video]
-        people = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *rows]), axis=0)
-        frames, counts = np.unique(people[:, 0], return_counts=True)
+        frames, _, persons, _ = box_columns(of_video)
+        people = np.unique([frames, persons], axis=1)
+        frames, counts = np.unique(people[0], return_counts=True)
         if len(frames) and counts.max() > most[0]:
             most = int(counts.max()), name, int(frames[counts.argmax()])
     return most
@@ -324,15 +316,11 @@ def _label_index(label: int | str | None, file_labels: Sequence[str], labels: Se
     """The label's index in the project's `labels`, -1 for no action; ValueError where they lack it."""
     if label is None or label == -1:
         return -1
-    if isinstance(label, int) and not file_labels:
-        if 0 <= label < len(labels):
-            return label
-        raise ValueError(f"label {label} is not an index of the {len(labels)} labels, counted from 0")
     if isinstance(label, int):
-        if not 0 <= label < len(file_labels):
-            text = f"label {label} is not an index of the annotation's {len(file_labels)} labels, counted from 0"
-            raise ValueError(text)
-        label = file_labels[label]
+        names, owner = (file_labels, "annotation") if file_labels else (labels, "project")
+        if not 0 <= label < len(names):
+            raise ValueError(f"label {label} is not an index of the {owner}'s {len(names)} labels, counted from 0")
+        label = names[label]
     if label in labels:
         return labels.index(label)
     shown = ", ".join(labels[:SHOWN_LABELS]) + f" and {len(labels) - SHOWN_LABELS} more" * (len(labels) > SHOWN_LABELS)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
-from datasets.formats.common import video_path
+from datasets.formats.common import read_text, video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
 
@@ -100,10 +100,9 @@ class Project:
 
     def _read_list(self, path: Path) -> list[str]:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise InputError(f"{path}: list of videos cannot be read ({reason}); {self._remedy()}") from None
+            lines = read_text(path).splitlines()
+        except InputError as error:
+            raise InputError(f"{error}; {self._remedy()}") from None
         names = [line.strip() for line in lines if line.strip()]
         if self.format == "ucf101-24":
             names = [name.split()[0].removesuffix(".avi") for name in names]
@@ -149,7 +148,7 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
         root = path.parent / fields.get("root", ".")
     else:
         root = Path(overrides.get("root", Path(data_root) / fields["name"]))
-    options = {key: value for key, value in fields.items() if key not in FIELDS}
+    options = _options(fields)
     if "fill" in options_of(fields["format"]):
         options.setdefault("fill", True)  # a person without a box is background to the detector
     choices = [fields["annotations"]] if isinstance(fields["annotations"], str) else fields["annotations"]
@@ -173,6 +172,11 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     if not labels:
         raise InputError(f"{path}: labels are missing, and {project.annotations} names none; add labels: [...]")
     return replace(project, labels=labels)
+
+
+def _options(fields: dict) -> dict:
+    """The fields that only the file's format has."""
+    return {field: value for field, value in fields.items() if field not in FIELDS}
 
 
 def _sampling(fields: dict) -> Sampling:
@@ -207,21 +211,17 @@ def _check(path: Path, fields: dict) -> None:
 
     for field in REQUIRED:
         require(field in fields, field, "missing")
-    require(
-        isinstance(fields["format"], str) and fields["format"] in FORMATS, "format", f"not one of {', '.join(FORMATS)}"
-    )
+    require(fields["format"] in [*FORMATS], "format", f"not one of {', '.join(FORMATS)}")
     known = [*FIELDS, *options_of(fields["format"])]
-    for field in fields:
+    for field, value in fields.items():
         require(field in known, field, f"not a field of a project file; known are {', '.join(known)}")
+        if field in FIELDS and not (value is None and field in ("labels", "defaults")):
+            require(isinstance(value, FIELDS[field]), field, f"is not {KINDS[FIELDS[field]]}")
+            require(isinstance(value, bool) == (FIELDS[field] is bool), field, "is not a number")
     try:
-        check_options(fields["format"], {field: value for field, value in fields.items() if field not in FIELDS})
+        check_options(fields["format"], _options(fields))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    for field, value in ((field, fields[field]) for field in FIELDS if field in fields):
-        optional = value is None and field in ("labels", "defaults")
-        require(optional or isinstance(value, FIELDS[field]), field, f"is not {KINDS[FIELDS[field]]}")
-        number = KINDS[FIELDS[field]].endswith("number")
-        require(not (number and isinstance(value, bool)), field, "is not a number")
     require(not ("rate" in fields and "stride" in fields), "rate", "says it alone; leave out stride")
     for field in ("end", "video_start"):
         require(field not in fields or fields["format"] == "ava", field, "only goes with format: ava")
@@ -242,12 +242,10 @@ def _check(path: Path, fields: dict) -> None:
         text = "not a list's file, {all_but: subset} or {list: key, number: n}"
         require(isinstance(subset, str) and _is_rule(rule, subset, fields["splits"]), f"splits: {subset}", text)
     for name, value in (fields.get("defaults") or {}).items():
-        require(name in DEFAULTS, f"defaults: {name}", f"no such default; there are {', '.join(DEFAULTS)}")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(number, f"defaults: {name}", "not a number")
-        least = -1 if name == "sim_th" else 0
-        between = not name.endswith("_th") or least <= value <= 1
-        require(between, f"defaults: {name}", f"{value} is not between {least} and 1")
+        field, least = f"defaults: {name}", -1 if name == "sim_th" else 0
+        require(name in DEFAULTS, field, f"no such default; there are {', '.join(DEFAULTS)}")
+        require(isinstance(value, int | float) and not isinstance(value, bool), field, "not a number")
+        require(not name.endswith("_th") or least <= value <= 1, field, f"{value} is not between {least} and 1")
 
 
 def _is_rule(rule: object, subset: str, splits: dict) -> bool:

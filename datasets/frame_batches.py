@@ -2,20 +2,17 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datasets.dataset import VideoFrames
-from datasets.sampling import ALL_FRAMES, Sampling
 from datasets.transforms import resize
 from utils.misc import InputError, checksum
 from utils.storage.video_cache import BadVideo
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from datasets.config import Project
 
 AHEAD = 3  # batches of a video that wait for the model
+END = object()
 Item = TypeVar("Item")
 
 
@@ -34,43 +32,22 @@ class Ahead(Generic[Item]):
     """
 
     def __init__(self, items: Iterable[Item], n: int = AHEAD) -> None:
-        self._queue: Queue = Queue(n)
-        self._closed, self._end = Event(), None
-        self._thread = Thread(target=self._run, args=(items,), daemon=True)
-        self._thread.start()
-
-    def _run(self, items: Iterable[Item]) -> None:
-        end: BaseException = StopIteration()
-        try:
-            for item in items:
-                self._put((item, None))
-                if self._closed.is_set():
-                    return
-        except BaseException as error:  # the reader's to handle
-            end = error
-        self._put((None, end))
-
-    def _put(self, item: tuple[Item | None, BaseException | None]) -> None:
-        while not self._closed.is_set():
-            try:
-                return self._queue.put(item, timeout=0.1)
-            except Full:
-                continue
-        return None
+        self._items, self._thread = iter(items), ThreadPoolExecutor(1, "ahead")
+        self._waiting = deque(self._thread.submit(next, self._items, END) for _ in range(n))
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
-        if self._end is None:
-            item, self._end = self._queue.get()
-        if self._end is not None:
-            raise self._end
+        item = self._waiting[0].result()  # an error stays the next item
+        if item is END:
+            raise StopIteration
+        self._waiting.append(self._thread.submit(next, self._items, END))
+        self._waiting.popleft()
         return item
 
     def close(self) -> None:
-        self._closed.set()
-        self._thread.join()
+        self._thread.shutdown(cancel_futures=True)
 
 
 def batches(frames: Iterable[np.ndarray], image_size: int, batch_size: int, pin: bool = False) -> Iterator[Tensor]:
@@ -85,93 +62,21 @@ def batches(frames: Iterable[np.ndarray], image_size: int, batch_size: int, pin:
     Yields:
         uint8 (b, 3, H', W'), channels last in memory.
     """
-    group: list[np.ndarray] = []
-    for frame in frames:
-        group.append(resize(frame, image_size) if image_size else frame)
-        if len(group) == batch_size:
-            yield _stack(group, pin)
-            group = []
-    if group:
-        yield _stack(group, pin)
+    resized = (resize(frame, image_size) if image_size else frame for frame in frames)
+    while group := list(islice(resized, batch_size)):
+        images = torch.empty((len(group), *group[0].shape), dtype=torch.uint8, pin_memory=pin)
+        np.stack(group, out=images.numpy())
+        yield images.permute(0, 3, 1, 2)
 
 
-def _stack(group: list[np.ndarray], pin: bool) -> Tensor:
-    images = torch.empty((len(group), *group[0].shape), dtype=torch.uint8, pin_memory=pin)
-    np.stack(group, out=images.numpy())
-    return images.permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class VideoBatches:
+class VideoBatches(NamedTuple):
     """A video's `name`, `size` (width, height) in pixels, `fps`, and its frames as `batches` gives them, which raise
-    where the video cannot be used."""
+    InputError where the video cannot be used."""
 
     name: str
     size: tuple[int, int]
     fps: float
     batches: Iterator[Tensor]
-
-
-def open_videos(
-    paths: Sequence[tuple[str, Path]],
-    image_size: int,
-    batch_size: int,
-    workers: int = 1,
-    pin: bool = False,
-    skip_bad: bool = False,
-    sampling: Sampling = ALL_FRAMES,
-) -> Iterator[VideoBatches]:
-    """Open videos in order, `workers` of them decoding at a time. Memory does not grow with a video's length.
-
-    Args:
-        paths: (name, file or folder) of each video.
-        image_size, batch_size, pin: as for `batches`.
-        workers: threads, each of which decodes a video.
-        skip_bad: a video that cannot be used raises BadVideo from its batches, and the next one follows.
-        sampling: which of the frames are read.
-
-    Yields:
-        Each video; its batches must be read before the next video.
-
-    Raises:
-        InputError: a video cannot be used.
-    """
-    waiting = deque(paths)
-    decoding: deque[tuple[str, Ahead]] = deque()
-    try:
-        while waiting or decoding:
-            while waiting and len(decoding) < max(workers, 1):
-                name, path = waiting.popleft()
-                frames = partial(VideoFrames, path, sampling)
-                decoding.append((name, Ahead(_header_and_batches(frames, image_size, batch_size, pin))))
-            name, items = decoding[0]
-            size, fps = (0, 0), 0.0
-            try:
-                size, fps = next(items)
-            except InputError:
-                if not skip_bad:
-                    raise
-            yield VideoBatches(name, size, fps, _as_bad_video(items) if skip_bad else items)
-            items.close()
-            decoding.popleft()
-    finally:
-        for _, items in decoding:
-            items.close()
-
-
-def _header_and_batches(
-    open_video: Callable[[], VideoFrames], image_size: int, batch_size: int, pin: bool
-) -> Iterator[tuple | Tensor]:
-    frames = open_video()
-    yield frames.size, frames.fps
-    yield from batches(frames, image_size, batch_size, pin)
-
-
-def _as_bad_video(items: Iterator[Tensor]) -> Iterator[Tensor]:
-    try:
-        yield from items
-    except InputError as error:
-        raise BadVideo(str(error)) from None
 
 
 class SubsetVideos:
@@ -202,9 +107,37 @@ class SubsetVideos:
         return {name: _measure(path) + sampled for name, path in self.paths.items()}
 
     def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterator[VideoBatches]:
-        """These videos in batches; see `open_videos`."""
-        paths = [(name, self.paths[name]) for name in names]
-        return open_videos(paths, image_size, batch_size, self.workers, pin, self.skip_bad, self.sampling)
+        """Open these videos in order, `workers` of them decoding at a time. Memory does not grow with a video's length.
+
+        Arguments as for `batches`. A video's batches must be read before the next video. Of a video that cannot be used
+        they raise InputError, or with `skip_bad` BadVideo, after which the next video follows.
+        """
+        waiting, decoding = deque(names), deque()
+        try:
+            while waiting or decoding:
+                while waiting and len(decoding) < max(self.workers, 1):
+                    name = waiting.popleft()
+                    decoding.append((name, Ahead(self._decode(name, image_size, batch_size, pin))))
+                name, items = decoding[0]
+                try:
+                    size, fps = next(items)
+                except BadVideo:  # which the batches raise again
+                    size, fps = (0, 0), 0.0
+                yield VideoBatches(name, size, fps, items)
+                items.close()
+                decoding.popleft()
+        finally:
+            for _, items in decoding:
+                items.close()
+
+    def _decode(self, name: str, image_size: int, batch_size: int, pin: bool) -> Iterator[tuple | Tensor]:
+        """A video's size and rate, and then its batches."""
+        try:
+            frames = VideoFrames(self.paths[name], self.sampling)
+            yield frames.size, frames.fps
+            yield from batches(frames, image_size, batch_size, pin)
+        except InputError as error:
+            raise (BadVideo if self.skip_bad else InputError)(str(error)) from None
 
 
 def _measure(path: Path) -> list[int]:

@@ -7,17 +7,14 @@ original frame, and each member's size and checksum) and its frames, `<key>.0000
 reads and decodes its own frames only. `index.json` beside the shards lists them.
 """
 
-import hashlib
 import json
 import shutil
 import zlib
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 
@@ -27,10 +24,11 @@ from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from datasets.sampling import Sampling
 from datasets.transforms import resize
-from utils.cli import Parser, count, positive_int, run, tell_left_out
+from utils.cli import Parser, count, percent, positive_int, run, tell_left_out
 from utils.misc import InputError, available_cores, progress
 from utils.storage.files import lock, naming, remove_parts, unseal, write_sealed
 from utils.storage.tars import Member, read_samples, write_tar
+from utils.storage.video_cache import folder_name
 
 REMEDY = "make the shards again with python -m datasets.make_shards"
 
@@ -81,19 +79,14 @@ def encode_video(
             at += out.write(jpeg)
     fitted, faults = fit_to_video(video, frames.size, len(jpegs))
     refuse(faults, f"{path}: ")
+    tubes = [
+        {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(), "boxes": t.boxes.tolist()}
+        for t in fitted.tubes
+    ]
     meta = {
-        "name": video.name,
-        "width": frames.size[0],
-        "height": frames.size[1],
-        "stored": stored,
-        "fps": frames.fps,
-        "n_frames": len(jpegs),
-        "tubes": [
-            {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(), "boxes": t.boxes.tolist()}
-            for t in fitted.tubes
-        ],
-        "made_from": _made_from(video, settings),
-    }
+        "name": video.name, "width": fitted.width, "height": fitted.height, "stored": stored, "fps": frames.fps,
+        "n_frames": len(jpegs), "tubes": tubes, "made_from": _made_from(video, settings),
+    }  # fmt: skip
     if fitted.key_frames is not None:
         meta["key_frames"] = fitted.key_frames[fitted.key_frames < len(jpegs)].tolist()
     if "n_actions" in settings:
@@ -101,25 +94,15 @@ def encode_video(
     return meta, jpegs, faults
 
 
-class Encoded(NamedTuple):
-    """A worker's result: a video's sample in the spool, or the `fault` that it cannot be used for."""
-
-    name: str
-    spool: Path
-    meta: dict
-    jpegs: dict[str, Member]
-    annotation_faults: list[AnnotationFault]
-    fault: str = ""
-
-
-def _encode(job: tuple[Video, Path], work: Path, settings: dict) -> Encoded:
+def _encode(job: tuple[Video, Path], spools: Path, settings: dict) -> tuple[dict, dict, list] | InputError:
+    """What `encode_video` gives, or the error that the video cannot be used for."""
     video, path = job
-    spool = work / hashlib.sha256(video.name.encode()).hexdigest()[:32]
+    spool = spools / folder_name(video.name)
     try:
-        return Encoded(video.name, spool, *encode_video(video, path, spool, settings))
+        return encode_video(video, path, spool, settings)
     except InputError as error:
         spool.unlink(missing_ok=True)
-        return Encoded(video.name, spool, {}, {}, [], str(error))
+        return error
 
 
 def _is_made(path: Path, videos: list[Video], settings: dict) -> bool:
@@ -157,43 +140,43 @@ def make_shards(
     videos = list(read_annotations(project, listed.paths, bad if skip_bad else None).values())
     groups = [videos[i : i + per_shard] for i in range(0, len(videos), per_shard)]
     files = [f"shard-{i:06d}.tar" for i in range(len(groups))]
-    work = folder / ".work"
+    spools, faults = folder / ".work", []
     with lock(folder, "make_shards"):
         remove_parts(folder)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        shutil.rmtree(spools, ignore_errors=True)
+        spools.mkdir()
         todo = [i for i, group in enumerate(groups) if not _is_made(folder / files[i], group, settings)]
         jobs = [(video, listed.paths[video.name]) for i in todo for video in groups[i]]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,
         }  # fmt: skip
-        faults: list[AnnotationFault] = []
         if todo:
             (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
         cv2.setNumThreads(0)
         pool = ThreadPoolExecutor(workers or available_cores(), "encoder")  # its work runs outside Python's lock
+        done = len(videos) - len(jobs)
+        bar = progress(total=len(videos), initial=done, desc=f"shards of {subset}", unit="video")
         try:
-            results = pool.map(partial(_encode, work=work, settings=settings), jobs)
-            bar = progress(total=len(videos), initial=len(videos) - len(jobs), desc=f"shards of {subset}", unit="video")
+            results = pool.map(partial(_encode, spools=spools, settings=settings), jobs)
             for i in todo:
-                done = []
-                for _ in groups[i]:
-                    done.append(next(results))
+                samples = []
+                for video, result in zip(groups[i], results, strict=False):  # which go on with the next shard's
                     bar.update()
-                for video in done:
-                    faults += video.annotation_faults
-                    if video.fault:
-                        bad[video.name] = video.fault
+                    if isinstance(result, InputError):
                         if not skip_bad:
-                            raise InputError(f"{video.fault}; repair it, or leave such videos out with --skip_bad")
-                write_tar(folder / files[i], [(v.name, v.meta, v.jpegs) for v in done if not v.fault])
-                for video in done:
-                    video.spool.unlink(missing_ok=True)
-            bar.close()
+                            raise InputError(f"{result}; repair it, or leave such videos out with --skip_bad")
+                        bad[video.name] = str(result)
+                    else:
+                        samples.append((video.name, *result[:2]))
+                        faults += result[2]
+                write_tar(folder / files[i], samples)
+                for name, *_ in samples:
+                    (spools / folder_name(name)).unlink()
         finally:
+            bar.close()
             pool.shutdown(cancel_futures=True)
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(spools, ignore_errors=True)
         if all(video.name in bad for video in videos):
             raise InputError(f"{folder}: no video of subset {subset!r} can be used; {next(iter(bad.values()), '')}")
         write_sealed(folder / "index.json", index)
@@ -238,13 +221,6 @@ def shards_folder(shards_path: str | Path | None, project: Project, subset: str,
     return Path(shards_path or Path(data_root) / project.name / "shards") / subset
 
 
-def _quality(text: str) -> int:
-    value = positive_int(text)
-    if value > 100:
-        raise ArgumentTypeError(f"{text} is not between 1 and 100")
-    return value
-
-
 def main() -> None:
     """The command line."""
     parser = Parser("Write a subset's videos and annotations as WebDataset shards.")
@@ -254,7 +230,7 @@ def main() -> None:
     parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
     parser.flag("output", "shards_path", help="folder to write <subset>/ in (default: <data_root>/<dataset>/shards)")
     parser.flag("output", "image_size", type=count, default=0, help="shrink longer sides above this; 0: as they are")
-    parser.flag("output", "quality", type=_quality, default=95, help="JPEG quality, 1 to 100")
+    parser.flag("output", "quality", type=percent, default=95, help="JPEG quality, 1 to 100")
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
     parser.flag("output", "workers", type=positive_int, default=available_cores(), help="videos encoded at a time")
     args = parser.parse_args()

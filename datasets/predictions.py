@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,13 +45,6 @@ FORMATS = {
 """The names that `--predictions_format` may have; `datasets.convert` calls them `pred_<name>`."""
 
 
-class Predictions(NamedTuple):
-    """Every video's tubes, and the scores of each of them in each of its frames, float64 (T,)."""
-
-    tubes: dict[str, list[Tube]]
-    frame_scores: dict[str, list[np.ndarray]]
-
-
 def read_predictions(path: str | Path, format: str | None = None, options: Mapping | None = None) -> RawPredictions:
     """Read predictions as they are, unchecked against a data set.
 
@@ -67,12 +59,12 @@ def read_predictions(path: str | Path, format: str | None = None, options: Mappi
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder of predictions")
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        size = path.stat().st_size / 2**30
-        raise InputError(f"{path}: {size:.0f} GiB in one file; part it into several of up to {MAX_BYTES >> 30} GiB")
-    for key in options or {}:
-        if key not in OPTIONS:
-            raise InputError(f"option {key}: no format of predictions has it{did_you_mean(str(key), OPTIONS)}")
+    if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+        limit = MAX_BYTES >> 30
+        raise InputError(f"{path}: {size / 2**30:.0f} GiB in one file; part it into several of up to {limit} GiB")
+    if unknown := (options or {}).keys() - OPTIONS.keys():
+        key = min(map(str, unknown))
+        raise InputError(f"option {key}: no format of predictions has it{did_you_mean(key, OPTIONS)}")
     format = format or recognise(path)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     try:
@@ -87,15 +79,13 @@ def read_predictions(path: str | Path, format: str | None = None, options: Mappi
 def recognise(path: Path) -> str:
     """The format of a file or folder, by names of files and their content; InputError where that is not safe."""
     kind = None
-    if path.is_dir():
-        first = {
-            suffix: next(iter(sorted(path.rglob(f"*{suffix}"))), None) for suffix in ("_tubes.pkl", ".json", ".txt")
-        }
-        kind = "act_tubes" if first["_tubes.pkl"] else "json" if first[".json"] else None
-        texts = [file for file in islice(sorted(path.rglob("*.txt")), 1000) if file.stat().st_size]
-        kind = kind or (_kind_of_text(texts[0]) if texts else None)
-    elif path.suffix == ".json":
+    if any(path.rglob("*_tubes.pkl")):
+        kind = "act_tubes"
+    elif path.suffix == ".json" or any(path.rglob("*.json")):
         kind = "json"
+    elif path.is_dir():
+        texts = (file for file in sorted(path.rglob("*.txt"))[:1000] if file.stat().st_size)
+        kind = _kind_of_text(first) if (first := next(texts, None)) else None
     elif path.suffix in (".pkl", ".pickle", ".npy"):
         kind = pred_pickles.kind_of(path)
     elif path.suffix in (".csv", ".txt"):
@@ -157,24 +147,21 @@ def of_data_set(
     Raises:
         InputError: videos, frames or boxes do not fit; one line with what was found and what was expected.
     """
-
-    def refuse(place: str, text: str) -> None:
-        raise InputError(f"{path}: {place}{': ' * bool(place)}{text}")
-
     known = np.array([name in sizes for name in raw.names], bool)
     if not known.any():
         first = raw.names[0] if raw.names else None
         tail = next((name for name in sizes if first and name.endswith(f"/{first}")), None)
         near = f"; did you mean {tail}?" if tail else did_you_mean(first or "", sizes)
         content = f"names {counted(len(raw.names), 'video')}, the first {first!r}" if raw.names else "names no video"
-        refuse("", f"{content}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}")
+        text = f"{content}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}"
+        raise InputError(f"{path}: {text}")
     if not known.all() and options.get("other_videos") != "ignore":
         other = raw.names[int((~known).argmax())]
         text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"
-        refuse("", f"video {other!r} {text}; to leave such out, say other_videos=ignore")
-    size = np.array([sizes.get(name, (0, 0, 0)) for name in raw.names]).reshape(-1, 3)
+        raise InputError(f"{path}: video {other!r} {text}; to leave such out, say other_videos=ignore")
     video = raw.video[raw.tube]
-    width, height, n_frames = size[video].T
+    size = np.array([sizes.get(name, (0, 0, 0)) for name in raw.names]).reshape(-1, 3)[video]
+    width, height, n_frames = size.T
     keep = known[video]
     late = keep & (n_frames > 0) & (raw.frames >= n_frames)
     if late.any() and options.get("late_frames") != "ignore":
@@ -182,30 +169,28 @@ def of_data_set(
         near = f"if they count from {first + 1}, say first_frame={first + 1}; "
         text = f"frame {raw.frames[row] + first}, but it has {n_frames[row]} frames, from {first}; "
         text += near * bool((raw.frames[keep] > 0).all()) + "to leave such boxes out, say late_frames=ignore"
-        refuse(f"video {raw.names[video[row]]!r}", text)
+        raise InputError(f"{path}: video {raw.names[video[row]]!r}: {text}")
     keep &= ~late
     sized = keep & (width > 2) & (height > 2)
     boxes = raw.boxes[sized | (keep & (width == 0))]
-    if len(boxes) and np.abs(boxes).max() <= 1.5:
-        largest = np.abs(boxes).max()
-        refuse(
-            "",
-            f"no coordinate is above {largest:.3g}, but pixels are expected; if shares of the frame, say boxes=shares",
-        )
+    if len(boxes) and (largest := np.abs(boxes).max()) <= 1.5:
+        text = f"no coordinate is above {largest:.3g}, but pixels are expected"
+        raise InputError(f"{path}: {text}; if shares of the frame, say boxes=shares")
     empty = (boxes[:, 2:] < boxes[:, :2]).any(1)
     if empty.any():
         place = f"the first {', '.join(f'{x:g}' for x in boxes[empty.argmax()])}"
         text = f"{empty.sum()} of {len(boxes)} boxes are reversed, {place}: not x1, y1, x2, y2"
         if empty.mean() > STRANGE:
-            refuse("", text)
+            raise InputError(f"{path}: {text}")
         print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
-    boxes = raw.boxes[sized]
-    outside = (boxes[:, 0] >= width[sized]) | (boxes[:, 1] >= height[sized]) | (boxes[:, 2:] <= 0).any(1)
+    boxes, size = raw.boxes[sized], size[sized, :2]
+    outside = (boxes[:, :2] >= size).any(1) | (boxes[:, 2:] <= 0).any(1)
     if len(boxes) and outside.mean() > STRANGE:
-        w, h = (counts.max() for counts in (width[sized], height[sized]))
-        text = f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to "
-        text += f"{boxes[:, 2].max():.0f} x {boxes[:, 3].max():.0f}, the frames to {w} x {h}; "
-        refuse("", f"{text}if they are pixels of another picture, say picture=WIDTHxHEIGHT")
+        reach, frames = ("{:.0f} x {:.0f}".format(*corners.max(0)) for corners in (boxes[:, 2:], size))
+        text = (
+            f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames to"
+        )
+        raise InputError(f"{path}: {text} {frames}; if they are pixels of another picture, say picture=WIDTHxHEIGHT")
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -216,8 +201,11 @@ def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:
     return RawPredictions(raw.names, raw.labels, *of_tubes, tube, raw.frames[keep], raw.boxes[keep], raw.scores[keep])
 
 
-def as_tubes(raw: RawPredictions, names: Iterable[str]) -> Predictions:
-    """The tubes of the videos `names`, in the file's order; a video that the file lacks has none."""
+def as_tubes(raw: RawPredictions, names: Iterable[str]) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
+    """The tubes of each of the videos `names`, in the file's order, and the scores of each tube's frames, float64 (T,).
+
+    A video that the file lacks has no tubes.
+    """
     names = dict.fromkeys(names)
     tubes: dict[str, list[Tube]] = {name: [] for name in names}
     scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -229,7 +217,7 @@ def as_tubes(raw: RawPredictions, names: Iterable[str]) -> Predictions:
         if (name := raw.names[video]) in names:
             tubes[name].append(Tube(raw.frames[rows], boxes[rows], label, score, person))
             scores[name].append(raw.scores[rows])
-    return Predictions(tubes, scores)
+    return tubes, scores
 
 
 def tell_missing(raw: RawPredictions, path: str | Path, names: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from datasets.annotations import Video
+from datasets.annotations import Video, box_columns
 from datasets.use_shards import choose_frames
 from utils.misc import rng
 
@@ -96,10 +96,8 @@ class QueryClips:
 
 def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A video's boxes by rising frame, a person once in each: frames (G,), boxes (G, 4), person ids (G,), int64."""
-    frames = np.concatenate([np.zeros(0, np.int64), *(t.frames for t in video.tubes)])
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(t.boxes for t in video.tubes)])
-    persons = np.concatenate([np.zeros(0, np.int64), *(np.full(len(t), t.person_id) for t in video.tubes)])
-    _, first = np.unique(np.stack([frames, persons]), axis=1, return_index=True)  # sorted by frame, then person
+    frames, boxes, persons, _ = box_columns(video.tubes)
+    _, first = np.unique([frames, persons], axis=1, return_index=True)  # sorted by frame, then person
     return frames[first], boxes[first], persons[first]
 
 

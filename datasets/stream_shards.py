@@ -17,14 +17,14 @@ import itertools
 import random
 import tarfile
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from datasets.frame_batches import Ahead
 from datasets.make_shards import REMEDY, frame_member, is_url
-from datasets.use_shards import AHEAD, Clip, ClipDataset, Clips, ShardVideo
+from datasets.use_shards import Clip, ClipDataset, Clips, ShardVideo
 from utils.distributed import rank, world_size
 from utils.misc import InputError, checksum, rng
 from utils.storage.files import unseal
@@ -74,7 +74,8 @@ class StreamedClips(Clips):
         if batches:
             epoch, index = batches[0][0]
             clips = itertools.islice(self._clips(epoch), index // world_size(), None)
-            yield from _read_ahead(list(itertools.islice(clips, len(keys))) for keys in batches)
+            with closing(Ahead(list(itertools.islice(clips, len(keys))) for keys in batches)) as ahead:
+                yield from ahead
 
     def _clips(self, epoch: int) -> Iterator[Clip]:
         """The endless stream of this process's clips in an epoch."""
@@ -105,10 +106,6 @@ class StreamedClips(Clips):
                 alone.read = partial(map, frames.__getitem__)
                 yield clip._replace(video=alone)
 
-    def pack(self, clips: list[Clip], pin: bool = False) -> dict:
-        """A batch of `fetch`, as `pack_clips` gives it."""
-        return self.pack_clips(clips, pin)
-
 
 def streamed_video(sample: dict) -> ShardVideo:
     """A video as WebDataset gives it: the bytes of its json and of all its frames. InputError when it is damaged."""
@@ -122,15 +119,3 @@ def streamed_video(sample: dict) -> ShardVideo:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         where = f"{sample.get('__url__')}: sample {sample.get('__key__')!r}"
         raise InputError(f"{where} is damaged or no video of a shard ({error}); {REMEDY}") from None
-
-
-def _read_ahead(batches: Iterator[list[Clip]]) -> Iterator[list[Clip]]:
-    """The same, a few drawn ahead by a thread: the network is waited for while a step is computed."""
-    reader = ThreadPoolExecutor(1, "reader")
-    try:
-        ahead = deque(reader.submit(next, batches, None) for _ in range(AHEAD))
-        while (clips := ahead.popleft().result()) is not None:
-            ahead.append(reader.submit(next, batches, None))
-            yield clips
-    finally:
-        reader.shutdown(cancel_futures=True)

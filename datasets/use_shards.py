@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from datasets import MAX_PIXELS
+from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
 from datasets.transforms import (
@@ -34,6 +35,7 @@ from datasets.transforms import (
     resize,
     resized_shape,
 )
+from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
 
@@ -63,21 +65,16 @@ class ShardVideo:
             raise ValueError("its frames have an impossible size")
         if len(checksums) != meta["n_frames"] or not meta["n_frames"]:
             raise ValueError("its numbers of frames differ")
-        tubes = meta["tubes"]
-        counts = [len(tube["frames"]) for tube in tubes]
-        frames = np.concatenate([np.zeros(0, np.int64), *(np.asarray(t["frames"], np.int64) for t in tubes)])
-        boxes = np.concatenate([np.zeros((0, 4), np.float32), *(np.asarray(t["boxes"], np.float32) for t in tubes)])
-        persons = np.repeat(np.array([t["person_id"] for t in tubes], np.int64), counts)
-        actions = np.repeat(np.array([t["label"] for t in tubes], np.int64), counts)
+        tubes = [Tube(t["frames"], t["boxes"], t["label"], person_id=t["person_id"]) for t in meta["tubes"]]
+        frames, boxes, persons, actions = box_columns(tubes)
         keys, first, place = np.unique(  # sorted by frame, then person
-            np.stack([frames, persons]), axis=1, return_index=True, return_inverse=True
+            [frames, persons], axis=1, return_index=True, return_inverse=True
         )
         (self.frames, self.persons), self.actions = keys, actions[first]
         if "n_actions" in meta:
             self.actions = np.zeros((len(first), meta["n_actions"]), np.float32)
             self.actions[place.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
         self.boxes = normalise_boxes(clip_boxes(boxes[first], self.width, self.height), self.width, self.height)
-
         self.key_frames = np.array(meta["key_frames"], np.int64) if "key_frames" in meta else None
 
     def __len__(self) -> int:
@@ -93,9 +90,7 @@ def stored_video(path: Path, meta: dict, members: dict[str, Member]) -> ShardVid
     """A video of a shard on disk, whose frames are read by offset."""
     if list(members) != [frame_member(i) for i in range(len(members))]:
         raise ValueError("its members are not its frames")
-    offsets = np.array([member.offset for member in members.values()], np.int64)
-    sizes = np.array([member.size for member in members.values()], np.int64)
-    checksums = np.array([member.crc32 for member in members.values()], np.uint32)
+    offsets, sizes, checksums = np.array([member[1:] for member in members.values()], np.int64).T
     return ShardVideo(path, meta, checksums, partial(_read_frames, path, offsets, sizes))
 
 
@@ -207,51 +202,44 @@ class Clips:
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
-    def pack_clips(self, clips: Sequence[Clip], pin: bool = False) -> dict:
+    def pack(self, clips: Sequence[Clip], pin: bool = False) -> dict:
         """A batch of clips, packed in few arrays (`collate` gives them their form)."""
         videos, all_frames, draws = zip(*clips, strict=True)
         flips = [self.train and draw.random() < 0.5 and self.mirror for draw in draws]
         shapes = [resized_shape(*v.stored, self.image_size) if self.image_size else v.stored for v in videos]
         sizes = [(max(shape), max(shape)) for shape in shapes] if self.pad_square else shapes
-        high, wide = map(max, zip(*sizes, strict=True))
-        images = self._images((sum(map(len, all_frames)), high, wide, 3), pin)
+        lengths = [len(frames) for frames in all_frames]
+        images = self._images((sum(lengths), *map(max, zip(*sizes, strict=True)), 3), pin)
         padded = len({*shapes, *sizes}) > 1
         if padded:
             images.zero_()
-        lengths = [len(frames) for frames in all_frames]
-        parts = [
-            images.numpy()[end - n : end, :h, :w]
-            for end, n, (h, w) in zip(np.cumsum(lengths), lengths, shapes, strict=True)
-        ]
-        for video, frames, part, flip in zip(videos, all_frames, parts, flips, strict=True):
-            self._read_clip(video, frames, part, flip and padded)
-        rows = [video.rows(frames) for video, frames in zip(videos, all_frames, strict=True)]
-        boxes = [video.boxes[r] for video, (r, _) in zip(videos, rows, strict=True)]
-        ids, first_id = [], 0
-        for video, (r, _) in zip(videos, rows, strict=True):
-            persons, inverse = np.unique(video.persons[r], return_inverse=True)
-            ids.append(inverse.reshape(-1) + first_id)
-            first_id += len(persons)
-        for flip, box in zip(flips, boxes, strict=True):
+        images_of_clips = np.split(images.numpy(), np.cumsum(lengths)[:-1])
+        parts = [part[:, :h, :w] for part, (h, w) in zip(images_of_clips, shapes, strict=True)]
+        columns, first_id = [], 0
+        for clip, part, flip, shape, size in zip(clips, parts, flips, shapes, sizes, strict=True):
+            self._read_clip(clip.video, clip.frames, part, flip and padded)
+            rows, counts = clip.video.rows(clip.frames)
+            boxes = clip.video.boxes[rows]
             if flip:
-                box[:, 0] = 1 - box[:, 0]
-        for (h, w), (square_h, square_w), box in zip(shapes, sizes, boxes, strict=True):
-            box *= np.array([w / square_w, h / square_h] * 2, np.float32)
+                boxes[:, 0] = 1 - boxes[:, 0]
+            boxes *= np.array([shape[1] / size[1], shape[0] / size[0]] * 2, np.float32)
+            persons, ids = np.unique(clip.video.persons[rows], return_inverse=True)
+            columns.append((clip.frames, boxes, ids.reshape(-1) + first_id, clip.video.actions[rows], counts))
+            first_id += len(persons)
+        names = ("frames", "boxes", "person_ids", "actions", "counts")
+        packed = {
+            n: torch.from_numpy(np.concatenate(c)) for n, c in zip(names, zip(*columns, strict=True), strict=True)
+        }
         colour = None
         if self.train:
             means = [part[:: len(part) // 4 + 1, ::16, ::16].reshape(-1, 3).mean(0) for part in parts]
             greys = np.array(means) @ GREY
             colour = np.stack([jitter_matrix(draw, grey, self.jitter) for draw, grey in zip(draws, greys, strict=True)])
-        return {
+        return packed | {
             "images": images,
             "shapes": torch.tensor(shapes),
             "sizes": torch.tensor(sizes),
             "lengths": torch.tensor(lengths),
-            "frames": torch.from_numpy(np.concatenate(all_frames)),
-            "boxes": torch.from_numpy(np.concatenate(boxes)),
-            "person_ids": torch.from_numpy(np.concatenate(ids)),
-            "actions": torch.from_numpy(np.concatenate([v.actions[r] for v, (r, _) in zip(videos, rows, strict=True)])),
-            "counts": torch.from_numpy(np.concatenate([count for _, count in rows])),
             "colour": None if colour is None else torch.from_numpy(colour.astype(np.float32)),
             "mirrored": torch.tensor([flip and not padded for flip in flips]),  # still to be
             "names": [video.name for video in videos],
@@ -293,11 +281,11 @@ class ClipDataset(Clips):
         return iter(batches)
 
     def pack(self, keys: Sequence[tuple[int, int]], pin: bool = False) -> dict:
-        """The clips of a batch, (epoch, index) each, as `pack_clips` gives them."""
+        """The clips of a batch, (epoch, index) each."""
         places = [divmod(index, self.clips_per_video) for _, index in keys]
         draws = [rng(self.seed, epoch, index) for epoch, index in keys]
         clips = [self.clip(self.videos[video], n, draw) for (video, n), draw in zip(places, draws, strict=True)]
-        return self.pack_clips(clips, pin)
+        return super().pack(clips, pin)
 
 
 def _beyond(sizes: Tensor, high: int, wide: int, device: torch.device) -> Tensor | None:

@@ -137,6 +137,7 @@ def _number(
 
 positive_int = _number(int, 1)
 count = _number(int, 0)
+percent = _number(int, 1, 100)
 positive = _number(float, 0, above=True)
 not_negative = _number(float, 0)
 share = _number(float, 0, 1)
