@@ -86,7 +86,10 @@ def ground_truth(project: Project, subset: str, bad: dict[str, str] | None = Non
 
 
 def read_annotations(
-    project: Project, names: Iterable[str] | None = None, bad: dict[str, str] | None = None
+    project: Project,
+    names: Iterable[str] | None = None,
+    bad: dict[str, str] | None = None,
+    decoded: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> dict[str, Video]:
     """Read and check the ground truth of a project.
 
@@ -96,6 +99,7 @@ def read_annotations(
     Args:
         names: videos to read; None: all that are annotated.
         bad: videos that cannot be used are left out and entered here (name -> why).
+        decoded: width, height and number of frames of videos as they decode; the rules hold against these too.
 
     Raises:
         InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
@@ -107,6 +111,9 @@ def read_annotations(
     for name in file.videos if names is None else names:
         try:
             video, faults = read_used_frames(name, file, project)
+            if decoded and name in decoded:
+                width, height, n_frames = decoded[name]
+                faults += fit_to_video(video, (width, height), n_frames)[1]
             refuse(faults)
         except InputError as error:
             if bad is None:
