@@ -8,6 +8,7 @@ configurations name the rounded detector and encoder instead of those that were 
 """
 
 import hashlib
+import json
 import platform
 from pathlib import Path
 
@@ -31,21 +32,12 @@ def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return half
 
 
-def loaded_hash(state: dict[str, Tensor]) -> str:
-    """`weights_hash` of a model that has loaded `state`, which is in float32 again."""
-    return weights_hash({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-
-
-def renamed(value: object, names: dict[str, str]) -> object:
+def renamed(config: dict, names: dict[str, str]) -> dict:
     """A configuration with `names` replaced in all its texts."""
-    if isinstance(value, dict):
-        return {key: renamed(item, names) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [renamed(item, names) for item in value]
-    if isinstance(value, str):
-        for old, new in names.items():
-            value = value.replace(old, new)
-    return value
+    text = json.dumps(config)
+    for old, new in names.items():
+        text = text.replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1])
+    return json.loads(text)
 
 
 def export(paths: dict[str, Path], folder: Path, name: str) -> None:
@@ -57,7 +49,8 @@ def export(paths: dict[str, Path], folder: Path, name: str) -> None:
             names[checkpoint["config"]["detector"]["source"]] = name
         state = rounded(checkpoint["model"])
         config = renamed(checkpoint["config"], names)
-        names[weights_hash(checkpoint["model"])] = loaded_hash(state)
+        loaded = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}  # float32 again
+        names[weights_hash(checkpoint["model"])] = weights_hash(loaded)
         save_torch(folder / f"{kind}.pth", {"model": state, "config": config, "epoch": checkpoint["epoch"]})
 
 
@@ -91,9 +84,8 @@ def main() -> None:
     chain, folder = Path(args.run), SHIPPED / args.name
     heads = sorted((chain / "head").rglob("epoch_*.pth"))
     if len({path.parent for path in heads}) != 1:
-        raise InputError(
-            f"{chain / 'head'}: needs the checkpoints of one head, not of {len({p.parent for p in heads})}"
-        )
+        n = len({path.parent for path in heads})
+        raise InputError(f"{chain / 'head'}: needs the checkpoints of one head, not of {n}")
     folders = {"detr": chain / "detr", "encoder": chain / "encoder", "head": heads[0].parent}
     export({kind: epoch_path(folders[kind], None, kind, KINDS[kind]) for kind in KINDS}, folder, args.name)
     with atomic(folder / "README.md") as part:

@@ -6,6 +6,7 @@ video itself, which the page loads when the video is looked at. The folder has a
 """
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +77,9 @@ def write_report(
         for i, (video, source) in enumerate(zip(report["videos"], sources, strict=True)):
             data = files / f"{i:05d}.js"
             tubes = {side: [_compact(tube) for tube in video[side]] for side in ("gt", "pred")}
-            data.write_text(f"loaded({i}, {safe_json(tubes | {'events': video.get('events', [])})});\n")
+            data.write_text(f"loaded({i}, {safe_json(tubes | {'events': video['events']})});\n")
             sync(data)
-            kept = {key: video[key] for key in ("name", "width", "height", "fps", "n_frames", "counts")}
+            kept = {key: value for key, value in video.items() if key not in ("gt", "pred", "events")}
             videos.append({**kept, "src": None, **source, "data": f"{files.name}/{data.name}"})
         data = {**report, "videos": videos, "judged": any(video["gt"] or video["events"] for video in report["videos"])}
         data["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
@@ -100,14 +103,9 @@ def _page(data: Mapping) -> str:
     """The text of `index.html`."""
     here = Path(__file__).parent
     texts = {name: (here / name).read_text(encoding="utf-8") for name in ("page.html", "style.css", *SCRIPTS)}
-    title = str(data["title"]).replace("&", "&amp;").replace("<", "&lt;").encode("ascii", "xmlcharrefreplace").decode()
-    parts = {
-        "generator": GENERATOR,
-        "title": title,
-        "style": texts["style.css"],
-        "script": "\n".join(texts[name] for name in SCRIPTS),
-        "data": safe_json(data),
-    }
+    title = html.escape(data["title"], quote=False).encode("ascii", "xmlcharrefreplace").decode()
+    parts = {"generator": GENERATOR, "title": title, "style": texts["style.css"], "data": safe_json(data)}
+    parts["script"] = "\n".join(texts[name] for name in SCRIPTS)
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], texts["page.html"])
 
 
@@ -124,11 +122,9 @@ def _compact(tube: Mapping) -> dict:
 def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_videos: int, threads: int) -> list[dict]:
     """What is known of each video that was written: `src`, its file, relative to the page; its `fps`, `n_frames` and,
     where its frames say it, `width` and `height`. Nothing of others."""
-    videos = report["videos"]
-    column = next(iter(report["columns"]), None)
-    order = sorted(range(len(videos)), key=lambda i: (-(videos[i]["counts"].get(column) or 0), i))
+    videos, column = report["videos"], report["columns"][0]
+    order = sorted(range(len(videos)), key=lambda i: -videos[i]["counts"].get(column, 0))
     chosen = order[: n_videos or None] if frames_of else []
-
     suffix = browser_suffix()
 
     def write(i: int) -> dict | InputError:
@@ -155,9 +151,8 @@ def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_vide
         results = list(progress(done, desc="videos of the page", total=len(chosen), unit="video", leave=False))
     failed = [str(result) for result in results if isinstance(result, InputError)]
     if failed:
-        print(
-            f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}", file=sys.stderr
-        )
+        n = counted(len(failed), "video")
+        print(f"note: {n} of the page cannot be read, the first: {failed[0]}", file=sys.stderr)
     written = {i: entry for i, entry in zip(chosen, results, strict=True) if not isinstance(entry, InputError)}
     return [written.get(i, {}) for i in range(len(videos))]
 
@@ -168,15 +163,12 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
     Returns:
         The number of frames.
     """
-    encoder, n_frames = None, 0
-    try:
-        for frame in frames:
-            image = np.ascontiguousarray(fit_image(frame, LONGEST_SIDE))
-            if encoder is None:
-                encoder = VideoEncoder(path, (image.shape[1], image.shape[0]), fps, max(round(fps / 2), 1))
+    images = (np.ascontiguousarray(fit_image(frame, LONGEST_SIDE)) for frame in frames)
+    first, n_frames = next(images, None), 0
+    if first is None:
+        return 0
+    with closing(VideoEncoder(path, first.shape[1::-1], fps, max(round(fps / 2), 1))) as encoder:
+        for image in chain([first], images):
             encoder.write(image)
             n_frames += 1
-    finally:
-        if encoder is not None:
-            encoder.close()
     return n_frames
