@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.config import Project
 from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube
-from utils.box_ops import Tube, paired_iou
+from utils.box_ops import Tube, frames_and_boxes, paired_iou
 from utils.misc import InputError, counted
 
 MAX_COORDINATE = 1e6  # pixels
@@ -115,6 +115,10 @@ def read_annotations(
                 width, height, n_frames = decoded[name]
                 faults += fit_to_video(video, (width, height), n_frames)[1]
             refuse(faults)
+            if decoded and name in decoded:
+                width, height, n_frames = decoded[name]
+                faults += fit_to_video(video, (width, height), n_frames)[1]
+                refuse(faults)
         except InputError as error:
             if bad is None:
                 raise InputError(
@@ -254,8 +258,7 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
 
 def box_columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The N boxes of tubes, one tube after another: frames (N,), boxes float32 (N, 4), person ids (N,), labels (N,)."""
-    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
+    frames, boxes = frames_and_boxes(tubes)
     of_tubes = np.array([(tube.person_id, tube.label) for tube in tubes], np.int64).reshape(-1, 2)
     persons, labels = of_tubes.repeat([len(tube) for tube in tubes], axis=0).T
     return frames, boxes, persons, labels

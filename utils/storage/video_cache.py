@@ -95,7 +95,7 @@ class VideoCache:
     def sample(self, name: str) -> Iterator[VideoSample]:
         """Write a video's sample, which is kept once the block has ended. Where the block raises BadVideo, the sample
         has no arrays, and its json says why (`bad`)."""
-        folder = self._folder(name)
+        folder = self.work / folder_name(name)
         sample = VideoSample(folder)
         try:
             yield sample
@@ -111,7 +111,7 @@ class VideoCache:
     def finished(self, name: str) -> bool:
         """Whether a video's sample has been made, of what it would be made from now."""
         try:
-            return self._fits(json.loads((self._folder(name) / META).read_text()), name)
+            return self._fits(json.loads((self.work / folder_name(name) / META).read_text()), name)
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -135,17 +135,18 @@ class VideoCache:
     def _sample_of(self, name: str, store: TarStore | None) -> Sample:
         if store:
             return name, store.json(name), store.members(name)
-        folder = self._folder(name)
+        folder = self.work / folder_name(name)
         arrays = {path.name: whole_file(path) for path in sorted(folder.glob("*.npy"))}
         return name, json.loads((folder / META).read_text()), arrays
-
-    def _folder(self, name: str) -> Path:
-        """The folder of a video's finished sample; a name may be longer than a folder's can be."""
-        return self.work / hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def _fits(self, meta: dict, name: str) -> bool:
         made_from = self.made_from.get(name)
         return meta.get("made_from") == made_from is not None and (self.skip_bad or "bad" not in meta)
+
+
+def folder_name(name: str) -> str:
+    """The name of what is kept of a video while it is worked on; a video's name may be longer than a file's can be."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
