@@ -1,6 +1,6 @@
 """Frames a second that a query cache is made at when DETR costs nothing, against decoding the same videos alone.
 
-What a GPU can be fed: beyond the figure it waits for the host. Decoding runs in `THREADS` threads in both cases, and
+A GPU that is faster than that waits for the host. Decoding runs in `THREADS` threads in both cases, and
 what the host does beside it (taking the people out, writing each video) in one more.
 """
 

@@ -1,7 +1,7 @@
-"""Peak memory of extracting queries and following people, in a video of 20,000 frames and in one of 2,000.
+"""Peak memory of extracting queries and linking them, of a video of 20,000 frames and of one of 2,000.
 
 eval_qmm.py itself, each run in a process of its own: it decodes the video, runs a small detector of full query width
-over every frame, links 10 people a frame, writes the tar of linked people and measures it.
+over every frame, links 10 people a frame, writes the tar of tracks and evaluates it.
 """
 
 import contextlib

@@ -133,14 +133,14 @@ def rows_of(source: str, project: Project, args: argparse.Namespace, device: tor
         layers = layers or range(1, detector.n_layers + 1)
         subsets = {subset: SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)}
         stores = [cache_queries(folder, videos, detector) for videos in subsets.values()]
-        (store, val_store), (truth, val_truth) = stores, [annotations_of(store, project) for store in stores]
-        threshold = threshold or best_threshold(store, truth)
+        (store, val_store), (gt, val_gt) = stores, [annotations_of(store, project) for store in stores]
+        threshold = threshold or best_threshold(store, gt)
         torch.manual_seed(args.seed)
         encoder, criterion = PersonEncoder(detector.d, detector.d, skip=True).to(device), NPairLoss(args.tau)
-        train(encoder, criterion, clips(store, truth, threshold), args.steps, args.lr)
-        metrics = held_out_metrics(encoder.eval(), criterion, clips(val_store, val_truth, threshold), CLIPS)
+        train(encoder, criterion, clips(store, gt, threshold), args.steps, args.lr)
+        metrics = held_out_metrics(encoder.eval(), criterion, clips(val_store, val_gt, threshold), CLIPS)
         ranks = [metrics.get(f"val_rank1@{gap}", float("nan")) for gap in GAPS]
-        tracks = linked(val_store, val_truth, threshold, encoder, int(project.default("filter_length")))
+        tracks = linked(val_store, val_gt, threshold, encoder, int(project.default("filter_length")))
         gflop, rate = cost(detector, subsets[args.val_subset])
         cells = [f"{gflop:.1f}", f"{rate:.3g}"]
         rows.append([source, f"{layer}/{detector.n_layers}", detector.d, f"{threshold:.2f}", *ranks, *tracks, *cells])

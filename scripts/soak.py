@@ -36,7 +36,7 @@ def sample(root: Path) -> list[float]:
 
 
 def one_round(root: Path) -> None:
-    """Every stage under one name, from nothing; the heads that look at frames too; then linking by IoU."""
+    """Every stage in an empty folder of runs, with a head that uses frame features; then linking by IoU."""
     shutil.rmtree(root / "checkpoint", ignore_errors=True)
     stages = Stages(root / "data", root / "checkpoint")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

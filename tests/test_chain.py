@@ -121,7 +121,7 @@ def test_predict_writes_a_video_and_tubes(stages: Stages, tmp_path: Path, capsys
         predict.main()
     assert "frames/s" in capsys.readouterr().out
     held = json.loads((tmp_path / f"{name}.json").read_text())
-    (linked,) = (p for p in TrackStore(next((folder / "qmm_tubes/val").glob("*feature.tar"))).store.names if p == name)
+    (linked,) = (p for p in TrackStore(next((folder / "qmm_tubes/val").glob("*feature.tar"))).names if p == name)
     people = TrackStore(next((folder / "qmm_tubes/val").glob("*feature.tar"))).tracks(linked)
     assert sorted(p["frames"] for p in held["people"]) == sorted(p.frames.tolist() for p in people)
     capture = cv2.VideoCapture(str(tmp_path / f"{name}.mp4"))

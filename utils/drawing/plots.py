@@ -5,6 +5,7 @@ Matplotlib's windows and global state are left alone: each page is an object of 
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -123,18 +124,17 @@ def plot_predictions(
     height, width = (max(1, round(side * scale)) for side in frames[0].shape[:2])
     cells = []
     for frame, number in zip(frames, numbers, strict=True):
-        captions: dict[tuple, str] = {}  # by person and box
+        captions = defaultdict(list)  # by person and box
         for person, tube in zip(_people(pred), pred, strict=True):
             if (box := _box_at(tube, number)) is not None:
-                caption = f"{_name(tube, labels)} {tube.score:.2f}"
-                captions[person, box] = f"{captions[person, box]}, {caption}" if (person, box) in captions else caption
+                captions[person, box].append(f"{_name(tube, labels)} {tube.score:.2f}")
         gt_boxes = [(box, _name(tube, labels)) for tube in gt if (box := _box_at(tube, number)) is not None]
         image = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         draw_boxes(
             image,
             np.array([*(box for _, box in captions), *(box for box, _ in gt_boxes)]).reshape(-1, 4) * scale,
             [*(colour_of(person) for person, _ in captions), *([WHITE] * len(gt_boxes))],
-            [*captions.values(), *(name for _, name in gt_boxes)],
+            [*map(", ".join, captions.values()), *(name for _, name in gt_boxes)],
             size,
             [False] * len(captions) + [True] * len(gt_boxes),
         )

@@ -14,10 +14,10 @@ import numpy as np
 
 from utils.box_ops import Track, Tube
 from utils.misc import InputError, counted
-from utils.storage.tars import ALL, TarStore
+from utils.storage.tars import TarStore
 
 
-class TrackStore:
+class TrackStore(TarStore):
     """The tracks of a subset, by video; query vectors and features are read where they are used.
 
     Videos in `bad` (name -> why) are left out, and those that could not be used when the tar was made are entered
@@ -25,17 +25,16 @@ class TrackStore:
     """
 
     def __init__(self, path: str | Path, made_by: str = "eval_qmm.py", bad: dict[str, str] | None = None) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            others = ", ".join(sorted(p.stem for p in self.path.parent.glob("*.tar"))) or "none"
+        if not Path(path).is_file():
+            others = ", ".join(sorted(p.stem for p in Path(path).parent.glob("*.tar"))) or "none"
             raise InputError(f"{path}: no tracks with these settings (there are: {others}); run {made_by}")
-        self.store = TarStore(self.path, "tar of tracks")
-        if self.store.bad and bad is None:
-            n, why = counted(len(self.store.bad), "video"), next(iter(self.store.bad.values()))
+        super().__init__(path, "tar of tracks")
+        if self.bad and bad is None:
+            n, why = counted(len(self.bad), "video"), next(iter(self.bad.values()))
             raise InputError(f"{path}: {n} could not be used, the first: {why}; leave them out with --skip_bad")
         if bad is not None:
-            bad |= self.store.bad
-        self.names = [name for name in self.store.names if name not in (bad or {})]
+            bad |= self.bad
+            self.names = [name for name in self.names if name not in bad]
         if not self.names:
             raise InputError(f"{path}: holds no video that can be used; make it again with {made_by}")
         self.settings: dict = self.meta(self.names[0])["settings"]
@@ -50,7 +49,7 @@ class TrackStore:
 
     def meta(self, name: str) -> dict:
         """A video's json."""
-        meta = self.store.json(name)
+        meta = self.json(name)
         if not {"settings", "lengths", "n_frames", "width", "height", "fps"} <= meta.keys():
             raise InputError(f"{self.path}: not a tar of tracks; make it again with eval_qmm.py")
         return meta
@@ -83,10 +82,6 @@ class TrackStore:
     def width(self) -> int:
         """Width of a query vector."""
         return self.read(self.names[0], "queries", slice(0)).shape[1]
-
-    def read(self, name: str, column: str, rows: slice | np.ndarray = ALL) -> np.ndarray:
-        """Rows of one of a video's arrays."""
-        return self.store.read(name, column, rows)
 
     def queries(self, track: Track) -> np.ndarray:
         """A track's query vectors, float32 (T, d)."""

@@ -23,8 +23,8 @@ function boxesAt(tubes, frame, caption) {
     const box = boxAt(tube, frame);
     if (!box) continue;
     const key = `${tube.side} ${tube.person} ${box}`;
-    const held = byPlace.get(key);
-    if (held) held.text += `, ${caption(tube, frame, false)}`;
+    const entry = byPlace.get(key);
+    if (entry) entry.text += `, ${caption(tube, frame, false)}`;
     else byPlace.set(key, { box, tube, text: caption(tube, frame, true) });
   }
   return [...byPlace.values()];

@@ -56,7 +56,7 @@ const CHARTS = { bars, curves, matrix };
 
 function showMetrics(report) {
   for (const row of report.metrics) {
-    byId("figures").append(make("div", {}, make("dt", {}, row.name), make("dd", {}, make("b", {}, row.count ? String(row.value) : number(row.value)), interval(row) && ` ${interval(row)}`)));
+    byId("metrics").append(make("div", {}, make("dt", {}, row.name), make("dd", {}, make("b", {}, row.count ? String(row.value) : number(row.value)), interval(row) && ` ${interval(row)}`)));
   }
   for (const chart of report.charts) {
     const details = make("details", { class: chart.kind === "curves" || chart.rows?.length > 30 || chart.columns?.length > 12 ? "card wide" : "card", open: !chart.folded }, make("summary", {}, make("h2", {}, chart.title)));

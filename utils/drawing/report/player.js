@@ -86,16 +86,16 @@ class Player {
     this.wanted = this.late = this.picture = null;
   }
 
-  // Paint the picture that the browser shows now, which is of frame `told` or, if playback has gone on since, a later one.
-  present(told) {
+  // Paint the picture that the browser shows now, which is of frame `announced` or, if playback has gone on since, a later one.
+  present(announced) {
     const { media } = this;
-    this.late = media.readyState < 2 ? told : null;
+    this.late = media.readyState < 2 ? announced : null;
     if (this.late !== null) return;
-    let frame = told, still = null;
+    let frame = announced, still = null;
     try {
       still = new VideoFrame(media);
       const exact = Math.round(still.timestamp * 1e-6 * this.clip.fps);
-      if (exact > told && exact <= told + 1 + 4 * this.rate) frame = exact; // not every browser fills in the time
+      if (exact > announced && exact <= announced + 1 + 4 * this.rate) frame = exact; // not every browser fills in the time
     } catch { /* of another origin, or no WebCodecs */ }
     this.picture ??= make("canvas", { width: media.videoWidth, height: media.videoHeight });
     this.picture.getContext("2d").drawImage(still ?? media, 0, 0);
