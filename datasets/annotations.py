@@ -258,10 +258,9 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
 
 def box_columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The N boxes of tubes, one tube after another: frames (N,), boxes float32 (N, 4), person ids (N,), labels (N,)."""
-    frames, boxes = frames_and_boxes(tubes)
     of_tubes = np.array([(tube.person_id, tube.label) for tube in tubes], np.int64).reshape(-1, 2)
     persons, labels = of_tubes.repeat([len(tube) for tube in tubes], axis=0).T
-    return frames, boxes, persons, labels
+    return *frames_and_boxes(tubes), persons, labels
 
 
 def max_people_per_frame(tubes: Mapping[str, Sequence[Tube]]) -> tuple[int, str, int]:

@@ -8,13 +8,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from datasets.annotations import AnnotationFault, Video, fit_to_video, max_people_per_frame, read_used_frames
+from datasets.annotations import (
+    AnnotationFault,
+    Video,
+    box_columns,
+    fit_to_video,
+    max_people_per_frame,
+    read_used_frames,
+)
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.formats import AnnotationFile
@@ -29,15 +36,6 @@ CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet: pixels, images
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (86, 180, 233))
 
 
-class Decoded(NamedTuple):
-    """A video that was decoded: what is wrong with it, its size, its number of frames and a cell of the sheet."""
-
-    lines: list[str]
-    size: tuple[int, int] = (0, 0)
-    n_frames: int = 0
-    cell: np.ndarray | None = None
-
-
 def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str, Video], list[str]]:
     """The videos whose annotations can be used, and one line for each fault of any."""
     file, lines, videos = project.annotation_file(), [], {}
@@ -48,27 +46,26 @@ def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str,
         except InputError as error:
             lines.append(f"error: {error}")
             continue
-        lines += [_line(fault, "", _place(file, name, fault)) for fault in faults]
+        lines += [_line(fault, file, name) for fault in faults]
         if not any(fault.refused for fault in faults):
             videos[name] = video
     return videos, lines
 
 
-def _line(fault: AnnotationFault, where: str = "", place: str = "") -> str:
+def _line(fault: AnnotationFault, file: AnnotationFile, name: str, where: str = "") -> str:
+    """A fault of the video `name`, with the place in the file of formats that can say so: ", second 905 (line 33)"."""
     boxes = f", {fault.count} boxes" if fault.count > 1 else ""
+    number = re.search(r"frame (-?\d+)$", fault.place)
+    place = file.videos.place(name, int(number[1])) if number and hasattr(file.videos, "place") else ""
     return f"{'error' if fault.refused else 'warning'}: {where}{fault}{boxes}{place}"
 
 
-def _place(file: AnnotationFile, name: str, fault: AnnotationFault) -> str:
-    """Where the annotation file has the frame of a fault, of formats that can say so: ", second 905 (line 33)"."""
-    number = re.search(r"frame (-?\d+)$", fault.place)
-    return file.videos.place(name, int(number[1])) if number and hasattr(file.videos, "place") else ""
-
-
-def decode(project: Project, video: Video) -> Decoded:
+def decode(project: Project, video: Video) -> tuple[list[str], tuple[int, int] | None, int, np.ndarray | None]:
     """Decode every frame and compare the annotation with them.
 
-    The cell shows the middle frame of the longest tube, with its boxes.
+    Returns:
+        What is wrong; the frames' size, None where one cannot be decoded; how many decode; and a cell of the contact
+        sheet: the middle frame of the longest tube, with its boxes.
     """
     path = project.frames_path(video.name)
     longest = max(video.tubes, key=len, default=None)
@@ -80,11 +77,10 @@ def decode(project: Project, video: Video) -> Decoded:
             if n_frames - 1 == shown:
                 cell = _with_boxes(frame, video, shown)
     except InputError as error:
-        return Decoded([f"error: {error}"], (0, 0), n_frames, cell)
+        return [f"error: {error}"], None, n_frames, cell
     faults = fit_to_video(video, frames.size, n_frames)[1]
-    file = project.annotation_file()
-    lines = [_line(fault, f"{path}: ", _place(file, video.name, fault)) for fault in faults]
-    return Decoded(lines, frames.size, n_frames, cell)
+    lines = [_line(fault, project.annotation_file(), video.name, f"{path}: ") for fault in faults]
+    return lines, frames.size, n_frames, cell
 
 
 def _with_boxes(frame: np.ndarray, video: Video, number: int) -> np.ndarray:
@@ -106,9 +102,7 @@ def contact_sheet(cells: list[np.ndarray], path: Path) -> None:
     chosen = [cells[i] for i in np.unique(np.linspace(0, len(cells) - 1, ROWS * COLUMNS).astype(int))]
     chosen += [np.zeros_like(chosen[0])] * (-len(chosen) % COLUMNS)
     rows = [np.hstack(chosen[i : i + COLUMNS]) for i in range(0, len(chosen), COLUMNS)]
-    ok, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    if not ok:
-        raise InputError(f"{path}: the contact sheet cannot be encoded")
+    _, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
     with atomic(path) as part:
         part.write_bytes(data.tobytes())
 
@@ -148,11 +142,10 @@ def several_actions(videos: Mapping[str, Video]) -> Iterator[str]:
     """A line where people do several actions in one frame, which a project without `multi_label` cannot tell."""
     several = []
     for name, video in videos.items():
-        acting = [tube for tube in video.tubes if tube.label >= 0]
-        rows = [np.stack([np.full(len(t), t.person_id), t.frames, np.full(len(t), t.label)], 1) for t in acting]
-        rows = np.unique(np.concatenate([np.zeros((0, 3), np.int64), *rows]), axis=0)
-        same = (rows[1:, :2] == rows[:-1, :2]).all(1)
-        several += [(name, person) for person in np.unique(rows[1:][same, 0]).tolist()]
+        frames, _, persons, labels = box_columns([tube for tube in video.tubes if tube.label >= 0])
+        actions = np.unique([persons, frames, labels], axis=1)
+        same = (actions[:2, 1:] == actions[:2, :-1]).all(0)
+        several += [(name, person) for person in np.unique(actions[0, 1:][same]).tolist()]
     if several:
         (name, person), n = several[0], "1 person does" if len(several) == 1 else f"{len(several)} people do"
         yield f"{n} several actions at once; one counts without multi_label: true (first: {person} in {name!r})"
@@ -182,15 +175,18 @@ def main() -> None:
         print(line)
     n_frames = {}
     if not args.annotations_only:
+        sizes, cells = Counter(), []
         with ThreadPoolExecutor(args.workers) as pool:
-            checks = pool.map(lambda video: decode(project, video), videos.values())
-            decoded = list(progress(checks, total=len(videos), desc="videos", unit="video"))
-        lines += [line for video in decoded for line in video.lines]
-        n_frames = {name: video.n_frames for name, video in zip(videos, decoded, strict=True) if video.n_frames}
-        sizes = Counter("{} x {}".format(*video.size) for video in decoded if video.size != (0, 0))
-        print("sizes: " + (", ".join(f"{size} ({n})" for size, n in sizes.most_common(5)) or "none"))
+            decoded = pool.map(partial(decode, project), videos.values())
+            decoded = progress(decoded, total=len(videos), desc="videos", unit="video")
+            for name, (faults, size, length, cell) in zip(videos, decoded, strict=True):
+                lines += faults
+                sizes.update([size] if size else [])
+                n_frames |= {name: length} if length else {}
+                cells += [] if cell is None else [cell]
+        print("sizes: " + (", ".join("{} x {} ({})".format(*size, n) for size, n in sizes.most_common(5)) or "none"))
         print(f"frames a video: {_spread(list(n_frames.values()))}")
-        if cells := [video.cell for video in decoded if video.cell is not None]:
+        if cells:
             sheet = Path(args.sheet or f"check-{project.name}.png")
             contact_sheet(cells, sheet)
             print(f"contact sheet: {sheet}")
@@ -199,9 +195,8 @@ def main() -> None:
         with suppress(KeyError, InputError):
             annotated[name] = file.videos[name]
     decoded_frames = n_frames if project.sampling.all_frames else {}  # else they are not the annotation's
-    mistakes = likely_mistakes(annotated, decoded_frames)
-    hints = [*file.notes, *mistakes, *shared_videos(subsets), *crowd(videos, args.num_queries)]
-    hints += [] if project.multi_label else several_actions(videos)
+    hints = [*file.notes, *likely_mistakes(annotated, decoded_frames), *shared_videos(subsets)]
+    hints += [*crowd(videos, args.num_queries), *([] if project.multi_label else several_actions(videos))]
     for line in sorted(lines) + [f"warning: {hint}" for hint in hints]:
         print(line)
     errors = sum(line.startswith("error") for line in lines)

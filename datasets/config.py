@@ -40,15 +40,15 @@ class Project:
     several actions in one frame, else one.
     """
 
-    name: str
     root: Path
-    format: str
     annotations: Path
+    path: Path
+    name: str
+    format: str
     frames: str
     splits: dict[str, str | dict]
-    labels: list[str]
-    defaults: dict[str, float]
-    path: Path
+    labels: list[str] = dataclasses.field(default_factory=list)
+    defaults: dict[str, float] = dataclasses.field(default_factory=dict)
     options: dict[str, object] = dataclasses.field(default_factory=dict)
     sampling: Sampling = ALL_FRAMES
     multi_label: bool = False
@@ -152,20 +152,10 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     if "fill" in options_of(fields["format"]):
         options.setdefault("fill", True)  # a person without a box is background to the detector
     choices = [fields["annotations"]] if isinstance(fields["annotations"], str) else fields["annotations"]
-    project = Project(
-        name=fields["name"],
-        root=root,
-        format=fields["format"],
-        annotations=next((root / choice for choice in choices if (root / choice).exists()), root / choices[0]),
-        frames=fields["frames"],
-        splits=fields["splits"],
-        labels=fields.get("labels") or [],
-        defaults=fields.get("defaults") or {},
-        path=path,
-        options=options,
-        sampling=_sampling(fields),
-        multi_label=fields.get("multi_label", False),
-    )
+    annotations = next((root / choice for choice in choices if (root / choice).exists()), root / choices[0])
+    as_given = ("name", "format", "frames", "splits", "labels", "defaults", "multi_label")
+    given = {field: fields[field] for field in as_given if fields.get(field) is not None}
+    project = Project(root, annotations, path, options=options, sampling=_sampling(fields), **given)
     if project.labels:
         return project
     labels = project.annotation_file().labels

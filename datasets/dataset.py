@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -74,11 +75,9 @@ def list_images(folder: Path) -> list[Path]:
         if isinstance(number, int) and next_number - number > 1:
             missing.append(f"{number + 1} to {next_number - 1}" if next_number - number > 2 else f"{number + 1}")
     if missing:
-        shown = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        raise InputError(
-            f"{folder}: images {shown} are missing between {images[0].name} and {images[-1].name}, which would shift "
-            "the boxes of later frames; add them, or number the images without gaps"
-        )
+        shown = ", ".join([*missing[:8], *["..."] * (len(missing) > 8)])
+        place = f"between {images[0].name} and {images[-1].name}, which would shift the boxes of later frames"
+        raise InputError(f"{folder}: images {shown} are missing {place}; add them, or number the images without gaps")
     return images
 
 
@@ -117,15 +116,13 @@ class VideoFrames:
             self._own_fps = sampling.image_rate
             seconds = len(self._images) / self._own_fps
         elif self.path.is_file():
-            with self._open() as container:
-                stream = self._stream(container)
+            with self._opened() as (container, stream):
                 first = next(self._decode(container, stream, ALL_FRAMES), None)
-                self._own_fps = float(stream.guessed_rate or 0)
+                rate = float(stream.guessed_rate or 0)
                 seconds = (container.duration or 0) / av.time_base
             if first is None:
                 raise InputError(f"{self.path}: a video without frames")
-            if not 0 < self._own_fps < 1000:
-                self._own_fps = FOLDER_FPS
+            self._own_fps = rate if 0 < rate < 1000 else FOLDER_FPS
         else:
             raise InputError(f"{self.path}: no such video file or folder of images")
         self.fps = sampling.fps(self._own_fps)
@@ -135,10 +132,9 @@ class VideoFrames:
     def __iter__(self) -> Iterator[np.ndarray]:
         where = None
         for where, frame in self._read():
-            if frame.shape[1::-1] != self.size:
-                raise InputError(
-                    f"{where}: {frame.shape[1]} x {frame.shape[0]} pixels after {self.size[0]} x {self.size[1]}"
-                )
+            height, width = frame.shape[:2]
+            if (width, height) != self.size:
+                raise InputError(f"{where}: {width} x {height} pixels after {self.size[0]} x {self.size[1]}")
             yield frame
         if where is None:
             raise InputError(f"{self.path}: has no frame from second {self.sampling.start:g} on; is it the right file?")
@@ -149,8 +145,7 @@ class VideoFrames:
             chosen = self.sampling.choose(self._timed_images(), self._own_fps)
             yield from ((path, self._read_image(path)) for path in chosen)
             return
-        with self._open() as container:
-            stream = self._stream(container)
+        with self._opened() as (container, stream):
             if self.sampling.start > SEEK:
                 container.seek(int((self.sampling.start - SEEK) * av.time_base) + (container.start_time or 0))
             for number, frame in enumerate(self._decode(container, stream, self.sampling)):
@@ -165,8 +160,8 @@ class VideoFrames:
         if self._images:
             times = [time for _, time in self._timed_images()]
         else:
-            with self._open() as container:
-                stream, begin = self._stream(container), (container.start_time or 0) / av.time_base
+            with self._opened() as (container, stream):
+                begin = (container.start_time or 0) / av.time_base
                 packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
                 times = sorted(float((p.dts if p.pts is None else p.pts) * p.time_base) - begin for p in packets)
         return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
@@ -178,24 +173,24 @@ class VideoFrames:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
-    def _open(self) -> InputContainer:
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         try:  # "file:" since a name may hold a colon; metadata may be in any encoding
-            return av.open(f"file:{self.path}", metadata_errors="ignore")
+            container = av.open(f"file:{self.path}", metadata_errors="ignore")
         except (av.FFmpegError, UnicodeError):
             raise InputError(f"{self.path}: not a readable video; give a video file or a folder of images") from None
-
-    def _stream(self, container: InputContainer) -> VideoStream:
-        stream = container.streams.best("video") or next(iter(container.streams.video), None)
-        if stream is None:
-            raise InputError(f"{self.path}: a file without video; give a video file or a folder of images")
-        context = stream.codec_context
-        if context is None:
-            raise InputError(self._undecodable("unknown to FFmpeg"))
-        if context.width * context.height > MAX_PIXELS:
-            raise InputError(f"{self.path}: frames of more than {MAX_PIXELS} pixels")
-        context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_type, context.thread_count = "AUTO", min(available_cores(), MAX_THREADS)
-        return stream
+        with container:
+            stream = container.streams.best("video") or next(iter(container.streams.video), None)
+            if stream is None:
+                raise InputError(f"{self.path}: a file without video; give a video file or a folder of images")
+            context = stream.codec_context
+            if context is None:
+                raise InputError(self._undecodable("unknown to FFmpeg"))
+            if context.width * context.height > MAX_PIXELS:
+                raise InputError(f"{self.path}: frames of more than {MAX_PIXELS} pixels")
+            context.options = {"max_pixels": str(MAX_PIXELS)}
+            context.thread_type, context.thread_count = "AUTO", min(available_cores(), MAX_THREADS)
+            yield container, stream
 
     def _undecodable(self, codec: str) -> str:
         copy = self.path.with_name(f"{self.path.stem}-h264.mp4")
@@ -226,9 +221,8 @@ class VideoFrames:
         except (av.FFmpegError, _BrokenVideo):
             if count == 0:
                 raise InputError(self._undecodable(stream.codec_context.name)) from None
-            raise InputError(
-                f"{self.path}: frame {count} cannot be decoded: packets are missing or broken (cut off or damaged)"
-            ) from None
+            reason = "packets are missing or broken (cut off or damaged)"
+            raise InputError(f"{self.path}: frame {count} cannot be decoded: {reason}") from None
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:

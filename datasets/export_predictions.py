@@ -74,17 +74,12 @@ def export_mot(folder: Path, e: Evaluation) -> Path:
 
     MOT has no score of a tube, which is read back as the mean of its frames': see `export`.
     """
-    rows: dict[str, list[str]] = {name: [] for name in e.pred}
-    tracks = dict.fromkeys(rows, 0)
-    for name, label, frames, boxes, scores in _tubes(e):
-        tracks[name] += 1
-        sides = boxes[:, 2:] - boxes[:, :2]
-        numbers = np.concatenate([boxes[:, :2], sides, scores[:, None]], 1).tolist()
-        rows[name] += [
-            f"{frame + 1},{tracks[name]},{','.join(map(repr, row))},{label + 1},-1,-1\n"
-            for frame, row in zip(frames.tolist(), numbers, strict=True)
-        ]
-    for name, lines in rows.items():
+    for name in e.pred:
+        lines = []
+        for track, (_, label, frames, boxes, scores) in enumerate(_tubes(e, [name]), 1):
+            rows = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores]).tolist()
+            for frame, row in zip(frames + 1, rows, strict=True):
+                lines.append(f"{frame},{track},{','.join(map(repr, row))},{label + 1},-1,-1\n")
         _write_text(folder / "mot" / f"{name}.txt", lines)
     return folder / "mot"
 
@@ -124,10 +119,12 @@ def _scores_of_mean(e: Evaluation) -> dict[str, list[np.ndarray]]:
     return {name: list(map(of_tube, tubes, e.frame_scores[name])) for name, tubes in e.pred.items()}
 
 
-def _tubes(e: Evaluation) -> Iterable[tuple[str, int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Video, label, frames, boxes float64 (T, 4) and scores float64 (T,) of every tube."""
-    for name, tubes in e.pred.items():
-        for tube, scores in zip(tubes, e.frame_scores[name], strict=True):
+def _tubes(
+    e: Evaluation, names: Iterable[str] | None = None
+) -> Iterable[tuple[str, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Video, label, frames, boxes float64 (T, 4) and scores float64 (T,) of the tubes of these videos (None: all)."""
+    for name in e.pred if names is None else names:
+        for tube, scores in zip(e.pred[name], e.frame_scores[name], strict=True):
             yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), np.asarray(scores, np.float64)
 
 

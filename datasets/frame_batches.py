@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,23 +22,19 @@ if TYPE_CHECKING:
 
 AHEAD = 3  # batches of a video that wait for the model
 END = object()
-Item = TypeVar("Item")
 
 
-class Ahead(Generic[Item]):
+class Ahead(Iterator):
     """Iterates over `items` in a thread of its own, up to `n` items ahead of the reader, who gets its errors too.
 
     `close` ends the thread.
     """
 
-    def __init__(self, items: Iterable[Item], n: int = AHEAD) -> None:
+    def __init__(self, items: Iterable, n: int = AHEAD) -> None:
         self._items, self._thread = iter(items), ThreadPoolExecutor(1, "ahead")
         self._waiting = deque(self._thread.submit(next, self._items, END) for _ in range(n))
 
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
+    def __next__(self) -> Any:
         item = self._waiting[0].result()  # an error stays the next item
         if item is END:
             raise StopIteration
@@ -141,8 +137,7 @@ class SubsetVideos:
 
 
 def _measure(path: Path) -> list[int]:
-    if path.is_dir():
-        with os.scandir(path) as entries:
-            sizes = [entry.stat().st_size for entry in entries if entry.is_file()]
-        return [len(sizes), sum(sizes)]
-    return [1, path.stat().st_size if path.is_file() else 0]
+    if not path.is_dir():
+        return [1, path.stat().st_size if path.is_file() else 0]
+    sizes = [entry.stat().st_size for entry in os.scandir(path) if entry.is_file()]
+    return [len(sizes), sum(sizes)]

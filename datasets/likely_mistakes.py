@@ -1,10 +1,11 @@
 """Annotations that break no rule, and yet are probably not what was meant: warnings of `datasets.check`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from datasets.formats.common import RawVideo
+from utils.box_ops import frames_and_boxes
 from utils.misc import counted
 
 REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
@@ -17,31 +18,16 @@ def likely_mistakes(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int])
         videos: as annotated, unchecked.
         n_frames: numbers of frames as they decode, where known; else those of the annotation count.
     """
-    annotated = {name: video for name, video in videos.items() if _boxes(video).size}
+    frames = {name: frames_and_boxes(video.tubes)[0] for name, video in videos.items()}
+    annotated = {name: video for name, video in videos.items() if frames[name].size}
     if videos and not annotated:
         yield "no box in any video"
-    for text, names in (
-        (
-            "all boxes lie between 0 and 1, which are probably shares of the frame; boxes are in pixels",
-            [name for name, video in annotated.items() if _is_normalised(_boxes(video))],
-        ),
-        (
-            f"{REVERSED_SHARE:.0%} or more of the boxes are reversed, which are probably left, top, width, height; "
-            "boxes are left, top, right, bottom",
-            [name for name, video in annotated.items() if _reversed_share(_boxes(video)) >= REVERSED_SHARE],
-        ),
-        (
-            "only every k-th frame has boxes, which are probably key frames; frames between them count as frames "
-            "without people: interpolate the boxes",
-            [name for name, video in annotated.items() if frame_step(video) > 1 and video.key_frames is None],
-        ),
-        ("a tube is annotated twice", [name for name, video in annotated.items() if _has_double(video)]),
-        (
-            "a box in frame n of n frames, and in no video one in frame 0; frames probably count from 1, but must "
-            "count from 0",
-            _counting_from_1(annotated, n_frames),
-        ),
-    ):
+    kinds = {text: [name for name, video in annotated.items() if is_so(video)] for text, is_so in MISTAKES.items()}
+    if not any(0 in of_video for of_video in frames.values()):
+        text = "a box in frame n of n frames, and in no video one in frame 0; frames probably count from 1, but must "
+        ends = {name: n_frames.get(name, video.n_frames) for name, video in annotated.items()}
+        kinds[text + "count from 0"] = [name for name, end in ends.items() if frames[name].max() == end]
+    for text, names in kinds.items():
         if names:
             yield f"{counted(len(names), 'video')}: {text} (first: {names[0]!r})"
 
@@ -60,32 +46,31 @@ def shared_videos(subsets: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def frame_step(video: RawVideo) -> int:
     """The step k where a video has boxes in every k-th frame only; 1 where fewer than three frames are annotated."""
-    frames = np.unique(_frames(video))
+    frames = np.unique(frames_and_boxes(video.tubes)[0])
     return int(np.gcd.reduce(np.diff(frames))) if len(frames) > 2 else 1
 
 
-def _frames(video: RawVideo) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in video.tubes)])
-
-
-def _boxes(video: RawVideo) -> np.ndarray:
-    return np.concatenate([np.zeros((0, 4)), *(tube.boxes for tube in video.tubes)])
-
-
-def _is_normalised(boxes: np.ndarray) -> bool:
+def _is_normalised(video: RawVideo) -> bool:
+    boxes = frames_and_boxes(video.tubes)[1]
     return bool(((boxes >= 0) & (boxes <= 1)).all() and (boxes % 1 > 0).any())
 
 
-def _reversed_share(boxes: np.ndarray) -> float:
-    return float((boxes[:, 2:] < boxes[:, :2]).any(1).mean())
+def _is_reversed(video: RawVideo) -> bool:
+    boxes = frames_and_boxes(video.tubes)[1]
+    return (boxes[:, 2:] < boxes[:, :2]).any(1).mean() >= REVERSED_SHARE
 
 
 def _has_double(video: RawVideo) -> bool:
-    tubes = {(tube.frames.tobytes(), tube.boxes.tobytes(), tube.label) for tube in video.tubes if len(tube.frames)}
-    return len(tubes) < sum(len(tube.frames) > 0 for tube in video.tubes)
+    tubes = [(tube.frames.tobytes(), tube.boxes.tobytes(), tube.label) for tube in video.tubes if len(tube.frames)]
+    return len({*tubes}) < len(tubes)
 
 
-def _counting_from_1(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int]) -> list[str]:
-    if any((_frames(video) == 0).any() for video in videos.values()):
-        return []
-    return [name for name, video in videos.items() if _frames(video).max() == n_frames.get(name, video.n_frames)]
+MISTAKES: dict[str, Callable[[RawVideo], bool]] = {
+    "all boxes lie between 0 and 1, which are probably shares of the frame; boxes are in pixels": _is_normalised,
+    f"{REVERSED_SHARE:.0%} or more of the boxes are reversed, which are probably left, top, width, height; boxes are "
+    "left, top, right, bottom": _is_reversed,
+    "only every k-th frame has boxes, which are probably key frames; frames between them count as frames without "
+    "people: interpolate the boxes": lambda video: frame_step(video) > 1 and video.key_frames is None,
+    "a tube is annotated twice": _has_double,
+}
+"""What is probably meant otherwise, and whether it is so in a video."""

@@ -50,8 +50,9 @@ class QueryClips:
             rows = np.flatnonzero(matched >= 0)
             self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
             if len(rows):
-                span = (0, detections.meta["n_frames"]) if whole_videos else (int(frames[0]), int(frames[-1]) + 1)
-                span = (*span, None) if keys is None else (0, len(keys), keys)
+                span = (int(frames[0]), int(frames[-1]) + 1, None) if keys is None else (0, len(keys), keys)
+                if whole_videos:
+                    span = 0, detections.meta["n_frames"], None
                 identities = detections.slots[rows] if by_slot else persons[matched[rows]]
                 self.videos.append((detections, span, detections.frames[rows], identities, rows))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import TypeVar
 
 FOLDER_FPS = 25.0  # of a folder of images, unless the project file says otherwise
@@ -49,8 +50,8 @@ class Sampling:
         stop = float("inf") if self.end is None else self.end + TOLERANCE
         if self.rate is None:
             first = self.start - TOLERANCE if self.start else float("-inf")
-            own = (frame for frame, time in _until(stop, frames) if time > first)
-            yield from (frame for number, frame in enumerate(own) if number % self.stride == 0)
+            until_stop = takewhile(lambda frame_and_time: frame_and_time[1] <= stop, frames)
+            yield from islice((frame for frame, time in until_stop if time > first), 0, None, self.stride)
             return
         used, shown, end = 0, None, 0.0
         for frame, time in frames:
@@ -66,13 +67,6 @@ class Sampling:
 
     def _time(self, number: int) -> float:
         return self.start + number / self.rate
-
-
-def _until(stop: float, frames: Iterable[tuple[Frame, float]]) -> Iterator[tuple[Frame, float]]:
-    for frame, time in frames:
-        if time > stop:
-            return
-        yield frame, time
 
 
 ALL_FRAMES = Sampling()

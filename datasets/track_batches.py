@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from utils.box_ops import Track
 from utils.misc import checksum
@@ -54,19 +55,15 @@ class TrackBatches:
         """Tracks padded to the longest: `queries` float32 (B, T, d), `times` int64 (B, T) since each one's first frame,
         `labels` int64 (B, T) or uint8 (B, T, C), `padding` bool (B, T) True on padding, `features` float32 (B, T, f) or
         None."""
-        longest = max(map(len, tracks))
 
         def padded(parts: list[np.ndarray]) -> Tensor:
-            out = np.zeros((len(parts), longest, *parts[0].shape[1:]), parts[0].dtype)
-            for row, part in zip(out, parts, strict=True):
-                row[: len(part)] = part
-            return torch.from_numpy(out)
+            return pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True)
 
         lengths = torch.tensor([len(track) for track in tracks])
         return {
             "queries": padded([self.store.queries(track) for track in tracks]),
             "times": padded([track.frames - track.frames[0] for track in tracks]),
             "labels": padded([track.labels for track in tracks]),
-            "padding": torch.arange(longest) >= lengths[:, None],
+            "padding": torch.arange(int(lengths.max())) >= lengths[:, None],
             "features": None if self.features_of is None else padded([self.features_of(track) for track in tracks]),
         }

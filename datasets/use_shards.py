@@ -11,10 +11,11 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,16 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import (
-    GREY,
-    JITTER,
-    augment,
-    clip_boxes,
-    jitter_matrix,
-    normalise_boxes,
-    resize,
-    resized_shape,
-)
+from datasets.transforms import GREY, JITTER, augment, clip_boxes, jitter_matrix, normalise_boxes, resize, resized_shape
 from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -121,6 +113,7 @@ class Clip(NamedTuple):
     draw: np.random.Generator
 
 
+@dataclass(eq=False)
 class Clips:
     """What clips are: `n_frames` frames, `sampling_rate` apart, `clips_per_video` of each video.
 
@@ -132,25 +125,19 @@ class Clips:
     `pad_square` the padding up to a square counts as picture: it has no mask, and boxes are divided by the square.
     """
 
-    in_order = False  # whether the clips of an epoch come in the order of their indices
+    n_frames: int = 1
+    sampling_rate: int = 1
+    image_size: int = 0
+    train: bool = True
+    seed: int = 42
+    clips_per_video: int = 1
+    jitter: Sequence[float] = JITTER
+    pad_square: bool = False
+    whole_videos: bool = False
+    mirror: bool = True
+    in_order: ClassVar[bool] = False  # whether the clips of an epoch come in the order of their indices
 
-    def __init__(
-        self,
-        n_frames: int = 1,
-        sampling_rate: int = 1,
-        image_size: int = 0,
-        train: bool = True,
-        seed: int = 42,
-        clips_per_video: int = 1,
-        jitter: Sequence[float] = JITTER,
-        pad_square: bool = False,
-        whole_videos: bool = False,
-        mirror: bool = True,
-    ) -> None:
-        self.n_frames, self.sampling_rate = n_frames, sampling_rate
-        self.image_size, self.pad_square = image_size, pad_square
-        self.train, self.seed, self.clips_per_video, self.jitter = train, seed, clips_per_video, tuple(jitter)
-        self.whole_videos, self.mirror = whole_videos, mirror
+    def __post_init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
 
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:

@@ -6,14 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.annotations import (
-    fit_to_video,
-    ground_truth,
-    max_people_per_frame,
-    read_annotations,
-    read_video,
-    refuse,
-)
+from datasets.annotations import fit_to_video, ground_truth, max_people_per_frame, read_annotations, read_video
 from datasets.config import DEFAULTS, known_projects, load_project
 from datasets.formats import FORMATS
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
@@ -188,12 +181,15 @@ def test_a_tube_without_person_id_is_nobody_who_has_one(tmp_path):
 def test_the_rules_hold_against_the_decoded_size_where_the_annotation_states_none(tmp_path, scale):
     boxes = scale * np.array([[10, 10, 30, 50], [60, 20, 95, 70]], float)
     path = own_project(tmp_path, {"v": {"tubes": [tube((0, 1), boxes.tolist())]}})
-    fitted, faults = fit_to_video(read_annotations(load_project(path))["v"], (100, 80), 2)
+    project, decoded = load_project(path), {"v": (100, 80, 2)}
+    assert list(read_annotations(project)) == ["v"]
     if scale == 1:
-        assert not faults and [len(tube) for tube in fitted.tubes] == [2]
+        assert list(read_annotations(project, decoded=decoded)) == ["v"]
         return
     with pytest.raises(InputError, match=r"'v', frame 1: box is outside the frame \(180, 60, 285, 210\)"):
-        refuse(faults)
+        read_annotations(project, decoded=decoded)
+    bad = {}
+    assert read_annotations(project, ["v"], bad, decoded) == {} and "box is outside" in bad["v"]
 
 
 def test_an_annotation_is_compared_with_the_frames_that_decode():
