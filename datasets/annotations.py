@@ -111,9 +111,6 @@ def read_annotations(
     for name in file.videos if names is None else names:
         try:
             video, faults = read_used_frames(name, file, project)
-            if decoded and name in decoded:
-                width, height, n_frames = decoded[name]
-                faults += fit_to_video(video, (width, height), n_frames)[1]
             refuse(faults)
             if decoded and name in decoded:
                 width, height, n_frames = decoded[name]
@@ -121,9 +118,8 @@ def read_annotations(
                 refuse(faults)
         except InputError as error:
             if bad is None:
-                raise InputError(
-                    f"{file.path}: {error}; correct it, or leave such videos out with --skip_bad"
-                ) from None
+                remedy = "correct it, or leave such videos out with --skip_bad"
+                raise InputError(f"{file.path}: {error}; {remedy}") from None
             bad[name] = f"{file.path}: {error}"
             continue
         videos[name] = video
@@ -174,12 +170,10 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
         except ValueError as error:
             first = f"{place}, frame {tube.frames[0]}" if tube.place else place
             tube_faults.append(AnnotationFault("label is not in the project's labels", first, str(error)))
-        if any(fault.refused for fault in tube_faults):
-            faults += [fault for fault in tube_faults if fault.refused]
-            continue
-        faults += tube_faults
+        refused = [fault for fault in tube_faults if fault.refused]
+        faults += refused or tube_faults
         keep = ~masks["box is empty"]
-        if keep.any():
+        if keep.any() and not refused:
             tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
     faults += _two_boxes_of_one_person(name, tubes)
     return Video(name, raw.width, raw.height, raw.n_frames, tubes, raw.key_frames, raw.empty_frames), faults

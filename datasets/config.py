@@ -122,6 +122,11 @@ def known_projects() -> list[str]:
     return sorted(path.stem for path in BUILT_IN.glob("*.yml") if "." not in path.stem)  # others are presets
 
 
+def project_path(dataset: str | Path) -> Path:
+    """The project file that `--dataset` names."""
+    return Path(dataset) if Path(dataset).suffix in (".yml", ".yaml") else BUILT_IN / f"{dataset}.yml"
+
+
 def load_project(dataset: str | Path, data_root: str | Path = "data", **overrides: object) -> Project:
     """Load the project that `--dataset` names: a built-in one, or the path of a `.yml` file.
 
@@ -134,19 +139,15 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     Raises:
         InputError: names the file and the field at fault.
     """
-    path = Path(dataset)
-    own = path.suffix in (".yml", ".yaml")
-    if not own:
-        known = known_projects()
-        if str(dataset) not in known:
-            near = did_you_mean(str(dataset), known)
-            raise InputError(f"--dataset {dataset}: not one of {', '.join(known)}, nor the path of a .yml file{near}")
-        path = BUILT_IN / f"{dataset}.yml"
+    path, known = project_path(dataset), known_projects()
+    built_in = path != Path(dataset)
+    if built_in and str(dataset) not in known:
+        near = did_you_mean(str(dataset), known)
+        raise InputError(f"--dataset {dataset}: not one of {', '.join(known)}, nor the path of a .yml file{near}")
     fields = {**read_yaml(path), **overrides}
     _check(path, fields)
-    if own:
-        root = path.parent / fields.get("root", ".")
-    else:
+    root = path.parent / fields.get("root", ".")
+    if built_in:
         root = Path(overrides.get("root", Path(data_root) / fields["name"]))
     options = _options(fields)
     if "fill" in options_of(fields["format"]):

@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from datasets.config import BUILT_IN, known_projects, load_project, read_yaml
+from datasets.config import BUILT_IN, known_projects, load_project, project_path, read_yaml
 from utils.cli import Flags, Parser
 from utils.misc import InputError
 
@@ -17,8 +17,7 @@ FOLDERS = ("checkpoint_root", "data_root")
 
 def preset_path(dataset: str, preset: str) -> Path:
     """The file of a data set's preset, `dataset` as `--dataset` takes it."""
-    own = Path(dataset).suffix in (".yml", ".yaml")
-    return (Path(dataset) if own else BUILT_IN / f"{dataset}.yml").with_suffix(f".{preset}.yml")
+    return project_path(dataset).with_suffix(f".{preset}.yml")
 
 
 def parse_with_preset(parser: Parser, stage: str) -> Flags:

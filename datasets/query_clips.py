@@ -18,8 +18,8 @@ class QueryClips:
     is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips start at random
     between a video's first and last annotated frame, or with `whole_videos` anywhere. Of a video annotated in key
     frames they consist of these, which `sampling_rate` counts, or with `between` of all frames, between key frames with
-    interpolated boxes. With `by_slot` the identity of a
-    detection is its query's number, as in the published training, not the person.
+    interpolated boxes. With `by_slot` the identity of a detection is its query's number, as in the published training,
+    not the person.
     """
 
     def __init__(
