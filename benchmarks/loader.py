@@ -1,6 +1,5 @@
-"""Clips a second from shards with so many worker threads, against bare `cv2.imdecode` in as many processes."""
+"""Clips a second from shards with one worker thread, against bare `cv2.imdecode`."""
 
-import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -51,31 +50,20 @@ def _shards(folder: Path, lengths: list[int]) -> Path:
     return out
 
 
-def _decode_all(jpegs: list[bytes], rounds: int, queue: multiprocessing.Queue) -> None:
+def _imdecode_rate(dataset: ClipDataset) -> float:
+    """Clips a second of decoding JPEGs that lie in memory, and nothing else."""
+    jpegs = [np.frombuffer(jpeg, np.uint8) for video in dataset.videos for jpeg in video.read(range(len(video)))]
     cv2.setNumThreads(0)
-    arrays = [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs]
-    queue.put(timed(lambda: [cv2.imdecode(array, cv2.IMREAD_COLOR).size for array in arrays * rounds])[1])
+    _, spent = timed(lambda: [cv2.imdecode(jpeg, cv2.IMREAD_COLOR).size for jpeg in jpegs * 3])
+    return 3 * len(jpegs) / spent / CLIP
 
 
-def _imdecode_rate(dataset: ClipDataset, workers: int) -> float:
-    """Clips a second of `workers` processes that decode JPEGs held in memory and do nothing else."""
-    jpegs = [jpeg for video in dataset.videos for jpeg in video.read(range(len(video)))]
-    queue = multiprocessing.Queue()
-    processes = [multiprocessing.Process(target=_decode_all, args=(jpegs, 3, queue)) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    seconds = max(queue.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return workers * 3 * len(jpegs) / seconds / CLIP
-
-
-def _loader_rate(dataset: ClipDataset, workers: int) -> float:
-    """Clips a second out of `make_loader` after its workers have started."""
+def _loader_rate(dataset: ClipDataset) -> float:
+    """Clips a second out of `make_loader` after its worker has started."""
     batches = epoch_batches(dataset, 0, BATCH)
     seen, start = 0, 0.0
-    for i, batch in enumerate(make_loader(dataset, batches, workers)):
-        if i == 4 * workers:  # the workers' first batches were prepared while nobody waited
+    for i, batch in enumerate(make_loader(dataset, batches, workers=1)):
+        if i == 4:  # the first batches were prepared while nobody waited
             seen, start = 0, time.perf_counter()
         seen += len(batch["names"])
     return (seen - BATCH) / (time.perf_counter() - start)
@@ -89,13 +77,13 @@ def _one(length: int) -> float:
         return CLIPS / timed(lambda: [dataset.pack([(0, i)])["names"] for i in range(CLIPS)])[1]
 
 
-def measure(workers: int = 1) -> list[Row]:
+def measure() -> list[Row]:
     """Rows (what, value, yardstick, unit, bounds)."""
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         dataset = ClipDataset(_shards(Path(folder), [120] * 8), CLIP, RATE, clips_per_video=60)
-        rates = [(_loader_rate(dataset, workers), _imdecode_rate(dataset, workers)) for _ in range(ROUNDS)]
+        rates = [(_loader_rate(dataset), _imdecode_rate(dataset)) for _ in range(ROUNDS)]
         loader, bare = np.median(rates, 0)
-        what = f"clips of {CLIP} frames, {workers} worker: loader / imdecode"
+        what = f"clips of {CLIP} frames, 1 worker: loader / imdecode"
         return [
             Row(what, float(loader), float(bare), "clips/s", at_least=ASKED),
             Row("clips of a 2,000-frame video / of a 100-frame video", _one(2000), _one(100), "clips/s", SAME),

@@ -175,7 +175,7 @@ def test_the_strip_turns_pages_and_counts_those_without_a_row() -> None:
     shown = strip(ROWS, 20)
     for frame in (0, 1):
         shown.mark(frame, [person(i, 1) for i in range(ROWS + 3)])
-    assert shown.ids == list(range(ROWS))
+    assert list(shown.rows) == list(range(ROWS))
     assert shown.hidden == {ROWS, ROWS + 1, ROWS + 2}
     assert (shown.cells[:, :2] == 1).all()
     assert (shown.cells[:, 2:] < 0).all()
@@ -184,7 +184,7 @@ def test_the_strip_turns_pages_and_counts_those_without_a_row() -> None:
     shown._drawn = None
     assert (full[-shown.line :] != shown.image(0)[-shown.line :]).any()  # "+3 more"
     shown.turn(20)
-    assert (shown.ids, shown.hidden) == ([], set())
+    assert (shown.rows, shown.hidden) == ({}, set())
     assert (shown.cells < 0).all()
 
 

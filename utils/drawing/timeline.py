@@ -50,17 +50,24 @@ class Strip:
 
     def turn(self, start: int) -> None:
         """Begin an empty page of the frames from `start` to before `start + page`."""
-        self.start, self.ids, self.hidden = start, [], set()
+        self.start, self.rows, self.hidden = start, {}, set()  # row by person; people without one
         self._drawn: np.ndarray | None = None
         self.cells[:] = ABSENT
 
     def mark(self, frame: int, people: Sequence[Person]) -> None:
         """Enter the people of a frame of this page."""
+        before = len(self.hidden)
         for person in people:
-            row, label = self._row(person.person_id), person.label if 0 <= person.label < len(self.labels) else IDLE
-            if row is not None and self.cells[row, frame - self.start] != label:
+            if person.person_id not in self.rows and len(self.rows) == len(self.cells):
+                self.hidden.add(person.person_id)
+                continue
+            row = self.rows.setdefault(person.person_id, len(self.rows))
+            label = person.label if 0 <= person.label < len(self.labels) else IDLE
+            if self.cells[row, frame - self.start] != label:
                 self.cells[row, frame - self.start] = label
                 self._drawn = None
+        if len(self.hidden) > before:
+            self._drawn = None
 
     def image(self, frame: int) -> np.ndarray:
         """The strip with its cursor at `frame` of this page, uint8 RGB (height, width, 3)."""
@@ -71,16 +78,6 @@ class Strip:
         fill(image, cursor - 1, self.top - 2, cursor + 1, self.height - self.line - 3, WHITE)
         return image
 
-    def _row(self, person_id: int) -> int | None:
-        if person_id not in self.ids:
-            if len(self.ids) == len(self.cells):
-                if person_id not in self.hidden:
-                    self.hidden.add(person_id)
-                    self._drawn = None
-                return None
-            self.ids.append(person_id)
-        return self.ids.index(person_id)
-
     def _column(self, frame: int) -> int:
         """The x at which a frame of the page begins."""
         return self.left + round((frame - self.start) * (self.width - self.left - 3) / self.page)
@@ -88,9 +85,8 @@ class Strip:
     def _draw(self) -> np.ndarray:
         image = np.empty((self.height, self.width, 3), np.uint8)
         fill(image, 0, 0, self.width, self.height, GROUND)
-        for row, person_id in enumerate(self.ids):
-            y, colour = self.top + row * self.step, colour_of(person_id)
-            name = str(person_id)
+        for person_id, row in self.rows.items():
+            y, colour, name = self.top + row * self.step, colour_of(person_id), str(person_id)
             fill(image, 2, y, self.left - 3, y + self.step - 2, colour)
             x = max((self.left - 1 - text_size(name, self.size)[0]) // 2, 2)
             put_text(image[:, : self.left - 3], name, (x, y + 1), self.size, ink_on(colour))
