@@ -125,14 +125,12 @@ def cost(detector: Detector, videos: SubsetVideos) -> tuple[float, float]:
 
 def rows_of(source: str, project: Project, args: argparse.Namespace, device: torch.device) -> list[list]:
     """The table's rows of one detector."""
-    folder, rows, layers, threshold = Path(args.checkpoint_root) / project.name / "queries", [], args.layers, None
-    while layers is None or len(rows) < len(layers):
-        layer = len(rows) + 1 if layers is None else layers[len(rows)]
-        detector = Detector(source, device, args.checkpoint_root, amp_type(args.amp), args.compile,
-                            batch_size=args.detr_batch, query_layer=layer)  # fmt: skip
-        layers = layers or range(1, detector.n_layers + 1)
-        subsets = {subset: SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)}
-        stores = [cache_queries(folder, videos, detector) for videos in subsets.values()]
+    folder, rows, threshold = Path(args.checkpoint_root) / project.name / "queries", [], None
+    load = partial(Detector, source, device, args.checkpoint_root, amp_type(args.amp), args.compile)
+    subsets = [SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)]
+    for layer in args.layers or range(1, load().n_layers + 1):
+        detector = load(batch_size=args.detr_batch, query_layer=layer)
+        stores = [cache_queries(folder, videos, detector) for videos in subsets]
         (store, val_store), (gt, val_gt) = stores, [annotations_of(store, project) for store in stores]
         threshold = threshold or best_threshold(store, gt)
         torch.manual_seed(args.seed)
@@ -141,7 +139,7 @@ def rows_of(source: str, project: Project, args: argparse.Namespace, device: tor
         metrics = held_out_metrics(encoder.eval(), criterion, clips(val_store, val_gt, threshold), CLIPS)
         ranks = [metrics.get(f"val_rank1@{gap}", float("nan")) for gap in GAPS]
         tracks = linked(val_store, val_gt, threshold, encoder, int(project.default("filter_length")))
-        gflop, rate = cost(detector, subsets[args.val_subset])
+        gflop, rate = cost(detector, subsets[1])
         cells = [f"{gflop:.1f}", f"{rate:.3g}"]
         rows.append([source, f"{layer}/{detector.n_layers}", detector.d, f"{threshold:.2f}", *ranks, *tracks, *cells])
     return rows

@@ -224,15 +224,14 @@ def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str, b
     """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing, and with
     `beside` the folders beside it that hold such."""
     folder = Path(folder)
-    checkpoints = sorted((int(p.stem[6:]), p) for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal())
+    checkpoints = {int(p.stem[6:]): p for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal()}
     if not checkpoints:
         others = ", ".join(sorted({p.parent.name for p in folder.parent.glob("*/epoch_*.pth")})) if beside else ""
         existing = f" (there are: {others})" if others else ""
         raise InputError(f"{folder}: no {what} checkpoint here{existing}; make one with {made_by}")
     if epoch is None:
-        return checkpoints[-1][1]
-    path = folder / f"epoch_{epoch}.pth"
-    if not path.is_file():
-        existing = ", ".join(str(n) for n, _ in checkpoints[-8:])
-        raise InputError(f"{path}: no such {what} checkpoint; there are epochs {existing}")
-    return path
+        epoch = max(checkpoints)
+    if epoch not in checkpoints:
+        existing = ", ".join(map(str, sorted(checkpoints)[-8:]))
+        raise InputError(f"{folder}/epoch_{epoch}.pth: no such {what} checkpoint; there are epochs {existing}")
+    return checkpoints[epoch]

@@ -120,8 +120,8 @@ def _compact(tube: Mapping) -> dict:
 
 
 def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_videos: int, threads: int) -> list[dict]:
-    """What is known of each video that was written: `src`, its file, relative to the page; its `fps`, `n_frames` and,
-    where its frames say it, `width` and `height`. Nothing of others."""
+    """What is known of each video, empty for one that is not written: `src`, its file, relative to the page; its `fps`,
+    `n_frames` and, where its frames say it, `width` and `height`."""
     videos, column = report["videos"], report["columns"][0]
     order = sorted(range(len(videos)), key=lambda i: -videos[i]["counts"].get(column, 0))
     chosen = order[: n_videos or None] if frames_of else []
