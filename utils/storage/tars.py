@@ -7,7 +7,6 @@ a range of an array's rows is mapped (`numpy.memmap`) at its offset, and no read
 """
 
 import hashlib
-import io
 import os
 import re
 import tarfile
@@ -220,14 +219,14 @@ class TarStore:
         try:
             with self.path.open("rb") as file:
                 file.seek(member.offset)
-                head = io.BytesIO(file.read(min(member.size, 2**16)))
-            if np.lib.format.read_magic(head) != (1, 0):
-                raise ValueError("it is stored in another form")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError("it is stored in another form")
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+                offset = file.tell()
             size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if fortran or dtype.hasobject or not shape or head.tell() + size != member.size:
+            if fortran or dtype.hasobject or not shape or offset + size != member.offset + member.size:
                 raise ValueError("it does not hold the array that it names")
         except Exception as error:  # NumPy's reader raises whatever its parts raise
             text = f"{self.path}: {column}.npy of {name!r} is not a plain array ({error}); make it again"
             raise InputError(" ".join(text.split())) from None
-        return dtype, member.offset + head.tell(), shape
+        return dtype, offset, shape
