@@ -8,7 +8,6 @@ import csv
 import io
 import math
 import re
-import warnings
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.misc import InputError
+from utils.misc import InputError, counted
 
-COLUMNS = ("video", "second", "x1", "y1", "x2", "y2", "class", "eighth column")
 WIDTHS = (2, 7, 8)  # columns of a row
 MAX_SECOND = 10**6
 MICRO = 10**6  # key frames are told apart by the second to 6 digits
-MAX_DIGITS = 15  # of a number that is parsed quickly
-_BLOCK = 2**23  # bytes that are parsed at a time
 _NAMED = re.compile(r'name:\s*(?:"((?:[^"\\]|\\.)*)"|\'([^\']*)\')|\b(?:label_)?id:\s*(-?\d+)')
 
 
@@ -53,16 +49,22 @@ class AvaRows(NamedTuple):
         known = np.isin(self.videos, list(names))
         return self.where(known[self.video])
 
-    def refuse(self, wrong: np.ndarray, text: str) -> None:
-        """InputError at the first of the `wrong` rows, bool (n,); its columns replace {x1} and so on in `text`."""
-        if not wrong.any():
-            return
-        row = int(wrong.argmax())
-        values = dict(zip(COLUMNS[2:6], self.boxes[row].tolist(), strict=True))
+    def line(self, some: np.ndarray, text: str) -> str:
+        """A line about some of the rows, bool (n,), with the place of the first.
+
+        In `text`, {video}, {second}, {x1} and so on are replaced by its columns, and {lines} by how many there are.
+        """
+        row = int(some.argmax())
+        values = dict(zip(("x1", "y1", "x2", "y2"), self.boxes[row].tolist(), strict=True))
         values |= {"video": self.videos[self.video[row]], "second": f"{self.time[row] / MICRO:g}"}
-        values |= {"class_id": self.classes[row], "last": self.last[row]}
-        more = f" (and {wrong.sum() - 1} more lines)" if wrong.sum() > 1 else ""
-        raise InputError(f"{self.path}, line {self.lines[row]}: {text.format(**values)}{more}")
+        values |= {"class_id": self.classes[row], "last": self.last[row], "lines": counted(int(some.sum()), "line")}
+        return f"{self.path}, line {self.lines[row]}: {text.format(**values)}"
+
+    def refuse(self, wrong: np.ndarray, text: str) -> None:
+        """InputError at the first of the `wrong` rows, bool (n,), if any; `text` as of `line`."""
+        if wrong.any():
+            more = f" (and {wrong.sum() - 1} more lines)" if wrong.sum() > 1 else ""
+            raise InputError(self.line(wrong, text) + more)
 
 
 def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
@@ -76,26 +78,14 @@ def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
     """
     path = Path(path)
     try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    names: dict[bytes, int] = {}
-    parts, begin, line = [], 0, 1
-    while begin < len(data):
-        end = data.find(b"\n", begin + _BLOCK) + 1 or len(data)
-        block = data[begin:end]
-        part = _fast(block, names, line, widths)
-        parts.append(part if part is not None else _careful(path, block, names, line, widths))
-        begin, line = end, line + block.count(b"\n")
-    if not any(len(part[0]) for part in parts):
-        if widths != (2,):  # no second need be excluded
-            raise InputError(f"{path}: an empty file")
-        parts = [(np.zeros(0, np.int64), np.zeros((0, 7)), np.zeros(0, np.int64))]
-    try:
-        videos = [name.decode() for name in names]
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
-    index, numbers, lines = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not text.strip() and widths != (2,):  # no second need be excluded
+        raise InputError(f"{path}: an empty file")
+    videos, index, numbers, lines = _plain(path, text, widths) or _careful(path, text, widths)
     rows = AvaRows(path, videos, index, numbers[:, 0], numbers[:, 1:5], numbers[:, 5], numbers[:, 6], lines)
     classes = np.where(np.isnan(rows.classes), -1, rows.classes)
     rows.refuse((classes != np.floor(classes)) | (np.abs(classes) > 1e9), "class {class_id:g} is not a whole number")
@@ -113,111 +103,62 @@ def joined(parts: Sequence[AvaRows]) -> AvaRows:
     return AvaRows(parts[0].path, videos, np.concatenate(places), *columns)
 
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # video (n,), the other columns (n, 7), lines (n,)
+Columns = tuple[list[str], np.ndarray, np.ndarray, np.ndarray]  # videos, video (n,), other columns (n, 7), lines (n,)
 
 
-def _fast(block: bytes, names: dict[bytes, int], line: int, widths: tuple[int, ...]) -> Part | None:
-    """Parse lines that are plain and of one width; None where they are not, or anything is wrong with them."""
-    if any(sign in block for sign in (b'"', b"\r", b"\n\n")):
+def _plain(path: Path, text: str, widths: tuple[int, ...]) -> Columns | None:
+    """Parse at once what has one number of columns and no quotes; None for other files and those with a mistake."""
+    if '"' in text or not text.strip():
         return None
-    block += b"\n" * (not block.endswith(b"\n"))
-    n = block.count(b"\n")
-    text = np.frombuffer(block + b"\0" * MAX_DIGITS, np.uint8)
-    ends = np.flatnonzero((text == ord(",")) | (text == ord("\n")))
-    width = len(ends) // n
-    if width not in widths or width == 2 or len(ends) != n * width:
+    places: dict[str, int] = {}
+    converters = {0: lambda name: places.setdefault(name, len(places))}
+    try:
+        table = np.loadtxt(path, delimiter=",", comments=None, converters=converters, encoding="utf-8-sig", ndmin=2)
+    except ValueError:
         return None
-    ends = ends.reshape(n, width)
-    if not (text[ends] == np.array([ord(",")] * (width - 1) + [ord("\n")])).all():
+    n, width = table.shape
+    n_lines = text.count("\n") + (not text.endswith("\n"))  # more where some are blank, fewer where "\r" ends lines
+    named = all(name and name == name.strip() for name in places)
+    if n != n_lines or width not in widths or not named or not np.isfinite(table).all():
         return None
-    starts = np.append(0, ends[:-1, -1] + 1)
-    named = [block[a:b] for a, b in zip(starts.tolist(), ends[:, 0].tolist(), strict=True)]
-    numbers = np.column_stack([_decimals(text, ends[:, i] + 1, ends[:, i + 1]) for i in range(width - 1)])
-    other = np.isnan(numbers)
-    numbers[other] = _floats(text, ends[:, :-1][other] + 1, ends[:, 1:][other])
-    if not np.isfinite(numbers).all() or any(name != name.strip() or not name for name in set(named)):
-        return None
-    for name in dict.fromkeys(named):
-        names.setdefault(name, len(names))
-    if width == 7:
-        numbers = np.concatenate([numbers, np.full((n, 1), np.nan)], 1)
-    return np.fromiter(map(names.__getitem__, named), np.int64, n), numbers, np.arange(line, line + n)
+    numbers = np.pad(table[:, 1:], [(0, 0), (0, 8 - width)], constant_values=np.nan)
+    return list(places), table[:, 0].astype(np.int64), numbers, np.arange(1, n + 1)
 
 
-def _floats(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Fields of any number's form, as `float` reads them; NaN for all where one is no number."""
-    inside = np.zeros(len(text) + 1, np.int8)
-    inside[starts] += 1
-    inside[ends + 1] -= 1  # each with the sign that ends it
-    fields = np.where((text == ord(",")) | (text == ord("\n")), np.uint8(ord(" ")), text)
-    fields = fields[np.cumsum(inside[:-1], dtype=np.int8) > 0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            numbers = np.fromstring(fields.tobytes(), sep=" ")
-        except (ValueError, DeprecationWarning):
-            numbers = np.zeros(0)
-    return numbers if len(numbers) == len(starts) else np.full(len(starts), np.nan)
-
-
-def _decimals(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Plain decimals, digits with a point or without, as float64; NaN where a field is anything else.
-
-    Exact: up to 15 digits are a whole number that float64 holds, so that one division rounds as `float` does.
-
-    Args:
-        text: uint8, followed by at least `MAX_DIGITS` more bytes. starts, ends: where each field begins and ends.
-    """
-    length = ends - starts
-    value, after_point = np.zeros(length.shape, np.int64), np.zeros(length.shape, np.int8)
-    point, plain = np.zeros(length.shape, bool), (length > 0) & (length <= MAX_DIGITS)
-    for i in range(int(length.max(initial=0, where=plain))):
-        digit = text[starts + i] - np.uint8(ord("0"))  # wraps, so that every other sign is 10 or more
-        inside = length > i
-        is_digit = inside & (digit < 10)
-        value = np.where(is_digit, 10 * value + digit, value)
-        after_point += is_digit & point
-        is_point = inside & (digit == np.uint8(254))
-        plain &= ~inside | is_digit | (is_point & ~point)
-        point |= is_point
-    plain &= length > point
-    return np.where(plain, value / 10.0 ** np.arange(MAX_DIGITS + 1)[after_point], np.nan)
-
-
-def _careful(path: Path, block: bytes, names: dict[bytes, int], line: int, widths: tuple[int, ...]) -> Part:
+def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
     """Parse line by line, with what `csv` takes; InputError names the line at fault."""
+    places: dict[str, int] = {}
     index, lines, numbers = array("q"), array("q"), array("d")
-    reader = csv.reader(io.StringIO(block.decode("utf-8", "surrogateescape"), newline=""))
-    for row in reader:
-        if not row or row == [""]:
-            continue
-        place = f"{path}, line {line + reader.line_num - 1}"
-        if len(row) not in widths:
-            raise InputError(f"{place}: {len(row)} columns, not {_either(widths)}")
-        values = [_number(text) for text in row[1:]]
-        if math.nan in values:
-            hint = " (a header line is not part of this format)" if place.endswith("line 1") else ""
-            raise InputError(f"{place}: {row[values.index(math.nan) + 1][:40]!r} is not a number{hint}")
-        name = row[0].strip().encode("utf-8", "surrogateescape")
-        if not name:
-            raise InputError(f"{place}: no video's name in the first column")
-        index.append(names.setdefault(name, len(names)))
-        lines.append(line + reader.line_num - 1)
-        numbers.extend(values + [math.nan] * (7 - len(values)))
-    return np.array(index, np.int64), np.array(numbers).reshape(-1, 7), np.array(lines, np.int64)
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            if not row or row == [""]:
+                continue
+            where = f"{path}, line {reader.line_num}"
+            if len(row) not in widths:
+                known = " or ".join(str(width) for width in widths if width > 2 or len(widths) == 1)
+                raise InputError(f"{where}: {len(row)} columns, not {known}")
+            values = [_number(cell) for cell in row[1:]]
+            if None in values:
+                hint = " (a header line is not part of this format)" if reader.line_num == 1 else ""
+                raise InputError(f"{where}: {row[values.index(None) + 1][:40]!r} is not a number{hint}")
+            if not (name := row[0].strip()):
+                raise InputError(f"{where}: no video's name in the first column")
+            index.append(places.setdefault(name, len(places)))
+            lines.append(reader.line_num)
+            numbers.extend(values + [math.nan] * (7 - len(values)))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num + 1}: {error}") from None
+    return list(places), np.array(index, np.int64), np.array(numbers).reshape(-1, 7), np.array(lines, np.int64)
 
 
-def _either(widths: tuple[int, ...]) -> str:
-    return " or ".join(str(width) for width in widths if width > 2 or len(widths) == 1)
-
-
-def _number(text: str | bytes) -> float:
-    """A finite number; `math.nan` itself for anything else."""
+def _number(text: str) -> float | None:
+    """A finite number; None for anything else."""
     try:
         value = float(text)
     except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
+        return None
+    return value if math.isfinite(value) else None
 
 
 def all_of_ava(classes: Mapping[int, str], where: object) -> list[str]:

@@ -6,18 +6,19 @@ label. A second t is frame round((t - start) * rate).
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from datasets.formats.ava_clips import in_clips, source_of
-from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo, video_path
+from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo, read_text, size_of
 from datasets.formats.options import needed
 from utils.ava_files import MICRO, AvaRows, all_of_ava, joined, read_label_map, read_rows
 from utils.box_ops import paired_iou
-from utils.misc import InputError, counted
+from utils.misc import InputError
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
 ROUNDING = 1e-5  # of IoU: boxes become float32 pixels before they are compared again
@@ -53,6 +54,10 @@ def read(
         raise InputError(f"{path}: a folder; name its csv files with subsets: {{train: train.csv, val: val.csv}}")
     if label_map is None:
         raise needed(path, "classes are numbers", "label_map")
+    if rate is None and time == "seconds":
+        raise needed(path, "rows are of seconds", "rate")
+    if clips and videos is None:
+        raise needed(path, "rows are of clips", "videos")
     classes = read_label_map(folder / label_map) if isinstance(label_map, str) else _mapping(path, label_map)
     if len(set(classes.values())) < len(classes):
         raise InputError(f"{path}: two classes of the label map have one name")
@@ -60,29 +65,34 @@ def read(
     notes = all_of_ava(classes, path if isinstance(label_map, dict) else folder / label_map)
     left_out = [_named(read_rows(folder / name, widths=(2,)), notes) for name in excluded or []]
     listed = None if included is None else _seconds(folder / included)
-    rows_of, lists = {}, {}
-    for subset, file in files.items():
+    clock = Clock(start, 1.0 if time == "frames" else rate)
+    parts: list[AvaRows] = []
+    for file in files.values():
         rows = _named(read_rows(file), notes)
         _check(rows, classes, other_classes, loose_boxes, notes)
         if loose_boxes:
-            _note_apart(rows, person_per_label, notes)
-        if clips and videos is None:
-            raise needed(path, "rows are of clips", "videos")
+            apart = _apart(rows, person_per_label)
+            text = "person {last:g} is in two places in second {second}; such boxes are people by themselves ({lines})"
+            notes += [rows.line(apart, text)] if apart.any() else []
         rows = in_clips(rows, videos, notes) if clips else rows
-        lists[subset] = sorted(rows.videos)
-        for name in lists[subset]:
-            if name in rows_of:
-                raise InputError(f"{file}: video {name!r} is in another subset's file too")
-            rows_of[name] = rows
-    if rate is None and time == "seconds":
-        raise needed(path, "rows are of seconds", "rate")
-    clock = Clock(start, 1.0 if time == "frames" else rate)
-    _check_start(files.values(), rows_of, clock)
-    size_of = _Sizes(path, (width, height) if width and height else None, sizes or {}, videos)
-    people = _People(classes, person_per_label, loose_boxes)
-    lazy = AvaVideos(rows_of, left_out, listed, clock, size_of, people, clips)
+        if twice := sorted({name for part in parts for name in part.videos}.intersection(rows.videos)):
+            raise InputError(f"{file}: video {twice[0]!r} is in another subset's file too")
+        rows.refuse(
+            clock.frames(rows.time) < 0,
+            f"second {{second}} lies before the first frame, which is second {start:g}; set start to the second "
+            "at which videos begin (0 for own videos and originals, 900 for AVA's videos cut from 15:00)",
+        )
+        parts.append(rows)
+
+    def size(name: str) -> tuple[int, int]:
+        if not (known := size_of(name, sizes, width, height, videos)):
+            raise needed(path, "boxes are shares of the frame", "width", "height", "sizes")
+        return known
+
+    tubes = partial(_tubes, classes=np.array(sorted(classes)), per_label=person_per_label, loose_boxes=loose_boxes)
+    lazy = AvaVideos(parts, left_out, listed, clock, size, tubes, clips)
     names = [classes[number] for number in sorted(classes)]
-    lists = {subset: [videos] for subset, videos in lists.items() if subset}
+    lists = {subset: [sorted(rows.videos)] for subset, rows in zip(files, parts, strict=True) if subset}
     sampled = time == "seconds"  # frames of the file are the video's own
     return AnnotationFile(path, lazy, names, lists, sampled, notes, classes)
 
@@ -118,10 +128,9 @@ def _mapping(path: Path, label_map: Mapping) -> dict[int, str]:
 def _seconds(path: Path) -> np.ndarray:
     """Included seconds, one a line, in microseconds."""
     try:
-        values = [float(line) for line in path.read_text(encoding="utf-8-sig").split()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{error}; it holds one second a line"
-        raise InputError(f"{path}: cannot be read ({reason})") from None
+        values = [float(line) for line in read_text(path).split()]
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({error}; it holds one second a line)") from None
     return np.unique(np.rint(np.array(values) * MICRO).astype(np.int64))
 
 
@@ -131,11 +140,8 @@ def _named(rows: AvaRows, notes: list[str]) -> AvaRows:
     if short == rows.videos:
         return rows
     odd = np.array([a != b for a, b in zip(short, rows.videos, strict=True)])[rows.video]
-    first = int(odd.argmax())
-    notes.append(
-        f"{rows.path}, line {rows.lines[first]}: {rows.videos[rows.video[first]]!r} ends with a file extension, which "
-        f"is no part of a name and left out ({counted(int(odd.sum()), 'line')}); the official evaluation compares names"
-    )
+    text = "{video!r} ends with a file extension, which is no part of a name and left out ({lines}); the official "
+    notes.append(rows.line(odd, text + "evaluation compares names"))
     names = list(dict.fromkeys(short))
     place = np.array([names.index(name) for name in short], np.int64)
     return rows._replace(videos=names, video=place[rows.video])
@@ -161,9 +167,7 @@ def _check(rows: AvaRows, classes: Mapping, other_classes: bool, loose_boxes: bo
     if not loose_boxes:
         rows.refuse(loose, "no person id (7 columns): tubes cannot be made")
     elif loose.any():
-        first = rows.lines[int(loose.argmax())]
-        text = f"no person id (7 columns): each box is a person of its own ({counted(int(loose.sum()), 'line')})"
-        notes.append(f"{rows.path}, line {first}: {text}")
+        notes.append(rows.line(loose, "no person id (7 columns): each box is a person of its own ({lines})"))
     last = np.where(np.isnan(rows.last), -1, rows.last)
     rows.refuse(last != np.floor(last), "person id {last} is not a whole number; a score is not part of ground truth")
 
@@ -185,26 +189,6 @@ def _apart(rows: AvaRows, person_per_label: bool) -> np.ndarray:
     return apart
 
 
-def _note_apart(rows: AvaRows, person_per_label: bool, notes: list[str]) -> None:
-    apart = _apart(rows, person_per_label)
-    if apart.any():
-        row = int(apart.argmax())
-        notes.append(
-            f"{rows.path}, line {rows.lines[row]}: person {rows.last[row]:g} is in two places in second "
-            f"{rows.time[row] / MICRO:g}; such boxes are people by themselves ({counted(int(apart.sum()), 'line')})"
-        )
-
-
-def _check_start(files: Sequence[Path], rows_of: Mapping[str, AvaRows], clock: "Clock") -> None:
-    """InputError where a row lies before the first frame."""
-    for rows in {id(rows): rows for rows in rows_of.values()}.values():
-        rows.refuse(
-            clock.frames(rows.time) < 0,
-            f"second {{second}} lies before the first frame, which is second {clock.start:g}; set start to the second "
-            "at which videos begin (0 for own videos and originals, 900 for AVA's videos cut from 15:00)",
-        )
-
-
 @dataclass(frozen=True)
 class Clock:
     """`start`: the second of frame 0; `rate`: frames a second."""
@@ -217,73 +201,47 @@ class Clock:
         return np.rint((time / MICRO - self.start) * self.rate).astype(np.int64)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Where the size of a video's frames comes from: an option, or else the video itself."""
+def _tubes(
+    rows: AvaRows, frames: np.ndarray, size: tuple[int, int], classes: np.ndarray, per_label: bool, loose_boxes: bool
+) -> list[RawTube]:
+    """A tube for each action of each person of a video, and one of the boxes of a person without any.
 
-    path: Path
-    of_all: tuple[int, int] | None
-    of_each: Mapping[str, Sequence[int]]
-    videos: str | None
+    Args:
+        rows: the n rows with a box; `frames` int64 (n,), theirs.
+        classes: int64, the evaluated class ids, rising.
+    """
+    boxes = rows.boxes * np.array([*size, *size], np.float64)
+    label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
+    label = np.where(classes[label] == rows.classes, label, -1)
+    person = _persons(rows, per_label, loose_boxes)
+    order = np.lexsort((frames, label, person))
+    person, label, frames, boxes = person[order], label[order], frames[order], boxes[order]
+    same_tube = np.append(False, (np.diff(person) == 0) & (np.diff(label) == 0))
+    twice = same_tube & np.append(False, (np.diff(frames) == 0) & (np.diff(boxes, axis=0) == 0).all(1))
+    moments = list(zip(person.tolist(), frames.tolist(), strict=True))
+    acting = {moment for moment, known in zip(moments, label >= 0, strict=True) if known}
+    acts = np.array([moment in acting for moment in moments], bool)
+    keep = ~twice & ((label >= 0) | ~acts)  # a box without label only where its person does nothing else
+    tubes = []
+    for at in np.split(np.arange(len(frames)), np.flatnonzero(~same_tube[1:]) + 1):
+        at = at[keep[at]]
+        if len(at):
+            action = None if label[at[0]] < 0 else int(label[at[0]])
+            tubes.append(RawTube(frames[at], boxes[at], action, int(person[at[0]])))
+    return tubes
 
-    def __call__(self, name: str) -> tuple[int, int]:
-        if name in self.of_each:
-            width, height = self.of_each[name]
-            return width, height
-        if self.of_all:
-            return self.of_all
-        if self.videos is None:
-            raise needed(self.path, "boxes are shares of the frame", "width", "height", "sizes")
-        from datasets.dataset import VideoFrames
 
-        return VideoFrames(video_path(self.videos, name)).size
-
-
-class _People:
-    """Makes tubes of a video's rows."""
-
-    def __init__(self, classes: Mapping[int, str], person_per_label: bool, loose_boxes: bool) -> None:
-        self.classes = np.array(sorted(classes), np.int64)
-        self.person_per_label, self.loose_boxes = person_per_label, loose_boxes
-
-    def tubes(self, rows: AvaRows, frames: np.ndarray, size: tuple[int, int]) -> list[RawTube]:
-        """A tube for each action of each person, and one of the boxes of a person without any."""
-        boxes = rows.boxes * np.array([*size, *size], np.float64)
-        label = np.searchsorted(self.classes, rows.classes).clip(max=len(self.classes) - 1)
-        label = np.where(self.classes[label] == rows.classes, label, -1)
-        person = self._persons(rows)
-        order = np.lexsort((frames, label, person))
-        person, label, frames, boxes = person[order], label[order], frames[order], boxes[order]
-        same_person = np.append(False, np.diff(person) == 0)
-        same_tube = same_person & np.append(False, np.diff(label) == 0)
-        twice = same_tube & np.append(False, (np.diff(frames) == 0) & (np.diff(boxes, axis=0) == 0).all(1))
-        acting = {(p, f) for p, f, known in zip(person.tolist(), frames.tolist(), label >= 0, strict=True) if known}
-        idle = np.array([(p, f) in acting for p, f in zip(person.tolist(), frames.tolist(), strict=True)], bool)
-        keep = ~twice & ((label >= 0) | ~idle)  # a box without label only where its person does nothing else
-        begins = np.flatnonzero(~same_tube[1:]) + 1
-        tubes = []
-        for at in np.split(np.arange(len(frames)), begins):
-            at = at[keep[at]]
-            if len(at):
-                what = None if label[at[0]] < 0 else int(label[at[0]])
-                tubes.append(RawTube(frames[at], boxes[at], what, int(person[at[0]])))
-        return tubes
-
-    def _persons(self, rows: AvaRows) -> np.ndarray:
-        """Each row's person, int64 (n,): the given ids, and further ones for boxes without one or whose one is in two
-        places."""
-        given = np.where(np.isnan(rows.last), -1, rows.last).astype(np.int64)
-        person = given.copy()
-        if self.person_per_label:
-            keys = np.stack([rows.classes, given], 1)
-            person = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-        loose = given < 0
-        if self.loose_boxes:
-            loose |= _apart(rows, self.person_per_label)
-        if loose.any():
-            keys = np.column_stack([rows.time[loose], rows.boxes[loose]])
-            person[loose] = person.max(initial=-1) + 1 + np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-        return person
+def _persons(rows: AvaRows, per_label: bool, loose_boxes: bool) -> np.ndarray:
+    """Each row's person, int64 (n,): the given ids, and further ones for boxes without one or whose one is in two
+    places."""
+    given = np.where(np.isnan(rows.last), -1, rows.last).astype(np.int64)
+    person = given.copy()
+    if per_label:
+        person = np.unique(np.stack([rows.classes, given], 1), axis=0, return_inverse=True)[1].reshape(-1)
+    loose = (given < 0) | (loose_boxes and _apart(rows, per_label))
+    keys = np.column_stack([rows.time, rows.boxes])[loose]
+    person[loose] = person.max(initial=-1) + 1 + np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    return person
 
 
 class AvaVideos(Mapping):
@@ -291,18 +249,18 @@ class AvaVideos(Mapping):
 
     def __init__(
         self,
-        rows_of: Mapping[str, AvaRows],
+        parts: Sequence[AvaRows],
         excluded: Sequence[AvaRows],
         included: np.ndarray | None,
         clock: Clock,
-        size_of: _Sizes,
-        people: _People,
+        size_of: Callable[[str], tuple[int, int]],
+        tubes_of: Callable[[AvaRows, np.ndarray, tuple[int, int]], list[RawTube]],
         clips: bool,
     ) -> None:
-        self.clock, self._size_of, self._people, self._clips = clock, size_of, people, clips
+        self.clock, self._size_of, self._tubes_of, self._clips = clock, size_of, tubes_of, clips
         self._included, self._excluded = included, excluded
         self._rows: dict[str, tuple[AvaRows, np.ndarray]] = {}
-        for rows in {id(rows): rows for rows in rows_of.values()}.values():
+        for rows in parts:
             order = np.argsort(rows.video, kind="stable")
             ends = np.searchsorted(rows.video[order], np.arange(1, len(rows.videos)))
             for name, of_video in zip(rows.videos, np.split(order, ends), strict=True):
@@ -370,16 +328,13 @@ class AvaVideos(Mapping):
         rows = rows.where(~np.isin(rows.time, gone))
         seconds = np.unique(rows.time) if self._included is None else np.union1d(self._included, rows.time)
         key_frames = self.clock.frames(np.setdiff1d(seconds, gone))
-        used = np.unique(self.clock.frames(np.unique(rows.time)), return_counts=True)
-        if (used[1] > 1).any():
-            frame = int(used[0][used[1] > 1][0])
-            raise InputError(
-                f"video {name!r}: two of its seconds are frame {frame} at {self.clock.rate:g} a second; a higher rate "
-                "keeps them apart"
-            )
+        used = self.clock.frames(np.unique(rows.time))
+        if len(twice := used[1:][np.diff(used) == 0]):
+            text = f"two of its seconds are frame {twice[0]} at {self.clock.rate:g} a second"
+            raise InputError(f"video {name!r}: {text}; a higher rate keeps them apart")
         has_box = rows.classes >= 0
-        width, height = self._size_of(name)
+        size = self._size_of(name)
         frames = self.clock.frames(rows.time)
-        tubes = self._people.tubes(rows.where(has_box), frames[has_box], (width, height))
+        tubes = self._tubes_of(rows.where(has_box), frames[has_box], size)
         empty = np.setdiff1d(frames[~has_box], frames[has_box])
-        return RawVideo(width, height, 0, tubes, np.unique(key_frames[key_frames >= 0]), empty)
+        return RawVideo(*size, 0, tubes, np.unique(key_frames[key_frames >= 0]), empty)

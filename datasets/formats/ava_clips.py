@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.ava_files import MICRO, AvaRows
-from utils.misc import InputError, counted
+from utils.misc import InputError
 
 CLIP = re.compile(r"(.+)_(\d{6})_(\d{6})")
 
@@ -39,12 +39,11 @@ def in_clips(rows: AvaRows, videos: str, notes: list[str]) -> AvaRows:
                 break
     if not kept:
         raise InputError(f"{rows.path}: no row has a clip {videos} named <name>_<first second>_<last second>")
-    if missing := len(rows.time) - len(kept):
-        row = int(np.setdiff1d(np.arange(len(rows.time)), kept)[0])
-        notes.append(
-            f"{rows.path}, line {rows.lines[row]}: no clip of {rows.videos[rows.video[row]]!r} has second "
-            f"{rows.time[row] / MICRO:g}; such rows are left out ({counted(missing, 'line')})"
-        )
+    left_out = np.ones(len(rows.time), bool)
+    left_out[kept] = False
+    if left_out.any():
+        text = "no clip of {video!r} has second {second}; such rows are left out ({lines})"
+        notes.append(rows.line(left_out, text))
     of_clips = rows.where(np.array(kept))
     return of_clips._replace(
         videos=list(names), video=np.array(clip_of_row), time=of_clips.time - np.array(begins, np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets.formats.common import AnnotationFile
 from utils.misc import InputError, counted
-from utils.storage.files import atomic, write_json
+from utils.storage.files import write_json, write_text
 
 NO_CLASS = 0  # of a person without action; the label map lacks it
 
@@ -27,29 +27,20 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
         if "," in name:
             raise InputError(f"{file.path}: video {name!r}: a comma parts the columns of AVA's csv")
         paused += len(video.tubes) - len({(tube.person_id, tube.label) for tube in video.tubes})
+        size = np.tile([video.width, video.height], 2)
         for tube in video.tubes:
             number = NO_CLASS if tube.label is None else file.labels.index(tube.label) + 1
-            for frame, box in zip(
-                tube.frames.tolist(), tube.boxes / np.tile([video.width, video.height], 2), strict=True
-            ):
-                corners = ",".join(f"{side:.6f}" for side in box.tolist())
+            for frame, box in zip(tube.frames.tolist(), (tube.boxes / size).tolist(), strict=True):
+                corners = ",".join(f"{side:.6f}" for side in box)
                 rows.append((name, frame, tube.person_id, number, corners))
-    lines = [f"{name},{frame},{corners},{number},{person}" for name, frame, person, number, corners in sorted(rows)]
-    _save(path, lines)
-    items = [
-        f"item {{\n  name: {json.dumps(name, ensure_ascii=False)}\n  id: {i}\n}}"
-        for i, name in enumerate(file.labels, 1)
-    ]
+    lines = (f"{name},{frame},{corners},{number},{person}\n" for name, frame, person, number, corners in sorted(rows))
+    write_text(path, "".join(lines))
     label_map = path.with_suffix(".pbtxt")
-    _save(label_map, items)
+    names = (json.dumps(name, ensure_ascii=False) for name in file.labels)
+    write_text(label_map, "".join(f"item {{\n  name: {name}\n  id: {i}\n}}\n" for i, name in enumerate(names, 1)))
     sizes = {name: [video.width, video.height] for name, video in file.videos.items() if video.tubes}
     options = {"label_map": label_map.name, "time": "frames", "start": 0, "other_classes": True, "sizes": sizes}
     write_json(path.with_suffix(".options.json"), options)
-    empty = [name for name, video in file.videos.items() if not video.tubes]
-    lost = [f"{counted(len(empty), 'video')} without tubes: a csv has no row of them"] if empty else []
+    empty = len(file.videos) - len(sizes)
+    lost = [f"{counted(empty, 'video')} without tubes: a csv has no row of them"] * bool(empty)
     return lost + [f"{counted(paused, 'tube')}: parts of another of the same person and action"] * bool(paused)
-
-
-def _save(path: Path, lines: list[str]) -> None:
-    with atomic(path) as part:
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

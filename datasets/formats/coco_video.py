@@ -23,7 +23,7 @@ from datasets.formats.common import (
     whole_number,
 )
 from utils.misc import InputError
-from utils.storage.files import atomic
+from utils.storage.files import write_text
 
 NOTHING = "none"
 
@@ -158,6 +158,5 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
                      "track_id": tube.person_id, "bbox": box, "area": round(box[2] * box[3], 3), "iscrowd": 0}
                 )  # fmt: skip
     content |= {"videos": videos, "images": images, "annotations": annotations}
-    with atomic(path) as part:
-        part.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    write_text(path, json.dumps(content, ensure_ascii=False))
     return []

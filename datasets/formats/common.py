@@ -3,7 +3,7 @@
 import glob
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -149,17 +149,22 @@ def tubes_of_person(
     return tubes
 
 
-def fill_steps(annotated: Mapping[int, Mapping[str | None, Sequence[float]]], step: int) -> dict[int, dict]:
-    """`annotated` (`tubes_of_person`) with the frames between two that are `step` apart: boxes move linearly, and the
-    actions of the earlier frame hold."""
+def fill_between(annotated: Mapping[int, Mapping], ends: Mapping[int, int]) -> dict[int, dict]:
+    """`annotated` (`tubes_of_person`) with the frames from some of its frames to later ones, `ends`: boxes move
+    linearly, and the actions of the earlier frame hold."""
     filled = {frame: dict(actions) for frame, actions in annotated.items()}
-    for frame in [frame for frame in annotated if frame + step in annotated]:
+    for frame, end in ends.items():
         for action, box in annotated[frame].items():
-            after = annotated[frame + step]
-            a, b = (np.asarray(side, float) for side in (box, after.get(action, next(iter(after.values())))))
-            for k in range(1, step):
-                filled.setdefault(frame + k, {})[action] = a + (b - a) * (k / step)
+            after = annotated[end].get(action, next(iter(annotated[end].values())))
+            a, b = np.asarray(box, float), np.asarray(after, float)
+            for between in range(frame + 1, end):
+                filled.setdefault(between, {})[action] = a + (b - a) * ((between - frame) / (end - frame))
     return filled
+
+
+def fill_steps(annotated: Mapping[int, Mapping], step: int) -> dict[int, dict]:
+    """`fill_between` frames that are `step` apart."""
+    return fill_between(annotated, {frame: frame + step for frame in annotated if frame + step in annotated})
 
 
 def tracks_of(tubes: Sequence[RawTube]) -> list[list[RawTube]]:
@@ -191,6 +196,11 @@ def second_actions(videos: Mapping[str, RawVideo]) -> list[str]:
     return [f"{counted(n, 'track')} of a second action at the same time: people of their own"] if n else []
 
 
+def not_a_number(error: ValueError) -> str:
+    """What `float` says of a text, in words of ours."""
+    return f"{str(error).partition(': ')[2][:80]} is not a number"
+
+
 def read_text(path: Path) -> str:
     """A text file; InputError where it is missing or not UTF-8."""
     try:
@@ -201,10 +211,10 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_json_text(path: Path) -> object:
-    """What a JSON file holds; InputError where it is not JSON."""
+def read_json_text(path: Path, pairs_hook: Callable[[list], object] | None = None) -> object:
+    """What a JSON file holds; InputError where it is not JSON, or `pairs_hook` (of `json.loads`) raises ValueError."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=pairs_hook)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON that can be read ({error})") from None
 

@@ -14,11 +14,13 @@ from datasets.formats.common import (
     AnnotationFile,
     RawTube,
     RawVideo,
+    fill_between,
     refuse_names_of_nothing,
     second_actions,
     tracks_of,
     tubes_of_person,
 )
+from datasets.formats.cvat_video import CORNERS
 from utils.misc import counted
 from utils.storage.files import atomic, write_json
 
@@ -46,9 +48,8 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
     else:
         for name, video in file.videos.items():
             _save(_document(file.labels, {name: video}, tolerance), path / f"{name}.xml")
-    lengths = [name for name, video in file.videos.items() if not video.n_frames]
-    ends = f"{counted(len(lengths), 'video')} without n_frames: the task ends with the last box"
-    lines = [ends] if lengths else []
+    endless = sum(not video.n_frames for video in file.videos.values())
+    lines = [f"{counted(endless, 'video')} without n_frames: the task ends with the last box"] * bool(endless)
     return lines + second_actions(file.videos)
 
 
@@ -74,25 +75,14 @@ def write_predicted(result: Mapping, path: Path, own_frames: np.ndarray | None =
                     best[frame] = max(best.get(frame, (score, tube["label"])), (score, tube["label"]))
         annotated = {f: {best[f][1] if f in best else None: box} for f, box in boxes.items()}
         if own_frames is not None:
-            annotated = _in_own_frames(annotated, own_frames.tolist())
+            own = own_frames.tolist()
+            ends = {own[f]: own[f + 1] for f in annotated if f + 1 in annotated}
+            annotated = fill_between({own[f]: actions for f, actions in annotated.items()}, ends)
         tubes += tubes_of_person(annotated, person["person_id"])
     n_frames = result["n_frames"] if own_frames is None else int(own_frames[-1]) + 1
     video = RawVideo(result["width"], result["height"], n_frames, tubes)
     write(AnnotationFile(path, {path.stem: video}, list(result["labels"])), path, TOLERANCE)
     write_json(path.with_name(LABELS), label_definition(result["labels"]))
-
-
-def _in_own_frames(annotated: Mapping[int, Mapping], own: Sequence[int]) -> dict[int, dict]:
-    """A person's frames, actions and boxes in the video's own frames, also those between two that were used."""
-    filled = {}
-    for frame, actions in annotated.items():
-        after = annotated.get(frame + 1)
-        last = own[frame + 1] if after else own[frame] + 1
-        for number in range(own[frame], last):
-            part = (number - own[frame]) / (last - own[frame])
-            ends = ((np.array(box), np.array(next(iter((after or actions).values())))) for box in actions.values())
-            filled[number] = {action: a + (b - a) * part for action, (a, b) in zip(actions, ends, strict=True)}
-    return filled
 
 
 def label_definition(labels: Sequence[str]) -> list[dict]:
@@ -152,7 +142,7 @@ def _joined(boxes: np.ndarray, i: int, tolerance: float) -> np.ndarray:
 
 def _document(labels: Sequence[str], videos: dict[str, RawVideo], tolerance: float) -> ET.Element:
     root = ET.Element("annotations")
-    ET.SubElement(root, "version").text = "1.1"
+    _add_text(root, "version", "1.1")
     meta = ET.SubElement(root, "meta")
     single = len(videos) == 1
     tasks = meta if single else ET.SubElement(ET.SubElement(meta, "project"), "tasks")
@@ -170,23 +160,28 @@ def _document(labels: Sequence[str], videos: dict[str, RawVideo], tolerance: flo
     return root
 
 
+def _add_text(parent: ET.Element, tag: str, value: object) -> None:
+    ET.SubElement(parent, tag).text = str(value)
+
+
 def _add_task(parent: ET.Element, number: int, name: str, video: RawVideo, size: int, labels: Sequence[str]) -> None:
     task = ET.SubElement(parent, "task")
     fields = {"id": number, "name": name, "size": size, "mode": "interpolation", "overlap": 0, "start_frame": 0}
     for key, value in {**fields, "stop_frame": size - 1, "frame_filter": ""}.items():
-        ET.SubElement(task, key).text = str(value)
+        _add_text(task, key, value)
     for definition in label_definition(labels):
         label = ET.SubElement(ET.SubElement(task, "labels"), "label")
-        ET.SubElement(label, "name").text = definition["name"]
+        _add_text(label, "name", definition["name"])
         attributes = ET.SubElement(label, "attributes")
         for attribute in definition["attributes"]:
             element = ET.SubElement(attributes, "attribute")
             for key, value in attribute.items():
-                ET.SubElement(element, key).text = "\n".join(value) if isinstance(value, list) else str(value)
+                _add_text(element, key, "\n".join(value) if isinstance(value, list) else value)
     if video.width and video.height:
         shape = ET.SubElement(task, "original_size")
-        ET.SubElement(shape, "width").text, ET.SubElement(shape, "height").text = str(video.width), str(video.height)
-    ET.SubElement(task, "source").text = f"{name.rpartition('/')[2]}.mp4"
+        _add_text(shape, "width", video.width)
+        _add_text(shape, "height", video.height)
+    _add_text(task, "source", f"{name.rpartition('/')[2]}.mp4")
 
 
 def _add_boxes(element: ET.Element, track: Sequence[RawTube], size: int, offset: int, tolerance: float) -> None:
@@ -210,8 +205,7 @@ def _add_boxes(element: ET.Element, track: Sequence[RawTube], size: int, offset:
 
 
 def _add_box(element: ET.Element, frame: int, corners: np.ndarray, outside: bool, action: str | None) -> None:
-    names = ("xtl", "ytl", "xbr", "ybr")
-    sides = {name: f"{value:.2f}" for name, value in zip(names, corners, strict=True)}
+    sides = {name: f"{value:.2f}" for name, value in zip(CORNERS, corners, strict=True)}
     state = {"frame": str(frame), "keyframe": "1", "outside": str(int(outside)), "occluded": "0"}
     box = ET.SubElement(element, "box", **state, **sides, z_order="0")
     ET.SubElement(box, "attribute", name=ACTION).text = action or NOTHING

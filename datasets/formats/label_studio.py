@@ -58,15 +58,14 @@ def read(
     for task in _tasks(path, content, video, annotation_ids):
         size, own_fps = size_of(task.video, sizes, width, height, videos), fps_of(task.video, fps, videos)
         if size is None:
-            raise needed(
-                path, f"the size of video {task.video!r} is not in the file", "width", "height", "sizes", "videos"
-            )
+            text = f"the size of video {task.video!r} is not in the file"
+            raise needed(path, text, "width", "height", "sizes", "videos")
         if task.video in read_videos:
             raise InputError(f"{path}: task {task.id}: video {task.video!r} is there twice")
         tubes = []
         for person, (region, value) in enumerate(task.regions.items()):
             where = f"{path}: task {task.id}, region {region}"
-            shares = _boxes_by_frame(where, path, task.video, value, own_fps)
+            shares = _boxes_by_frame(where, task.video, value, own_fps)
             named = (str(name).strip() for name in value.get("labels") or [])
             labels = [name for name in named if name not in no_action] or [None]
             boxes = {f: _pixels(share, size) for f, share in shares.items()}
@@ -131,9 +130,7 @@ def _pixels(share: Sequence[float], size: tuple[float, float]) -> np.ndarray:
     return np.array([x, y, x + width, y + height]) * [*size, *size]
 
 
-def _boxes_by_frame(
-    where: str, path: Path, video: str, value: Mapping, fps: float | None
-) -> dict[int, Sequence[float]]:
+def _boxes_by_frame(where: str, video: str, value: Mapping, fps: float | None) -> dict[int, Sequence[float]]:
     """Frame of the video -> x, y, width, height in percent, of every frame in which a region is visible."""
     keys = sorted(value["sequence"], key=lambda key: key["frame"])
     at = []
@@ -147,7 +144,7 @@ def _boxes_by_frame(
             text = f"a rotated box ({key['rotation']:g} degrees) is not supported"
             raise InputError(f"{where}, frame {frame}: {text}")
         at.append(frame)
-    scale = _frames_per_frame(where, path, video, value, keys, fps)
+    scale = _frames_per_frame(where, video, value, keys, fps)
     real = (np.array(at) - 1) * scale
     sides = np.array([[float(key[side]) for side in ("x", "y", "width", "height")] for key in keys]).reshape(-1, 4)
     boxes: dict[int, Sequence[float]] = {}
@@ -163,19 +160,16 @@ def _boxes_by_frame(
     return boxes
 
 
-def _frames_per_frame(
-    where: str, path: Path, video: str, value: Mapping, keys: Sequence[Mapping], fps: float | None
-) -> float:
+def _frames_per_frame(where: str, video: str, value: Mapping, keys: Sequence[Mapping], fps: float | None) -> float:
     """How many frames of the video one of the editor is; InputError where that cannot be known."""
     rates = [key["frame"] / key["time"] for key in keys if key.get("time")]
     if not rates and value.get("duration"):
         rates = [value["framesCount"] / value["duration"]]
     if fps is not None:
         return fps / rates[0] if rates else 1.0
-    place = where.removeprefix(f"{path}: ")
     if not rates:
-        raise needed(path, f"{place}: no times, so that its frames may not be the video's ({video})", "fps", "videos")
+        raise needed(where, f"no times, so that its frames may not be the video's ({video})", "fps", "videos")
     if abs(rates[0] - DEFAULT_RATE) < 0.01:
-        counted = f"{place}: the editor counted {DEFAULT_RATE} frames a second, its default, whatever the video has"
-        raise needed(path, f"{counted} (video {video})", "fps", "videos")
+        counted = f"the editor counted {DEFAULT_RATE} frames a second, its default, whatever the video has"
+        raise needed(where, f"{counted} (video {video})", "fps", "videos")
     return 1.0

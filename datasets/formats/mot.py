@@ -16,6 +16,7 @@ from datasets.formats.common import (
     AnnotationFile,
     RawVideo,
     fill_steps,
+    not_a_number,
     read_text,
     refuse_names_of_nothing,
     second_actions,
@@ -25,7 +26,7 @@ from datasets.formats.common import (
 )
 from datasets.formats.options import needed
 from utils.misc import InputError
-from utils.storage.files import atomic
+from utils.storage.files import write_text
 
 
 def read(
@@ -101,12 +102,10 @@ def _row(where: str, line: str) -> tuple[int, int, list[float], float, int]:
     cells = [cell.strip() for cell in line.split(",")]
     if not 6 <= len(cells) <= 10:
         raise InputError(f"{where}: {len(cells)} columns, not 6 to 10 parted by commas")
-    numbers = []
-    for cell in cells[:8]:
-        try:
-            numbers.append(float(cell))
-        except ValueError:
-            raise InputError(f"{where}: {cell!r} is not a number") from None
+    try:
+        numbers = [float(cell) for cell in cells[:8]]
+    except ValueError as error:
+        raise InputError(f"{where}: {not_a_number(error)}") from None
     left, top, width, height = numbers[2:6]
     try:
         frame, track = whole_number(numbers[0], "frame"), whole_number(numbers[1], "id")
@@ -150,12 +149,11 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
                     rows.append((frame, number, f"{frame + 1},{number},{sides},1,{label},1"))
         length = video.n_frames or max((row[0] + 1 for row in rows), default=0)
         about = {"name": name, "seqLength": length, "imWidth": video.width, "imHeight": video.height}
-        _save(folder / "seqinfo.ini", ["[Sequence]", *(f"{key}={value}" for key, value in about.items())])
-        _save(folder / "gt/labels.txt", file.labels)
-        _save(folder / "gt/gt.txt", [text for *_, text in sorted(rows)])
+        texts = {
+            "seqinfo.ini": ["[Sequence]", *(f"{key}={value}" for key, value in about.items())],
+            "gt/labels.txt": file.labels,
+            "gt/gt.txt": [text for *_, text in sorted(rows)],
+        }
+        for part, lines in texts.items():
+            write_text(folder / part, "".join(f"{line}\n" for line in lines))
     return second_actions(file.videos)
-
-
-def _save(path: Path, lines: Sequence[str]) -> None:
-    with atomic(path) as part:
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,7 +1,6 @@
 """What files of a format do not say: each option's name, kind and meaning, one name for one meaning in all formats."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from utils.misc import InputError
@@ -88,7 +87,7 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def needed(path: Path, reason: str, *options: str) -> InputError:
-    """The error of a file that does not say something which no option says either."""
+def needed(where: object, reason: str, *options: str) -> InputError:
+    """The error of a file, or a place in one, that does not say something which no option says either."""
     asked = " or ".join(f"`{name}` ({OPTIONS[name].meaning})" for name in options)
-    return InputError(f"{path}: {reason}; give {asked} in the project file, or to datasets.convert with --options")
+    return InputError(f"{where}: {reason}; give {asked} in the project file, or to datasets.convert with --options")

@@ -83,7 +83,7 @@ def read_frame_detections(path: Path, options: Mapping) -> RawPredictions:
     if bad.any():
         row = int(bad.argmax())
         raise InputError(f"{path}: row {row}: video {rows[row, 0]:g}, but the list has {len(videos)}")
-    tubes.add_boxes("row", rows[:, 0].astype(np.int64), rows[:, 2], rows[:, [1, 4, 5, 6, 7, 3]])
+    tubes.add_boxes("row", range(len(rows)), rows[:, 0].astype(np.int64), rows[:, 2], rows[:, [1, 4, 5, 6, 7, 3]])
     return tubes.done()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.formats.common import read_text
 from datasets.formats.predicted import RawPredictions, TubeRows, need
 from utils.misc import InputError
 
@@ -21,16 +22,16 @@ def read_yowo(path: Path, options: Mapping) -> RawPredictions:
         video, _, frame = file.stem.rpartition("_")
         if video not in known or not frame.isdecimal():
             raise tubes.fault(file.name, "no video of the data set has this name")
-        place, rows = tubes.video(known[video]), []
+        numbers, rows = [], []
         for n, values in _lines(file, None):
             if len(values) != 6:
                 kind = "this is a label, not a detection" if len(values) == 5 else "not a detection"
                 raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns: {kind} (class score x1 y1 x2 y2)")
+            numbers.append(n)
             rows.append(tubes.numbers(f"{file.name}, line {n}", values))
-        if rows:
-            table = np.array(rows)
-            boxes = np.column_stack([np.full(len(table), int(frame)), table[:, 2:], table[:, 1]])
-            tubes.add_boxes(f"{file.name}, line", np.full(len(table), place), table[:, 0], boxes)
+        labels, scores, *box = np.array(rows).reshape(-1, 6).T
+        boxes = np.column_stack([np.full(len(rows), int(frame)), *box, scores])
+        tubes.add_boxes(f"{file.name}, line", numbers, [tubes.video(known[video])] * len(rows), labels, boxes)
     return tubes.done()
 
 
@@ -39,16 +40,17 @@ def read_ava_csv(path: Path, options: Mapping) -> RawPredictions:
 
     Frame 0 is at second `start` (900), with `rate` (30) frames a second.
     """
-    tubes, videos, rows = TubeRows(path, options), [], []
+    tubes, numbers, videos, rows = TubeRows(path, options), [], [], []
     for n, (video, *values) in _lines(path, ","):
         if len(values) != 7:
             what = ": a detection has a score in the eighth" if len(values) == 6 else ", not 8"
             raise tubes.fault(f"line {n}", f"{len(values) + 1} columns{what}")
+        numbers.append(n)
         videos.append(tubes.video(video))
         rows.append(tubes.numbers(f"line {n}", values))
     seconds, *box, labels, scores = np.array(rows).reshape(-1, 7).T
     frames = ((seconds - float(options["start"])) * float(options["rate"])).round()
-    tubes.add_boxes("line", np.array(videos, np.int64), labels, np.column_stack([frames, *box, scores]))
+    tubes.add_boxes("line", numbers, videos, labels, np.column_stack([frames, *box, scores]))
     return tubes.done()
 
 
@@ -61,7 +63,8 @@ def read_tuber(path: Path, options: Mapping) -> RawPredictions:
     """
     tubes = TubeRows(path, options)
     n = len(tubes.label_names)
-    pictures = _pictures(options, path)
+    videos = need(options, "videos", path)
+    names = {name.replace("/", "_"): name for name in videos}
     for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
         for line, (text,) in _lines(file, "\0"):
             place = f"{file.name}, line {line}"
@@ -71,34 +74,18 @@ def read_tuber(path: Path, options: Mapping) -> RawPredictions:
             values = np.array(tubes.numbers(place, match[2].split(",")))
             if len(values) < 4 + n or not (options.get("multi_label") or len(values) == 5 + n):
                 raise tubes.fault(place, f"{len(values)} numbers, not a box, {n} scores and that of no action")
-            if match[1] not in pictures:
+            video, _, frame = match[1].rpartition("-")
+            if isinstance(videos, Mapping) and match[1] in videos:
+                video, frame = videos[match[1]]
+            elif not isinstance(videos, Mapping) and video in names and frame.isdecimal():
+                video, frame = names[video], int(frame) - 1
+            else:
                 raise tubes.fault(place, f"no video of the data set has the picture {match[1]!r}")
-            video, frame = pictures[match[1]]
             best = int(values[4 : 5 + n].argmax())
             for label in range(n) if options.get("multi_label") else [best] * (best < n):
                 rows = np.array([[frame, *values[:4], values[4 + label]]])
-                tubes.add_boxes(place, np.array([tubes.video(video)]), np.array([label]), rows)
+                tubes.add_boxes(f"{file.name}, line", [line], [tubes.video(video)], np.array([label]), rows)
     return tubes.done()
-
-
-class _Pictures(dict):
-    """TubeR's key of a picture -> (video, frame from 0), from the names of the videos."""
-
-    def __init__(self, videos: list[str]) -> None:
-        self.videos = {name.replace("/", "_"): name for name in videos}
-
-    def __contains__(self, key: str) -> bool:
-        video, _, frame = key.rpartition("-")
-        return video in self.videos and frame.isdecimal()
-
-    def __getitem__(self, key: str) -> tuple[str, int]:
-        video, _, frame = key.rpartition("-")
-        return self.videos[video], int(frame) - 1
-
-
-def _pictures(options: Mapping, path: Path) -> Mapping[str, tuple[str, int]]:
-    videos = need(options, "videos", path)
-    return videos if isinstance(videos, Mapping) else _Pictures(videos)
 
 
 def read_mot(path: Path, options: Mapping) -> RawPredictions:
@@ -128,10 +115,6 @@ def read_mot(path: Path, options: Mapping) -> RawPredictions:
 
 def _lines(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not blank, each with its number from 1 and parted by `separator`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    for n, line in enumerate(text.splitlines(), 1):
+    for n, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             yield n, line.strip().split(separator)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.formats.common import MAX_FRAME
+from datasets.formats.common import MAX_FRAME, not_a_number
 from utils.misc import InputError, counted
 
 OPTIONS = {
@@ -29,7 +29,6 @@ OPTIONS = {
     "late_frames": "ignore: leave out boxes after a video's last frame",
 }
 """What a file of predictions does not say: its format's defaults, or what the data set or the user says."""
-EMPTY = np.zeros((0, 6))
 
 
 class RawPredictions(NamedTuple):
@@ -62,8 +61,9 @@ class TubeRows:
         if not self.label_names:
             raise InputError(f"{path}: the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         self._names: dict[str, int] = {}
-        self._tubes = [(EMPTY[:, 0].astype(int),) * 3 + (EMPTY[:, 0],)]
-        self._rows = [(EMPTY[:, 0].astype(int), EMPTY)]
+        none = np.zeros(0, np.int64)
+        self._tubes = [(none, none, none, np.zeros(0))]
+        self._rows = [(none, np.zeros((0, 6)))]
         self._n = 0
 
     def video(self, name: object) -> int:
@@ -74,22 +74,15 @@ class TubeRows:
         """Texts as numbers."""
         try:
             return [float(text) for text in texts]
-        except ValueError:
-            bad = next(text for text in texts if not _is_number(text))
-            raise self.fault(place, f"{bad[:40]!r} is not a number") from None
+        except ValueError as error:
+            raise self.fault(place, not_a_number(error)) from None
 
     def fault(self, place: str, text: str) -> InputError:
         """The error of a place in the file, which may be empty."""
         return InputError(f"{self.path}: {place}{': ' * bool(place)}{text}")
 
     def add(
-        self,
-        place: str,
-        video: str,
-        label: object,
-        rows: object,
-        score: object = None,
-        person: object = None,
+        self, place: str, video: str, label: object, rows: object, score: object = None, person: object = None
     ) -> None:
         """One tube: `rows` (T, 6) of a frame as the file counts it, x1, y1, x2, y2 and the frame's score.
 
@@ -103,26 +96,22 @@ class TubeRows:
             score = rows[0, 5] if (rows[:, 5] == rows[0, 5]).all() else rows[:, 5].mean()
         score = self._number(place, "score", score)
         person = -1 if person is None else int(self._number(place, "person_id", person))
-        columns = ([self.video(video)], [label], [person], [score])
-        self._append(lambda row: place, *map(np.array, columns), np.zeros(len(rows), np.int64), rows)
+        tube = np.zeros(len(rows), np.int64)
+        self._append(lambda row: place, [self.video(video)], np.array([label]), [person], [score], tube, rows)
 
-    def add_boxes(self, place: str, videos: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
-        """Boxes that nobody linked, each a tube of one frame.
+    def add_boxes(
+        self, kind: str, numbers: Sequence[int], videos: Sequence[int], labels: np.ndarray, rows: np.ndarray
+    ) -> None:
+        """R boxes that nobody linked, each a tube of one frame.
 
         Args:
-            place: begins the place of a row, which ends with the row's number ("line" 3), from 1; a line without rows
-                before it must then not be left out. A place that ends otherwise than in "line" or "row" stays as it is.
-            videos: int64 (R,), as of `video`.
+            kind, numbers: the place of each in the file, such as "line" and 3.
+            videos: (R,), as of `video`.
             labels: (R,), as the file counts them.
             rows: (R, 6), as of `add`.
         """
-        first = place.endswith("line")
-        numbered = place.endswith(("line", "row"))
         nobody, tube = np.full(len(rows), -1), np.arange(len(rows))
-        self._append(
-            lambda row: f"{place} {row + first}" if numbered else place,
-            *(videos, labels, nobody, rows[:, 5], tube, rows),
-        )
+        self._append(lambda row: f"{kind} {numbers[row]}", videos, labels, nobody, rows[:, 5], tube, rows)
 
     def done(self) -> RawPredictions:
         """All that was added, the boxes in pixels of their videos."""
@@ -136,56 +125,56 @@ class TubeRows:
     def _append(
         self,
         place: Callable[[int], str],
-        video: np.ndarray,
+        video: Sequence[int],
         label: np.ndarray,
-        person: np.ndarray,
-        score: np.ndarray,
+        person: Sequence[int],
+        score: Sequence[float],
         tube: np.ndarray,
         rows: np.ndarray,
     ) -> None:
         """Check and keep tubes; arguments as of `RawPredictions` and `add`, `place` of a row."""
-        frames = rows[:, 0]
+
+        def refuse(bad: np.ndarray, text: Callable[[int], str]) -> None:
+            if bad.any():
+                row = int(bad.argmax())
+                raise self.fault(place(row), text(row))
+
+        score, frames, low = np.asarray(score), rows[:, 0], self.first_frame
         finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
-        self._refuse(place, ~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
-        label = self._labels(place, label, tube)
+        refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
+        labels, unknown = self._labels(label)
+        refuse(unknown[tube], lambda row: self._label_fault(label[tube[row]]))
         whole = (frames == np.floor(frames)) & (np.abs(frames) < MAX_FRAME)
-        self._refuse(place, ~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
-        low = self.first_frame
+        refuse(~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
         near = f"; if they count from {low - 1}, say first_frame={low - 1}" if low > 0 else ""
-        self._refuse(
-            place,
+        refuse(
             frames < low,
             lambda row: f"frame {frames[row]:g}, but frames count from {low}" + near * bool(frames[row] == low - 1),
         )
         again = np.append(False, (frames[1:] <= frames[:-1]) & (tube[1:] == tube[:-1]))[: len(frames)]
-        self._refuse(place, again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
-        self._tubes.append((video, label, person, score))
+        refuse(again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
+        self._tubes.append((np.asarray(video, np.int64), labels, np.asarray(person), score))
         self._rows.append((tube + self._n, rows))
-        self._n += len(label)
+        self._n += len(labels)
 
-    def _refuse(self, place: Callable[[int], str], bad: np.ndarray, text: Callable[[int], str]) -> None:
-        """InputError at the first row of `bad`, bool (R,)."""
-        if bad.any():
-            row = int(bad.argmax())
-            raise self.fault(place(row), text(row))
+    def _labels(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Class numbers as the file counts them, (n,) -> int64 from 0, and which of them do not exist, bool (n,)."""
+        named = np.array([bool(name) for name in self.label_names])
+        known = (values == np.floor(values)) & (values >= self.first_label)
+        known &= values < self.first_label + len(named)
+        labels = np.where(known, values, self.first_label).astype(np.int64) - self.first_label
+        return labels, ~(known & named[labels])
 
-    def _labels(self, place: Callable[[int], str], values: np.ndarray, tube: np.ndarray) -> np.ndarray:
-        """Class numbers as the file counts them, (n,) -> from 0; InputError at the first that does not exist."""
+    def _label_fault(self, value: float) -> str:
+        """What is wrong with a class number that does not exist."""
         low, n = self.first_label, len(self.label_names)
-
-        def text(row: int) -> str:
-            value, noun = values[tube[row]], "class" if low else "label"
-            if value == low - 1 and low:
-                return f"{noun} {value:g}, but classes count from {low}; if from {low - 1}, say first_label={low - 1}"
-            near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
-            return f"{noun} {value:g}, but there are {counted(n, noun)} ({low} to {low + n - 1}){near}"
-
-        known = (values == np.floor(values)) & (values >= low) & (values < low + n)
-        self._refuse(place, ~known[tube], text)
-        labels = values.astype(np.int64) - low
-        unnamed = np.array([not name for name in self.label_names])[labels]
-        self._refuse(place, unnamed[tube], lambda row: f"class {values[tube[row]]:g} is not in the label map")
-        return labels
+        noun = "class" if low else "label"
+        if value == low - 1 and low:
+            return f"{noun} {value:g}, but classes count from {low}; if from {low - 1}, say first_label={low - 1}"
+        if value == np.floor(value) and low <= value < low + n:
+            return f"class {value:g} is not in the label map"
+        near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
+        return f"{noun} {value:g}, but there are {counted(n, noun)} ({low} to {low + n - 1}){near}"
 
     def _pixels(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Boxes in pixels of their videos: from shares, or from pixels of another picture."""
@@ -196,16 +185,13 @@ class TubeRows:
         if shares and np.abs(boxes).max() > 2:
             box = _shown(boxes[np.abs(boxes).max(1).argmax()])
             raise self.fault("", f"the box {box} is no share of the frame (0 to 1); if it is pixels, say boxes=pixels")
-        names, used = list(self._names), np.unique(video)
+        names = list(self._names)
         sizes = np.ones((len(names), 2))
-        for i in used:
-            size = (options.get("sizes") or {}).get(names[i], (0, 0))[:2]
-            if not all(size):
-                raise self.fault(
-                    f"video {names[i]!r}",
-                    "its width and height are needed, but neither the annotation nor an option says them",
-                )
-            sizes[i] = size
+        for i in np.unique(video):
+            sizes[i] = (options.get("sizes") or {}).get(names[i], (0, 0))[:2]
+            if not sizes[i].all():
+                text = "its width and height are needed, but neither the annotation nor an option says them"
+                raise self.fault(f"video {names[i]!r}", text)
         if options.get("short_side"):
             sizes = np.repeat(sizes.min(1, keepdims=True) / float(options["short_side"]), 2, 1)
         scale = sizes / (1 if shares or factors else np.array(options["picture"], np.float64))
@@ -244,11 +230,3 @@ def _class_names(options: Mapping, first_label: int) -> list[str]:
 
 def _shown(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -13,19 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
+from datasets.formats.common import (
+    AnnotationFile,
+    RawTube,
+    RawVideo,
+    box_array,
+    read_json_text,
+    whole_number,
+    whole_numbers,
+)
 from utils.misc import InputError
-from utils.storage.files import atomic
+from utils.storage.files import write_text
 
 
 def read(path: Path) -> AnnotationFile:
     """Read a JSON annotation; InputError names the video and the tube at fault."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text, as JSON is; save it as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable annotation file ({error})") from None
+    content = read_json_text(path, _distinct)
     _require(isinstance(content, dict) and isinstance(content.get("videos"), dict), path, '"videos" is not a mapping')
     labels = content.get("labels") or []
     names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
@@ -78,16 +81,10 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     videos = {}
     for name, video in file.videos.items():
         size = {key: getattr(video, key) for key in ("width", "height", "n_frames") if getattr(video, key)}
-        tubes = [{"label": t.label, "person_id": t.person_id, **_columns(t)} for t in video.tubes]
+        tubes = [
+            {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(),
+             "boxes": np.asarray(t.boxes, np.float64).round(3).tolist()} for t in video.tubes
+        ]  # fmt: skip
         videos[name] = {**size, "tubes": tubes}
-    _save(path, {"labels": file.labels, "videos": videos})
+    write_text(path, json.dumps({"labels": file.labels, "videos": videos}, allow_nan=False, ensure_ascii=False))
     return []
-
-
-def _columns(tube: RawTube) -> dict[str, list]:
-    return {"frames": tube.frames.tolist(), "boxes": np.asarray(tube.boxes, np.float64).round(3).tolist()}
-
-
-def _save(path: Path, content: dict) -> None:
-    with atomic(path) as part:
-        part.write_text(json.dumps(content, allow_nan=False, ensure_ascii=False), encoding="utf-8")

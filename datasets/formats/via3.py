@@ -56,13 +56,13 @@ def read(
     for name in [person_attribute, *action_attributes]:
         if name not in attributes:
             raise InputError(f"{path}: no attribute {name!r}; the project has: {', '.join(attributes)}")
-    names = dict.fromkeys(_image(path, file["fname"])[0] for file in content["file"].values())
+    names = dict.fromkeys(_image(file["fname"])[0] for file in content["file"].values())
     people_of: dict[str, dict[str, dict]] = {name: {} for name in names}
     for id, region in content["metadata"].items():
         if not region.get("xy") or region["xy"][0] != RECTANGLE:
             continue
         where = f"{path}: metadata {id}"
-        video, frame = _moment(where, path, region, content, (first, frame_step), (fps, videos))
+        video, frame = _moment(where, region, content, (first, frame_step), (fps, videos))
         actions = [a for n in action_attributes for a in _values(where, attributes[n], region) if a not in no_action]
         person = "".join(_values(where, attributes[person_attribute], region))
         if not person:
@@ -95,12 +95,7 @@ def _values(where: str, attribute: Mapping, region: Mapping) -> list[str]:
 
 
 def _moment(
-    where: str,
-    path: Path,
-    region: Mapping,
-    content: Mapping,
-    numbering: tuple[int, int],
-    rate: tuple[float | None, str | None],
+    where: str, region: Mapping, content: Mapping, numbering: tuple[int, int], rate: tuple[float | None, str | None]
 ) -> tuple[str, int]:
     """Video and frame of a region."""
     if str(region["vid"]) not in content["view"]:
@@ -108,24 +103,24 @@ def _moment(
     files = content["view"][str(region["vid"])]["fid_list"]
     if len(files) != 1 or str(files[0]) not in content["file"]:
         raise InputError(f"{where}: view {region['vid']} does not show one file that is in 'file'")
-    video, number = _image(path, content["file"][str(files[0])]["fname"])
+    video, number = _image(content["file"][str(files[0])]["fname"])
     if len(region["z"]) > 1:
         raise InputError(f"{where}: a rectangle over a stretch of time ({region['z']}); VIA moves none")
     if region["z"]:
         fps = fps_of(video, *rate)
         if fps is None:
-            raise needed(path, f"{where.removeprefix(f'{path}: ')}: a time in seconds", "fps", "videos")
+            raise needed(where, "a time in seconds", "fps", "videos")
         return video, round(region["z"][0] * fps)
     if number is None:
         raise InputError(f"{where}: neither a time, nor a file named <video>_<number>")
     first, step = numbering
     if number < first or (number - first) % step:
-        text = f"image number {number}, but they count from {first} in steps of {step} (first, frame_step)"
-        raise InputError(f"{where}: {text}")
+        text = f"they count from {first} in steps of {step} (first, frame_step)"
+        raise InputError(f"{where}: image number {number}, but {text}")
     return video, (number - first) // step
 
 
-def _image(path: Path, name: str) -> tuple[str, int | None]:
+def _image(name: str) -> tuple[str, int | None]:
     """Video and number of an image's name; the number of a video file's is None."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     match = re.fullmatch(r"(.+)_(\d+)", stem)

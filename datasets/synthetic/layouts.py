@@ -8,12 +8,13 @@ pickles and nothing else; these hold plain containers and arrays alone, which `u
 import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from utils.storage.files import atomic
+from utils.storage.files import atomic, write_text
 
 MAT_TEXT = b"MATLAB 5.0 MAT-file".ljust(116)  # how the file begins; SciPy would add the time of day
 KEY_SECOND = 900  # of the first frame, as of AVA's videos cut from 15:00
@@ -30,21 +31,20 @@ def write_ava(root: Path, content: Mapping, subsets: Subsets, fps: float) -> dic
     for subset, names in subsets.items():
         lines = []
         for name in names:
-            video, used = content["videos"][name], set()
-            sides = np.array([video["width"], video["height"]] * 2)
+            video = content["videos"][name]
+            seconds = {frame: f"{name},{KEY_SECOND + frame // step:04d}" for frame in range(0, video["n_frames"], step)}
+            sides, used = np.array([video["width"], video["height"]] * 2), set()
             for tube in video["tubes"]:
                 number = 1 + (idle if tube["label"] is None else tube["label"])
                 for frame, box in zip(tube["frames"], tube["boxes"], strict=True):
-                    if frame % step == 0:
+                    if frame in seconds:
                         corners = ",".join(f"{x:.4f}" for x in (np.array(box) / sides).clip(0, 1))
-                        place = f"{name},{KEY_SECOND + frame // step:04d}"
-                        lines.append(f"{place},{corners},{number},{tube['person_id']}\n")
+                        lines.append(f"{seconds[frame]},{corners},{number},{tube['person_id']}\n")
                         used.add(frame)
-            unused = [frame for frame in range(0, video["n_frames"], step) if frame not in used]
-            lines += [f"{name},{KEY_SECOND + frame // step:04d}\n" for frame in unused]
-        _write(root / "annotations" / f"ava_{subset}.csv", "".join(lines))
+            lines += [f"{second}\n" for frame, second in seconds.items() if frame not in used]
+        write_text(root / "annotations" / f"ava_{subset}.csv", "".join(lines))
     items = (f'item {{\n  name: "{label}"\n  id: {i}\n}}\n' for i, label in enumerate(content["labels"], 1))
-    _write(root / "annotations" / "ava_action_list.pbtxt", "".join(items))
+    write_text(root / "annotations" / "ava_action_list.pbtxt", "".join(items))
     return {
         "format": "ava", "annotations": "annotations", "subsets": {subset: f"ava_{subset}.csv" for subset in subsets},
         "label_map": "ava_action_list.pbtxt", "other_classes": True,
@@ -54,17 +54,8 @@ def write_ava(root: Path, content: Mapping, subsets: Subsets, fps: float) -> dic
     }  # fmt: skip
 
 
-def write_jhmdb21(root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
-    """ACT's `JHMDB-GT.pkl`: frames from 1, corners, resolution (height, width)."""
-    return _write_act(root / "JHMDB-GT.pkl", "jhmdb21", content, subsets)
-
-
-def write_multisports(root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
-    """`multisports_GT.pkl`, the same layout."""
-    return _write_act(root / "multisports_GT.pkl", "multisports", content, subsets)
-
-
-def _write_act(path: Path, format: str, content: Mapping, subsets: Subsets) -> dict:
+def _write_act(path: str, format: str, root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
+    """The pickle of ACT and MultiSports: frames from 1, corners, resolution (height, width)."""
     videos = content["videos"]
     tubes: dict[str, dict[int, list[np.ndarray]]] = {name: {} for name in videos}
     for name, video in videos.items():
@@ -79,10 +70,10 @@ def _write_act(path: Path, format: str, content: Mapping, subsets: Subsets) -> d
         "resolution": {name: (video["height"], video["width"]) for name, video in videos.items()},
         "gttubes": tubes,
     }
-    with atomic(path) as part:
+    with atomic(root / path) as part:
         part.write_bytes(pickle.dumps(truth, protocol=2))
     lists = {"train": {"list": "train_videos", "number": 1}, "val": {"list": "test_videos", "number": 1}}
-    return {"format": format, "annotations": path.name, "splits": lists, "defaults": {**DEFAULTS, "filter_length": 4}}
+    return {"format": format, "annotations": path, "splits": lists, "defaults": {**DEFAULTS, "filter_length": 4}}
 
 
 def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float) -> dict:
@@ -90,14 +81,14 @@ def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float)
     from 1."""
     import scipy.io
 
-    held = []
+    rows = []
     for name, video in annotation["videos"].items():
         tubes = [
             (label + 1, frames[-1] + 1, frames[0] + 1, np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1))
             for label, frames, boxes in _whole_tubes(video)
         ]
-        held.append((name, video["n_frames"], np.array(tubes, [(key, "O") for key in ("class", "ef", "sf", "boxes")])))
-    content = np.array(held, [(key, "O") for key in ("name", "num_imgs", "tubes")])
+        rows.append((name, video["n_frames"], np.array(tubes, [(key, "O") for key in ("class", "ef", "sf", "boxes")])))
+    content = np.array(rows, [(key, "O") for key in ("name", "num_imgs", "tubes")])
     scipy.io.savemat(file := io.BytesIO(), {"annot": content}, do_compression=True)
     with atomic(root / "finalAnnots.mat") as part:
         part.write_bytes(MAT_TEXT + file.getvalue()[len(MAT_TEXT) :])
@@ -109,8 +100,8 @@ def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float)
 
 LAYOUTS: dict[str, Callable[[Path, Mapping, Subsets, float], dict]] = {
     "ava": write_ava,
-    "multisports": write_multisports,
-    "jhmdb21": write_jhmdb21,
+    "multisports": partial(_write_act, "multisports_GT.pkl", "multisports"),
+    "jhmdb21": partial(_write_act, "JHMDB-GT.pkl", "jhmdb21"),
     "ucf101-24": write_ucf101_24,
 }
 """Layouts beside the project's own: a function that writes the annotation and returns the fields of a project file."""
@@ -125,7 +116,7 @@ def write_layout(root: Path, layout: str, content: Mapping, subsets: Subsets, fp
     """
     fields = LAYOUTS[layout](root, content, subsets, fps)
     project = {"name": f"synthetic-{layout}", **fields, "frames": "videos/{name}.avi"}
-    _write(root / "project.yml", yaml.safe_dump(project, sort_keys=False))
+    write_text(root / "project.yml", yaml.safe_dump(project, sort_keys=False))
 
 
 def _whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -135,11 +126,7 @@ def _whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
         if tube["label"] is not None:
             frames, boxes = np.array(tube["frames"]), np.array(tube["boxes"])
             cuts = np.flatnonzero(np.diff(frames) > 1) + 1
-            pieces = zip(np.split(frames, cuts), np.split(boxes, cuts), strict=True)
-            parts += [(tube["label"], of_frames, of_boxes) for of_frames, of_boxes in pieces]
+            parts += [
+                (tube["label"], *piece) for piece in zip(np.split(frames, cuts), np.split(boxes, cuts), strict=True)
+            ]
     return parts
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as part:
-        part.write_text(text, encoding="utf-8")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from datasets.synthetic.scenery import bgr
+
 POSE_SIZE = 21
 TURN, LIFT = 0, 1  # indices in a pose
 SHIFT = 4  # fractional bits of the coordinates that OpenCV fills polygons with
@@ -163,9 +165,7 @@ class Look:
 
 
 def _colour(hue: float, saturation: float, value: float) -> tuple:
-    """Hue in turns, the others from 0 to 1 -> BGR."""
-    pixel = np.uint8([[[hue % 1 * 179, saturation * 255, value * 255]]])
-    return tuple(int(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0])
+    return tuple(bgr(hue, saturation, value).tolist())
 
 
 SKIN = [(205, 222, 250), (150, 185, 232), (105, 145, 205), (70, 100, 160), (45, 65, 110)]
@@ -251,81 +251,74 @@ def _shade(colour: tuple, factor: float) -> tuple:
     return tuple(int(min(255, c * factor)) for c in colour)
 
 
-def person_blobs(angles: np.ndarray, look: Look, foot: tuple[float, float], stature: float) -> list[Blob]:
+def person_blobs(angles: np.ndarray, look: Look, foot: np.ndarray, stature: float) -> list[Blob]:
     """A person's blobs, farthest first, in pixels: standing on `foot` (x, y), `stature` pixels tall.
 
     Each limb has a dark rim, which sets it off from what lies behind it.
     """
     joints = skeleton(angles)
-    at = {name: np.array([foot[0], foot[1]]) + stature * np.array([p[0], -p[1]]) for name, p in joints.items()}
+    at = {name: foot + stature * np.array([p[0], -p[1]]) for name, p in joints.items()}
     rim = 0.011 * stature
     wide = stature * look.build
 
-    def part(blobs: list[tuple[list[str] | list[np.ndarray], list[float], tuple]], light: float) -> list[Blob]:
-        hulls = []
-        for names, radii, colour in blobs:
-            points = [at[p] if isinstance(p, str) else p for p in names]
-            hulls.append((points, [r * wide for r in radii], _shade(colour, light)))
-        rims = [(_hull(p, [r + rim for r in radii]), _shade(c, 0.42)) for p, radii, c in hulls]
-        return rims + [(_hull(p, radii), c) for p, radii, c in hulls]
+    def part(blobs: list[tuple[list[str], list[float], tuple]], light: float = 1.0) -> list[Blob]:
+        """Rims, then hulls of discs around joints: names, radii and colour of each."""
+        hulls = [([at[p] for p in names], [r * wide for r in radii], _shade(c, light)) for names, radii, c in blobs]
+        rims = [(_hull(points, [r + rim for r in radii]), _shade(c, 0.42)) for points, radii, c in hulls]
+        return rims + [(_hull(points, radii), c) for points, radii, c in hulls]
 
     groups = []
     for side in "lr":
-        depth = (joints[f"elbow_{side}"][2] + joints[f"hand_{side}"][2]) / 2
-        light = 0.8 if depth < -0.03 else 1.0
         sleeve = look.accent if look.pattern == "halves" and side == "l" else look.shirt
         arm = [
             ([f"hand_{side}"], [0.031], look.skin),
             ([f"elbow_{side}", f"hand_{side}"], [0.027, 0.021], sleeve if look.long_sleeves else look.skin),
             ([f"shoulder_{side}", f"elbow_{side}"], [0.038, 0.03], sleeve),
         ]
-        groups.append((depth + 0.02, part(arm, light)))
-        depth = (joints[f"knee_{side}"][2] + joints[f"foot_{side}"][2]) / 2
-        light = 0.8 if depth < -0.03 else 1.0
         leg = [
             ([f"foot_{side}", f"toe_{side}"], [0.027, 0.02], look.shoes),
             ([f"knee_{side}", f"foot_{side}"], [0.036, 0.026], look.trousers if look.long_trousers else look.skin),
             ([f"hip_{side}", f"knee_{side}"], [0.05, 0.039], look.trousers),
         ]
-        groups.append((depth - 0.02 if depth < 0.12 else depth, part(leg, light)))
+        for limb in (arm, leg):
+            depth = sum(joints[name][2] for name in limb[1][0]) / 2
+            before = 0.02 if limb is arm else -0.02 if depth < 0.12 else 0.0
+            groups.append((depth + before, part(limb, 0.8 if depth < -0.03 else 1.0)))
 
     left, right, hip_l, hip_r = at["shoulder_l"], at["shoulder_r"], at["hip_l"], at["hip_r"]
-    trunk = part([([left, right, hip_l, hip_r], [0.042, 0.042, 0.048, 0.048], look.shirt)], 1.0)
+    trunk = part([(["shoulder_l", "shoulder_r", "hip_l", "hip_r"], [0.042, 0.042, 0.048, 0.048], look.shirt)])
     edge = stature * 0.04 * look.build
-
     spine = (hip_l + hip_r - left - right) / 2
     across = np.array([-spine[1], spine[0]]) / (np.linalg.norm(spine) + 1e-6)
 
     def stripe(t: float, thick: float) -> Blob:
-        ends = [
-            a + (b - a) * t + s * (edge - thick) * across for a, b in ((left, hip_l), (right, hip_r)) for s in (-1, 1)
-        ]
-        return _hull(ends, [thick] * 4), look.accent
+        sides = [a + (b - a) * t for a, b in ((left, hip_l), (right, hip_r))]
+        return _hull([p + s * (edge - thick) * across for p in sides for s in (-1, 1)], [thick] * 4), look.accent
 
     if look.pattern == "stripes":
         trunk += [stripe(t, 0.014 * stature) for t in (0.12, 0.42, 0.72)]
     elif look.pattern == "band":
         trunk.append(stripe(0.35, 0.035 * stature))
     elif look.pattern == "halves":
-        middle_top, middle_low = (left + right) / 2, (hip_l + hip_r) / 2
-        trunk += [(_hull([left, middle_top, hip_l, middle_low], [edge, 0.1, edge, 0.1]), look.accent)]
-    trunk += part([([hip_l, hip_r], [0.05, 0.05], look.trousers)], 1.0)[1:]
+        half = [left, (left + right) / 2, hip_l, (hip_l + hip_r) / 2]
+        trunk.append((_hull(half, [edge, 0.1, edge, 0.1]), look.accent))
+    trunk += part([(["hip_l", "hip_r"], [0.05, 0.05], look.trousers)])[1:]
     groups.append((0.0, trunk))
 
     head = [(["neck", "head"], [0.028, 0.028], look.skin)]
     if look.head == "long":
         head = [(["head", "neck"], [0.075, 0.06], look.hair), *head]
     head.append((["head"], [0.076], look.accent if look.head == "cap" else look.hair))
-    blobs = part(head, 1.0)
-    blobs += [(_hull([at["face"], at["face"] + (at["face"] - at["head"]) * 0.35], [0.056 * stature] * 2), look.skin)]
-    facing = joints["face"] - joints["head"]
+    blobs = part(head)
+    top, face = at["head"], at["face"]
+    ahead, facing = face - top, joints["face"][2] - joints["head"][2]
+    blobs.append((_hull([face, face + ahead * 0.35], [0.056 * stature] * 2), look.skin))
     if look.head == "cap":
-        peak = at["head"] + 2.2 * (at["face"] - at["head"]) * [1, 0.2] - [0, 0.012 * stature]
-        crown = at["head"] - [0, 0.03 * stature]
-        blobs += [(_hull([crown, peak], [0.045 * stature, 0.012 * stature]), look.accent)]
-    if facing[2] > -0.01:
-        spread = np.array([0.022 * facing[2] / 0.035, 0.0]) * stature
-        eyes = at["face"] + (at["face"] - at["head"]) * [0.8, 0] - [0, 0.006 * stature]
+        crown, peak = top - [0, 0.03 * stature], top + 2.2 * ahead * [1, 0.2] - [0, 0.012 * stature]
+        blobs.append((_hull([crown, peak], [0.045 * stature, 0.012 * stature]), look.accent))
+    if facing > -0.01:
+        spread = np.array([0.022 * facing / 0.035, 0.0]) * stature
+        eyes = face + ahead * [0.8, 0] - [0, 0.006 * stature]
         blobs += [(_hull([eyes + s * spread], [0.009 * stature]), (30, 25, 25)) for s in (-1, 1)]
     groups.append((0.05, blobs))
     return [blob for _, blobs in sorted(groups, key=lambda g: g[0]) for blob in blobs]

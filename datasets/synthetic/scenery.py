@@ -7,10 +7,14 @@ FLOOR = 0.62  # where the floor begins, in image heights from the top
 MARGIN = 0.4  # how far a background reaches beyond the image on each side, in image heights
 
 
-def _tone(random: np.random.Generator, hue: tuple[float, float], saturation: tuple, value: tuple) -> np.ndarray:
-    """A random BGR colour (3,), its hue (in turns), saturation and value from these ranges."""
-    h, s, v = (random.uniform(*limits) for limits in (hue, saturation, value))
-    return cv2.cvtColor(np.uint8([[[h % 1 * 179, s * 255, v * 255]]]), cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+def bgr(hue: float, saturation: float, value: float) -> np.ndarray:
+    """uint8 (3,): the colour of a hue in turns, the others from 0 to 1."""
+    return cv2.cvtColor(np.uint8([[[hue % 1 * 179, saturation * 255, value * 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
+
+
+def _tone(random: np.random.Generator, *ranges: tuple[float, float]) -> np.ndarray:
+    """A random colour, float32 (3,), its hue, saturation and value (`bgr`) from these ranges."""
+    return bgr(*(random.uniform(*limits) for limits in ranges)).astype(np.float32)
 
 
 def _grain(random: np.random.Generator, shape: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:

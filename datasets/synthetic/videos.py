@@ -13,9 +13,10 @@ than `MIN_VISIBLE` of a person is visible, the person is not annotated.
 """
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,11 +41,10 @@ from datasets.synthetic.people import (
 )
 from datasets.synthetic.scenery import MARGIN, background
 from utils.misc import InputError, progress, rng
-from utils.storage.files import atomic, remove_parts, write_json
+from utils.storage.files import atomic, remove_parts, write_json, write_text
 
 FPS = 25.0
 MIN_VISIBLE = 0.2  # of a person's area, to be annotated
-NOTHING = -2  # a label where there is no tube, not even one of a pause
 FAST_EVERY = 3  # one video in so many
 QUALITY = 95  # of the JPEGs
 # relative frequency of actions, 1 by default: fast videos show those that travel
@@ -84,7 +84,7 @@ class Scene:
     labels: np.ndarray
     stature: np.ndarray
     camera: np.ndarray
-    second_labels: np.ndarray | None = None
+    second_labels: np.ndarray
 
 
 def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stretch]:
@@ -249,7 +249,7 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
     area = np.zeros(len(feet))
     extent = np.zeros((len(feet), 4), int)
     for p in sorted(range(len(feet)) if shown is None else shown, key=lambda i: feet[i, 1]):
-        blobs = person_blobs(scene.poses[t, p], scene.looks[p], tuple(feet[p] * fine), stature[p] * fine)
+        blobs = person_blobs(scene.poses[t, p], scene.looks[p], feet[p] * fine, stature[p] * fine)
         points = np.concatenate([outline for outline, _ in blobs])
         low, high = np.floor(points.min(0)).astype(int) - 1, np.ceil(points.max(0)).astype(int) + 2
         alone = np.zeros((high - low)[::-1], np.uint8)
@@ -271,25 +271,17 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
     return np.clip(np.round(frame), 0, 255).astype(np.uint8), boxes, seen
 
 
-def _people_and_labels(scene: Scene) -> Iterator[tuple[int, np.ndarray]]:
-    """Each person with the labels of each frame, and again with the second ones where there are any (else -2)."""
-    for p in range(len(scene.looks)):
-        yield p, scene.labels[:, p]
-        second = None if scene.second_labels is None else scene.second_labels[:, p]
-        if second is not None and (second >= 0).any():
-            yield p, np.where(second >= 0, second, NOTHING)
-
-
 def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
     """Annotated tubes of the boxes (T, P, 4) and visible shares (T, P) of all frames."""
     tubes = []
-    for p, labels in _people_and_labels(scene):
-        for span in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
-            frames = span[seen[span, p] >= MIN_VISIBLE]
-            if len(frames) and labels[span[0]] != NOTHING:
-                label = None if labels[span[0]] < 0 else int(labels[span[0]])
-                corners = np.round(boxes[frames, p], 2).tolist()
-                tubes.append({"label": label, "person_id": p, "frames": frames.tolist(), "boxes": corners})
+    for p, both in enumerate(zip(scene.labels.T, scene.second_labels.T, strict=True)):
+        for labels, least in zip(both, (-1, 0), strict=True):  # a pause is a tube, no second action is none
+            for span in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
+                frames, label = span[seen[span, p] >= MIN_VISIBLE], int(labels[span[0]])
+                if len(frames) and label >= least:
+                    corners = np.round(boxes[frames, p], 2).tolist()
+                    label = None if label < 0 else label
+                    tubes.append({"label": label, "person_id": p, "frames": frames.tolist(), "boxes": corners})
     return tubes
 
 
@@ -313,13 +305,15 @@ def _write_video(path: Path, scene: Scene) -> list[dict]:
     return _tubes(scene, boxes, seen)
 
 
-def _make_video(job: tuple) -> dict:
-    """Write one video, a function of its own seed; its entry in the annotation."""
-    path, key, fast, width, height, length, max_people, two_at_once = job
-    random = rng(*key)
-    n_frames = int(random.integers(*length, endpoint=True))
-    tubes = _write_video(path, plan(random, n_frames, width, height, max_people, fast, two_at_once))
-    return {"width": width, "height": height, "n_frames": n_frames, "tubes": tubes}
+def _make_video(
+    plan_scene: Callable[..., Scene], length: tuple[int, int], job: tuple[Path, tuple[int, ...], bool]
+) -> dict:
+    """Write one video, whose path, seed and `fast` are the job; its entry in the annotation."""
+    path, seed, fast = job
+    random = rng(*seed)
+    scene = plan_scene(random, int(random.integers(*length, endpoint=True)), fast=fast)
+    size = {"width": scene.width, "height": scene.height, "n_frames": len(scene.poses)}
+    return {**size, "tubes": _write_video(path, scene)}
 
 
 def make_synthetic(
@@ -353,41 +347,32 @@ def make_synthetic(
     if not 1 <= least <= most:
         raise InputError(f"--length {least} {most}: the shortest video has at least 1 frame and the longest no fewer")
     if min(width, height) < 32 or not 0.5 <= width / height <= 4:
-        raise InputError(
-            f"--width {width} --height {height}: at least 32 pixels, and half to four times as wide as high"
-        )
+        text = "at least 32 pixels, and half to four times as wide as high"
+        raise InputError(f"--width {width} --height {height}: {text}")
     if layout == "ucf101-24" and (width, height) != (320, 240):
         raise InputError(f"--layout {layout}: its videos are 320 x 240; give --width 320 --height 240")
     (root / "videos").mkdir(parents=True, exist_ok=True)
     remove_parts(root / "videos")
     names = {s: [f"{s}_{i:04d}" for i in range(n)] for s, n in (("train", n_train), ("val", n_val))}
     jobs = [
-        (
-            root / "videos" / f"{name}.avi",
-            (seed, which, i),
-            i % FAST_EVERY == 1,
-            width,
-            height,
-            length,
-            max_people,
-            two_at_once,
-        )
+        (root / "videos" / f"{name}.avi", (seed, which, i), i % FAST_EVERY == 1)
         for which, subset in enumerate(names.values())
         for i, name in enumerate(subset)
     ]
-    order = [name for subset in names.values() for name in subset]
+    plan_scene = partial(plan, width=width, height=height, max_people=max_people, two_at_once=two_at_once)
+    make = partial(_make_video, plan_scene, length)
     bar = {"total": len(jobs), "desc": "rendering", "unit": "video", "disable": not show_progress}
     if workers > 1:
         context = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
         context.set_forkserver_preload([__name__])
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            videos = dict(zip(order, progress(pool.map(_make_video, jobs), **bar), strict=True))
+            entries = list(progress(pool.map(make, jobs), **bar))
     else:
-        videos = dict(zip(order, progress(map(_make_video, jobs), **bar), strict=True))
+        entries = list(progress(map(make, jobs), **bar))
+    videos = {path.stem: entry for (path, *_), entry in zip(jobs, entries, strict=True)}
     content = {"labels": list(ACTIONS), "videos": videos}
     write_json(root / "annotations.json", content)
     for subset, members in names.items():
-        with atomic(root / f"{subset}.txt") as part:
-            part.write_text("".join(f"{name}\n" for name in members))
+        write_text(root / f"{subset}.txt", "".join(f"{name}\n" for name in members))
     if layout != "json":
         write_layout(root, layout, content, names, FPS)

@@ -89,6 +89,12 @@ def lock(folder: str | Path, what: str) -> Iterator[None]:
         yield
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as JSON, atomically. NaN is refused (ValueError): an undefined metric is None."""
     text = json.dumps(value, indent=1, allow_nan=False)
