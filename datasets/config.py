@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
-from datasets.formats.common import read_text, video_path
+from datasets.formats.sources import read_text, video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
 

@@ -15,9 +15,10 @@ from datasets import check, convert
 from datasets.annotations import read_annotations
 from datasets.config import load_project
 from datasets.formats import FORMATS, WRITERS, options_of
-from datasets.formats.common import AnnotationFile, RawTube, RawVideo, tubes_of_person
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.cvat_writer import key_frames
 from datasets.formats.options import OPTIONS
+from datasets.formats.person_tubes import tubes_of_person
 from tests.conftest import SHARED
 from utils.cli import run
 from utils.misc import InputError

@@ -137,7 +137,8 @@ def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
             where = f"{path}, line {reader.line_num}"
             if len(row) not in widths:
                 known = " or ".join(str(width) for width in widths if width > 2 or len(widths) == 1)
-                raise InputError(f"{where}: {len(row)} columns, not {known}")
+                scoreless = ": a detection has a score in the eighth" if (len(row), widths) == (7, (8,)) else ""
+                raise InputError(f"{where}: {len(row)} columns{scoreless or f', not {known}'}")
             values = [_number(cell) for cell in row[1:]]
             if None in values:
                 hint = " (a header line is not part of this format)" if reader.line_num == 1 else ""

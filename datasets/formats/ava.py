@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.ava_clips import in_clips, source_of
-from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo, read_text, size_of
+from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import needed
+from datasets.formats.sources import read_text, size_of, without_suffix
 from utils.ava_files import MICRO, AvaRows, all_of_ava, joined, read_label_map, read_rows
 from utils.box_ops import paired_iou
 from utils.misc import InputError
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
 ROUNDING = 1e-5  # of IoU: boxes become float32 pixels before they are compared again
-SUFFIXES = (".mkv", ".mp4", ".webm", ".avi", ".mov", ".m4v")
 
 
 def read(
@@ -136,7 +136,7 @@ def _seconds(path: Path) -> np.ndarray:
 
 def _named(rows: AvaRows, notes: list[str]) -> AvaRows:
     """The rows with video names without file extension."""
-    short = [name.removesuffix(next((s for s in SUFFIXES if name.lower().endswith(s)), "")) for name in rows.videos]
+    short = [without_suffix(name) for name in rows.videos]
     if short == rows.videos:
         return rows
     odd = np.array([a != b for a, b in zip(short, rows.videos, strict=True)])[rows.video]

@@ -11,17 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import (
-    NO_ACTION,
-    AnnotationFile,
-    RawVideo,
-    corners,
-    fill_steps,
-    read_json_text,
-    refuse_names_of_nothing,
-    tubes_of_person,
-    whole_number,
-)
+from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners, refuse_names_of_nothing, whole_number
+from datasets.formats.person_tubes import fill_steps, tubes_of_person
+from datasets.formats.sources import read_json_text
 from utils.misc import InputError
 from utils.storage.files import write_text
 
@@ -72,14 +64,14 @@ def read(
     for of, frame, *size in images.values():
         *size, n_frames = shapes.get(of, (*size, 0))
         shapes[of] = (*size, max(n_frames, frame + 1))
-    raw = {}
+    raw: dict[str, RawVideo] = {}
     for id, video in videos.items():
-        shape = zip(("width", "height", "length"), shapes.get(id, (0, 0, 0)), strict=True)
-        width, height, n_frames = (video.get(side) or of_images for side, of_images in shape)
+        of_images = zip(("width", "height", "length"), shapes.get(id, (0, 0, 0)), strict=True)
+        shape = [whole_number(video.get(key) or value) for key, value in of_images]
         name = _name(video)
         if name in raw:
             raise InputError(f"{path}: video {name!r} is there twice")
-        raw[name] = RawVideo(whole_number(width), whole_number(height), whole_number(n_frames), tubes[id])
+        raw[name] = RawVideo(*shape, tubes[id])
     return AnnotationFile(path, raw, [name for name in categories.values() if name not in no_action])
 
 

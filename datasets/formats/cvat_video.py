@@ -7,23 +7,24 @@ track's last (JAAD's, which end tracks without `outside`), are taken as they sta
 """
 
 import io
+import itertools
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
-from datasets.formats.common import MAX_FRAMES, NO_ACTION, AnnotationFile, RawVideo, tubes_of_person
+from datasets.formats.common import MAX_FRAMES, NO_ACTION, AnnotationFile, RawVideo
+from datasets.formats.person_tubes import tubes_of_person
 from utils.misc import InputError
 
 MAX_XML = 2**30  # bytes
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
 
 
-@dataclass
-class Task:
+class Task(NamedTuple):
     """A task or job of the export: its video, and the source video's frames that it shows.
 
     `first` and `last` (inclusive) count from `offset` in the file, which is 0 but for the later tasks of a project.
@@ -38,9 +39,9 @@ class Task:
     offset: int = 0
 
 
-@dataclass
-class Track:
-    """A track of boxes: frames rising int64 (T,), corners float64 (T, 4), whether it is shown, and attributes."""
+class Track(NamedTuple):
+    """A track of boxes: its task's id, frames rising int64 (T,), corners float64 (T, 4), whether it is shown, and
+    attributes."""
 
     place: str
     label: str
@@ -49,16 +50,15 @@ class Track:
     corners: np.ndarray
     outside: np.ndarray
     attributes: list[dict[str, str]]
-    rotations: list[float]
+    rotations: Sequence[float]
 
 
-@dataclass
-class Export:
+class Export(NamedTuple):
     """What an XML holds: tasks by id, declared attributes by label (name -> values), and tracks."""
 
-    tasks: dict[str, Task] = field(default_factory=dict)
-    declared: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    tracks: list[Track] = field(default_factory=list)
+    tasks: dict[str, Task]
+    declared: dict[str, dict[str, list[str]]]
+    tracks: list[Track]
 
 
 def read(
@@ -80,16 +80,21 @@ def read(
     videos: dict[str, RawVideo] = {}
     labels: dict[str, None] = {}
     for file in files:
-        export = _read_export(file)
-        tracks = [t for t in export.tracks if person_labels is None or t.label in person_labels]
-        _require_attribute(file, export, tracks, action_attribute)
-        of_people = {k: v for k, v in export.declared.items() if person_labels is None or k in person_labels}
+        tasks, declared, tracks = _read_export(file)
+        as_listed = all(_is_listed_whole(track, tasks[track.task]) for track in tracks)
+        if person_labels is not None:
+            tracks = [track for track in tracks if track.label in person_labels]
+        known = [name for attributes in declared.values() for name in attributes]
+        known += [name for track in tracks for name in track.attributes[-1]]
+        if action_attribute is not None and action_attribute not in known:
+            existing = ", ".join(dict.fromkeys(known)) or "none"
+            raise InputError(f"{file}: no attribute {action_attribute!r}; the labels have: {existing}")
+        of_people = {k: v for k, v in declared.items() if person_labels is None or k in person_labels}
         named = [v for values in of_people.values() for v in values.get(action_attribute, [])]
         labels |= dict.fromkeys(v for v in (named if action_attribute else of_people) if v not in no_action)
-        as_listed = all(map(_is_listed_whole, export.tracks, [export.tasks[t.task] for t in export.tracks]))
-        if video is not None and len(export.tasks) > 1:
-            raise InputError(f"{file}: video {video!r} cannot be the name of {len(export.tasks)} tasks")
-        for key, task in export.tasks.items():
+        if video is not None and len(tasks) > 1:
+            raise InputError(f"{file}: video {video!r} cannot be the name of {len(tasks)} tasks")
+        for key, task in tasks.items():
             name = video or task.name
             if name in videos:
                 raise InputError(f"{file}: video {name!r} is there twice; leave one export of it in {path}")
@@ -106,7 +111,7 @@ def read(
 
 def _read_export(path: Path) -> Export:
     """Parse an XML without building it whole: a track is dropped from memory once it is read."""
-    export, depth, n = Export(), 0, 0
+    export, depth, n = Export({}, {}, []), 0, 0
     try:
         for event, element in ET.iterparse(io.StringIO(_xml_text(path)), ("start", "end")):
             depth += 1 if event == "start" else -1
@@ -115,13 +120,12 @@ def _read_export(path: Path) -> Export:
             if event == "start" or depth != 1:
                 continue
             if element.tag == "meta":
-                export.tasks, export.declared = _tasks(element), _declared(element)
+                export = Export(_tasks(element), _declared(element), export.tracks)
             elif element.tag == "image":
                 text = "this is 'CVAT for images', whose boxes belong to nobody; export 'CVAT for video 1.1'"
                 raise InputError(f"{path}: {text}")
             elif element.tag == "track":
-                track = _track(path, element, n, export)
-                export.tracks += [track] if track else []
+                export.tracks.extend(_tracks(path, element, n, export.tasks))
                 n += 1
             element.clear()
     except ET.ParseError as error:
@@ -177,20 +181,17 @@ def _tasks(meta: ET.Element) -> dict[str, Task]:
         return {"": _task(abouts[0], meta)} if abouts else {}
     tasks, before = {}, {}
     for element in meta.iterfind("project/tasks/task"):
-        task = tasks[_text(element, "id")] = _task(element, element)
-        subset = _text(element, "subset")
-        task.offset = before.get(subset, 0)
-        before[subset] = task.offset + task.first + task.step * _number(element, "size", 0)
+        subset, task = _text(element, "subset"), _task(element, element)
+        tasks[_text(element, "id")] = task._replace(offset=before.get(subset, 0))
+        before[subset] = before.get(subset, 0) + task.first + task.step * _number(element, "size", 0)
     return tasks
 
 
 def _task(about: ET.Element, meta: ET.Element) -> Task:
     """A task from its element; older exports have its size and source beside it."""
     source = _text(about, "source") or _text(meta, "source")
-    stem = PurePosixPath(source.replace("\\", "/")).stem
     name = _text(about, "name")
-    if not stem:
-        stem = name or f"job_{_text(about, 'id')}"
+    stem = PurePosixPath(source.replace("\\", "/")).stem or name or f"job_{_text(about, 'id')}"
     rule = _text(about, "frame_filter")
     step = int(rule.partition("step=")[2] or 1)
     first = _number(about, "start_frame", 0)
@@ -218,43 +219,30 @@ def _declared(meta: ET.Element) -> dict[str, dict[str, list[str]]]:
     return declared
 
 
-def _track(path: Path, element: ET.Element, number: int, export: Export) -> Track | None:
-    """A track's boxes by frame; None where it has none (polygons, skeletons)."""
-    place = f"track {element.get('id', number)}"
-    task = element.get("task_id", "") if "" not in export.tasks else ""
-    if task not in export.tasks:
+def _tracks(path: Path, element: ET.Element, number: int, tasks: Mapping[str, Task]) -> list[Track]:
+    """A track; none where it has no boxes (polygons, skeletons)."""
+    place = at = f"track {element.get('id', number)}"
+    task = element.get("task_id", "") if "" not in tasks else ""
+    if task not in tasks:
         raise InputError(f"{path}: {place}: task {task!r} is not in the export's <meta>")
-    offset, at = export.tasks[task].offset, place
     rows = []
     try:
         for box in element.iterfind("box"):
             at = f"{place}, frame {box.get('frame')}"
             corners = [float(box.attrib[name]) for name in CORNERS]
             attributes = {a.get("name", ""): (a.text or "").strip() for a in box.iterfind("attribute")}
-            frame, rotation = int(box.attrib["frame"]) - offset, float(box.get("rotation", 0))
+            frame, rotation = int(box.attrib["frame"]) - tasks[task].offset, float(box.get("rotation", 0))
             rows.append((frame, corners, box.get("outside") == "1", attributes, rotation))
-    except KeyError as error:
-        raise InputError(f"{path}: {at}: a box without {error}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: {at}: {error}") from None
+    except (KeyError, ValueError) as error:
+        text = f"a box without {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: {at}: {text}") from None
     if not rows:
-        return None
+        return []
     rows.sort(key=lambda row: row[0])
     frames, corners, outside, attributes, rotations = zip(*rows, strict=True)
-    merged = [attributes[0]]
-    for own in attributes[1:]:
-        merged.append({**merged[-1], **own})
+    merged = list(itertools.accumulate(attributes, lambda before, own: {**before, **own}))
     label = element.get("label", "").strip()
-    return Track(place, label, task, np.array(frames), np.array(corners), np.array(outside), merged, list(rotations))
-
-
-def _require_attribute(path: Path, export: Export, tracks: Sequence[Track], name: str | None) -> None:
-    """InputError where neither the labels nor any box has the attribute that should hold the action."""
-    known = [attribute for attributes in export.declared.values() for attribute in attributes]
-    known += [attribute for track in tracks for attribute in track.attributes[-1]]
-    if name is not None and name not in known:
-        existing = ", ".join(dict.fromkeys(known)) or "none"
-        raise InputError(f"{path}: no attribute {name!r}; the labels have: {existing}")
+    return [Track(place, label, task, np.array(frames), np.array(corners), np.array(outside), merged, rotations)]
 
 
 def _check_track(path: Path, track: Track, task: Task) -> None:
@@ -264,12 +252,13 @@ def _check_track(path: Path, track: Track, task: Task) -> None:
         raise InputError(f"{path}: {track.place}: frame {twice[0]} twice")
     for frame, rotation in zip(track.frames, track.rotations, strict=True):
         if rotation % 360:
-            text = f"a rotated box ({rotation:g} degrees) is not supported"
-            raise InputError(f"{path}: {track.place}, frame {frame}: {text}")
+            place = f"{path}: {track.place}, frame {frame}"
+            raise InputError(f"{place}: a rotated box ({rotation:g} degrees) is not supported")
     shown = track.frames[~track.outside]
-    for frame in shown[(shown < task.first) | (shown > task.last)][:1]:
-        text = f"the task has the frames {task.first} to {task.last}"
-        raise InputError(f"{path}: {track.place}, frame {frame}: {text}")
+    beyond = shown[(shown < task.first) | (shown > task.last)]
+    if len(beyond):
+        place = f"{path}: {track.place}, frame {beyond[0]}"
+        raise InputError(f"{place}: the task has the frames {task.first} to {task.last}")
 
 
 def _is_listed_whole(track: Track, task: Task) -> bool:
@@ -281,7 +270,12 @@ def _boxes_by_frame(
     track: Track, task: Task, as_listed: bool, fill: bool, action_attribute: str | None, no_action: Sequence[str]
 ) -> dict[int, dict[str | None, np.ndarray]]:
     """Frame -> action -> box of every frame in which the track is visible (`tubes_of_person`)."""
-    frames = np.concatenate([np.zeros(0, np.int64), *_visible(track, task, as_listed, 1 if fill else task.step)])
+    ends = np.append(track.frames[1:], task.last + 1)
+    if as_listed:  # a box that is not followed by another shown one is the last
+        ends = np.where(np.append(track.outside[1:], True), track.frames + 1, ends)
+    step, spans = 1 if fill else task.step, zip(track.frames, ends, track.outside, strict=True)
+    stretches = [np.arange(first, end, step) for first, end, outside in spans if not outside]
+    frames = np.concatenate([np.zeros(0, np.int64), *stretches])
     boxes = np.stack([np.interp(frames, track.frames, side) for side in track.corners.T], 1)
     key_frames = np.searchsorted(track.frames, frames, "right") - 1
     annotated = {}
@@ -289,15 +283,3 @@ def _boxes_by_frame(
         action = track.attributes[key].get(action_attribute, "") if action_attribute else track.label
         annotated[frame] = {None if action in no_action else action: box}
     return annotated
-
-
-def _visible(track: Track, task: Task, as_listed: bool, step: int) -> Iterator[np.ndarray]:
-    """The visible frames from each key frame to before the next one."""
-    listed = track.frames.tolist()
-    for i, (frame, outside) in enumerate(zip(listed, track.outside, strict=True)):
-        if outside:
-            continue
-        end = listed[i + 1] if i + 1 < len(listed) else task.last + 1
-        if as_listed and (i + 1 == len(listed) or track.outside[i + 1]):
-            end = frame + 1
-        yield np.arange(frame, end, step)

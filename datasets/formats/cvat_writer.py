@@ -10,17 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import (
-    AnnotationFile,
-    RawTube,
-    RawVideo,
-    fill_between,
-    refuse_names_of_nothing,
-    second_actions,
-    tracks_of,
-    tubes_of_person,
-)
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo, refuse_names_of_nothing
 from datasets.formats.cvat_video import CORNERS
+from datasets.formats.person_tubes import fill_between, second_actions, tracks_of, tubes_of_person
 from utils.misc import counted
 from utils.storage.files import atomic, write_json
 
@@ -146,17 +138,16 @@ def _document(labels: Sequence[str], videos: dict[str, RawVideo], tolerance: flo
     meta = ET.SubElement(root, "meta")
     single = len(videos) == 1
     tasks = meta if single else ET.SubElement(ET.SubElement(meta, "project"), "tasks")
-    offset = number = 0
+    offset, number = 0, itertools.count()
     for n, (name, video) in enumerate(videos.items()):
         size = max([video.n_frames, 1, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
         _add_task(tasks, n, name, video, size, labels)
         for track in tracks_of(video.tubes):
-            element = ET.SubElement(root, "track", id=str(number), label=PERSON, source="manual")
+            element = ET.SubElement(root, "track", id=str(next(number)), label=PERSON, source="manual")
             if not single:
                 element.set("task_id", str(n))
             _add_boxes(element, track, size, offset, tolerance)
-            number += 1
-        offset += 0 if single else size
+        offset += size
     return root
 
 
@@ -193,15 +184,15 @@ def _add_boxes(element: ET.Element, track: Sequence[RawTube], size: int, offset:
     actions = np.repeat(np.arange(len(track)), [len(tube.frames) for tube in track])[order]
     breaks = np.flatnonzero(np.diff(frames) > 1) + 1
     for rows in np.split(np.arange(len(frames)), breaks):
-        changes = rows[1:][np.diff(actions[rows]) != 0]
-        ends = [rows[0], *changes, rows[-1]]
-        keys = {rows[0], rows[-1]}
+        first, last = rows[[0, -1]]
+        ends = [first, *rows[1:][np.diff(actions[rows]) != 0], last]
+        keys = {first, last}
         for a, b in itertools.pairwise(ends):
             keys |= {a + k for k in key_frames(boxes[a : b + 1], tolerance)}
         for row in sorted(keys):
             _add_box(element, frames[row] + offset, boxes[row], False, track[actions[row]].label)
-        if frames[rows[-1]] + 1 < size:
-            _add_box(element, frames[rows[-1]] + 1 + offset, boxes[rows[-1]], True, track[actions[rows[-1]]].label)
+        if frames[last] + 1 < size:
+            _add_box(element, frames[last] + 1 + offset, boxes[last], True, track[actions[last]].label)
 
 
 def _add_box(element: ET.Element, frame: int, corners: np.ndarray, outside: bool, action: str | None) -> None:

@@ -13,19 +13,10 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from datasets.formats.common import (
-    MAX_FRAMES,
-    NO_ACTION,
-    AnnotationFile,
-    RawVideo,
-    fps_of,
-    read_json_text,
-    size_of,
-    tubes_of_person,
-    video_name,
-    whole_number,
-)
+from datasets.formats.common import MAX_FRAMES, NO_ACTION, AnnotationFile, RawVideo, whole_number
 from datasets.formats.options import needed
+from datasets.formats.person_tubes import tubes_of_person
+from datasets.formats.sources import fps_of, read_json_text, size_of, video_name
 from utils.misc import InputError
 
 DEFAULT_RATE = 24  # frames a second of the editor
@@ -65,11 +56,10 @@ def read(
         tubes = []
         for person, (region, value) in enumerate(task.regions.items()):
             where = f"{path}: task {task.id}, region {region}"
-            shares = _boxes_by_frame(where, task.video, value, own_fps)
             named = (str(name).strip() for name in value.get("labels") or [])
             labels = [name for name in named if name not in no_action] or [None]
-            boxes = {f: _pixels(share, size) for f, share in shares.items()}
-            annotated = {f: dict.fromkeys(labels, box) for f, box in boxes.items()}
+            boxes = _boxes_by_frame(where, task.video, size, value, own_fps)
+            annotated = {frame: dict.fromkeys(labels, box) for frame, box in boxes.items()}
             tubes += tubes_of_person(annotated, person, f"region {region}")
         read_videos[task.video] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
     labels = dict.fromkeys(t.label for v in read_videos.values() for t in v.tubes if t.label is not None)
@@ -95,8 +85,8 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
         if not name:
             raise needed(path, f"task {id}: its data name no video", "video")
         if "data" not in task:  # JSON-MIN
-            lists = [value for value in task.values() if isinstance(value, list)]
-            values = [v for value in lists for v in value if isinstance(v, dict) and "sequence" in v]
+            values = [v for value in task.values() if isinstance(value, list) for v in value]
+            values = [v for v in values if isinstance(v, dict) and "sequence" in v]
             yield Task(id, name, {str(i): value for i, value in enumerate(values, 1)})
             continue
         annotations = [a for a in task.get("annotations", []) if not a.get("was_cancelled")]
@@ -124,14 +114,10 @@ def _video_name(data: Mapping) -> str:
     return video_name(unquote(str(location)))
 
 
-def _pixels(share: Sequence[float], size: tuple[float, float]) -> np.ndarray:
-    """x, y, width, height in percent -> xyxy in pixels."""
-    x, y, width, height = np.asarray(share, float) / 100
-    return np.array([x, y, x + width, y + height]) * [*size, *size]
-
-
-def _boxes_by_frame(where: str, video: str, value: Mapping, fps: float | None) -> dict[int, Sequence[float]]:
-    """Frame of the video -> x, y, width, height in percent, of every frame in which a region is visible."""
+def _boxes_by_frame(
+    where: str, video: str, size: tuple[float, float], value: Mapping, fps: float | None
+) -> dict[int, np.ndarray]:
+    """Frame of the video -> box, xyxy in pixels, of every frame in which a region is visible."""
     keys = sorted(value["sequence"], key=lambda key: key["frame"])
     at = []
     for key in keys:
@@ -141,13 +127,12 @@ def _boxes_by_frame(where: str, video: str, value: Mapping, fps: float | None) -
         if at and frame == at[-1]:
             raise InputError(f"{where}: frame {frame} twice")
         if key.get("rotation"):
-            text = f"a rotated box ({key['rotation']:g} degrees) is not supported"
-            raise InputError(f"{where}, frame {frame}: {text}")
+            raise InputError(f"{where}, frame {frame}: a rotated box ({key['rotation']:g} degrees) is not supported")
         at.append(frame)
     scale = _frames_per_frame(where, video, value, keys, fps)
     real = (np.array(at) - 1) * scale
     sides = np.array([[float(key[side]) for side in ("x", "y", "width", "height")] for key in keys]).reshape(-1, 4)
-    boxes: dict[int, Sequence[float]] = {}
+    boxes: dict[int, np.ndarray] = {}
     for i, key in enumerate(keys):
         end = real[i]
         if key.get("enabled", True):
@@ -155,8 +140,8 @@ def _boxes_by_frame(where: str, video: str, value: Mapping, fps: float | None) -
         if not end < MAX_FRAMES:
             raise InputError(f"{where}: framesCount {value.get('framesCount')} is no number of frames of a video")
         frames = np.arange(round(real[i]), round(end) + 1)
-        shown = np.stack([np.interp(frames, real, side) for side in sides.T], 1)
-        boxes |= zip(frames.tolist(), shown, strict=True)
+        x, y, width, height = (np.interp(frames, real, side) / 100 for side in sides.T)
+        boxes |= zip(frames.tolist(), np.stack([x, y, x + width, y + height], 1) * [*size, *size], strict=True)
     return boxes
 
 

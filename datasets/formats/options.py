@@ -1,6 +1,7 @@
 """What files of a format do not say: each option's name, kind and meaning, one name for one meaning in all formats."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from utils.misc import InputError
@@ -35,17 +36,13 @@ def _sizes(value: object) -> bool:
     return all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs)
 
 
-def _kind(kind: str, allows: Callable[[object], bool]) -> Callable[[str], Option]:
-    return lambda meaning: Option(kind, allows, meaning)
-
-
-text = _kind("a text", _text)
-names = _kind("a list of names", _names)
-switch = _kind("true or false", lambda value: isinstance(value, bool))
-number = _kind("a number above 0", _number)
-positive = _kind("a whole number from 1", lambda value: _whole(value, 1))
-count = _kind("a whole number from 0", lambda value: _whole(value, 0))
-mapping = _kind("a mapping", lambda value: isinstance(value, dict))
+text = partial(Option, "a text", _text)
+names = partial(Option, "a list of names", _names)
+switch = partial(Option, "true or false", lambda value: isinstance(value, bool))
+number = partial(Option, "a number above 0", _number)
+positive = partial(Option, "a whole number from 1", lambda value: _whole(value, 1))
+count = partial(Option, "a whole number from 0", lambda value: _whole(value, 0))
+mapping = partial(Option, "a mapping", lambda value: isinstance(value, dict))
 
 OPTIONS: dict[str, Option] = {
     "labels": names("the actions, in the order of the label indices"),

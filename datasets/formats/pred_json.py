@@ -56,9 +56,9 @@ def _videos(path: Path, options: Mapping) -> Iterator[tuple[str, list, list]]:
     files = [path]
     if path.is_dir():  # that of `predict.py --export cvat` holds the labels of the task too
         files = sorted(file for file in path.glob("*.json") if file.name != CVAT_LABELS)
-    seen: dict[str, Path] = {}
     if not files:
         raise InputError(f"{path}: a folder without .json files")
+    seen: dict[str, Path] = {}
     for file in files:
         content = read_json(file, "predictions file")
         if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import read_text
 from datasets.formats.predicted import RawPredictions, TubeRows, need
+from datasets.formats.sources import read_text
+from utils.ava_files import MICRO, read_rows
 from utils.misc import InputError
 
 
@@ -40,17 +41,11 @@ def read_ava_csv(path: Path, options: Mapping) -> RawPredictions:
 
     Frame 0 is at second `start` (900), with `rate` (30) frames a second.
     """
-    tubes, numbers, videos, rows = TubeRows(path, options), [], [], []
-    for n, (video, *values) in _lines(path, ","):
-        if len(values) != 7:
-            what = ": a detection has a score in the eighth" if len(values) == 6 else ", not 8"
-            raise tubes.fault(f"line {n}", f"{len(values) + 1} columns{what}")
-        numbers.append(n)
-        videos.append(tubes.video(video))
-        rows.append(tubes.numbers(f"line {n}", values))
-    seconds, *box, labels, scores = np.array(rows).reshape(-1, 7).T
-    frames = ((seconds - float(options["start"])) * float(options["rate"])).round()
-    tubes.add_boxes("line", numbers, videos, labels, np.column_stack([frames, *box, scores]))
+    tubes, rows = TubeRows(path, options), read_rows(path, widths=(8,))
+    places = np.array([tubes.video(name) for name in rows.videos], np.int64)
+    frames = ((rows.time / MICRO - float(options["start"])) * float(options["rate"])).round()
+    boxes = np.column_stack([frames, rows.boxes, rows.last])
+    tubes.add_boxes("line", rows.lines, places[rows.video], rows.classes, boxes)
     return tubes.done()
 
 

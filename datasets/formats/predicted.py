@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.formats.common import MAX_FRAME, not_a_number
+from datasets.formats.common import MAX_FRAME
+from datasets.formats.sources import not_a_number
 from utils.misc import InputError, counted
 
 OPTIONS = {

@@ -13,15 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.common import (
-    AnnotationFile,
-    RawTube,
-    RawVideo,
-    box_array,
-    read_json_text,
-    whole_number,
-    whole_numbers,
-)
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
+from datasets.formats.sources import read_json_text
 from utils.misc import InputError
 from utils.storage.files import write_text
 

@@ -26,19 +26,18 @@ def read(path: Path) -> AnnotationFile:
     return AnnotationFile(path, videos)
 
 
-def _tube(start: int, stop: int, boxes: np.ndarray, label: int) -> RawTube:
+def _tube(start: object, stop: object, boxes: object, label: object, first: int = 0) -> RawTube:
+    """A tube of the frames from `start` to before `stop` (from 0); `start` and `label` count from `first`."""
+    start, stop, boxes = whole_number(start) - first, whole_number(stop), corners(boxes)
     if len(boxes) != stop - start:
         raise ValueError(f"a tube of {stop - start} frames has {len(boxes)} boxes")
-    return RawTube(np.arange(start, stop), boxes, label)
+    return RawTube(np.arange(start, stop), boxes, whole_number(label) - first)
 
 
 def _read_pkl(path: Path) -> dict[str, RawVideo]:
     videos = {}
     for name, video in read_pickle(path, "annotation file").items():
-        tubes = [
-            _tube(whole_number(t["sf"]), whole_number(t["ef"]), corners(t["boxes"]), whole_number(t["label"]))
-            for t in video["annotations"]
-        ]
+        tubes = [_tube(t["sf"], t["ef"], t["boxes"], t["label"]) for t in video["annotations"]]
         videos[str(name)] = RawVideo(WIDTH, HEIGHT, whole_number(video["numf"]), tubes)
     return videos
 
@@ -53,10 +52,7 @@ def _read_mat(path: Path) -> dict[str, RawVideo]:
         raise InputError(f"{path}: not a readable MATLAB file ({error})"[:300]) from None
     videos = {}
     for video in annotations:
-        tubes = [
-            _tube(whole_number(t["sf"]) - 1, whole_number(t["ef"]), corners(t["boxes"]), whole_number(t["class"]) - 1)
-            for t in video["tubes"].reshape(-1)
-        ]
+        tubes = [_tube(t["sf"], t["ef"], t["boxes"], t["class"], first=1) for t in video["tubes"].reshape(-1)]
         videos[str(video["name"].item())] = RawVideo(WIDTH, HEIGHT, whole_number(video["num_imgs"]), tubes)
     return videos
 

@@ -7,17 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from datasets.formats.common import (
-    NO_ACTION,
-    AnnotationFile,
-    RawVideo,
-    corners,
-    fps_of,
-    read_json_text,
-    size_of,
-    tubes_of_person,
-)
+from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners
 from datasets.formats.options import needed
+from datasets.formats.person_tubes import tubes_of_person
+from datasets.formats.sources import fps_of, read_json_text, size_of
 from utils.misc import InputError
 
 PARTS = ("project", "attribute", "file", "metadata", "view")

@@ -247,7 +247,6 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
 
     canvas = np.zeros((height * fine, width * fine, 4), np.uint8)
     area = np.zeros(len(feet))
-    extent = np.zeros((len(feet), 4), int)
     for p in sorted(range(len(feet)) if shown is None else shown, key=lambda i: feet[i, 1]):
         blobs = person_blobs(scene.poses[t, p], scene.looks[p], feet[p] * fine, stature[p] * fine)
         points = np.concatenate([outline for outline, _ in blobs])
@@ -256,16 +255,15 @@ def render(scene: Scene, t: int, shown: Sequence[int] | None = None) -> tuple[np
         paint(alone, blobs, 1, tuple(low))
         area[p] = np.count_nonzero(alone)
         paint(canvas, blobs, p + 1)
-        extent[p] = np.clip([*low, *high], 0, [width * fine, height * fine] * 2)
     boxes, seen = np.zeros((len(feet), 4)), np.zeros(len(feet))
+    person = np.ascontiguousarray(canvas[..., 3])  # from 1; 0 where nobody is
     for p in np.flatnonzero(area):
-        x0, y0, x1, y1 = extent[p]
-        mask = canvas[y0:y1, x0:x1, 3] == p + 1
-        if mask.any():
-            columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-            boxes[p] = np.array([x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1]) / fine
-            seen[p] = np.count_nonzero(mask) / area[p]
-    canvas[..., 3] = np.where(canvas[..., 3] > 0, 255, 0)
+        mask = (person == p + 1).view(np.uint8)
+        if n_visible := cv2.countNonZero(mask):
+            x, y, wide, high = cv2.boundingRect(mask)
+            boxes[p] = np.array([x, y, x + wide, y + high]) / fine
+            seen[p] = n_visible / area[p]
+    canvas[..., 3] = 255 * (person > 0)
     people = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     frame = frame * (1 - people[..., 3:] / 255) + people[..., :3]
     return np.clip(np.round(frame), 0, 255).astype(np.uint8), boxes, seen

@@ -1,0 +1,80 @@
+"""The files that annotations are read from, and the videos that they are about."""
+
+import glob
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from utils.misc import InputError
+
+if TYPE_CHECKING:
+    from datasets.dataset import VideoFrames
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
+
+
+def not_a_number(error: ValueError) -> str:
+    """What `float` says of a text, in words of ours."""
+    return f"{str(error).partition(': ')[2][:80]} is not a number"
+
+
+def video_path(pattern: str | Path, name: str) -> Path:
+    """The path of a video: `pattern` with the name for {name}; one that ends with .* is the file that exists."""
+    path = str(pattern).replace("{name}", name)
+    if not path.endswith(".*"):
+        return Path(path)
+    folder, stem = Path(path).parent, Path(path).name[:-1]
+    return min(folder.glob(glob.escape(stem) + "*"), default=Path(path))
+
+
+def read_text(path: Path) -> str:
+    """A text file; InputError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json_text(path: Path, pairs_hook: Callable[[list], object] | None = None) -> object:
+    """What a JSON file holds; InputError where it is not JSON, or `pairs_hook` (of `json.loads`) raises ValueError."""
+    try:
+        return json.loads(read_text(path), object_pairs_hook=pairs_hook)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON that can be read ({error})") from None
+
+
+def size_of(
+    name: str, sizes: Mapping | None, width: int | None, height: int | None, videos: str | None = None
+) -> tuple[float, float] | None:
+    """Width and height of a video by the options, else by the video itself, where `videos` is its path with {name} in
+    it; None where neither says them."""
+    if sizes and name in sizes:
+        return tuple(sizes[name])
+    if width and height:
+        return width, height
+    return _opened(videos, name).size if videos else None
+
+
+def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
+    """Frames a second of a video by the option, else by the video itself, else None."""
+    return _opened(videos, name).fps if fps is None and videos else fps
+
+
+def _opened(videos: str, name: str) -> "VideoFrames":
+    from datasets.dataset import VideoFrames
+
+    return VideoFrames(video_path(videos, name))
+
+
+def video_name(location: str) -> str:
+    """The name of a video, without folders and suffix, from its path."""
+    return without_suffix(PurePosixPath(location.replace("\\", "/")).name)
+
+
+def without_suffix(name: str) -> str:
+    """A video's name without the suffix of a video file."""
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
