@@ -97,10 +97,10 @@ def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
 
 def joined(parts: Sequence[AvaRows]) -> AvaRows:
     """The rows of several files, with the path and line numbers of each lost but the first's path."""
-    videos = list(dict.fromkeys(name for part in parts for name in part.videos))
-    places = [np.array([videos.index(name) for name in part.videos], np.int64)[part.video] for part in parts]
+    places = {name: i for i, name in enumerate(dict.fromkeys(name for part in parts for name in part.videos))}
+    video = [np.array([places[name] for name in part.videos], np.int64)[part.video] for part in parts]
     columns = [np.concatenate(column) for column in zip(*(part[3:] for part in parts), strict=True)]
-    return AvaRows(parts[0].path, videos, np.concatenate(places), *columns)
+    return AvaRows(parts[0].path, list(places), np.concatenate(video), *columns)
 
 
 Columns = tuple[list[str], np.ndarray, np.ndarray, np.ndarray]  # videos, video (n,), other columns (n, 7), lines (n,)

@@ -90,7 +90,7 @@ def read(
         return known
 
     tubes = partial(_tubes, classes=np.array(sorted(classes)), per_label=person_per_label, loose_boxes=loose_boxes)
-    lazy = AvaVideos(parts, left_out, listed, clock, size, tubes, clips)
+    lazy = AvaVideos(parts, joined(left_out) if left_out else None, listed, clock, size, tubes, clips)
     names = [classes[number] for number in sorted(classes)]
     lists = {subset: [sorted(rows.videos)] for subset, rows in zip(files, parts, strict=True) if subset}
     sampled = time == "seconds"  # frames of the file are the video's own
@@ -120,8 +120,6 @@ def _mapping(path: Path, label_map: Mapping) -> dict[int, str]:
         classes = {int(number): str(name) for number, name in label_map.items()}
     except ValueError:
         raise InputError(f"{path}: label_map: its keys are not class ids") from None
-    if not classes:
-        raise InputError(f"{path}: label_map: no class in it")
     return classes
 
 
@@ -250,7 +248,7 @@ class AvaVideos(Mapping):
     def __init__(
         self,
         parts: Sequence[AvaRows],
-        excluded: Sequence[AvaRows],
+        excluded: AvaRows | None,
         included: np.ndarray | None,
         clock: Clock,
         size_of: Callable[[str], tuple[int, int]],
@@ -258,7 +256,7 @@ class AvaVideos(Mapping):
         clips: bool,
     ) -> None:
         self.clock, self._size_of, self._tubes_of, self._clips = clock, size_of, tubes_of, clips
-        self._included, self._excluded = included, excluded
+        self._parts, self._included, self._excluded = parts, included, excluded
         self._rows: dict[str, tuple[AvaRows, np.ndarray]] = {}
         for rows in parts:
             order = np.argsort(rows.video, kind="stable")
@@ -290,11 +288,9 @@ class AvaVideos(Mapping):
         """
         missing = next((name for name in names if name not in self._rows), None)
         if missing is not None:
-            path = next(iter(self._rows.values()))[0].path
-            raise InputError(f"{path}: the annotation has no video {missing!r}")
-        files = {id(self._rows[name][0]): self._rows[name][0] for name in names}
-        excluded = joined(self._excluded).of_videos(names) if self._excluded else None
-        return joined([file.of_videos(names) for file in files.values()]), excluded
+            raise InputError(f"{self._parts[0].path}: the annotation has no video {missing!r}")
+        parts = [part.of_videos(names) for part in self._parts if not set(names).isdisjoint(part.videos)]
+        return joined(parts), self._excluded.of_videos(names) if self._excluded else None
 
     def place(self, name: str, frame: int) -> str:
         """Where the file has a frame of a video, for messages: ", second 905 (ava.csv, line 33)"; empty if nowhere."""
@@ -323,8 +319,7 @@ class AvaVideos(Mapping):
     def _make(self, name: str) -> RawVideo:
         file, of_video = self._rows[name]
         rows = file.where(of_video)
-        gone = [r.time[r.video == r.videos.index(name)] for r in self._excluded if name in r.videos]
-        gone = np.concatenate([np.zeros(0, np.int64), *gone])
+        gone = self._excluded.of_videos([name]).time if self._excluded else np.zeros(0, np.int64)
         rows = rows.where(~np.isin(rows.time, gone))
         seconds = np.unique(rows.time) if self._included is None else np.union1d(self._included, rows.time)
         key_frames = self.clock.frames(np.setdiff1d(seconds, gone))

@@ -103,10 +103,10 @@ def key_frames(boxes: np.ndarray, tolerance: float) -> np.ndarray:
     while level and reached_from[last] < 0 < last:
         following: list[int] = []
         for i in sorted(level, reverse=True):  # the farthest first: it most often reaches the end
-            for j in _joined(boxes, i, tolerance).tolist():
-                if reached_from[j] < 0:
-                    reached_from[j] = i
-                    following.append(j)
+            ahead = _joined(boxes, i, tolerance)
+            ahead = ahead[reached_from[ahead] < 0]
+            reached_from[ahead] = i
+            following += ahead.tolist()
             if reached_from[last] >= 0:
                 break
         level = following

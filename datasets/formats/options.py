@@ -23,21 +23,15 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and _number(value, least - 1)
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
 def _sizes(value: object) -> bool:
     pairs = value.values() if isinstance(value, dict) else [None]
     return all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs)
 
 
-text = partial(Option, "a text", _text)
-names = partial(Option, "a list of names", _names)
+text = partial(Option, "a text", lambda value: isinstance(value, str) and value != "")
+names = partial(
+    Option, "a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
+)
 switch = partial(Option, "true or false", lambda value: isinstance(value, bool))
 number = partial(Option, "a number above 0", _number)
 positive = partial(Option, "a whole number from 1", lambda value: _whole(value, 1))
@@ -48,7 +42,7 @@ OPTIONS: dict[str, Option] = {
     "labels": names("the actions, in the order of the label indices"),
     "label_map": Option(
         "a file's name or a mapping from class id to name",
-        lambda value: _text(value) or (isinstance(value, dict) and bool(value)),
+        lambda value: isinstance(value, str | dict) and bool(value),
         "the names of the class ids: a .pbtxt beside the annotation, or a mapping",
     ),
     "subsets": mapping("of a folder: the file of each subset, whose videos are a list of that name"),
