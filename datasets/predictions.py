@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.formats import pred_json, pred_pickles, pred_text
-from datasets.formats.predicted import OPTIONS, RawPredictions
+from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube
 from utils.misc import InputError, counted, did_you_mean
 
@@ -27,7 +27,7 @@ USER_OPTIONS = {
 class Format(NamedTuple):
     """A format of predictions: its reader, and the options (`OPTIONS`) that are so unless somebody says otherwise."""
 
-    read: Callable[[Path, Mapping], RawPredictions]
+    read: Callable[[TubeRows], None]
     defaults: dict
 
 
@@ -68,7 +68,9 @@ def read_predictions(path: str | Path, format: str | None = None, options: Mappi
     format = format or recognise(path)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     try:
-        return FORMATS[format].read(path, FORMATS[format].defaults | given)
+        tubes = TubeRows(path, FORMATS[format].defaults | given)
+        FORMATS[format].read(tubes)
+        return tubes.done()
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not predictions of the format {format} ({reason})") from None

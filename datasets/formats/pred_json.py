@@ -7,27 +7,27 @@ frame (default: the tube's), and "person_id" may be left out. `predict.py`'s fil
 "videos"; a folder of such files is read whole.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
-from datasets.formats.predicted import RawPredictions, TubeRows
+from datasets.formats.predicted import TubeRows
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_json
 
 
-def read(path: Path, options: Mapping) -> RawPredictions:
+def read(tubes: TubeRows) -> None:
     """Read a file, or every `.json` of a folder; InputError names the video and the tube at fault.
 
     Without names of classes in the options, they are those of the first file.
     """
-    if not (options.get("labels") or options.get("label_map")):
-        options = {**options, "labels": next((labels for *_, labels in _videos(path, options)), [])}
-    tubes = TubeRows(path, options)
+    if not (tubes.options.get("labels") or tubes.options.get("label_map")):
+        labels = next((labels for *_, labels in _videos(tubes)), [])
+        tubes.options = {**tubes.options, "labels": labels}
     places = {label: i for i, label in enumerate(tubes.label_names)}
-    for name, video, labels in _videos(path, options):
+    for name, video, labels in _videos(tubes):
         tubes.video(name)
         for i, tube in enumerate(video):
             place = f"video {name!r}, tube {i}"
@@ -48,11 +48,11 @@ def read(path: Path, options: Mapping) -> RawPredictions:
                 raise tubes.fault(place, reason) from None
             number = places[label] + tubes.first_label if isinstance(label, str) else label
             tubes.add(place, name, number, rows, tube["score"], tube.get("person_id"))
-    return tubes.done()
 
 
-def _videos(path: Path, options: Mapping) -> Iterator[tuple[str, list, list]]:
+def _videos(tubes: TubeRows) -> Iterator[tuple[str, list, list]]:
     """Every video's name, tubes and names of labels."""
+    path = tubes.path
     files = [path]
     if path.is_dir():  # that of `predict.py --export cvat` holds the labels of the task too
         files = sorted(file for file in path.glob("*.json") if file.name != CVAT_LABELS)
@@ -65,7 +65,7 @@ def _videos(path: Path, options: Mapping) -> Iterator[tuple[str, list, list]]:
             raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
         labels = content.get("labels") or []
         if "videos" not in content:
-            content["videos"] = {_name_of(str(content["video"]), options.get("videos") or []): content}
+            content["videos"] = {_name_of(str(content["video"]), tubes.options.get("videos") or []): content}
         if not isinstance(content["videos"], dict) or not isinstance(labels, list):
             raise InputError(f'{file}: "videos" is not a mapping or "labels" not a list')
         for name, video in content["videos"].items():

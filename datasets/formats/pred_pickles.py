@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.predicted import RawPredictions, TubeRows, need
+from datasets.formats.predicted import TubeRows
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 
@@ -35,69 +35,62 @@ def kind_of(path: Path) -> str | None:
     return {2: "act_tubes", 3: "multisports"}.get(len(first)) if isinstance(first, tuple | list) else None
 
 
-def read_act_tubes(path: Path, options: Mapping) -> RawPredictions:
+def read_act_tubes(tubes: TubeRows) -> None:
     """ACT and MOC: a folder of `<video>_tubes.pkl`, {label: [(float32 (T, 6), score of the tube)]}.
 
     A row is a frame, x1, y1, x2, y2 and the frame's score. Tubes are as linked: not suppressed (`nms3dt` there).
     """
-    tubes = TubeRows(path, options)
-    files = [path] if path.is_file() else sorted(path.rglob(f"*{TUBES}"))
+    files = [tubes.path] if tubes.path.is_file() else sorted(tubes.path.rglob(f"*{TUBES}"))
     if not files:
-        tubelets = next((file.name for file in sorted(path.rglob("*.pkl"))), None)
+        tubelets = next((file.name for file in sorted(tubes.path.rglob("*.pkl"))), None)
         other = f"; {tubelets} are tubelets, which the code has yet to link" if tubelets else ""
-        raise InputError(f"{path}: no *{TUBES} here{other}")
+        raise tubes.fault("", f"no *{TUBES} here{other}")
     for file in files:
-        name = file.name if file == path else file.relative_to(path).as_posix()
+        name = file.name if file == tubes.path else file.relative_to(tubes.path).as_posix()
         tubes.video(name.removesuffix(TUBES))
         content = _mapping(read_pickle(file, "file of predictions"), file, "label -> list of (array, score)")
         for label, pairs in content.items():
             for pair in pairs:
                 rows, score = _parts(pair, 2, file, "(array, score)")
                 tubes.add(name, name.removesuffix(TUBES), label, rows, score)
-    return tubes.done()
 
 
-def read_multisports(path: Path, options: Mapping) -> RawPredictions:
+def read_multisports(tubes: TubeRows) -> None:
     """MultiSports' `video_detections.pkl`: {label: [(video, score of the tube, (T, 6))]}."""
-    tubes = TubeRows(path, options)
-    content = _mapping(content_of(path), path, "label -> list of (video, score, array)")
+    content = _mapping(content_of(tubes.path), tubes.path, "label -> list of (video, score, array)")
     for label, triples in content.items():
         for i, triple in enumerate(triples):
-            video, score, rows = _parts(triple, 3, path, "(video, score, array)")
+            video, score, rows = _parts(triple, 3, tubes.path, "(video, score, array)")
             tubes.add(f"label {label}, tube {i}", video, label, rows, score)
-    return tubes.done()
 
 
-def read_frame_detections(path: Path, options: Mapping) -> RawPredictions:
+def read_frame_detections(tubes: TubeRows) -> None:
     """MultiSports' and ACT's frame detections, a pickle or `.npy` of an array (N, 8).
 
     A row is the place of the video in the list of test videos, a frame, a label, a score, x1, y1, x2, y2.
     """
-    tubes = TubeRows(path, options)
-    videos = [tubes.video(name) for name in need(options, "videos", path)]
-    rows = np.asarray(_npy(path) if path.suffix == ".npy" else content_of(path))
+    videos = [tubes.video(name) for name in tubes.need("videos")]
+    rows = np.asarray(_npy(tubes.path) if tubes.path.suffix == ".npy" else content_of(tubes.path))
     if rows.ndim != 2 or rows.shape[1] != 8 or rows.dtype.kind not in "iuf":
-        raise InputError(f"{path}: an array of shape {rows.shape}, not (N, 8): video, frame, label, score, box")
+        raise tubes.fault("", f"an array of shape {rows.shape}, not (N, 8): video, frame, label, score, box")
     rows = rows.astype(np.float64)
     bad = ~((rows[:, 0] >= 0) & (rows[:, 0] < len(videos)))
     if bad.any():
         row = int(bad.argmax())
-        raise InputError(f"{path}: row {row}: video {rows[row, 0]:g}, but the list has {len(videos)}")
+        raise tubes.fault(f"row {row}", f"video {rows[row, 0]:g}, but the list has {len(videos)}")
     tubes.add_boxes("row", range(len(rows)), rows[:, 0].astype(np.int64), rows[:, 2], rows[:, [1, 4, 5, 6, 7, 3]])
-    return tubes.done()
 
 
-def read_retinanet(path: Path, options: Mapping) -> RawPredictions:
+def read_retinanet(tubes: TubeRows) -> None:
     """3D-RetinaNet's and ROAD's `tubes_*.pkl`: {label type: {video: [{label_id, scores, boxes, score, frames}]}}.
 
     Boxes are pixels of `picture`, 682 x 512 there.
     """
-    tubes = TubeRows(path, options)
-    content = _mapping(content_of(path), path, "label type -> video -> list of tubes")
-    kind = options.get("label_type") or (next(iter(content)) if len(content) == 1 else "action")
+    content = _mapping(content_of(tubes.path), tubes.path, "label type -> video -> list of tubes")
+    kind = tubes.options.get("label_type") or (next(iter(content)) if len(content) == 1 else "action")
     if kind not in content:
-        raise InputError(f"{path}: no label type {kind!r}; the file has: {', '.join(map(str, content))}")
-    for video, of_video in _mapping(content[kind], path, "video -> list of tubes").items():
+        raise tubes.fault("", f"no label type {kind!r}; the file has: {', '.join(map(str, content))}")
+    for video, of_video in _mapping(content[kind], tubes.path, "video -> list of tubes").items():
         tubes.video(video)
         for i, tube in enumerate(of_video):
             place = f"video {video!r}, tube {i}"
@@ -105,9 +98,8 @@ def read_retinanet(path: Path, options: Mapping) -> RawPredictions:
                 frames, boxes, scores = (np.asarray(tube[key]) for key in ("frames", "boxes", "scores"))
                 rows = np.column_stack([frames, boxes, scores])
             except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise InputError(f"{path}: {place}: {type(error).__name__}: {error}"[:300]) from None
+                raise tubes.fault(place, f"{type(error).__name__}: {error}"[:300]) from None
             tubes.add(place, video, tube.get("label_id"), rows, tube.get("score"))
-    return tubes.done()
 
 
 def _npy(path: Path) -> np.ndarray:

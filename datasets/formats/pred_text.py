@@ -6,19 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.predicted import RawPredictions, TubeRows, need
+from datasets.formats.predicted import TubeRows
 from datasets.formats.sources import read_text
 from utils.ava_files import MICRO, read_rows
-from utils.misc import InputError
 
 
-def read_yowo(path: Path, options: Mapping) -> RawPredictions:
+def read_yowo(tubes: TubeRows) -> None:
     """YOWO and YOWOv2: a folder with `<video, / as _>_<frame>.txt` for each frame, lines of class, score and box."""
-    tubes = TubeRows(path, options)
-    known = {name.replace("/", "_"): name for name in need(options, "videos", path)}
-    files = sorted(path.glob("*.txt")) if path.is_dir() else []
+    known = {name.replace("/", "_"): name for name in tubes.need("videos")}
+    files = sorted(tubes.path.glob("*.txt")) if tubes.path.is_dir() else []
     if not files:
-        raise InputError(f"{path}: not a folder with <class>_<video>_<frame>.txt")
+        raise tubes.fault("", "not a folder with <class>_<video>_<frame>.txt")
     for file in files:
         video, _, frame = file.stem.rpartition("_")
         if video not in known or not frame.isdecimal():
@@ -33,41 +31,38 @@ def read_yowo(path: Path, options: Mapping) -> RawPredictions:
         labels, scores, *box = np.array(rows).reshape(-1, 6).T
         boxes = np.column_stack([np.full(len(rows), int(frame)), *box, scores])
         tubes.add_boxes(f"{file.name}, line", numbers, [tubes.video(known[video])] * len(rows), labels, boxes)
-    return tubes.done()
 
 
-def read_ava_csv(path: Path, options: Mapping) -> RawPredictions:
+def read_ava_csv(tubes: TubeRows) -> None:
     """AVA's csv: video, second, x1, y1, x2, y2 as shares of the frame, class from 1, score.
 
     Frame 0 is at second `start` (900), with `rate` (30) frames a second.
     """
-    tubes, rows = TubeRows(path, options), read_rows(path, widths=(8,))
+    rows = read_rows(tubes.path, widths=(8,))
     places = np.array([tubes.video(name) for name in rows.videos], np.int64)
-    frames = ((rows.time / MICRO - float(options["start"])) * float(options["rate"])).round()
+    frames = ((rows.time / MICRO - float(tubes.options["start"])) * float(tubes.options["rate"])).round()
     boxes = np.column_stack([frames, rows.boxes, rows.last])
     tubes.add_boxes("line", rows.lines, places[rows.video], rows.classes, boxes)
-    return tubes.done()
 
 
-def read_tuber(path: Path, options: Mapping) -> RawPredictions:
+def read_tuber(tubes: TubeRows) -> None:
     """TubeR's `<rank>.txt`, or the folder of them: `<key> [x1, y1, x2, y2, a score for each class, ...]`.
 
     The key is `<video, / as _>-<frame from 1>`; the best class counts unless it is the last, "no action". With
     `multi_label` (AVA: `<video>_<second>`) every class counts. Boxes are pixels of the picture as the network saw it,
     whose shorter side is `short_side`; `sizes` are then factors, or the videos' sizes.
     """
-    tubes = TubeRows(path, options)
     n = len(tubes.label_names)
-    videos = need(options, "videos", path)
+    videos = tubes.need("videos")
     names = {name.replace("/", "_"): name for name in videos}
-    for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
+    for file in sorted(tubes.path.glob("*.txt")) if tubes.path.is_dir() else [tubes.path]:
         for line, (text,) in _lines(file, "\0"):
             place = f"{file.name}, line {line}"
             match = re.fullmatch(r"(\S+) \[(.*)\]", text)
             if not match:
                 raise tubes.fault(place, "not '<video>-<frame> [numbers]'")
             values = np.array(tubes.numbers(place, match[2].split(",")))
-            if len(values) < 4 + n or not (options.get("multi_label") or len(values) == 5 + n):
+            if len(values) < 4 + n or not (tubes.options.get("multi_label") or len(values) == 5 + n):
                 raise tubes.fault(place, f"{len(values)} numbers, not a box, {n} scores and that of no action")
             video, _, frame = match[1].rpartition("-")
             if isinstance(videos, Mapping) and match[1] in videos:
@@ -77,21 +72,19 @@ def read_tuber(path: Path, options: Mapping) -> RawPredictions:
             else:
                 raise tubes.fault(place, f"no video of the data set has the picture {match[1]!r}")
             best = int(values[4 : 5 + n].argmax())
-            for label in range(n) if options.get("multi_label") else [best] * (best < n):
+            for label in range(n) if tubes.options.get("multi_label") else [best] * (best < n):
                 rows = np.array([[frame, *values[:4], values[4 + label]]])
                 tubes.add_boxes(f"{file.name}, line", [line], [tubes.video(video)], np.array([label]), rows)
-    return tubes.done()
 
 
-def read_mot(path: Path, options: Mapping) -> RawPredictions:
+def read_mot(tubes: TubeRows) -> None:
     """MOT: frame, track, left, top, width, height, score, class, ...; a file a video, or a folder of `<video>.txt`.
 
     A tube is a track's rows of one class; its score is their mean.
     """
-    tubes = TubeRows(path, options)
-    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
-        name = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else file.stem
-        video, rows = name if path.is_dir() else options.get("video") or name, []
+    for file in sorted(tubes.path.rglob("*.txt")) if tubes.path.is_dir() else [tubes.path]:
+        name = file.relative_to(tubes.path).with_suffix("").as_posix() if tubes.path.is_dir() else file.stem
+        video, rows = name if tubes.path.is_dir() else tubes.options.get("video") or name, []
         tubes.video(video)
         for n, values in _lines(file, ","):
             if not 8 <= len(values) <= 10:
@@ -105,7 +98,6 @@ def read_mot(path: Path, options: Mapping) -> RawPredictions:
             corner = own[:, 2:4] - 0.0
             boxes = np.column_stack([own[:, 0], corner, corner + own[:, 4:6], own[:, 6]])
             tubes.add(f"{file.name}, track {track:g}", video, label, boxes)
-    return tubes.done()
 
 
 def _lines(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:

@@ -1,5 +1,6 @@
 """What every format of predictions is read into, and the checks that need no data set."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,19 +54,36 @@ class RawPredictions(NamedTuple):
 
 
 class TubeRows:
-    """Collects the tubes of a file; a fault is one line (InputError) that names the file and the place in it."""
+    """What a reader of predictions is given: the path and the options, and the place that it adds the file's tubes to.
+
+    A fault is one line (InputError) that names the file and the place in it.
+    """
 
     def __init__(self, path: Path, options: Mapping) -> None:
         self.path, self.options = path, options
         self.first_label, self.first_frame = int(options.get("first_label", 0)), int(options.get("first_frame", 0))
-        self.label_names = _class_names(options, self.first_label)
-        if not self.label_names:
-            raise InputError(f"{path}: the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         self._names: dict[str, int] = {}
         none = np.zeros(0, np.int64)
         self._tubes = [(none, none, none, np.zeros(0))]
         self._rows = [(none, np.zeros((0, 6)))]
         self._n = 0
+
+    @functools.cached_property
+    def label_names(self) -> list[str]:
+        """The names of the classes by their numbers; a gap in a label map is an empty name."""
+        names = list(self.options.get("labels") or self.options.get("names") or [])
+        if label_map := self.options.get("label_map"):
+            by_number = {int(number): str(name) for number, name in label_map.items()}
+            names = [by_number.get(number, "") for number in range(self.first_label, max(by_number) + 1)]
+        if not names:
+            raise self.fault("", f"the file does not name its classes; give the option labels: {OPTIONS['labels']}")
+        return names
+
+    def need(self, option: str) -> Sequence[str]:
+        """An option that a format cannot do without."""
+        if not self.options.get(option):
+            raise self.fault("", f"the file does not say it; give the option {option}: {OPTIONS[option]}")
+        return self.options[option]
 
     def video(self, name: object) -> int:
         """The place of a video's name."""
@@ -212,21 +230,6 @@ class TubeRows:
         if array.size != 1 or array.dtype.kind not in "iuf":
             raise self.fault(place, f"{what} {str(value)[:40]!r} is not a number")
         return float(array.item())
-
-
-def need(options: Mapping, key: str, path: Path) -> Sequence[str]:
-    """An option that a format cannot do without."""
-    if not options.get(key):
-        raise InputError(f"{path}: the file does not say it; give the option {key}: {OPTIONS[key]}")
-    return options[key]
-
-
-def _class_names(options: Mapping, first_label: int) -> list[str]:
-    """The names of the classes by their numbers; a gap in a label map is an empty name."""
-    if label_map := options.get("label_map"):
-        by_number = {int(number): str(name) for number, name in label_map.items()}
-        return [by_number.get(number, "") for number in range(first_label, max(by_number) + 1)]
-    return list(options.get("labels") or options.get("names") or [])
 
 
 def _shown(numbers: Sequence[float]) -> str:
