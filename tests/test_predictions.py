@@ -260,6 +260,17 @@ def test_a_file_that_is_cut_off_or_of_no_known_kind(data, predictions, tmp_path)
             evaluate(data, predictions, "--predictions_options", text)
 
 
+def test_the_line_at_fault_is_named_after_blank_ones(tmp_path):
+    (tmp_path / "v_00001.txt").write_text("\n1 0.5 0 0 9 9\n\n7 0.5 0 0 9 9\n")
+    with pytest.raises(InputError, match=r"v_00001.txt, line 4: class 7, but there are 4 classes"):
+        convert("yowo", tmp_path, {"videos": ["v"], "labels": LABELS})
+    (tmp_path / "ava.csv").write_text("v,900,0,0,1,1,1,0.5\n\nv,900,0,0,1,1,5,0.5\n")
+    with pytest.raises(InputError, match=r"ava.csv: line 3: class 5, but there are 4 classes"):
+        convert("ava_csv", tmp_path / "ava.csv", {"labels": LABELS, "sizes": {"v": SIZE}})
+    with pytest.raises(InputError, match="cannot be read"):
+        convert("ava_csv", tmp_path, {"labels": LABELS})
+
+
 def test_classes_that_count_from_another_number(data, tmp_path):
     rows = np.array([[0, 5, label, 0.9, 110, 110, 150, 150] for label in (1, 2, 3, 4)], np.float64)
     np.save(tmp_path / "detections.npy", rows)

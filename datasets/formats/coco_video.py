@@ -61,9 +61,9 @@ def read(
         number = track if isinstance(track, int) else None
         tubes[video] += tubes_of_person(annotated, number, f"track {track}")
     shapes: dict[object, tuple] = {}  # of each video: the size of its first image, its number of frames
-    for of, frame, *size in images.values():
-        *size, n_frames = shapes.get(of, (*size, 0))
-        shapes[of] = (*size, max(n_frames, frame + 1))
+    for id, frame, *size in images.values():
+        *size, n_frames = shapes.get(id, (*size, 0))
+        shapes[id] = (*size, max(n_frames, frame + 1))
     raw: dict[str, RawVideo] = {}
     for id, video in videos.items():
         of_images = zip(("width", "height", "length"), shapes.get(id, (0, 0, 0)), strict=True)
@@ -102,7 +102,7 @@ def _steps(images: Mapping[object, tuple]) -> dict[object, int]:
     frames: dict[object, set[int]] = {}
     for video, frame, *_ in images.values():
         frames.setdefault(video, set()).add(frame)
-    return {video: int(np.gcd.reduce(np.diff(sorted(of)))) for video, of in frames.items() if len(of) > 2}
+    return {id: int(np.gcd.reduce(np.diff(sorted(known)))) for id, known in frames.items() if len(known) > 2}
 
 
 def _boxes(where: str, annotation: Mapping, images: Mapping, videos: Mapping) -> Iterator[tuple]:

@@ -2,7 +2,7 @@
 
 A region is a person. A key frame that is `enabled` shows it from there to the next key frame, linearly, and after the
 last one to the end (`framesCount`); one that is not shows it in that frame, and not after it. Boxes are shares of the
-picture in percent. Frames count from 1 at the editor's `frameRate`, which is 24 unless somebody has set it, whatever
+frame in percent. Frames count from 1 at the editor's `frameRate`, which is 24 unless somebody has set it, whatever
 the video has: the video's frame is (frame - 1) * fps / rate.
 """
 

@@ -43,7 +43,7 @@ def read(
     labels: dict[str, None] = {}
     for file in files:
         beside = file.with_name("labels.txt")
-        classes = list(names or (read_text(beside).rstrip().splitlines() if beside.is_file() else []))
+        classes = names or (read_text(beside).rstrip().splitlines() if beside.is_file() else [])
         classes = [name.strip() for name in classes]
         people = _people(file, classes, person_labels, no_action)
         tubes = []
@@ -110,7 +110,8 @@ def _row(where: str, line: str) -> tuple[int, int, list[float], float, int]:
 
 def _sequence(path: Path) -> tuple[str, int, int, int]:
     """Name, width, height and number of frames of a gt.txt's seqinfo.ini; else the folder's name and zeros."""
-    folder = path.resolve().parent.parent if path.resolve().parent.name == "gt" else path.resolve().parent
+    folder = path.resolve().parent
+    folder = folder.parent if folder.name == "gt" else folder
     file = folder / "seqinfo.ini"
     parser = configparser.ConfigParser(interpolation=None)
     try:

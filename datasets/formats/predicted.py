@@ -193,7 +193,8 @@ class TubeRows:
         if value == np.floor(value) and low <= value < low + n:
             return f"class {value:g} is not in the label map"
         near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
-        return f"{noun} {value:g}, but there are {counted(n, noun)} ({low} to {low + n - 1}){near}"
+        names = counted(n, "label") if noun == "label" else f"{n} class{'es' * (n > 1)}"
+        return f"{noun} {value:g}, but there are {names} ({low} to {low + n - 1}){near}"
 
     def _pixels(self, video: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Boxes in pixels of their videos: from shares, or from pixels of another picture."""

@@ -62,7 +62,7 @@ def _write_act(path: str, format: str, root: Path, content: Mapping, subsets: Su
         for label, frames, boxes in _whole_tubes(video):
             rows = np.column_stack([frames + 1, boxes]).astype(np.float32)
             tubes[name].setdefault(label, []).append(rows)
-    truth = {
+    ground_truth = {
         "labels": list(content["labels"]),
         "train_videos": [list(subsets["train"])],
         "test_videos": [list(subsets["val"])],
@@ -71,7 +71,7 @@ def _write_act(path: str, format: str, root: Path, content: Mapping, subsets: Su
         "gttubes": tubes,
     }
     with atomic(root / path) as part:
-        part.write_bytes(pickle.dumps(truth, protocol=2))
+        part.write_bytes(pickle.dumps(ground_truth, protocol=2))
     lists = {"train": {"list": "train_videos", "number": 1}, "val": {"list": "test_videos", "number": 1}}
     return {"format": format, "annotations": path, "splits": lists, "defaults": {**DEFAULTS, "filter_length": 4}}
 

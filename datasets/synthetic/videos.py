@@ -367,7 +367,7 @@ def make_synthetic(
             entries = list(progress(pool.map(make, jobs), **bar))
     else:
         entries = list(progress(map(make, jobs), **bar))
-    videos = {path.stem: entry for (path, *_), entry in zip(jobs, entries, strict=True)}
+    videos = dict(zip((name for subset in names.values() for name in subset), entries, strict=True))
     content = {"labels": list(ACTIONS), "videos": videos}
     write_json(root / "annotations.json", content)
     for subset, members in names.items():
