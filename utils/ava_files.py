@@ -114,7 +114,7 @@ def _plain(path: Path, text: str, widths: tuple[int, ...]) -> Columns | None:
     converters = {0: lambda name: places.setdefault(name, len(places))}
     try:
         table = np.loadtxt(path, delimiter=",", comments=None, converters=converters, encoding="utf-8-sig", ndmin=2)
-    except ValueError:
+    except (ValueError, OSError):
         return None
     n, width = table.shape
     n_lines = text.count("\n") + (not text.endswith("\n"))  # more where some are blank, fewer where "\r" ends lines
