@@ -55,10 +55,9 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         return [f"{counted(len(content['videos']), 'video')}, predicted tubes {n}", f"-> {target}"]
     try:
         check_options(format, options)
+        file = read_annotation_file(source, format, options)
     except ValueError as error:
         raise InputError(f"options: {error}") from None
-    try:
-        file = read_annotation_file(source, format, options)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     named = (tube.label for video in file.videos.values() for tube in video.tubes if isinstance(tube.label, str))

@@ -167,21 +167,20 @@ class Clips:
         weakref.finalize(view, self._free.append, memory).atexit = False
         return torch.from_numpy(view).view(shape)
 
-    def _decode(self, video: ShardVideo, frame: int, data: bytes, shape: tuple[int, int]) -> np.ndarray:
-        """One frame, uint8 RGB of this (height, width)."""
-        if zlib.crc32(data) != video.checksums[frame]:
-            raise InputError(f"{video.where}: frame {frame} of {video.name!r} is damaged; {REMEDY}")
-        shrink = next((k for k in (8, 4, 2) if max(shape) * k <= max(video.stored)), 0)
-        image = decode_image(data, f"{video.where}: frame {frame} of {video.name!r}", _REDUCED.get(shrink, _RGB))
-        if shrink or _RGB == cv2.IMREAD_COLOR:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return image if image.shape[:2] == shape else resize(image, max(shape))
-
     def _read_clip(self, video: ShardVideo, frames: np.ndarray, out: np.ndarray, flip: bool) -> None:
         """Decode frames into `out` (T, H, W, 3)."""
+        size = max(out.shape[1:3])
+        shrink = next((k for k in (8, 4, 2) if size * k <= max(video.stored)), 0)
         try:
             for frame, data, place in zip(frames, video.read(frames), out, strict=True):
-                image = self._decode(video, frame, data, out.shape[1:3])
+                where = f"{video.where}: frame {frame} of {video.name!r}"
+                if zlib.crc32(data) != video.checksums[frame]:
+                    raise InputError(f"{where} is damaged; {REMEDY}")
+                image = decode_image(data, where, _REDUCED.get(shrink, _RGB))
+                if shrink or _RGB == cv2.IMREAD_COLOR:
+                    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                if image.shape != place.shape:
+                    image = resize(image, size)
                 if flip:
                     cv2.flip(image, 1, dst=place)
                 else:
