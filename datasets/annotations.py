@@ -1,4 +1,4 @@
-"""Every annotation format as the same checked tubes: the one place where annotations are judged."""
+"""Every annotation format as the same checked tubes: the one place where annotations are checked."""
 
 import itertools
 import re

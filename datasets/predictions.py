@@ -25,7 +25,7 @@ USER_OPTIONS = {
 
 
 class Format(NamedTuple):
-    """A format of predictions: its reader, and the options (`OPTIONS`) that are so unless somebody says otherwise."""
+    """A format of predictions: its reader, and its defaults of the options (`OPTIONS`)."""
 
     read: Callable[[TubeRows], None]
     defaults: dict

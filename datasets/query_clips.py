@@ -82,17 +82,19 @@ class QueryClips:
             indices: of clips, whose videos are meant.
             place: which of the frames that have assigned detections `gap` frames later too, as a share of them.
         """
-        sides = ([], []), ([], [])
-        for number in dict.fromkeys(index // self.clips_per_video for index in indices):
-            detections, _, frames, persons, rows = self.videos[number]
-            starts = np.intersect1d(frames, frames - gap)
-            for (queries, ids), later in zip(sides, (0, gap), strict=True):
-                if len(starts):
-                    chosen = np.flatnonzero(frames == starts[int(len(starts) * place)] + later)
-                    queries.append(detections.queries(rows[chosen]))
-                    ids.append(persons[chosen] + (number << 32))
-        empty = self.pack([(0, indices[0])])[0][:0], np.zeros(0, np.int64)
-        return tuple(tuple(map(np.concatenate, side)) if side[0] else empty for side in sides)
+
+        def shown(later: int) -> tuple[np.ndarray, np.ndarray]:
+            queries, ids = [], []
+            for number in dict.fromkeys(index // self.clips_per_video for index in indices):
+                detections, _, frames, persons, rows = self.videos[number]
+                starts = np.intersect1d(frames, frames - gap)
+                frame = starts[int(len(starts) * place)] + later if len(starts) else -1
+                chosen = np.flatnonzero(frames == frame)
+                queries.append(detections.queries(rows[chosen]))
+                ids.append(persons[chosen] + (number << 32))
+            return np.concatenate(queries), np.concatenate(ids)
+
+        return shown(0), shown(gap)
 
 
 def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -59,13 +59,13 @@ class ShardVideo:
             raise ValueError("its numbers of frames differ")
         tubes = [Tube(t["frames"], t["boxes"], t["label"], person_id=t["person_id"]) for t in meta["tubes"]]
         frames, boxes, persons, actions = box_columns(tubes)
-        keys, first, place = np.unique(  # sorted by frame, then person
+        keys, first, inverse = np.unique(  # sorted by frame, then person
             [frames, persons], axis=1, return_index=True, return_inverse=True
         )
         (self.frames, self.persons), self.actions = keys, actions[first]
         if "n_actions" in meta:
             self.actions = np.zeros((len(first), meta["n_actions"]), np.float32)
-            self.actions[place.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
+            self.actions[inverse.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
         self.boxes = normalise_boxes(clip_boxes(boxes[first], self.width, self.height), self.width, self.height)
         self.key_frames = np.array(meta["key_frames"], np.int64) if "key_frames" in meta else None
 
@@ -122,7 +122,7 @@ class Clips:
     boxes; what is shorter than a clip gives fewer frames. In training the start is random, the clip is
     mirrored half of the time (if `mirror`) and changes colour as a whole (`jitter`: brightness, contrast, saturation,
     hue); otherwise clips are spread evenly. Frames come with their longer side `image_size` (0: as stored); with
-    `pad_square` the padding up to a square counts as picture: it has no mask, and boxes are divided by the square.
+    `pad_square` the padding up to a square counts as image: it has no mask, and boxes are divided by the square.
     """
 
     n_frames: int = 1
@@ -268,9 +268,8 @@ class ClipDataset(Clips):
 
     def pack(self, keys: Sequence[tuple[int, int]], pin: bool = False) -> dict:
         """The clips of a batch, (epoch, index) each."""
-        places = [divmod(index, self.clips_per_video) for _, index in keys]
-        draws = [rng(self.seed, epoch, index) for epoch, index in keys]
-        clips = [self.clip(self.videos[video], n, draw) for (video, n), draw in zip(places, draws, strict=True)]
+        n = self.clips_per_video
+        clips = [self.clip(self.videos[i // n], i % n, rng(self.seed, epoch, i)) for epoch, i in keys]
         return super().pack(clips, pin)
 
 
@@ -286,7 +285,7 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     """A batch of `ClipDataset` as training takes it, on `device`, with the colours changed there.
 
     `images` uint8 RGB (N, 3, H, W), channels last in memory, padded with 0 right and below; `mask` bool (N, H, W),
-    True on padding; `targets` N dicts of `boxes` (n, 4) cxcywh normalised by the picture without it, `labels` (n,) all
+    True on padding; `targets` N dicts of `boxes` (n, 4) cxcywh normalised by the image without it, `labels` (n,) all
     PERSON, `person_ids` (n,) distinct between clips, `actions` (n,); `clip` and `frames` int64 (N,); `names` of the
     clips' videos. N is the number of frames of all clips.
     """
