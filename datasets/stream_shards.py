@@ -7,9 +7,9 @@ Shards are those of `datasets.make_shards`. Each process reads its share of them
 
 Promised: the same clips in the same order for the same seed, epoch, shards and number of processes, whatever
 `--workers`, so a resumed run repeats an uninterrupted one; no clip is decoded that is not used; damaged shards are
-errors, as on disk. Not promised: that an epoch sees every video once (it is `clips_per_epoch` clips of shards in an order
-of its own, which are read again where they do not suffice), a mix beyond neighbouring shards (`SHUFFLE` clips are
-mixed), and a quick resume: what the epoch had read is read again, though not decoded.
+errors, as on disk. Not promised: that an epoch sees every video once (it is `clips_per_epoch` clips of shards in an
+order of its own, which are read again where they do not suffice), a mix beyond neighbouring shards (`SHUFFLE` clips
+are mixed), and a quick resume: what the epoch had read is read again, though not decoded.
 """
 
 import copy
