@@ -196,12 +196,12 @@ def read_shards(folder: str | Path) -> Iterator[tuple[Path, dict, dict[str, Memb
     if not path.exists():
         raise InputError(f"{folder}: no whole set of shards here; write them with python -m datasets.make_shards")
     try:
-        names = [str(name) for name in unseal(path.read_bytes())["shards"]]
+        names = list(unseal(path.read_bytes())["shards"])
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged index of shards ({error}); {REMEDY}") from None
     for name in names:
-        if Path(name).name != name:
-            raise InputError(f"{path}: shard {name[:40]!r} is not a file's name")
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{path}: shard {str(name)[:40]!r} is not a file's name")
         for meta, members in read_samples(folder / name, "shard", REMEDY):
             if meta["name"] in seen:
                 raise InputError(f"{folder / name}: video {meta['name'][:80]!r} is in another shard too; {REMEDY}")
