@@ -1,5 +1,6 @@
 """The settings that tracks are linked with: flags, names on disk, and where those of two runs differ."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -8,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from models.linkers import LINKERS
 from models.tube import LINK_CUES, Linker
-from utils.cli import Parser, cosine, positive_int, share
+from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.misc import InputError, exceeding
-from utils.storage.files import epoch_path
+from utils.storage.files import epoch_path, load_checkpoint
 
 if TYPE_CHECKING:
     from datasets.config import Project
@@ -46,10 +47,6 @@ class LinkSettings:
         """A linker with these settings, for one video."""
         return Linker(self.least("sim_th"), self.end_consecutive_frames, self.link_cues, LINKERS[self.linker])
 
-    def tar(self, root: Path, subset: str) -> Path:
-        """The tar of a subset's tracks; `root` is the run's folder."""
-        return root / "qmm_tubes" / subset / f"{self.name}.tar"
-
 
 def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     """Flags of `LinkSettings`, which every stage from linking on takes; a later stage finds its tracks by them."""
@@ -72,11 +69,6 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
 
 def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettings:
     """The settings of `add_linking_flags`, with the data set's defaults and the last epoch of the run in `root`."""
-
-    def given(flag: str, default: str) -> float:
-        value = getattr(args, flag)
-        return project.default(default) if value is None else value
-
     if LINKERS[args.linker].memory > 1 and not LINK_CUES[args.link_cues].needs_features:
         raise InputError(f"--linker {args.linker}: averages person features; it does not go with --link_cues iou")
     patience = args.end_consecutive_frames or LINKERS[args.linker].end_consecutive_frames
@@ -86,15 +78,51 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         epoch = int(newest.stem.removeprefix("epoch_"))
     return LinkSettings(
         load_epoch=epoch,
-        psn_score_th=given("psn_score_th", "psn_score_th"),
-        sim_th=given("sim_th", LINK_CUES[args.link_cues].default_th),
-        filter_length=given("filter_length", "filter_length"),
-        end_consecutive_frames=patience or project.default("end_consecutive_frames"),
-        iou_th=given("iou_th", "iou_th"),
+        psn_score_th=project.default("psn_score_th", given=args.psn_score_th),
+        sim_th=project.default(LINK_CUES[args.link_cues].default_th, given=args.sim_th),
+        filter_length=project.default("filter_length", given=args.filter_length),
+        end_consecutive_frames=project.default("end_consecutive_frames", given=patience),
+        iou_th=project.default("iou_th", given=args.iou_th),
         link_cues=args.link_cues,
         linker=args.linker,
         strict=args.strict,
     )
+
+
+def tar_of_tracks(args: Namespace, settings: LinkSettings, root: Path, subset: str) -> Path:
+    """The tar that `eval_qmm.py` writes for a subset; `root` is the run's folder.
+
+    Its name has the linking's settings and, where the flags have the detector run otherwise than the person encoder was
+    trained with, the detector's, e.g. <settings.name>-detector_size640_bf16.tar.
+    """
+    changes = []
+    if args.image_size or args.pad_square or args.person_label is not None:
+        path = epoch_path(root / "encoder", settings.load_epoch, "person encoder", "train_qmm.py")
+        trained = load_checkpoint(path, "person encoder")["config"].get("detector", {})
+        if args.image_size not in (0, trained.get("image_size")):
+            changes.append(f"size{args.image_size}")
+        if args.pad_square and not trained.get("square"):
+            changes.append("square")
+        if number_or_name(args.person_label) not in (None, trained.get("person_label")):
+            changes.append(f"person{args.person_label}".replace("/", "_"))
+    if args.amp != "off":
+        changes.append(args.amp)
+    name = "_".join([f"{settings.name}-detector", *changes]) if changes else settings.name
+    return root / "qmm_tubes" / subset / f"{name}.tar"
+
+
+def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: str) -> Path:
+    """The tar that a later stage reads: that of `tar_of_tracks`, or where it is missing the only one that differs in
+    the detector's settings alone, since a later stage's `--amp` may be that of its own network."""
+    from utils.distributed import rank  # with PyTorch
+
+    path = tar_of_tracks(args, settings, root, subset)
+    others = [*path.parent.glob(f"{settings.name}.tar"), *path.parent.glob(f"{settings.name}-detector_*.tar")]
+    if path.is_file() or len(others) != 1:
+        return path
+    if rank() == 0:
+        print(f"note: {others[0]}: its detector ran with other flags than these (--amp, --image_size)", file=sys.stderr)
+    return others[0]
 
 
 def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str:

@@ -12,6 +12,7 @@ from models.person_queries import detector_of
 from models.x3d import x3d_xs
 from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.misc import InputError
+from utils.storage.tracks import TrackStore
 
 
 @pytest.mark.parametrize("metric", ["motion-AP", "frame-mAP"])
@@ -136,14 +137,35 @@ def test_a_head_evaluated_on_tracks_of_other_settings_says_so(
     assert any(args["head_settings"][name] == trained for args in found)
 
 
-def test_people_followed_otherwise_are_told_apart(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
-    name = ("--qmm_name", "one", *LOOSE)
-    try:
-        stages.run("eval_qmm", *name, "--amp", "bf16")
-        with pytest.raises(InputError, match=r"-bfloat16 as .*run eval_qmm\.py with the same --amp"):
-            stages.run("eval_map", *name, "--min_tube_length", 1)
-    finally:
-        stages.run("eval_qmm", *name)
+def test_tracks_of_a_detector_that_runs_otherwise_stand_beside_the_others(
+    finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages, name = finished_chain.copy(tmp_path), ("--qmm_name", "one", *LOOSE)
+    (plain,) = (stages.folder("one") / "qmm_tubes" / "val").glob("*.tar")
+    before, keys = (plain.read_bytes(), plain.stat().st_mtime_ns), {TrackStore(plain).settings["detector"]["key"]}
+    changes = {"bf16": ("--amp", "bf16"), "size48": ("--image_size", 48), "square": ("--pad_square",)}
+    changes |= {"person0": ("--person_label", 0), "size48_bf16": ("--image_size", 48, "--amp", "bf16")}
+    for end, flags in changes.items():
+        stages.run("eval_qmm", *name, *flags)
+        tar = plain.with_name(f"{plain.stem}-detector_{end}.tar")
+        keys.add(TrackStore(tar).settings["detector"]["key"])
+        results = stages.folder("one") / "results" / f"eval_qmm-val-{tar.stem}.json"
+        stages.run("eval_qmm", *name, *flags, "--from_tar")
+        assert f"tracks: {tar}\nresults: {results}" in capsys.readouterr().out
+    stages.run("eval_qmm", *name, "--image_size", 64)  # the size that the encoder was trained with
+    assert len(keys) == 6 and before == (plain.read_bytes(), plain.stat().st_mtime_ns)
+
+    stages.run("eval_map", *name, "--min_tube_length", 1)
+    with pytest.raises(InputError, match=r"-bfloat16 as .*run eval_qmm\.py with the same --amp"):
+        stages.run("eval_map", *name, "--min_tube_length", 1, "--amp", "bf16")
+    capsys.readouterr()
+    half = ("train_action_head", *name, "--amp", "bf16", "--head_name", "half", "--epochs", 1)
+    stages.run(*half)  # the head's precision, where there are only the tracks of the detector in float32
+    assert f"note: {plain.parents[1] / 'train' / plain.name}: its detector ran with other" in capsys.readouterr().err
+    stages.run("eval_map", *name, "--min_tube_length", 1, "--head_name", "half")
+    plain.unlink()
+    with pytest.raises(InputError, match=r"no tracks with these settings .there are: .*-detector_bf16, "):
+        stages.run("eval_map", *name, "--min_tube_length", 1)
 
 
 def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) -> None:
