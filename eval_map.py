@@ -8,9 +8,9 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,20 +33,12 @@ from datasets.predictions import (
 )
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
-from models.link_settings import add_linking_flags, link_settings, settings_differences
+from models.link_settings import add_linking_flags, existing_tar, link_settings, settings_differences
 from utils.ava_files import read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.drawing.report import contents
-from utils.flags import (
-    add_data_flags,
-    add_detector_flags,
-    add_frame_flags,
-    add_log_flags,
-    add_preset_flags,
-    add_report_flags,
-    add_run_flags,
-)
+from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_frame_flags, add_run_flags
 from utils.metrics.ava import rows_ap
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.compare import write_resamples
@@ -54,13 +46,11 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
-from utils.results import add_plot_video_flag, check_plot_video, plain, write_results
+from utils.results import Views, check_plot_video, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
-    import torch
-
     from models.action_head import ActionHead
 
 
@@ -84,7 +74,6 @@ class Measured(NamedTuple):
 def make_parser() -> Parser:
     parser = Parser("Classify the frames of tracks and evaluate the action tubes.")
     add_data_flags(parser)
-    add_preset_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to evaluate on")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linking_flags(parser, "load_epoch_qmm")
@@ -118,9 +107,7 @@ def make_parser() -> Parser:
     parser.flag("evaluation", "confusion", action="store_true", help="which class is taken for which")
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="thresholds of 3D IoU (frame-mAP: of IoU), or ranges such as 0.5:0.95")  # fmt: skip
-    add_log_flags(parser)
-    add_plot_video_flag(parser)
-    add_report_flags(parser)
+    add_evaluation_flags(parser)
     add_run_flags(parser)
     return parser
 
@@ -151,26 +138,6 @@ def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -
         print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
 
 
-def frame_features(
-    args: argparse.Namespace,
-    project: Project,
-    root: Path,
-    kind: str,
-    trained_with: str,
-    tracks: TrackStore,
-    device: "torch.device",
-) -> Callable:
-    """A function from a track to its frame features, float32 (T, d), for the heads that use them."""
-    from datasets.frame_batches import SubsetVideos
-    from models.frame_features import features_of_tracks, frame_extractor
-
-    extractor = frame_extractor(kind, args, device, tracks.settings["detector"])
-    if extractor.key != trained_with:
-        raise InputError(f"the action head was trained with frame features {trained_with}, not {extractor.key}")
-    videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
-    return features_of_tracks(root.parent / "features", videos, extractor)
-
-
 def classify(
     head: "ActionHead",
     tracks: TrackStore,
@@ -183,22 +150,18 @@ def classify(
     from models.action_head import action_probabilities
     from models.tube import action_tubes
 
-    tubes: dict[str, list[Tube]] = {name: [] for name in tracks.names}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in tracks.names}
+    made: dict[str, list[tuple[Tube, np.ndarray]]] = {name: [] for name in tracks.names}
     for track in progress(list(tracks), desc="actions", unit="track", leave=False):
         features = features_of(track) if features_of else None
-        probabilities = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
-        for tube, frame_scores in action_tubes(
-            track.frames, track.boxes, probabilities, topk, min_tube_length, track.person_id, action_th
-        ):
-            tubes[track.video].append(tube)
-            scores[track.video].append(frame_scores)
+        chances = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
+        how = topk, min_tube_length, track.person_id, action_th
+        made[track.video] += action_tubes(track.frames, track.boxes, chances, *how)
+    tubes, scores = ({name: [pair[side] for pair in pairs] for name, pairs in made.items()} for side in (0, 1))
     return tubes, scores
 
 
-def plot(folder: Path, e: Evaluation, metrics: dict, project: Project, video: str | None) -> list[Path]:
+def draw(e: Evaluation, metrics: dict, project: Project, video: str | None, folder: Path) -> list[Path]:
     """The plots of `--plot`, in `folder`; `video` in detail."""
-    from datasets.dataset import VideoFrames
     from utils.drawing.error_plots import analysis_plots
     from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
@@ -208,33 +171,19 @@ def plot(folder: Path, e: Evaluation, metrics: dict, project: Project, video: st
     if not project.frames_path(video).exists():  # predictions need no videos
         print(f"note: {project.frames_path(video)}: no such video, so its tubes are not plotted", file=sys.stderr)
         return paths
-    frames = VideoFrames(project.frames_path(video), project.sampling)
-    return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, frames)
+    return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, project.open_video(video))
 
 
-def side_by_side(videos: Sequence[str], folder: Path, e: Evaluation, project: Project) -> list[Path]:
-    """Write videos with their annotated and predicted action tubes side by side, in `folder`; returns their paths."""
-    from datasets.dataset import VideoFrames
-    from utils.drawing.side_by_side import tubes_panel, write_side_by_side
+def panels(e: Evaluation, video: str) -> list:
+    """A video's annotated and predicted action tubes, side by side."""
+    from utils.drawing.side_by_side import tubes_panel
 
-    paths = []
-    for name in videos:
-        frames = VideoFrames(project.frames_path(name), project.sampling)
-        panels = [tubes_panel("ground truth", e.gt[name], e.labels)]
-        panels.append(tubes_panel("action tubes", e.pred.get(name, ()), e.labels, scored=True))
-        path = folder / f"{name.replace('/', '_')}.mp4"
-        paths.append(write_side_by_side(path, frames, frames.size, frames.fps, panels))
-        print(f"video: {paths[-1]}")
-    return paths
+    pred = tubes_panel("action tubes", e.pred.get(video, ()), e.labels, scored=True)
+    return [tubes_panel("ground truth", e.gt[video], e.labels), pred]
 
 
-def report(
-    args: argparse.Namespace, e: Evaluation, metrics: dict, lists: dict, curves: list, project: Project, folder: Path
-) -> tuple[Path, list[Path]]:
-    """The page of `--report`, with the causes that `lists` (errors.json) gives, and for Comet the worst videos."""
-    from datasets.dataset import VideoFrames
-    from utils.drawing.report.page import write_report
-
+def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path, curves: list[dict]) -> dict:
+    """The page of `--report`: `about` says what was evaluated, `lists` (errors.json) gives the causes of errors."""
     level, protocol = e.thresholds[0], e.protocol if e.protocol in PROTOCOLS else "voc"
     wrong = contents.caused_errors(lists.get(f"v-mAP@{level:g}", ()))
     wrong = wrong or contents.wrong_tubes(e.pred, e.gt, len(e.labels), level, protocol)
@@ -242,14 +191,9 @@ def report(
         contents.video_entry(name, e.sizes.get(name, (0, 0, 0)), e.pred.get(name, ()), tubes, wrong.get(name, ()))
         for name, tubes in e.gt.items()
     ]
-    facts = {"data set": project.name, "subset": args.subset, "protocol": e.protocol, "settings": folder.parent.name}
-    facts["errors counted"] = f"at 3D IoU {level:g}"
-    title, charts = f"Action tubes of {project.name}, {args.subset}", contents.part_charts(metrics) + curves
-    page = contents.evaluation_page(title, facts, e.labels, metrics, charts, videos)
-    frames = lambda name: VideoFrames(project.frames_path(name), project.sampling)  # noqa: E731
-    index = write_report(folder, page, frames, args.report_videos, args.workers)
-    worst = contents.worst(videos) if args.comet != "disabled" else []
-    return index, side_by_side([n for n in worst if project.frames_path(n).exists()], folder.parent, e, project)
+    facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": f"at 3D IoU {level:g}"}
+    title = f"Action tubes of {about['data set']}, {about['subset']}"
+    return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics) + curves, videos)
 
 
 def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
@@ -259,16 +203,18 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
         gt: the videos with ground truth.
         bad: videos that cannot be used are entered here (name -> why); None: they are errors.
     """
+    from datasets.frame_batches import SubsetVideos
     from models.action_head import load_head
+    from models.frame_features import features_of_tracks, frame_extractor
 
     start(args)
     device = pick_device(args.device)
     root = Path(args.checkpoint_root) / project.name / args.qmm_name
     settings = link_settings(args, project, root)
-    min_tube_length = args.min_tube_length or project.default("min_tube_length")
-    tracks = TrackStore(settings.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
-    check_plot_video(args, (gt - (bad or {}).keys()) & set(tracks.names))
+    min_tube_length = project.default("min_tube_length", given=args.min_tube_length)
+    tracks = TrackStore(existing_tar(args, settings, root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
     tracks.require_videos(gt - (bad or {}).keys())
+    check_plot_video(args, tracks.names)
     sizes = {name: tuple(tracks.meta(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
@@ -280,11 +226,15 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
     features_of = None
     if head.needs_frames:
-        features_of = frame_features(args, project, root, head.needs_frames, config["frames"], tracks, device)
+        extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"])
+        if extractor.key != config["frames"]:
+            raise InputError(f"the action head was trained with frame features {config['frames']}, not {extractor.key}")
+        subset_videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
+        features_of = features_of_tracks(root.parent / "features", subset_videos, extractor)
     topk = args.topk or (len(project.labels) if project.multi_label else 1)
     pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
     carried = f"top{topk}" if args.action_th is None else f"th{args.action_th:g}"
-    name = f"{settings.name}-{folder.name}{epoch}-{carried}-min{min_tube_length}"
+    name = f"{tracks.path.stem}-{folder.name}{epoch}-{carried}-min{min_tube_length}"
     used = asdict(settings) | {"min_tube_length": min_tube_length, "topk": topk}
     used |= {"load_epoch_head": epoch, "head_settings": config["settings"]}
     return Measured(pred, scores, sizes, root, name, used, epoch)
@@ -310,9 +260,9 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
 def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:
     """A csv of detections against the csv of a data set in AVA's format, row by row as the official tool compares them:
     no tubes are made, and rows of any quality count."""
-    flags = ("bootstrap", "errors", "confusion", "report", "export", "save_predictions", "side_by_side")
-    if others := [flag for flag in (*flags, "predictions_options") if getattr(args, flag)]:
-        raise InputError(f"--{others[0]}: does not go with a csv of detections by --protocol {args.protocol}")
+    for flag in ("confusion", "report", "export", "save_predictions", "side_by_side", "predictions_options"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag}: does not go with a csv of detections by --protocol {args.protocol}")
     path, file = Path(args.predictions), project.annotation_file()
     subset = project.split(args.subset)
     gt, excluded = file.videos.rows(subset)
@@ -323,15 +273,12 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
-    used = vars(args) | {"tiou_th": levels}
     root = Path(args.checkpoint_root) / project.name / "predictions"
-    print(f"results: {write_results(root, 'eval_map', args.subset, name, used, metrics, 0)}")
+    write_results(root, "eval_map", args.subset, name, vars(args) | {"tiou_th": levels}, metrics, 0)
 
 
-def main() -> None:
-    """The command line."""
-    args = parse_with_preset(make_parser(), "eval_map")
-    levels = thresholds(args.tiou_th)
+def check_flags(args: argparse.Namespace) -> None:
+    """InputError for flags that do not go with each other."""
     if args.count_duplicates and args.metric != "v-mAP":
         raise InputError(f"--count_duplicates: only goes with --metric v-mAP, not {args.metric}")
     if args.plot and args.protocol not in PROTOCOLS:
@@ -342,14 +289,23 @@ def main() -> None:
         raise InputError("--errors: a second detection is an error; leave --count_duplicates out")
     if (args.predictions_format or args.predictions_options) and not args.predictions:
         raise InputError("--predictions_format, --predictions_options: only go with --predictions")
+    for flag in ("bootstrap", "errors"):
+        if getattr(args, flag) and args.protocol not in PROTOCOLS:
+            raise InputError(f"--{flag}: goes with --protocol {' or '.join(PROTOCOLS)}, not {args.protocol}")
     check_export(args.export, args.metric)
+
+
+def main() -> None:
+    """The command line."""
+    args = parse_with_preset(make_parser(), "eval_map")
+    levels = thresholds(args.tiou_th)
+    check_flags(args)
     project = load_project(args.dataset, args.data_root)
     by_ava = args.protocol in ("ava", "ava-2019") and args.metric == "frame-mAP" and project.format.startswith("ava")
     if by_ava and args.predictions and (args.predictions_format or recognise(Path(args.predictions))) == "ava_csv":
         evaluate_submission(args, project, levels)
         return
-    if others := [f for f in ("bootstrap", "errors") if getattr(args, f) and args.protocol not in PROTOCOLS]:
-        raise InputError(f"--{others[0]}: goes with --protocol {' or '.join(PROTOCOLS)}, not {args.protocol}")
+
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
     if args.predictions:
@@ -357,42 +313,42 @@ def main() -> None:
     else:
         measured = from_tracks(args, project, videos.keys(), bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
-    how = {"count_duplicates": args.count_duplicates, "bootstrap": args.bootstrap, "seed": args.seed}
-    for key in ("key_frames", "empty_frames"):
-        how[key] = {name: getattr(videos[name], key) for name in gt}
+    how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
+    for name in ("key_frames", "empty_frames"):
+        how[name] = {video: getattr(videos[video], name) for video in gt}
     how["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
-    evaluation = Evaluation(*measured[:2], gt, measured.sizes, project.labels, levels, args.protocol, **how)
-    metrics: dict = {"tubes": sum(map(len, measured.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
-    metrics |= {"videos": len(gt)} | measure(args.metric, evaluation) | {"videos_left_out": len(bad or {})}
+    e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **how)
+    metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
+    metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)
     if args.errors:
-        metrics["errors"] = errors("frame-mAP" if args.metric == "frame-mAP" else "v-mAP", evaluation)
+        metrics["errors"] = errors("frame-mAP" if args.metric == "frame-mAP" else "v-mAP", e)
         print_errors(metrics["errors"])
     if args.confusion:
-        metrics["confusion"] = confusion(evaluation)
+        metrics["confusion"] = confusion(e)
     lists = {name: summary.pop("list") for name, summary in metrics.get("errors", {}).items() if "list" in summary}
     tell_left_out(bad or {})
+
+    by_tube = args.metric != "frame-mAP" and not args.count_duplicates
+    views = Views(
+        draw=partial(draw, e, metrics, project, args.plot_video),
+        page=partial(report, e, plain(metrics), lists, {"data set": project.name, "subset": args.subset}),
+        panels=partial(panels, e),
+        frames=project.open_video,
+        frames_path=project.frames_path,
+        curves=partial(contents.curve_charts, e.pred, gt, e.labels, levels, args.protocol) if by_tube else list,
+    )
     name = f"{measured.name}-{args.metric}"
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
-    plots = (lambda folder: plot(folder, evaluation, metrics, project, args.plot_video)) if args.plot else None
-    by_tube = args.metric != "frame-mAP" and not args.count_duplicates
-    curved = evaluation.pred, gt, project.labels, levels, args.protocol
-    curves = cache(lambda: contents.curve_charts(*curved) if by_tube else [])
-    page = lambda folder: report(args, evaluation, plain(metrics), lists, curves(), project, folder)  # noqa: E731
-    shown = (plots, curves, page if args.report else None)
-    path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, *shown)
+    path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, views)
     if resamples:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
     if lists:
         write_json(path.with_suffix("") / "errors.json", lists)
-    print(f"results: {path}")
-    side_by_side(args.side_by_side, path.with_suffix(""), evaluation, project)
-    if args.save_predictions or args.export:
-        kept = ["json", *["ava"] * by_ava] * args.save_predictions
-        formats = kept + [args.export] * bool(args.export)
-        for written in export(path.with_suffix(""), evaluation, dict.fromkeys(formats), args.metric):
-            print(f"predictions: {written}")
+    formats = ["json", *["ava"] * by_ava] * args.save_predictions + [args.export] * bool(args.export)
+    for written in export(path.with_suffix(""), e, dict.fromkeys(formats), args.metric) if formats else ():
+        print(f"predictions: {written}")
 
 
 if __name__ == "__main__":

@@ -6,37 +6,22 @@ Leaves checkpoint/<dataset>/<qmm_name>/qmm_tubes/<subset>/<settings>.tar, which 
 results/eval_qmm-<subset>-<settings>.json. `--from_tar` evaluates an existing tar again, in seconds.
 """
 
-import zlib
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from models.link_settings import LinkSettings, add_linking_flags, link_settings
+from models.link_settings import LinkSettings, add_linking_flags, existing_tar, link_settings, tar_of_tracks
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
-from utils.flags import (
-    add_data_flags,
-    add_detector_flags,
-    add_log_flags,
-    add_preset_flags,
-    add_report_flags,
-    add_run_flags,
-)
-from utils.results import (
-    add_plot_video_flag,
-    check_plot_video,
-    motion_recall_by_cue,
-    plain,
-    print_table,
-    write_results,
-)
+from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_run_flags
+from utils.results import Views, check_plot_video, motion_recall_by_cue, plain, print_table, write_results
 
 
 def make_parser() -> Parser:
     parser = Parser("Link detections into tracks, evaluate the tracks, and keep them for the action head.")
     add_data_flags(parser)
-    add_preset_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to link")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="fail unless the person encoder has a skip connection")
@@ -51,9 +36,7 @@ def make_parser() -> Parser:
     parser.flag("evaluation", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
     parser.flag("evaluation", "protocol", choices=("pairs", "published"), default="pairs",
                 help="rule of recall and precision: pairs by falling 3D IoU, or as published")  # fmt: skip
-    add_log_flags(parser)
-    add_plot_video_flag(parser)
-    add_report_flags(parser)
+    add_evaluation_flags(parser)
     add_run_flags(parser)
     return parser
 
@@ -66,7 +49,6 @@ import torch
 
 from datasets.annotations import Video, fit_to_video, read_annotations, refuse
 from datasets.config import Project, load_project
-from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from models import person_encoder
@@ -78,7 +60,7 @@ from utils.gt_tubes import label_frames, label_sets
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
-from utils.misc import InputError, start
+from utils.misc import InputError, checksum, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
@@ -154,162 +136,133 @@ def link_subset(
         "detector": detector.config(),
         "labels": project.labels,
     }
-    label, no_labels = partial(label_frames, no_action=len(project.labels)), np.zeros(0, np.int64)
     if project.multi_label:
         made_with["multi_label"] = True
-        n_classes = len(project.labels)
-        label, no_labels = partial(label_sets, n_classes=n_classes), np.zeros((0, n_classes), np.uint8)
     if not project.sampling.all_frames:
         made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
 
     files = videos.sources() | {name: [] for name in videos.bad}
-    sources = {name: [*source, _checksum(gt.get(name, []), project.multi_label)] for name, source in files.items()}
+    sources = {name: [*source, checksum_of(gt.get(name, []), project.multi_label)] for name, source in files.items()}
     compared = made_with | {"detector": detector.key}  # wherever its file lies
-    with fill_cache(settings.tar(root, args.subset), sources, compared, args.skip_bad) as cache:
+    with fill_cache(tar_of_tracks(args, settings, root, args.subset), sources, compared, args.skip_bad) as cache:
         for name in cache.missing:
             with cache.sample(name) as sample:
                 if name in unusable:
                     raise BadVideo(unusable[name])
                 detections = CachedDetections(store, name, settings.least("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
-                labels = [label(track.frames, track.boxes, gt[name], settings.iou_th) for track in tracks]
-                write_tracks(sample, tracks, np.concatenate([no_labels, *labels]), detections, encode)
+                labels = actions_of(tracks, gt[name], project, settings.iou_th)
+                write_tracks(sample, tracks, labels, detections, encode)
                 sample.json |= {key: detections.meta[key] for key in ("n_frames", "width", "height", "fps")}
                 sample.json |= {"lengths": [len(track) for track in tracks], "settings": made_with}
 
 
-def _checksum(tubes: list[Tube], of_people: bool) -> int:
+def actions_of(tracks: Sequence[Track], gt: list[Tube], project: Project, iou_th: float) -> np.ndarray:
+    """The actions of the tracks' rows, one track after another: int64 (M,), or several at once, uint8 (M, C)."""
+    n = len(project.labels)
+    if project.multi_label:
+        labels = [label_sets(track.frames, track.boxes, gt, iou_th, n_classes=n) for track in tracks]
+        return np.concatenate([np.zeros((0, n), np.uint8), *labels])
+    labels = [label_frames(track.frames, track.boxes, gt, iou_th, no_action=n) for track in tracks]
+    return np.concatenate([np.zeros(0, np.int64), *labels])
+
+
+def checksum_of(tubes: list[Tube], of_people: bool) -> int:
     """A checksum of tubes, `of_people` with their person ids."""
-    names = [f"{t.label} {t.person_id}" if of_people else f"{t.label}" for t in tubes]
-    parts = [t.frames.tobytes() + t.boxes.tobytes() + name.encode() for t, name in zip(tubes, names, strict=True)]
-    return zlib.crc32(b"".join(parts))
+    parts = []
+    for tube in tubes:
+        parts += [tube.frames, tube.boxes, f"{tube.label} {tube.person_id}" if of_people else f"{tube.label}"]
+    return int(checksum(*parts), 16)
 
 
-def evaluate(
-    tracks: dict[str, list[Tube]],
-    gt: dict[str, list[Tube]],
-    labels: list[str],
-    thresholds: list[float],
-    label_centric: bool,
-    frame_iou: float | None,
-    protocol: str = "pairs",
-) -> dict:
+class Evaluated(NamedTuple):
+    """What is evaluated: the tracks in `store`, against the ground truth `gt` at 3D IoU `thresholds`."""
+
+    args: Namespace
+    project: Project
+    root: Path
+    store: TrackStore
+    gt: dict[str, list[Tube]]
+    thresholds: list[float]
+
+
+def evaluate(e: Evaluated) -> dict:
     """The metrics of `docs/protocol.md`, by their names in the results file; printed as tables."""
-    if protocol == "published":
-        rates = [published_precision_recall(tracks, gt, threshold, labels) for threshold in thresholds]
+    tracks, labels, args, names = e.store.tubes(), e.project.labels, e.args, ["recall", "precision"]
+    if args.protocol == "published":
+        rates = [published_precision_recall(tracks, e.gt, threshold, labels) for threshold in e.thresholds]
+        names.append("precision_filter")
     else:
-        rates = tube_precision_recall(tracks, gt, thresholds, label_centric, frame_iou, len(labels))
+        rates = tube_precision_recall(tracks, e.gt, e.thresholds, args.label_centric, args.frame_iou, len(labels))
     metrics: dict = {}
-    for threshold, row in zip(thresholds, rates, strict=True):
-        for name in ("recall", "precision", "precision_filter")[: 3 if protocol == "published" else 2]:
+    for threshold, row in zip(e.thresholds, rates, strict=True):
+        for name in names:
             metrics[f"{name}@{threshold:g}"] = row[name]
             metrics[f"motion_{name}@{threshold:g}"] = row[f"motion_{name}"]
             metrics[f"class_{name}@{threshold:g}"] = dict(zip(labels, row[f"class_{name}"], strict=True))
-    metrics |= tracking_metrics(tracks, gt, label_centric)
-    metrics |= {"tubes": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, gt.values())), "videos": len(gt)}
+    metrics |= tracking_metrics(tracks, e.gt, args.label_centric)
+    metrics |= {"tubes": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, e.gt.values())), "videos": len(e.gt)}
     rows = [
         [f"{threshold:g}", row["recall"], row["precision"], *(row["motion_recall"][kind] for kind in MOTION_CATEGORIES)]
-        for threshold, row in zip(thresholds, rates, strict=True)
+        for threshold, row in zip(e.thresholds, rates, strict=True)
     ]
     print_table(["3D IoU", "recall", "precision", *(f"recall, {kind} motion" for kind in MOTION_CATEGORIES)], rows)
-    names = ("tubes", "gt_tubes", "IDF1", "IDSW", "HOTA", "DetA", "AssA")
-    print_table(names, [[metrics[name] for name in names]])
+    counted = ("tubes", "gt_tubes", "IDF1", "IDSW", "HOTA", "DetA", "AssA")
+    print_table(counted, [[metrics[name] for name in counted]])
     return metrics
 
 
-def draw(
-    args: Namespace,
-    project: Project,
-    store: TrackStore,
-    gt: dict[str, list[Tube]],
-    thresholds: list[float],
-    folder: Path,
-) -> list[Path]:
+def draw(e: Evaluated, folder: Path) -> list[Path]:
     """The plots of `--plot`, in `folder`, which stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import detailed_video, feature_plots, recall_plots, tube_plots
 
     results = folder.with_name(f"{folder.name}.json")
-    recalls = {threshold: motion_recall_by_cue(results, threshold) for threshold in thresholds}
-    video = args.plot_video or detailed_video({name: gt[name] for name in store.names if name in gt})
-    tracks, features = store.tracks(video), store.read(video, "features")
-    match = partial(match_people, iou_th=store.settings["iou_th"])
-    frames = VideoFrames(project.frames_path(video), project.sampling)
+    recalls = {threshold: motion_recall_by_cue(results, threshold) for threshold in e.thresholds}
+    video = e.args.plot_video or detailed_video(e.gt)
+    tracks, gt, frames = e.store.tracks(video), e.gt[video], e.project.open_video(video)
+    match = partial(match_people, iou_th=e.store.settings["iou_th"])
     return [
-        *recall_plots(folder, recalls, gt),
-        *feature_plots(folder, video, tracks, features, gt[video], match),
-        *tube_plots(folder, video, [track.tube() for track in tracks], gt[video], project.labels, frames),
+        *recall_plots(folder, recalls, e.gt),
+        *feature_plots(folder, video, tracks, e.store.read(video, "features"), gt, match),
+        *tube_plots(folder, video, [track.tube() for track in tracks], gt, e.project.labels, frames),
     ]
 
 
-def side_by_side(
-    videos: Sequence[str],
-    args: Namespace,
-    project: Project,
-    root: Path,
-    store: TrackStore,
-    gt: dict[str, list[Tube]],
-    folder: Path,
-) -> list[Path]:
-    """Write videos in `folder`: annotated people, detections (where they are cached), tracks; returns their paths."""
-    from utils.drawing.side_by_side import detections_panel, tubes_panel, write_side_by_side
+def panels(e: Evaluated, video: str) -> list:
+    """A video's annotated people, detections (where they are cached) and tracks, side by side."""
+    from utils.drawing.side_by_side import detections_panel, tubes_panel
 
-    key = store.settings["detector"]["key"]
-    cache = root.parent / "queries" / f"{args.subset}-{key}.tar"
-    paths = []
-    for name in videos:
-        panels = [tubes_panel("ground truth", gt[name])]
-        if cache.is_file():
-            detections = CachedDetections(TarStore(cache, "query cache"), name, store.settings["psn_score_th"])
-            columns = detections.frames, detections.boxes, detections.scores
-            panels.append(detections_panel("detections", *columns))
-        panels.append(tubes_panel("tracks", [track.tube() for track in store.tracks(name)]))
-        frames = VideoFrames(project.frames_path(name), project.sampling)
-        path = folder / f"{name.replace('/', '_')}.mp4"
-        paths.append(write_side_by_side(path, frames, frames.size, frames.fps, panels))
-        print(f"video: {paths[-1]}")
-    return paths
+    cache = e.root.parent / "queries" / f"{e.args.subset}-{e.store.settings['detector']['key']}.tar"
+    shown = [tubes_panel("ground truth", e.gt[video])]
+    if cache.is_file():
+        found = CachedDetections(TarStore(cache, "query cache"), video, e.store.settings["psn_score_th"])
+        shown.append(detections_panel("detections", found.frames, found.boxes, found.scores))
+    return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
 
-def report(
-    args: Namespace,
-    project: Project,
-    root: Path,
-    store: TrackStore,
-    gt: dict[str, list[Tube]],
-    thresholds: list[float],
-    metrics: dict,
-    folder: Path,
-) -> tuple[Path, list[Path]]:
-    """The page of `--report`, in `folder` in that of the results, and for Comet the worst videos, annotated."""
+def report(e: Evaluated, metrics: dict, folder: Path, _curves: list) -> dict:
+    """The page of `--report`; `folder` stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import CUES
     from utils.drawing.report import contents
-    from utils.drawing.report.page import write_report
 
-    results, level, tracks = folder.parent.with_name(f"{folder.parent.name}.json"), thresholds[0], store.tubes()
-    switches = identity_switches(tracks, gt, args.label_centric)
+    results, level, tracks = folder.with_name(f"{folder.name}.json"), e.thresholds[0], e.store.tubes()
+    switches = identity_switches(tracks, e.gt, e.args.label_centric)
     videos = []
-    for name, targets in gt.items():
-        own = tracks.get(name, [])
-        of_pred, of_gt = with_accepted_pair(own, targets, level, args.label_centric, args.frame_iou)
+    for name, gt in e.gt.items():
+        of_pred, of_gt = with_accepted_pair(tracks[name], gt, level, e.args.label_centric, e.args.frame_iou)
         errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
         errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: ground truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
-        meta = store.meta(name) if name in store.names else {}
-        size = tuple(meta.get(key, 0) for key in ("width", "height", "n_frames"))
-        entry = contents.video_entry(name, size, own, targets, errors, events)
+        size = tuple(e.store.meta(name)[key] for key in ("width", "height", "n_frames"))
+        entry = contents.video_entry(name, size, tracks[name], gt, errors, events)
         entry["counts"]["switches"] = len(events)
         videos.append(entry)
-    by_cue = {f"motion_recall@{threshold:g}": motion_recall_by_cue(results, threshold) for threshold in thresholds}
+    by_cue = {f"motion_recall@{threshold:g}": motion_recall_by_cue(results, threshold) for threshold in e.thresholds}
     by_cue = {name: {CUES.get(cue, cue): parts for cue, parts in recalls.items()} for name, recalls in by_cue.items()}
-    facts = {"data set": project.name, "subset": args.subset, "settings": folder.parent.name}
+    facts = {"data set": e.project.name, "subset": e.args.subset, "settings": folder.name}
     facts["errors counted"] = f"at 3D IoU {level:g}"
-    title, charts = f"Tracks of {project.name}, {args.subset}", contents.part_charts(metrics, by_cue)
-    page = contents.evaluation_page(title, facts, project.labels, metrics, charts, videos)
-    frames = lambda name: VideoFrames(project.frames_path(name), project.sampling)  # noqa: E731
-    index = write_report(folder, page, frames, args.report_videos, args.workers)
-    worst = contents.worst(videos) if args.comet != "disabled" else []
-    worst = [name for name in worst if project.frames_path(name).exists()]
-    return index, side_by_side(worst, args, project, root, store, gt, folder.parent)
+    title, charts = f"Tracks of {e.project.name}, {e.args.subset}", contents.part_charts(metrics, by_cue)
+    return contents.evaluation_page(title, facts, e.project.labels, metrics, charts, videos)
 
 
 def main() -> None:
@@ -325,32 +278,27 @@ def main() -> None:
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         bad: dict[str, str] | None = {} if args.skip_bad else None
         annotations = read_annotations(project, project.split(args.subset), bad)
-        gt = {name: video.tubes for name, video in annotations.items()}
-        check_plot_video(args, gt)
+        check_plot_video(args, annotations)
         settings = link_settings(args, project, root)
         if not args.from_tar:
             link_subset(args, project, root, settings, device, annotations, bad)
         if rank() == 0:
-            store = TrackStore(settings.tar(root, args.subset), bad=bad)
-            gt = {name: tubes for name, tubes in gt.items() if name not in (bad or {})}
+            tar_of = existing_tar if args.from_tar else tar_of_tracks
+            store = TrackStore(tar_of(args, settings, root, args.subset), bad=bad)
+            gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             store.require_videos(gt)
-            check_plot_video(args, gt.keys() & store.names)
-            how = args.label_centric, args.frame_iou, args.protocol
-            metrics = evaluate(store.tubes(), gt, project.labels, tiou_thresholds, *how)
-            metrics["videos_left_out"] = len(bad or {})
+            check_plot_video(args, gt)
+            evaluated = Evaluated(args, project, root, store, gt, tiou_thresholds)
+            metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
-            name = settings.name + "-all_frames" * (not args.label_centric)
+            print(f"tracks: {store.path}")
+            name = store.path.stem + "-all_frames" * (not args.label_centric)
             name += "" if args.frame_iou is None else f"-frame_iou{args.frame_iou:g}"
             name += "-published" * (args.protocol == "published")
-            plots = partial(draw, args, project, store, gt, tiou_thresholds) if args.plot else None
-            given = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
-            page = None
-            if args.report:
-                page = partial(report, args, project, root, store, gt, tiou_thresholds, plain(metrics))
-            shown = (plots, None, page)
-            path = write_results(root, "eval_qmm", args.subset, name, given, metrics, settings.load_epoch, *shown)
-            print(f"tracks: {store.path}\nresults: {path}")
-            side_by_side(args.side_by_side, args, project, root, store, gt, path.with_suffix(""))
+            used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
+            page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated)
+            views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
+            write_results(root, "eval_qmm", args.subset, name, used, metrics, settings.load_epoch, views)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ runs did (docs/protocol.md).
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from models.head_types import add_head_flags, add_time_flags, head_folder
-from models.link_settings import add_linking_flags, link_settings
+from models.link_settings import add_linking_flags, existing_tar, link_settings
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.flags import (
     OF_DATA,
     add_data_flags,
     add_detector_flags,
     add_frame_flags,
-    add_preset_flags,
     add_run_flags,
     add_training_flags,
 )
@@ -30,7 +30,6 @@ MAX_WEIGHT = 100  # of an action's presence
 def make_parser() -> Parser:
     parser = Parser("Train the action head on the decoder queries of tracks.")
     add_data_flags(parser)
-    add_preset_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to validate on, where it has tracks")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
@@ -70,82 +69,78 @@ from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
 from models.frame_features import FRAME_KINDS, features_of_tracks, frame_extractor
-from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
+from utils.distributed import per_rank, process_group, rank, world_size
 from utils.misc import InputError, start
 from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
 
 
-def track_losses(head: nn.Module, batch: dict, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses and hits of a padded batch of B tracks (`TrackBatches.batch`).
+def classify(head: nn.Module, batch: dict, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Classify the frames of a padded batch of B tracks (`TrackBatches.batch`).
 
-    Where labels are sets, the cross-entropy is binary, `weight` (n_classes,) is that of a class's presence, and only
-    frames with labels count, in which every other class is absent.
+    Returns:
+        Logits float32 (B, T, c); labels int64 (B, T), or where they are sets uint8 (B, T, c); and bool (B, T), which
+        frames count: those of tracks, of sets those with labels.
+    """
+    on = {key: value if value is None else value.to(device, non_blocking=True) for key, value in batch.items()}
+    logits = head(on["queries"], on["times"], on["padding"], on["features"]).float()
+    labels = on["labels"]
+    return logits, labels, (labels > 0).any(-1) if labels.dim() == 3 else ~on["padding"]
+
+
+def frame_losses(logits: Tensor, labels: Tensor, counts: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses and hits of what `classify` gives.
+
+    Where labels are sets, the cross-entropy is binary, `weight` (n_classes,) is that of a class's presence, and in a
+    frame with labels every other class is absent.
 
     Returns:
         The weighted mean cross-entropy of each track's frames (B,), the number of frames whose most probable class is
         right, and the number of frames.
     """
-    device = weight.device
-    on = {key: value if value is None else value.to(device, non_blocking=True) for key, value in batch.items()}
-    logits = head(on["queries"], on["times"], on["padding"], on["features"]).float()
-    if on["labels"].dim() == 3:
-        sets = on["labels"].float()
-        inside = sets.any(-1)
+    if labels.dim() == 3:
+        sets = labels.float()
         losses = F.binary_cross_entropy_with_logits(logits, sets, pos_weight=weight, reduction="none").mean(-1)
         right = sets.gather(-1, logits.argmax(-1, keepdim=True)).sum()
-        return (losses * inside).sum(1) / inside.sum(1).clamp(min=1), right, inside.sum()
-    inside = ~on["padding"]
-    ce = F.cross_entropy(logits.transpose(1, 2), on["labels"], weight, reduction="none")
-    weights = weight[on["labels"]] * inside
-    right = ((logits.argmax(-1) == on["labels"]) & inside).sum()
-    return (ce * inside).sum(1) / weights.sum(1).clamp(min=1e-12), right, inside.sum()
+        return (losses * counts).sum(1) / counts.sum(1).clamp(min=1), right, counts.sum()
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, weight, reduction="none")
+    weights = weight[labels] * counts
+    right = ((logits.argmax(-1) == labels) & counts).sum()
+    return (losses * counts).sum(1) / weights.sum(1).clamp(min=1e-12), right, counts.sum()
+
+
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the label, or one of a set, is among the `k` highest logits: float (n, c), int64 (n,) or uint8 (n, c) ->
+    bool (n,)."""
+    top = logits.topk(min(k, logits.shape[1])).indices
+    return (labels.gather(1, top) > 0).any(1) if labels.dim() == 2 else (top == labels[:, None]).any(1)
 
 
 @torch.inference_mode()
 def validate(
     head: nn.Module, data: TrackBatches, batch_size: int, weight: Tensor, max_frames: float = math.inf
 ) -> dict[str, float]:
-    """`val_loss`, the mean over tracks, and `val_accuracy`, the share of frames whose action is right."""
-    total = right = frames = 0.0
-    for tracks in data.chunks(range(len(data)), math.ceil(len(data) / batch_size), max_frames):
-        losses, hits, n = track_losses(head, data.batch(tracks), weight)
-        total, right, frames = total + float(losses.sum()), right + int(hits), frames + int(n)
-    return {"val_loss": total / len(data), "val_accuracy": right / frames}
-
-
-def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether the label, or one of a set, is among the `k` highest logits: float (n, c), int64 (n,) or uint8 (n, c) ->
-    bool (n,)."""
-    if labels.dim() == 2:
-        return (labels.gather(1, logits.topk(min(k, logits.shape[1])).indices) > 0).any(1)
-    return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
-
-
-@torch.inference_mode()
-def top_k_accuracies(
-    head: nn.Module, data: TrackBatches, batch_size: int, device: torch.device, max_frames: float = math.inf
-) -> dict[str, float]:
-    """Shares of frames whose label is among the k highest classes, for k of 1 and 5.
+    """The metrics of held-out tracks.
 
     Returns:
-        `val_top<k>`, of all frames, "no action" being a class as any other; `val_action_top<k>`, of the frames that
-        have an action, among the actions alone. Without `val_top1`, which is `val_accuracy`; what has no frame is left
-        out. Of sets of labels the first alone, of the frames that have labels.
+        `val_loss`, the mean over tracks; `val_accuracy`, the share of frames whose most probable class is right;
+        `val_top5`, of those whose label is among the five most probable, "no action" being a class as any other;
+        `val_action_top1` and `val_action_top5`, of the frames that have an action, among the actions alone. What has no
+        frame is left out. Of sets of labels one must be right, and the last class is an action too.
     """
-    hits: dict[str, list[Tensor]] = {}
+    total = right = frames = 0.0
+    hits: dict[str, list[Tensor]] = {"val_top5": [], "val_action_top1": [], "val_action_top5": []}
     for tracks in data.chunks(range(len(data)), math.ceil(len(data) / batch_size), max_frames):
-        batch = {key: None if value is None else value.to(device) for key, value in data.batch(tracks).items()}
-        logits = head(batch["queries"], batch["times"], batch["padding"], batch["features"]).float()
-        sets = batch["labels"].dim() == 3
-        counted = (batch["labels"] > 0).any(-1) if sets else ~batch["padding"]
-        logits, labels = logits[counted], batch["labels"][counted]
-        acts = slice(0) if sets else labels < logits.shape[1] - 1
+        logits, labels, counts = classify(head, data.batch(tracks), weight.device)
+        losses, right_of_chunk, n = frame_losses(logits, labels, counts, weight)
+        total, right, frames = total + float(losses.sum()), right + int(right_of_chunk), frames + int(n)
+        logits, labels = logits[counts], labels[counts]
+        acts = slice(0) if labels.dim() == 2 else labels < logits.shape[1] - 1
+        hits["val_top5"].append(top_k_hits(logits, labels, 5))
         for k in (1, 5):
-            hits.setdefault(f"val_top{k}", []).append(top_k_hits(logits, labels, k))
-            hits.setdefault(f"val_action_top{k}", []).append(top_k_hits(logits[acts, :-1], labels[acts], k))
-    del hits["val_top1"]
-    return {name: float(torch.cat(h).float().mean()) for name, h in hits.items() if sum(map(len, h))}
+            hits[f"val_action_top{k}"].append(top_k_hits(logits[acts, :-1], labels[acts], k))
+    shares = {name: float(torch.cat(h).float().mean()) for name, h in hits.items() if sum(map(len, h))}
+    return {"val_loss": total / len(data), "val_accuracy": right / frames, **shares}
 
 
 def class_weights(data: TrackBatches, kind: str) -> Tensor:
@@ -156,11 +151,6 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     return torch.from_numpy((weights if kind == "balanced" else weights**0).clip(1, MAX_WEIGHT).astype(np.float32))
 
 
-def mean_over_ranks(n: int, device: torch.device) -> float:
-    """The mean of a number over the processes."""
-    return rank_mean(torch.tensor(float(n), device=device)).item() if world_size() > 1 else float(n)
-
-
 def main() -> None:
     """The command line."""
     args = parse_with_preset(make_parser(), "train_action_head")
@@ -169,14 +159,12 @@ def main() -> None:
         project = load_project(args.dataset, args.data_root)
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         linking = link_settings(args, project, root)
-        time_cycle = args.time_cycle or project.default("time_cycle")
-        no_action_weight = args.no_action_weight
-        if no_action_weight is None:
-            no_action_weight = project.default("no_action_weight")
-        settings = vars(args) | asdict(linking) | {"time_cycle": time_cycle, "no_action_weight": no_action_weight}
+        names = ("time_cycle", "no_action_weight")
+        resolved = {name: project.default(name, given=getattr(args, name)) for name in names}
+        settings = vars(args) | asdict(linking) | resolved
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
-        store = TrackStore(linking.tar(root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
+        store = TrackStore(existing_tar(args, linking, root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
         if store.settings.get("multi_label", False) != project.multi_label:
             raise InputError(f"{store.path}: its labels are not of multi_label {project.multi_label}; run eval_qmm.py")
         if args.class_weights != "none" and not project.multi_label:
@@ -202,27 +190,22 @@ def main() -> None:
             weight = class_weights(data, args.class_weights).to(device)
         else:
             weight = torch.ones(len(project.labels) + 1, device=device)
-            weight[-1] = no_action_weight
+            weight[-1] = resolved["no_action_weight"]
         head = build_action_head(
             args.head_type,
             len(project.labels),
             store.width,
             frame_d=frames.width if frames else 0,
-            time_cycle=time_cycle,
+            time_cycle=resolved["time_cycle"],
             time_encoding=args.time_encoding,
             multi_label=project.multi_label,
             **{name: getattr(args, name) for name in ("time_d", "n_layers", "nhead", "dim_feedforward", "dropout")},
         )
-        metrics_of_val, val_tar = None, linking.tar(root, args.val_subset)
+        metrics_of_val, val_tar = None, store.path.parents[1] / args.val_subset / store.path.name
         if val_tar.is_file():
             val = tracks_of(args.val_subset, TrackStore(val_tar, bad=bad))
             if len(val):
-
-                def metrics_of_val() -> dict[str, float]:
-                    chunks = {"batch_size": args.batch_size, "max_frames": args.max_frames_in_batch}
-                    return validate(head, val, weight=weight, **chunks) | top_k_accuracies(
-                        head, val, device=device, **chunks
-                    )
+                metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
 
         config = {
             "head": head.config,
@@ -240,7 +223,7 @@ def main() -> None:
                 steps = epoch_batches(data, epoch, args.iter_update, rank(), world_size())
                 for step in training.batches(steps[training.batch :], len(steps)):
                     indices = [index for _, index in step]
-                    n_tracks = mean_over_ranks(len(indices), device)
+                    n_tracks = sum(per_rank(len(indices))) / world_size()  # a mean: DDP averages gradients
                     # Tracks of like length are padded together, up to --batch_size; each track counts alike, however
                     # long. A process that has too few for as many chunks as the others takes part with empty ones.
                     n_chunks = math.ceil(math.ceil(n_tracks) / args.batch_size)
@@ -250,7 +233,8 @@ def main() -> None:
                     for tracks in chunks:
                         with training.autocast:
                             batch = data.batch(tracks or data.tracks[:1])
-                            losses, right, frames_of_chunk = track_losses(training.model, batch, weight)
+                            classified = classify(training.model, batch, device)
+                            losses, right, frames_of_chunk = frame_losses(*classified, weight)
                         training.backward(losses.sum() * bool(tracks) / n_tracks)
                         accuracy = accuracy + right / frames_of_chunk / len(chunks)
                     names = [f"{data.tracks[i].video} person {data.tracks[i].person_id}" for i in indices]

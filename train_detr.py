@@ -15,14 +15,7 @@ from typing import NamedTuple
 
 from models.detr_config import DETR_CONFIG
 from utils.cli import Parser, not_negative, number_or_name, positive, positive_int, run, run_name
-from utils.flags import (
-    add_clip_flags,
-    add_data_flags,
-    add_person_flag,
-    add_preset_flags,
-    add_run_flags,
-    add_training_flags,
-)
+from utils.flags import add_clip_flags, add_data_flags, add_person_flag, add_run_flags, add_training_flags
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -40,14 +33,14 @@ ARCHITECTURE = {
     "pre_norm": "normalise before each layer, not after",
 }
 LOSSES = {
-    "ce_loss_coef": ("class_loss_coef", 2.0, "weight of the class loss"),
-    "bbox_loss_coef": ("bbox_loss_coef", 5.0, "weight of the L1 box loss"),
-    "giou_loss_coef": ("giou_loss_coef", 2.0, "weight of the GIoU box loss"),
-    "set_cost_class": ("set_cost_class", 2.0, "weight of the class in matching"),
-    "set_cost_bbox": ("set_cost_bbox", 5.0, "weight of L1 in matching"),
-    "set_cost_giou": ("set_cost_giou", 2.0, "weight of GIoU in matching"),
-    "eos_coef": ("eos_coef", 0.1, "weight of 'no object' in the class loss"),
-    "dropout": ("dropout", 0.1, "dropout of the transformer"),
+    "class_loss_coef": (2.0, "weight of the class loss"),
+    "bbox_loss_coef": (5.0, "weight of the L1 box loss"),
+    "giou_loss_coef": (2.0, "weight of the GIoU box loss"),
+    "set_cost_class": (2.0, "weight of the class in matching"),
+    "set_cost_bbox": (5.0, "weight of L1 in matching"),
+    "set_cost_giou": (2.0, "weight of GIoU in matching"),
+    "eos_coef": (0.1, "weight of 'no object' in the class loss"),
+    "dropout": (0.1, "dropout of the transformer"),
 }
 AUXILIARY = {
     "id": "weight of the auxiliary identity loss on decoder queries; needs --n_frames above 1",
@@ -60,19 +53,9 @@ AUXILIARY = {
 def make_parser() -> Parser:
     parser = Parser("Train or fine-tune DETR on single frames of a data set's shards.")
     add_data_flags(parser, needs_videos=False)
-    add_preset_flags(parser)
-    parser.flag("data", "shards_path", help="folder of the shards, or URLs of those to train on, such as "
-                "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to validate boxes on, where it has shards")
-    parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
-    parser.flag("data", "clips_per_epoch", type=positive_int,
-                help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
-    parser.flag("data", "n_frames", type=positive_int, default=1, help="frames of a clip; --batch_size counts frames")
-    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
-    parser.flag("data", "jitter", type=not_negative, default=0.2, help="change of brightness, contrast and saturation")
-    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="change of hue")
-    add_clip_flags(parser)
+    add_clip_flags(parser, n_frames=1, frames_help="; --batch_size counts frames")
     parser.flag("model", "ex_name", type=run_name, default="detr", help="name of the run")
     parser.flag("model", "detr", default="coco-r101-dc5",
                 help="initial weights: an official name, a checkpoint, 'scratch', or hf:<name or folder> of a detector "
@@ -90,8 +73,8 @@ def make_parser() -> Parser:
     add_training_flags(parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, unit="frames")
     parser.flag("training", "lr_backbone", type=not_negative, default=1e-5,
                 help="learning rate of the backbone; 0 freezes it")  # fmt: skip
-    for flag, default, what in LOSSES.values():
-        parser.flag("training", flag, type=not_negative, default=default, help=what)
+    for name, (default, what) in LOSSES.items():
+        parser.flag("training", name, type=not_negative, default=default, help=what)
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
     parser.flag("training", "no_aux_loss", action="store_true",
@@ -113,7 +96,7 @@ from torch import Tensor, nn
 from datasets.config import load_project
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
-from datasets.stream_shards import training_clips
+from datasets.stream_shards import clips_of_flags
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from models import hf_detector
 from models.auxiliary_losses import QueryLosses
@@ -149,15 +132,26 @@ class Trained(NamedTuple):
 
 def build(args: argparse.Namespace, device: torch.device) -> Trained:
     """The detector to train, DETR or one of `transformers`, and its loss."""
+    architecture, changes = architecture_of(args)
+    config, weights = {"num_classes": 2, **architecture}, None
     if is_hf(args.detr):
         return build_hf(args, None, device)
     if args.detr != "scratch":
         path, checkpoint = read_detector(args.detr, args.checkpoint_root)
         if holds_hf(checkpoint):
             return build_hf(args, checkpoint, device)
-        detr, criterion, config = from_checkpoint(args, path, checkpoint, device)
-    else:
-        detr, criterion, config = from_scratch(args, device)
+        loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
+        weights = loaded.state_dict()
+        for name, value in architecture.items():
+            if config[name] != value:
+                text = f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
+                raise InputError(text)
+    elif args.person_label is not None:
+        raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
+    config = full_config(config | changes)
+    detr, criterion, _ = build_model(config)
+    if weights:
+        detr.load_state_dict(weights)
 
     def inputs(batch: dict) -> tuple:
         return normalize(batch["images"]), batch["mask"]
@@ -166,12 +160,22 @@ def build(args: argparse.Namespace, device: torch.device) -> Trained:
         out = detr(*inputs(batch))
         return out["pred_logits"].softmax(-1)[..., config["person_label"]], out["pred_boxes"]
 
-    return Trained(detr, detr, criterion, config, config, inputs, detect)
+    return Trained(detr, detr, criterion.to(device), config, config, inputs, detect)
+
+
+def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
+    """DETR's settings that the flags give: of its architecture, and all others."""
+    changes = {name: getattr(args, name) for name in LOSSES} | {"aux_loss": not args.no_aux_loss}
+    changes["ce_loss_coef"] = changes.pop("class_loss_coef")
+    for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
+        if getattr(args, name):
+            changes[name] = getattr(args, name)
+    return {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}, changes
 
 
 def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
-    own = [*ARCHITECTURE, *(flag for flag, _, _ in LOSSES.values()), *(f"{name}_loss_coef" for name in AUXILIARY)]
+    own = [*ARCHITECTURE, *LOSSES, *(f"{name}_loss_coef" for name in AUXILIARY)]
     refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
     detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
@@ -188,70 +192,29 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
     return Trained(detector.model, model, LibraryLoss(), config, about, inputs, detect)
 
 
-def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
-    """DETR's settings that the flags give: of its architecture, and all others."""
-    changes = {name: getattr(args, flag) for name, (flag, _, _) in LOSSES.items()}
-    changes["aux_loss"] = not args.no_aux_loss
-    for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
-        if getattr(args, name):
-            changes[name] = getattr(args, name)
-    return {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}, changes
-
-
-def from_scratch(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, SetCriterion, dict]:
-    """DETR with random weights, its loss and its configuration."""
-    architecture, changes = architecture_of(args)
-    if args.person_label is not None:
-        raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
-    config = full_config({"num_classes": 2, **architecture, **changes})
-    detr, criterion, _ = build_model(config)
-    return detr, criterion.to(device), config
-
-
-def from_checkpoint(
-    args: argparse.Namespace, path: Path, checkpoint: object, device: torch.device
-) -> tuple[nn.Module, SetCriterion, dict]:
-    """DETR of a file that was read, its loss and its configuration."""
-    architecture, changes = architecture_of(args)
-    loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
-    for name, value in architecture.items():
-        if config[name] != value:
-            raise InputError(
-                f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
-            )
-    config = full_config({**config, **changes})
-    detr, criterion, _ = build_model(config)
-    detr.load_state_dict(loaded.state_dict())
-    return detr, criterion.to(device), config
-
-
 def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
     """AdamW's groups: the backbone with a learning rate of its own, frozen at 0."""
-    named = [(name, p) for name, p in detr.named_parameters() if p.requires_grad]
-    groups = [{"params": [p for name, p in named if "backbone" not in name.split(".")], "lr": lr}]
-    backbone = [p for name, p in named if "backbone" in name.split(".")]
+    others, backbone = [], []
+    for name, parameter in detr.named_parameters():
+        if parameter.requires_grad:
+            (backbone if "backbone" in name.split(".") else others).append(parameter)
+    groups = [{"params": others, "lr": lr}]
     if lr_backbone > 0:
-        groups.append({"params": backbone, "lr": lr_backbone})
-    else:
-        for parameter in backbone:
-            parameter.requires_grad_(False)
+        return [*groups, {"params": backbone, "lr": lr_backbone}]
+    for parameter in backbone:
+        parameter.requires_grad_(False)
     return groups
 
 
 def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
     """Print what trains without an error but cannot do what was asked for."""
     if args.id_loss_coef and args.n_frames == 1:
-        print(
-            f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: clips of one frame show nobody twice, so "
-            "the identity loss has nothing to compare; add --n_frames 2",
-            file=sys.stderr,
-        )
+        reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
+        print(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}", file=sys.stderr)
     if data.most_people() > num_queries:
-        print(
-            f"warning: a frame has {data.most_people()} people, but the detector {num_queries} queries: the others "
-            "cannot be detected; train one with more --num_queries",
-            file=sys.stderr,
-        )
+        reason = "the others cannot be detected; train one with more --num_queries"
+        what = f"a frame has {data.most_people()} people, but the detector {num_queries} queries"
+        print(f"warning: {what}: {reason}", file=sys.stderr)
 
 
 @torch.inference_mode()
@@ -304,31 +267,17 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        streamed = is_url(args.shards_path)
-        train_shards, val_shards = (
-            shards_folder(None if streamed else args.shards_path, project, subset, args.data_root)
-            for subset in (args.subset, args.val_subset)
-        )
-        if not streamed:
-            next(read_shards(train_shards), None)  # a mistake here stops the run before weights are downloaded
+        on_disk = None if is_url(args.shards_path) else args.shards_path
+        val_shards = shards_folder(on_disk, project, args.val_subset, args.data_root)
+        if not is_url(args.shards_path):  # a mistake here stops the run before weights are downloaded
+            next(read_shards(shards_folder(on_disk, project, args.subset, args.data_root)), None)
         detr, model, criterion, config, about, inputs, detect = build(args, device)
         detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
 
-        size = {"image_size": about["image_size"], "pad_square": about["pad_square"], "seed": args.seed}
-        data = training_clips(
-            args.shards_path if streamed else train_shards,
-            args.clips_per_epoch,
-            n_frames=args.n_frames,
-            sampling_rate=args.sampling_rate,
-            clips_per_video=args.clips_per_video,
-            jitter=[args.jitter] * 3 + [args.jitter_hue],
-            whole_videos=args.whole_videos,
-            mirror=not args.no_flip,
-            **size,
-        )
-        metrics_of_val = None
+        size = {"image_size": about["image_size"], "pad_square": about["pad_square"]}
+        data, metrics_of_val = clips_of_flags(args, project, **size), None
         if (val_shards / "index.json").is_file():
-            val = ClipDataset(val_shards, train=False, clips_per_video=4, **size)
+            val = ClipDataset(val_shards, train=False, clips_per_video=4, seed=args.seed, **size)
             metrics_of_val = partial(validate, detect, val, args.batch_size, args.workers, device)
         if rank() == 0:
             warn(args, data, about["num_queries"])

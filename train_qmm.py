@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sized
 from functools import partial
 from pathlib import Path
 
-from utils.cli import Parser, not_negative, positive, positive_int, run, run_name, share, tell_left_out
+from utils.cli import Parser, positive, positive_int, run, run_name, share, tell_left_out
 from utils.flags import (
     OF_DATA,
     add_clip_flags,
     add_data_flags,
     add_detector_flags,
-    add_preset_flags,
     add_run_flags,
     add_strict_flag,
     add_training_flags,
@@ -30,24 +29,13 @@ SLOTS = 2**16  # more than a detector has queries
 def make_parser() -> Parser:
     parser = Parser("Train the person encoder of query matching on the queries of a frozen DETR.")
     add_data_flags(parser)
-    add_preset_flags(parser)
-    parser.flag("data", "shards_path", help="--no_query_cache: folder of the shards, or URLs such as "
-                "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset",
                 help="subset to measure held-out metrics on, before and while training (default: none)")  # fmt: skip
-    parser.flag("data", "n_frames", type=positive_int, default=8, help="frames of a clip, at least 2")
-    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
     parser.flag("data", "between_key_frames", action="store_true",
                 help="of data annotated in key frames: also frames between them, with interpolated boxes")  # fmt: skip
-    parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
-    parser.flag("data", "clips_per_epoch", type=positive_int,
-                help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
     parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
-    parser.flag("data", "jitter", type=not_negative, default=0.2,
-                help="--no_query_cache: change of brightness, contrast and saturation")  # fmt: skip
-    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help="--no_query_cache: change of hue")
-    add_clip_flags(parser, "--no_query_cache: ")
+    add_clip_flags(parser, n_frames=8, frames_help=", at least 2", used_with="--no_query_cache: ")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
     parser.flag("model", "is_skip", action="store_true", help="skip connection: add the query to the encoder's output")
     parser.flag("model", "hidden_d", type=positive_int, help="width of the encoder's inner layers (default: a query's)")
@@ -77,10 +65,9 @@ from torch import Tensor
 from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.make_shards import is_url, shards_folder
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
-from datasets.stream_shards import training_clips
+from datasets.stream_shards import clips_of_flags
 from datasets.use_shards import epoch_batches, make_loader
 from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder
@@ -145,10 +132,9 @@ def query_clips(
         floor = min(floor, FLOOR)
     store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, floor)
     bad |= videos.bad | store.bad
-    usable = [name for name in store.names if name not in bad]
-    sizes = {name: store.json(name) for name in usable}
-    decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in sizes.items()}
-    annotations = read_annotations(project, usable, bad if args.skip_bad else None, decoded)
+    metas = {name: store.json(name) for name in store.names if name not in bad}
+    decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
+    annotations = read_annotations(project, decoded, bad if args.skip_bad else None, decoded)
 
     def match_video(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         sides = [detections.meta[name] for name in ("width", "height")]
@@ -196,20 +182,7 @@ def augmented_clips(
     args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
 ) -> Clips:
     """Clips that are mirrored and change colour, with DETR run on them in each step. Shards have left out `bad`."""
-    folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
-    data = training_clips(
-        args.shards_path if is_url(args.shards_path) else folder,
-        args.clips_per_epoch,
-        n_frames=args.n_frames,
-        sampling_rate=args.sampling_rate,
-        image_size=detector.image_size,
-        seed=args.seed,
-        clips_per_video=args.clips_per_video,
-        jitter=[args.jitter] * 3 + [args.jitter_hue],
-        pad_square=detector.square,
-        whole_videos=args.whole_videos,
-        mirror=not args.no_flip,
-    )
+    data = clips_of_flags(args, project, detector.image_size, detector.square)
     floor = least["psn_score_th"] if args.matching == "greedy" else 0.0
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
@@ -253,10 +226,8 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        thresholds = {"psn_score_th": args.psn_score_th, "iou_th": args.iou_th}
-        for name, value in thresholds.items():
-            if value is None:
-                thresholds[name] = project.default(f"qmm_{name}", name)
+        names = ("psn_score_th", "iou_th")
+        thresholds = {name: project.default(f"qmm_{name}", name, given=getattr(args, name)) for name in names}
         least = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
         project.split(args.subset)  # a mistake here stops the run before a detector is built
         detector = detector_of(args, device)

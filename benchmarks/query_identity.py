@@ -41,7 +41,7 @@ HEAD = ("detector", "layer", "d", "score >=", *(f"rank-1 +{gap}" for gap in GAPS
 
 def make_parser() -> Parser:
     parser = Parser("Compare how well the queries of detectors, layer by layer, tell people apart.")
-    add_data_flags(parser)
+    add_data_flags(parser, presets=False)
     parser.flag("data", "subset", default="train", help="subset to train person encoders on")
     parser.flag("data", "val_subset", default="val", help="subset to link")
     parser.flag("detector", "detr", nargs="+", required=True, help="detectors, as --detr of train_qmm.py names one")

@@ -191,9 +191,7 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
         last = max([video.n_frames, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
         chosen = np.arange(0, last, project.sampling.stride)
     else:
-        from datasets.dataset import VideoFrames  # PyAV and OpenCV only where a video is opened
-
-        chosen = VideoFrames(project.frames_path(name), project.sampling).chosen()
+        chosen = project.open_video(name).chosen()
     tubes, between = [], []
     for tube in video.tubes:
         rows = np.searchsorted(tube.frames, chosen)

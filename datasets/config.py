@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -10,6 +11,9 @@ from datasets.formats import FORMATS, AnnotationFile, check_options, options_of,
 from datasets.formats.sources import read_text, video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets.dataset import VideoFrames
 
 BUILT_IN = Path(__file__).parent / "projects"
 FIELDS = {
@@ -53,8 +57,11 @@ class Project:
     sampling: Sampling = ALL_FRAMES
     multi_label: bool = False
 
-    def default(self, name: str, *more: str) -> float:
-        """The project file's default of the first of these names that it gives, else that of `DEFAULTS`."""
+    def default(self, name: str, *more: str, given: float | None = None) -> float:
+        """What a flag gives; without it the project file's default of the first of these names that it gives, else that
+        of `DEFAULTS`."""
+        if given is not None:
+            return given
         return next(table[key] for table in (self.defaults, DEFAULTS) for key in (name, *more) if key in table)
 
     def annotation_file(self) -> AnnotationFile:
@@ -97,6 +104,12 @@ class Project:
             hint = "; part folders with /" if "\\" in name else ""
             raise InputError(f"{self.annotations}: video name {name[:80]!r} is not a path below {self.root}{hint}")
         return video_path(self.root / self.frames, name)
+
+    def open_video(self, name: str) -> "VideoFrames":
+        """The video's frames that are used, in order."""
+        from datasets.dataset import VideoFrames  # PyAV and OpenCV only where a video is opened
+
+        return VideoFrames(self.frames_path(name), self.sampling)
 
     def _read_list(self, path: Path) -> list[str]:
         try:

@@ -17,13 +17,15 @@ import itertools
 import random
 import tarfile
 import zlib
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from datasets.config import Project
 from datasets.frame_batches import Ahead
-from datasets.make_shards import REMEDY, frame_member, is_url
+from datasets.make_shards import REMEDY, frame_member, is_url, shards_folder
 from datasets.use_shards import Clip, ClipDataset, Clips, ShardVideo
 from utils.distributed import rank, world_size
 from utils.misc import InputError, checksum, rng
@@ -43,6 +45,24 @@ def training_clips(shards: str | Path, clips_per_epoch: int | None, **settings: 
     if not clips_per_epoch:
         raise InputError(f"{shards}: a stream does not say how many videos it holds; give --clips_per_epoch")
     return StreamedClips(str(shards), clips_per_epoch, **settings)
+
+
+def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_square: bool) -> Clips:
+    """The training clips that the flags of `utils.flags.add_clip_flags` ask for; the rest is as of `Clips`."""
+    on_disk = shards_folder(args.shards_path, project, args.subset, args.data_root)
+    return training_clips(
+        args.shards_path if is_url(args.shards_path) else on_disk,
+        args.clips_per_epoch,
+        n_frames=args.n_frames,
+        sampling_rate=args.sampling_rate,
+        image_size=image_size,
+        seed=args.seed,
+        clips_per_video=args.clips_per_video,
+        jitter=[args.jitter] * 3 + [args.jitter_hue],
+        pad_square=pad_square,
+        whole_videos=args.whole_videos,
+        mirror=not args.no_flip,
+    )
 
 
 class StreamedClips(Clips):

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from utils.cli import Parser, number_or_name, run, tell_left_out
-from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_preset_flags, add_run_flags
+from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
 
 
 def make_parser() -> Parser:
     parser = Parser("Run DETR over a subset's videos and fill the query cache, which the later stages read.")
     add_data_flags(parser)
-    add_preset_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to run DETR over")
     add_detector_flags(parser)
     add_run_flags(parser)

@@ -17,7 +17,7 @@ from datasets.presets import parse_with_preset
 from models.head_types import add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings
 from utils.cli import Parser, run, run_name
-from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_preset_flags, add_run_flags
+from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_run_flags
 from utils.misc import InputError, pick_device, start
 from utils.storage.files import save_torch
 
@@ -25,7 +25,6 @@ from utils.storage.files import save_torch
 def make_parser() -> Parser:
     parser = Parser("Make checkpoints of the weights of the method's public code.")
     add_data_flags(parser)
-    add_preset_flags(parser)
     parser.flag("weights", "qmm_name", type=run_name, default="qmm", help="name of the run that they become")
     parser.flag("weights", "encoder", required=True, help="state dict of the person encoder")
     parser.flag("weights", "is_skip", action=BooleanOptionalAction, help="the encoder has a skip connection, or none")

@@ -51,7 +51,6 @@ def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float
     """
     from datasets.annotations import read_annotations
     from datasets.config import load_project
-    from datasets.dataset import VideoFrames
 
     project = load_project(dataset, data_root)
     frames, pixels, videos = {}, 0, {}
@@ -61,7 +60,7 @@ def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float
         for name, video in annotations.items():
             n, size = video.n_frames, (video.width, video.height)
             if not (n and min(size)):
-                opened = VideoFrames(project.frames_path(name), project.sampling)
+                opened = project.open_video(name)
                 n, size = n or opened.announced, opened.size
             frames[subset] += n
             pixels += n * size[0] * size[1]

@@ -82,7 +82,7 @@ def test_one_csv_of_all_subsets_counts_the_subset_alone(
 
 def test_what_needs_tubes_is_refused(fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = project(fixtures / "ava" / "real_sample", tmp_path, False)
-    with pytest.raises(eval_map.InputError, match="--bootstrap: does not go with a csv of detections"):
+    with pytest.raises(eval_map.InputError, match="--bootstrap: goes with --protocol voc or"):
         evaluate(path, monkeypatch, "--protocol", "ava", "--bootstrap", "10")
 
 

@@ -25,7 +25,7 @@ from models.person_queries import Detector, cache_queries
 from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
 from tests.tars import as_members
-from train_action_head import track_losses
+from train_action_head import classify, frame_losses
 from utils.box_ops import Tube
 from utils.misc import InputError, pick_device
 from utils.storage.files import save_torch, write_sealed
@@ -76,7 +76,8 @@ def test_padded_tubes_train_the_head_as_tubes_one_by_one_do(linked: TrackStore) 
         torch.manual_seed(0)
         head = build_action_head("time_ecd:cat", 3, 16, n_layers=1, nhead=4, time_d=8, dim_feedforward=16, dropout=0.0)
         chunks = data.chunks(range(5), -(-5 // size))
-        parts = [track_losses(head, data.batch(tracks), weight)[0].sum() / 5 for tracks in chunks]
+        classified = [classify(head, data.batch(tracks), weight.device) for tracks in chunks]
+        parts = [frame_losses(*chunk, weight)[0].sum() / 5 for chunk in classified]
         sum(parts).backward()
         held.append(torch.cat([sum(parts).detach()[None], *(p.grad.flatten() for p in head.parameters())]))
     torch.testing.assert_close(held[1], held[0], atol=1e-6, rtol=1e-4)

@@ -69,8 +69,8 @@ def test_offline_archive_has_everything(tmp_path: Path, plot: Path, capfd: pytes
     with RunLog("train_qmm", folder, {"lr": 1e-3, "dataset": "synthetic"}) as log:
         log.metrics({"loss": 0.5, "grad_norm": float("inf")}, epoch=1)
         log.metrics({"loss": 0.25, "grad_norm": np.float32(2)}, epoch=2)
-        log.checkpoint(folder / "epoch_2.pth")
-        log.image("training curves", plot)
+        log.comet("log_other", "checkpoint", str(folder / "epoch_2.pth"))
+        log.comet("log_image", str(plot), name="training curves", overwrite=True)
     assert lines(folder) == [
         {"stage": "train_qmm", "epoch": 1, "loss": 0.5, "grad_norm": None},
         {"stage": "train_qmm", "epoch": 2, "loss": 0.25, "grad_norm": 2.0},
@@ -118,8 +118,8 @@ def test_disabled_and_inactive(
     monkeypatch.setitem(sys.modules, "comet_ml", None)  # importing it is an error now
     with RunLog("train_detr", tmp_path / "run", {"lr": 1.0}, comet="disabled") as log:
         log.metrics({"loss": 1.0}, 1)
-        log.checkpoint("epoch_1.pth")
-        log.image("curves", plot)
+        log.comet("log_other", "checkpoint", "epoch_1.pth")
+        log.comet("log_image", str(plot), name="curves")
     with RunLog("train_detr", tmp_path / "rank1", {}, active=False) as log:
         log.metrics({"loss": 1.0}, 1)
     assert capfd.readouterr() == ("", "")
@@ -196,7 +196,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> ThreadingHTTPServer:
 def test_online(tmp_path: Path, server: ThreadingHTTPServer, plot: Path, capfd: pytest.CaptureFixture) -> None:
     with RunLog("train_qmm", tmp_path, {"lr": 0.125}) as log:
         log.metrics({"loss": 0.375}, 1)
-        log.image("training curves", plot)
+        log.comet("log_image", str(plot), name="training curves", overwrite=True)
     seen = server.RequestHandlerClass.seen
     (created,) = [text for text in seen if "/logger/add/run" in text]
     assert '"teamName": "team"' in created

@@ -15,7 +15,7 @@ from datasets.make_shards import make_shards
 from datasets.synthetic.videos import make_synthetic
 from datasets.track_batches import TrackBatches
 from tests.stages import LOOSE, TINY_DETR, Stages
-from train_action_head import top_k_accuracies, top_k_hits, validate
+from train_action_head import top_k_hits, validate
 from train_detr import architecture_of, box_metrics, make_parser, warn
 from train_qmm import nearest_is_same
 from utils.box_ops import Track
@@ -86,7 +86,8 @@ def test_val_accuracy_and_loss(batch_size: int) -> None:
     metrics = validate(Sure(), TrackBatches(tracks, seed=0), batch_size, torch.tensor([1.0, 1.0, 0.5]))
     right, wrong = -math.log(0.8), -math.log(0.1)
     of_a = (right + right + 0.5 * wrong) / 2.5  # its last frame is "no action", of half the weight
-    assert metrics == {"val_accuracy": 3 / 4, "val_loss": pytest.approx((of_a + right) / 2, rel=1e-5)}
+    top_k = {"val_top5": 1, "val_action_top1": 1, "val_action_top5": 1}
+    assert metrics == {"val_accuracy": 3 / 4, "val_loss": pytest.approx((of_a + right) / 2, rel=1e-5), **top_k}
 
 
 def test_top_k_with_and_without_no_action() -> None:
@@ -95,10 +96,12 @@ def test_top_k_with_and_without_no_action() -> None:
     assert top_k_hits(logits, labels, 1).tolist() == [True, False, False, False]
     assert top_k_hits(logits, labels, 2).tolist() == [True, True, False, True]
     tracks = Store([Track(np.arange(3), np.zeros((3, 4)), np.ones(3), labels=np.array([0, 1, 2]), video="a")])
-    metrics = top_k_accuracies(Sure(), TrackBatches(tracks, seed=0), 1, torch.device("cpu"))
-    assert metrics == {"val_top5": 1, "val_action_top1": 1, "val_action_top5": 1}
+    metrics = validate(Sure(), TrackBatches(tracks, seed=0), 1, torch.ones(3))
+    assert metrics.keys() == {"val_loss", "val_accuracy", "val_top5", "val_action_top1", "val_action_top5"}
+    assert [metrics[name] for name in ("val_top5", "val_action_top1", "val_action_top5")] == [1, 1, 1]
     nobody = Store([Track(np.arange(1), np.zeros((1, 4)), np.ones(1), labels=np.array([2]), video="b")])
-    assert top_k_accuracies(Sure(), TrackBatches(nobody, seed=0), 1, torch.device("cpu")) == {"val_top5": 1}
+    metrics = validate(Sure(), TrackBatches(nobody, seed=0), 1, torch.ones(3))
+    assert metrics.keys() == {"val_loss", "val_accuracy", "val_top5"} and metrics["val_top5"] == 1
 
 
 def test_what_cannot_be_learnt_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         if section not in self._sections:
             self._sections[section] = self.add_argument_group(section)
         if "action" not in options and "choices" not in options:
-            options.setdefault("metavar", _SHOWN.get(options.get("type"), name.upper()))
+            options.setdefault("metavar", getattr(options.get("type"), "metavar", name.upper()))
         self._sections[section].add_argument(f"--{name}", **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> Flags:
@@ -89,13 +89,12 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """The usage names what must be given; all else stands in its section."""
-        required = [
-            f"{action.option_strings[0]} {action.metavar}"
-            if action.option_strings
-            else f"{action.dest}{' [...]' * (action.nargs == '+')}"
-            for action in self._actions
-            if action.required and action.nargs not in ("*", "?")
-        ]
+        required = []
+        for action in self._actions:
+            if action.required and action.option_strings:
+                required.append(f"{action.option_strings[0]} {action.metavar}")
+            elif action.required and action.nargs not in ("*", "?"):
+                required.append(f"{action.dest}{' [...]' * (action.nargs == '+')}")
         self.usage = " ".join(["%(prog)s", *required, "[flags]"])
         return super().format_help()
 
@@ -132,6 +131,7 @@ def _number(
             raise argparse.ArgumentTypeError(f"{text} is not finite")
         return value
 
+    parse.metavar = "N" if kind is int else "X"  # what `--help` shows for a value
     return parse
 
 
@@ -142,18 +142,6 @@ positive = _number(float, 0, above=True)
 not_negative = _number(float, 0)
 share = _number(float, 0, 1)
 cosine = _number(float, -1, 1)
-
-_SHOWN = {
-    positive_int: "N",
-    count: "N",
-    int: "N",
-    float: "X",
-    positive: "X",
-    not_negative: "X",
-    share: "X",
-    cosine: "X",
-}
-"""What `--help` shows for a value by its type."""
 
 
 def run_name(text: str) -> str:

@@ -95,12 +95,3 @@ def gather_rows(rows: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return [part[:length] for part, length in zip(parts, lengths, strict=True)]
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` holds in at least one process."""
-    if world_size() == 1:
-        return flag
-    largest = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return bool(largest.item())

@@ -13,20 +13,18 @@ MAX_WORKERS = 16  # each decodes batches ahead, which takes memory
 OF_DATA = "(default: the data set's)"
 
 
-def add_data_flags(parser: Parser, needs_videos: bool = True) -> None:
-    """Flags of every stage: which data set, and where data and checkpoints lie."""
+def add_data_flags(parser: Parser, needs_videos: bool = True, presets: bool = True) -> None:
+    """Flags of every stage: which data set, and where data and checkpoints lie; `presets` (`datasets.presets`)."""
     parser.flag("data", "dataset", required=True, help="built-in data set, or path of a project file")
     parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
     if needs_videos:
         parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
     parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
-
-
-def add_preset_flags(parser: Parser) -> None:
-    """Flags of every stage that a preset can set (`datasets.presets`)."""
-    parser.flag("data", "preset", help="set of flags that the data set has under this name, such as published")
-    parser.flag("data", "preset_except", nargs="+", default=(), metavar="FLAG",
-                help="flags that the preset does not set")  # fmt: skip
+    if presets:
+        what = "set of flags that the data set has under this name, such as published"
+        parser.flag("data", "preset", help=what)
+        what = "flags that the preset does not set"
+        parser.flag("data", "preset_except", nargs="+", default=(), metavar="FLAG", help=what)
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -47,11 +45,21 @@ def add_strict_flag(parser: Parser, section: str) -> None:
                 help="scores, similarities and IoUs must exceed their minimum, as published")  # fmt: skip
 
 
-def add_clip_flags(parser: Parser, mirrored: str = "") -> None:
-    """Flags of the trainers that see frames; `mirrored` says when `--no_flip` has an effect."""
+def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: str = "") -> None:
+    """Flags of the trainers that see clips of frames; `used_with` names the flag without which some have no effect."""
+    parser.flag("data", "shards_path", help=f"{used_with}folder of the shards, or URLs of those to train on, such as "
+                "https://host/shard-{000000..000063}.tar (default: <data_root>/<dataset>/shards)")  # fmt: skip
+    parser.flag("data", "clips_per_video", type=positive_int, default=1, help="random clips of a video an epoch")
+    parser.flag("data", "clips_per_epoch", type=positive_int,
+                help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
+    parser.flag("data", "n_frames", type=positive_int, default=n_frames, help=f"frames of a clip{frames_help}")
+    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
+    parser.flag("data", "jitter", type=not_negative, default=0.2,
+                help=f"{used_with}change of brightness, contrast and saturation")  # fmt: skip
+    parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help=f"{used_with}change of hue")
     parser.flag("data", "whole_videos", action="store_true",
                 help="take clips from whole videos, as published, not from the annotated part")  # fmt: skip
-    parser.flag("data", "no_flip", action="store_true", help=f"{mirrored}do not mirror clips, as published")
+    parser.flag("data", "no_flip", action="store_true", help=f"{used_with}do not mirror clips, as published")
 
 
 def add_log_flags(parser: Parser) -> None:
@@ -69,6 +77,16 @@ def add_report_flags(parser: Parser) -> None:
     parser.flag("run", "report", action="store_true", help=what)
     what = "videos that the page of --report has, those with most errors first; 0: all"
     parser.flag("run", "report_videos", type=count, default=100, help=what)
+
+
+def add_evaluation_flags(parser: Parser) -> None:
+    """Flags of the evaluations: where metrics go, and what is shown of the videos (`utils.results.Views`)."""
+    add_log_flags(parser)
+    what = "video that --plot shows in detail (default: the first of those with most people)"
+    parser.flag("run", "plot_video", help=what)
+    what = "videos to write as MP4, ground truth and predictions side by side"
+    parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO", help=what)
+    add_report_flags(parser)
 
 
 def add_training_flags(

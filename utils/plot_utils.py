@@ -3,9 +3,7 @@
 All functions take arrays or tubes, and write a whole file or none (`utils.storage.files.atomic`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from utils.box_ops import MOTION_CATEGORIES
 from utils.drawing.draw import colour_of
 from utils.drawing.plots import page, panels, plot_predictions, plot_tubes, rgb
 from utils.misc import InputError, counted
+from utils.run_log import metric_lines
 from utils.video_map import average_precision
 
 __all__ = [
@@ -182,18 +181,10 @@ def plot_features(
 
 def read_metrics(path: str | Path) -> list[dict]:
     """The lines of a run's `metrics.jsonl` by epoch, without a torn last one; InputError where there is none."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file of metrics")
-    lines = {}
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-                lines[line["epoch"]] = line
-    if not lines:
-        raise InputError(f"{path}: holds no epoch's metrics")
-    return [lines[epoch] for epoch in sorted(lines)]
+    by_epoch = {line["epoch"]: line for line in metric_lines(Path(path))}
+    if not by_epoch:
+        raise InputError(f"{path}: no such file, or no epoch's metrics in it")
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
 def plot_training(path: str | Path, metrics: Sequence[Mapping], title: str = "") -> None:

@@ -5,52 +5,50 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import make_archive
+from typing import NamedTuple
 
 import numpy as np
 
-from utils.cli import Parser
 from utils.misc import InputError, did_you_mean
 from utils.run_log import RunLog
 from utils.storage.files import read_json, write_json
 
-_COMPARABLE = (
-    "subset",
-    "load_epoch",
-    "psn_score_th",
-    "filter_length",
-    "end_consecutive_frames",
-    "label_centric",
-    "frame_iou",
-    "protocol",
-    "strict",
-)
+_COMPARABLE = {
+    "subset", "load_epoch", "psn_score_th", "filter_length", "end_consecutive_frames", "label_centric", "frame_iou",
+    "protocol", "strict", "amp", "image_size", "pad_square", "person_label",
+}  # fmt: skip
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
 
 
-def add_plot_video_flag(parser: Parser) -> None:
-    """The flags of the evaluations that say which videos are shown in detail."""
-    what = "video that --plot shows in detail (default: the first of those with most people)"
-    parser.flag("run", "plot_video", help=what)
-    parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO",
-                help="videos to write as MP4, ground truth and predictions side by side")  # fmt: skip
+class Views(NamedTuple):
+    """What an evaluation shows of its tubes, where the flags ask for it.
+
+    draw: writes the plots of `--plot` into the folder that it is given and returns their paths.
+    page: that folder and `curves()` -> the page of `--report`, as of `utils.drawing.report.contents.evaluation_page`.
+    panels: a video's name -> its panels side by side (`utils.drawing.side_by_side`).
+    frames, frames_path: a video's name -> its `VideoFrames`, and where these are.
+    curves: the charts of curves for Comet and the page.
+    """
+
+    draw: Callable[[Path], list[Path]]
+    page: Callable[[Path, list[dict]], dict]
+    panels: Callable[[str], list]
+    frames: Callable[[str], Iterable[np.ndarray]]
+    frames_path: Callable[[str], Path]
+    curves: Callable[[], list[dict]] = list
 
 
 def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
     """InputError for a video of `--plot_video` or `--side_by_side` that is not one of the subset's `names`, or that
     nothing is drawn of."""
-    names = list(names)
-    for video in args.side_by_side:
-        if video not in names:
-            near = did_you_mean(video, names)
-            raise InputError(f"--side_by_side {video}: no usable video of subset {args.subset!r}{near}")
-    if args.plot_video is None:
-        return
-    if not args.plot:
+    if args.plot_video is not None and not args.plot:
         raise InputError(f"--plot_video {args.plot_video}: only goes with --plot")
-    if args.plot_video not in names:
-        near = did_you_mean(args.plot_video, names)
-        raise InputError(f"--plot_video {args.plot_video}: no usable video of subset {args.subset!r}{near}")
+    names, asked = list(names), [("side_by_side", video) for video in args.side_by_side]
+    for flag, video in [*asked, ("plot_video", args.plot_video)]:
+        if video is not None and video not in names:
+            near = did_you_mean(video, names)
+            raise InputError(f"--{flag} {video}: no usable video of subset {args.subset!r}{near}")
 
 
 def plain(value: object) -> object:
@@ -74,23 +72,17 @@ def write_results(
     args: Mapping,
     metrics: dict,
     epoch: int,
-    draw: Callable[[Path], list[Path]] | None = None,
-    curves: Callable[[], list[dict]] | None = None,
-    report: Callable[[Path], tuple[Path, list[Path]]] | None = None,
+    views: Views | None = None,
 ) -> Path:
-    """Write a results file, `{"args", "metrics"}`, and the evaluation's log beside it.
+    """Write a results file, `{"args", "metrics"}`, and beside it the evaluation's log and what `views` shows.
 
     Args:
         root: the run's folder.
         stage, subset, name: make the file's name, `root/results/<stage>-<subset>-<name>.json`; `name` names every
             setting that changes a metric.
-        args: the flags as they were used.
+        args: the flags as they were used, those of `add_evaluation_flags` among them.
         metrics: name -> value, or mappings of such.
         epoch: of the evaluated checkpoint, for the log.
-        draw: draws the plots into the folder that it is given and returns their paths.
-        curves: the curves that Comet gets, called where it is used: charts of `utils.drawing.report.contents`.
-        report: writes the page into the folder that it is given, and annotated videos beside it where Comet is used;
-            returns their paths.
 
     Returns:
         The results file; the folder of the same name holds the log (`utils.run_log`) and the plots.
@@ -98,33 +90,48 @@ def write_results(
     path = root / "results" / f"{stage}-{subset}-{name}.json"
     args, metrics, folder = plain(args), plain(metrics), path.with_suffix("")
     write_json(path, {"args": args, "metrics": metrics})
+    print(f"results: {path}")
     with RunLog(stage, folder, args, args["comet"]) as log:
         log.metrics(dict(_flat(metrics)), epoch)
         _log_parts(log, metrics)
-        for chart in curves()[:CURVE_CHARTS] if curves and args["comet"] != "disabled" else ():
-            for curve in chart["curves"]:
-                log.curve(f"{chart['title']}, {curve['name']}", curve["x"], curve["y"])
-        pictures = _drawn(draw, folder, args) if draw else []
-        for picture in pictures:
-            log.image(picture.stem, picture)
-        if report:
-            page, videos = report(folder / "report")
-            if args["comet"] != "disabled":
-                log.asset("report.zip", make_archive(str(folder / "report"), "zip", page.parent))
-            for video in videos:
-                log.video(video.stem, video)
-    if pictures:
-        print(f"pictures: {folder}/*.png")
-    if report:
-        print(f"report: {page}")
+        if views:
+            _show(views, folder, args, log)
     return path
 
 
-def _drawn(draw: Callable[[Path], list[Path]], folder: Path, args: Mapping) -> list[Path]:
-    from utils.drawing.plots import formats  # with Matplotlib
+def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
+    """Plots, page and videos that the flags ask for; Comet also gets curves, and the worst videos of the page."""
+    on_comet, worst = args["comet"] != "disabled", []
+    curves = views.curves() if on_comet or args["report"] else []
+    for chart in curves[:CURVE_CHARTS] if on_comet else ():
+        for curve in chart["curves"]:
+            log.comet("log_curve", f"{chart['title']}, {curve['name']}", x=curve["x"], y=curve["y"], overwrite=True)
+    if args["plot"]:
+        from utils.drawing.plots import formats  # with Matplotlib
 
-    with formats(args.get("plot_format") or ()):
-        return draw(folder)
+        with formats(args["plot_format"] or ()):
+            for plot in views.draw(folder):
+                log.comet("log_image", str(plot), name=plot.stem, overwrite=True)
+        print(f"plots: {folder}/*.png")
+    if args["report"]:
+        from utils.drawing.report import contents
+        from utils.drawing.report.page import write_report
+
+        page = views.page(folder, curves)
+        index = write_report(folder / "report", page, views.frames, args["report_videos"], args["workers"])
+        print(f"report: {index}")
+        if on_comet:
+            archive = make_archive(str(folder / "report"), "zip", index.parent)
+            log.comet("log_asset", archive, file_name="report.zip", overwrite=True)
+            worst = [name for name in contents.worst(page["videos"]) if views.frames_path(name).exists()]
+    for name in dict.fromkeys([*worst, *args["side_by_side"]]):
+        from utils.drawing.side_by_side import write_side_by_side
+
+        frames, video = views.frames(name), folder / f"{name.replace('/', '_')}.mp4"
+        write_side_by_side(video, frames, frames.size, frames.fps, views.panels(name))
+        print(f"video: {video}")
+        if name in worst:
+            log.comet("log_video", str(video), name=video.stem, overwrite=True)
 
 
 def _log_parts(log: RunLog, metrics: Mapping) -> None:
@@ -133,12 +140,20 @@ def _log_parts(log: RunLog, metrics: Mapping) -> None:
         if isinstance(parts, Mapping) and name not in ("intervals", "errors", "confusion"):
             bounds = metrics.get("intervals", {}).get(name, {})
             rows = [[part, value, *bounds.get(part, ("", ""))] for part, value in parts.items()]
-            log.table(name, ["name", "value", "low", "high"], rows)
+            _log_table(log, name, ["name", "value", "low", "high"], rows)
     for name, summary in metrics.get("errors", {}).items():
         rows = [[cause, row["gain"], row["count"]] for cause, row in summary["causes"].items()]
-        log.table(f"errors_{name}", ["cause", "gain", "count"], rows)
+        _log_table(log, f"errors_{name}", ["cause", "gain", "count"], rows)
     for name, matrix in metrics.get("confusion", {}).items():
-        log.confusion(name, matrix["labels"], matrix["counts"])
+        log.comet(
+            "log_confusion_matrix", matrix=matrix["counts"], labels=matrix["labels"], title=f"Confusion of {name}",
+            file_name=f"confusion_{name}.json", row_label="ground truth", column_label="predicted",
+            max_categories=len(matrix["labels"]),
+        )  # fmt: skip
+
+
+def _log_table(log: RunLog, name: str, head: list[str], rows: list[list]) -> None:
+    log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
 
 
 def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:

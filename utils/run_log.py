@@ -78,7 +78,7 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         if not self.active:
             return self
-        kept = _lines_before(self.folder / METRICS, self.resume_epoch)
+        kept = [line for line in metric_lines(self.folder / METRICS) if line["epoch"] < (self.resume_epoch or 0)]
         with atomic(self.folder / METRICS) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if self.mode != "disabled":
@@ -86,7 +86,7 @@ class RunLog:
                 self._experiment = self._start_comet()
                 self._experiment.log_parameters(self.params)
             for line in kept:
-                self._report({k: v for k, v in line.items() if k not in ("stage", "epoch")}, line["epoch"])
+                self._log_metrics(line)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,60 +106,19 @@ class RunLog:
         """Report an epoch's metrics (`epoch` from 1)."""
         if not self.active:
             return
-        metrics = {name: _finite(value) for name, value in values.items()}
-        append_json(self.folder / METRICS, {"stage": self.stage, "epoch": epoch, **metrics})
-        self._report(metrics, epoch)
+        line = {"stage": self.stage, "epoch": epoch, **{name: _finite(value) for name, value in values.items()}}
+        append_json(self.folder / METRICS, line)
+        self._log_metrics(line)
 
-    def checkpoint(self, path: str | Path) -> None:
-        """Report the newest checkpoint's name; the file itself stays here."""
+    def comet(self, method: str, *args: object, **options: object) -> None:
+        """Call a method of Comet's experiment, such as `log_image`, where there is one."""
         if self._experiment is not None:
             with self._harmless():
-                self._experiment.log_other("checkpoint", str(path))
+                getattr(self._experiment, method)(*args, **options)
 
-    def image(self, name: str, path: str | Path) -> None:
-        """Report a plot, a PNG file, under `name`."""
-        if self._experiment is not None:
-            with self._harmless():
-                self._experiment.log_image(str(path), name=name, overwrite=True)
-
-    def table(self, name: str, head: list[str], rows: list[list]) -> None:
-        """Report a table as the asset `<name>.csv`."""
-        if self._experiment is not None:
-            with self._harmless():
-                self._experiment.log_table(f"{name}.csv", tabular_data=rows, headers=head)
-
-    def confusion(self, name: str, labels: list[str], counts: list[list[int]]) -> None:
-        """Report a confusion matrix: rows are the ground truth, columns what was predicted."""
-        if self._experiment is not None:
-            with self._harmless():
-                self._experiment.log_confusion_matrix(
-                    matrix=counts, labels=labels, title=f"Confusion of {name}", file_name=f"confusion_{name}.json",
-                    row_label="ground truth", column_label="predicted", max_categories=len(labels),
-                )  # fmt: skip
-
-    def curve(self, name: str, x: list[float], y: list[float]) -> None:
-        """Report a curve."""
-        if self._experiment is not None:
-            with self._harmless():
-                self._experiment.log_curve(name, x=x, y=y, overwrite=True)
-
-    def asset(self, name: str, path: str | Path) -> None:
-        """Report a file under `name`."""
-        if self._experiment is not None:
-            with self._harmless():
-                self._experiment.log_asset(str(path), file_name=name, overwrite=True)
-
-    def video(self, name: str, path: str | Path) -> None:
-        """Report a video file under `name`."""
-        if self._experiment is not None:
-            with self._harmless():
-                self._experiment.log_video(str(path), name=name, overwrite=True)
-
-    def _report(self, metrics: dict[str, float | None], epoch: int) -> None:
-        if self._experiment is not None:
-            with self._harmless():
-                known = {name: value for name, value in metrics.items() if value is not None}
-                self._experiment.log_metrics(known, step=epoch, epoch=epoch)
+    def _log_metrics(self, line: dict) -> None:
+        known = {name: value for name, value in line.items() if name not in ("stage", "epoch") and value is not None}
+        self.comet("log_metrics", known, step=line["epoch"], epoch=line["epoch"])
 
     def _start_comet(self) -> object:
         """An experiment at the server or, where that is not asked for or not to be had, one in an archive."""
@@ -215,17 +174,15 @@ def _finite(value: float | None) -> float | None:
     return value if isinstance(value, int) else float(value)
 
 
-def _lines_before(path: Path, epoch: int | None) -> list[dict]:
-    """The file's lines of epochs before `epoch`, without one that a kill or a power loss left torn."""
-    if epoch is None or not path.is_file():
-        return []
-    kept = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+def metric_lines(path: Path) -> list[dict]:
+    """The lines of a `metrics.jsonl`, without one that a power loss left torn; none where there is no file."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
             line = json.loads(text)
-            if isinstance(line, dict) and isinstance(line.get("epoch"), int) and line["epoch"] < epoch:
-                kept.append(line)
-    return kept
+            if isinstance(line, dict) and isinstance(line.get("epoch"), int):
+                lines.append(line)
+    return lines
 
 
 def _import_comet() -> ModuleType:

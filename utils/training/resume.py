@@ -67,35 +67,24 @@ class Progress:
     """How far a run is, and the sums of the current epoch's metrics.
 
     `epoch`: epochs that are complete; `batch`: batches done of the next one; `step`: steps of the whole run;
-    `skipped`: steps of this epoch that were not finite; `sums`: metric -> [sum, number of steps] of this epoch.
+    `skipped`: steps of this epoch that were not finite; `sums`: metric -> [sum, number of steps] of this epoch, sums of
+    tensors on their device, unread.
     """
 
     def __init__(self) -> None:
         self.epoch, self.batch, self.step, self.skipped = 0, 0, 0, 0
         self.sums: dict[str, list] = {}
-        self._unread: list[dict[str, float | Tensor]] = []
 
     def add(self, metrics: dict[str, float | Tensor]) -> None:
-        """Count one step's metrics. Tensors stay on their device, unread, for up to 100 steps."""
-        self._unread.append({n: v.detach() if torch.is_tensor(v) else v for n, v in metrics.items()})
-        if len(self._unread) == 100:
-            self._read()
-
-    def _read(self) -> None:
-        """Bring `sums` up to date with one read of the device."""
-        tensors = [value.float() for metrics in self._unread for value in metrics.values() if torch.is_tensor(value)]
-        values = iter(torch.stack(tensors).tolist() if tensors else [])
-        for metrics in self._unread:
-            for name, value in metrics.items():
-                total = self.sums.setdefault(name, [0.0, 0])
-                total[0] += next(values) if torch.is_tensor(value) else float(value)
-                total[1] += 1
-        self._unread = []
+        """Count one step's metrics."""
+        for name, value in metrics.items():
+            total, n = self.sums.get(name, (0.0, 0))
+            total = total + (value.detach().double() if torch.is_tensor(value) else float(value))
+            self.sums[name] = [total, n + 1]
 
     def means(self) -> dict[str, float]:
         """The mean of each metric over this epoch's steps, of all processes."""
-        self._read()
-        of_ranks = per_rank(self.sums)
+        of_ranks = per_rank(self.state()["sums"])
         names = dict.fromkeys(name for sums in of_ranks for name in sums)
         pairs = {name: [sums[name] for sums in of_ranks if name in sums] for name in names}
         return {name: sum(s for s, _ in pair) / sum(n for _, n in pair) for name, pair in pairs.items()}
@@ -105,9 +94,8 @@ class Progress:
         self.epoch, self.batch, self.skipped, self.sums = self.epoch + 1, 0, 0, {}
 
     def state(self) -> dict:
-        """For `load`."""
-        self._read()
-        return {name: value for name, value in vars(self).items() if name != "_unread"}
+        """For `load`, in plain numbers."""
+        return vars(self) | {"sums": {name: [float(total), n] for name, (total, n) in self.sums.items()}}
 
     def load(self, state: dict) -> None:
         """Go on from a `state`."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from utils.distributed import any_rank, barrier, per_rank, rank, world_size
+from utils.distributed import barrier, per_rank, rank, world_size
 from utils.misc import BAR_IN_FILE, InputError, amp_type, progress, set_seed
 from utils.run_log import METRICS, RunLog, append_json
 from utils.storage.files import lock, remove_parts, save_torch
@@ -129,7 +129,7 @@ class TrainingRun:
             if kind is None and self.args.plot and rank() == 0:
                 path = _plot(self.folder, self.args.plot_format)
                 if self.log is not None:
-                    self.log.image("training", path)
+                    self.log.comet("log_image", str(path), name="training", overwrite=True)
         if kind is None:
             barrier()
 
@@ -260,12 +260,12 @@ class TrainingRun:
                 path = self.folder / f"epoch_{epoch}.pth"
                 weights = {name: value.cpu() for name, value in self.exported.state_dict().items()}
                 save_torch(path, {"model": weights, "config": self.config, "epoch": epoch})
-                self.log.checkpoint(path)
+                self.log.comet("log_other", "checkpoint", str(path))
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             tqdm.write(f"epoch {epoch}/{args.epochs}: {shown}")
         done.next_epoch()
         self.save_state()
-        if any_rank(self.stop.raised, self.device) and not last:
+        if any(per_rank(self.stop.raised)) and not last:
             raise self.stop.stopped(f"after epoch {epoch}")
 
     def save_state(self) -> None:
