@@ -18,7 +18,7 @@ from torch import Tensor
 from models.weights import SHIPPED, weights_hash
 from utils.cli import Parser, run
 from utils.misc import InputError
-from utils.storage.files import atomic, epoch_path, load_checkpoint, save_torch
+from utils.storage.files import epoch_path, load_checkpoint, save_torch, write_text
 
 KINDS = {"detr": "train_detr.py", "encoder": "train_qmm.py", "head": "train_action_head.py"}
 
@@ -88,8 +88,7 @@ def main() -> None:
         raise InputError(f"{chain / 'head'}: needs the checkpoints of one head, not of {n}")
     folders = {"detr": chain / "detr", "encoder": chain / "encoder", "head": heads[0].parent}
     export({kind: epoch_path(folders[kind], None, kind, KINDS[kind]) for kind in KINDS}, folder, args.name)
-    with atomic(folder / "README.md") as part:
-        part.write_text(describe(folder, args.name, args.made_by))
+    write_text(folder / "README.md", describe(folder, args.name, args.made_by))
     print(f"{folder}: {sum(path.stat().st_size for path in folder.glob('*.pth')) / 1e6:.1f} MB")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import Parser, run
-from utils.storage.files import atomic
+from utils.storage.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
 SCRIPTS = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map", "predict")
@@ -92,8 +92,7 @@ def page() -> str:
 def main() -> None:
     """Write the page."""
     Parser("Write docs/flags.md from the scripts' parsers.").parse_args()
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
+    write_text(PAGE, page())
 
 
 if __name__ == "__main__":

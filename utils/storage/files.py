@@ -97,9 +97,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as JSON, atomically. NaN is refused (ValueError): an undefined metric is None."""
-    text = json.dumps(value, indent=1, allow_nan=False)
-    with atomic(path) as part:
-        part.write_text(text + "\n")
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, what: str = "JSON file") -> object:

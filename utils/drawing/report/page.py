@@ -23,7 +23,7 @@ import numpy as np
 from utils.drawing.draw import PALETTE
 from utils.drawing.video_encoder import VideoEncoder, browser_suffix, encoded_rate, fit_image
 from utils.misc import InputError, counted, progress
-from utils.storage.files import atomic, sync
+from utils.storage.files import sync, write_text
 
 GENERATOR = "query matching report"
 SCRIPTS = ("dom.js", "charts.js", "boxes.js", "player.js", "timeline.js", "page.js")
@@ -83,8 +83,7 @@ def write_report(
             videos.append({**kept, "src": None, **source, "data": f"{files.name}/{data.name}"})
         data = {**report, "videos": videos, "judged": any(video["gt"] or video["events"] for video in report["videos"])}
         data["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
-        with atomic(index) as part:
-            part.write_text(_page(data), encoding="utf-8")
+        write_text(index, _page(data))
     except BaseException:
         shutil.rmtree(files)
         raise
