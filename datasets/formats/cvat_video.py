@@ -53,14 +53,6 @@ class Track(NamedTuple):
     rotations: Sequence[float]
 
 
-class Export(NamedTuple):
-    """What an XML holds: tasks by id, declared attributes by label (name -> values), and tracks."""
-
-    tasks: dict[str, Task]
-    declared: dict[str, dict[str, list[str]]]
-    tracks: list[Track]
-
-
 def read(
     path: Path,
     *,
@@ -109,9 +101,12 @@ def read(
     return AnnotationFile(path, videos, list(labels))
 
 
-def _read_export(path: Path) -> Export:
-    """Parse an XML without building it whole: a track is dropped from memory once it is read."""
-    export, depth, n = Export({}, {}, []), 0, 0
+def _read_export(path: Path) -> tuple[dict[str, Task], dict[str, dict[str, list[str]]], list[Track]]:
+    """Tasks by id, declared attributes by label (name -> values), and tracks of an XML.
+
+    The tree is never in memory whole: an element is dropped once it is read.
+    """
+    tasks, declared, tracks, depth, n = {}, {}, [], 0, 0
     try:
         for event, element in ET.iterparse(io.StringIO(_xml_text(path)), ("start", "end")):
             depth += 1 if event == "start" else -1
@@ -120,12 +115,12 @@ def _read_export(path: Path) -> Export:
             if event == "start" or depth != 1:
                 continue
             if element.tag == "meta":
-                export = Export(_tasks(element), _declared(element), export.tracks)
+                tasks, declared = _tasks(element), _declared(element)
             elif element.tag == "image":
                 text = "this is 'CVAT for images', whose boxes belong to nobody; export 'CVAT for video 1.1'"
                 raise InputError(f"{path}: {text}")
             elif element.tag == "track":
-                export.tracks.extend(_tracks(path, element, n, export.tasks))
+                tracks += _tracks(path, element, n, tasks)
                 n += 1
             element.clear()
     except ET.ParseError as error:
@@ -133,9 +128,9 @@ def _read_export(path: Path) -> Export:
         ends = error.code in (3, 5, 20)  # no element found, unclosed token, unclosed CDATA section
         reason = "it ends in the middle" if ends else str(error).split(":")[0]
         raise InputError(f"{path}: not XML that can be read: {reason} (line {line}, column {column})") from None
-    if not export.tasks:
+    if not tasks:
         raise InputError(f"{path}: no <meta> with a task, a job or a project: not an export of CVAT")
-    return export
+    return tasks, declared, tracks
 
 
 def _xml_text(path: Path) -> str:

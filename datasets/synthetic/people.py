@@ -14,7 +14,7 @@ import numpy as np
 from datasets.synthetic.scenery import bgr
 
 POSE_SIZE = 21
-TURN, LIFT = 0, 1  # indices in a pose
+TURN, LIFT, RIGHT_ARM = 0, 1, slice(9, 13)  # indices in a pose
 SHIFT = 4  # fractional bits of the coordinates that OpenCV fills polygons with
 _CIRCLE = np.stack([f(np.arange(20) * (2 * np.pi / 20)) for f in (np.cos, np.sin)], 1)
 
@@ -140,11 +140,6 @@ ACTIONS = {
 
 AT_ONCE = {"walk": "wave", "run": "wave"}
 """Actions during which another one can be done: the legs are the first's, the right arm the second's."""
-
-
-def with_arm(poses: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Poses (T, POSE_SIZE) with the right arm of those of a second action."""
-    return np.concatenate([poses[:, :9], second[:, 9:13], poses[:, 13:]], 1)
 
 
 @dataclass(frozen=True)

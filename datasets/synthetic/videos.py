@@ -30,14 +30,13 @@ from datasets.synthetic.people import (
     IDLE,
     LIFT,
     POSE_SIZE,
+    RIGHT_ARM,
     TURN,
-    Action,
     Look,
     mirrored,
     paint,
     person_blobs,
     random_looks,
-    with_arm,
 )
 from datasets.synthetic.scenery import MARGIN, background
 from utils.misc import InputError, progress, rng
@@ -112,11 +111,9 @@ def _script(random: np.random.Generator, n_frames: int, fast: bool) -> list[Stre
 def _with_second_actions(script: list[Stretch], share: float, random: np.random.Generator) -> list[Stretch]:
     """The script where a share of the actions that allow it (`AT_ONCE`) come with a second one."""
     names = list(ACTIONS)
+    allowed = {names.index(first): names.index(second) for first, second in AT_ONCE.items()}
     return [
-        stretch._replace(second=names.index(AT_ONCE[names[stretch.label]]))
-        if stretch.label >= 0 and names[stretch.label] in AT_ONCE and random.random() < share
-        else stretch
-        for stretch in script
+        s._replace(second=allowed[s.label]) if s.label in allowed and random.random() < share else s for s in script
     ]
 
 
@@ -141,15 +138,14 @@ def _perform(
     frames, labels, second = np.arange(n_frames), np.full(n_frames, -1), np.full(n_frames, -1)
     shares, speeds = np.zeros((2, len(script), n_frames))
     poses = np.zeros((len(script), n_frames, POSE_SIZE))
-    for i, stretch in enumerate(script):
-        label, first, end, period, speed, _ = stretch
-        action: Action = IDLE if label < 0 else ACTIONS[names[label]]
+    for i, (label, first, end, period, speed, second_label) in enumerate(script):
+        action = IDLE if label < 0 else ACTIONS[names[label]]
         labels[first:end], shares[i, first:end] = label, 1
         poses[i] = [action.pose(c) for c in (frames - first) / (action.period * period)]
-        if stretch.second >= 0:
-            other = ACTIONS[names[stretch.second]]
+        if second_label >= 0:
+            other, second[first:end] = ACTIONS[names[second_label]], second_label
             at_once = np.array([other.pose(c) for c in (frames - first) / (other.period * period)])
-            poses[i], second[first:end] = with_arm(poses[i], at_once), stretch.second
+            poses[i, :, RIGHT_ARM] = at_once[:, RIGHT_ARM]
         speeds[i] = action.speed * stature * speed
         if fast and action is ACTIONS["run"]:
             speeds[i] = dash
