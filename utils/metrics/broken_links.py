@@ -1,87 +1,70 @@
 """Which people were found, but in pieces or mixed with another: what mending the association alone would make right."""
 
-from collections.abc import Iterator, Mapping, Sequence
-
 import numpy as np
 
 from utils.box_ops import Tube
 from utils.metrics.average_precision import PROTOCOLS, Protocol
 from utils.metrics.evaluation import Evaluation
+from utils.metrics.matching import Candidates
 from utils.metrics.overlaps import Boxes, overlaps_with, span_overlap, stack
 
 FAINT = 0.1  # IoU below which nothing of a ground truth was detected, as in TIDE
 ON = 0.5  # IoU from which a box is on a person
 
 
-def broken_links(
-    e: Evaluation,
-    threshold: float,
-    names: Sequence[str],
-    first_pred: np.ndarray,
-    first_gt: np.ndarray,
-    taken: np.ndarray,
-    score: np.ndarray,
-) -> tuple[dict[int, float], dict[int, int]]:
+def broken_links(c: Candidates, matched: np.ndarray, e: Evaluation, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Ground truths that joining pieces of tubes of their class would find, and pieces of those that were found.
 
     Args:
-        e: what is evaluated.
+        c: the P predicted and G annotated tubes of `e`.
+        matched: int64 (P,), the annotated tube that each predicted one is matched to, -1 for a false positive.
         threshold: 3D IoU.
-        names: the videos.
-        first_pred, first_gt: of each video the number of its first predicted and its first annotated tube.
-        taken: of each predicted tube the annotated one that it is matched to, -1 for a false positive, int64 (P,).
-        score: float64 (P,).
 
     Returns:
-        Missed ground truth that joined pieces would match -> the best score of the pieces; predicted tube -> the ground
-        truth that it is a piece of.
+        Of missed ground truth that joined pieces would match the best score of the pieces, else -inf, float64 (G,); the
+        ground truth that each predicted tube is a piece of, -1 for none, int64 (P,).
     """
-    linked: dict[int, float] = {}
-    pieces: dict[int, tuple[int, int]] = {}  # predicted tube -> frames on the ground truth, and which it is
-    finder = {g: i for i, g in enumerate(taken.tolist()) if g >= 0}
-    for place, name in enumerate(names):
-        gt = [(first_gt[place] + j, tube) for j, tube in enumerate(e.gt.get(name, ())) if len(tube)]
-        pred = [(first_pred[place] + i, tube) for i, tube in enumerate(e.pred.get(name, ())) if len(tube)]
-        for label in {tube.label for _, tube in gt if tube.label >= 0}:
-            own = {i: tube for i, tube in pred if tube.label == label}
-            if (taken[list(own)] >= 0).all():
+    joined, piece_of = np.full(len(c.gt.label), -np.inf), np.full(len(c.pred.label), -1)
+    most = np.zeros(len(piece_of), np.int64)  # frames of a piece that are on the ground truth
+    finder = np.full(len(joined), -1)
+    finder[matched[matched >= 0]] = np.flatnonzero(matched >= 0)
+    begin, gt_begin = (np.searchsorted(side.video, np.arange(len(c.names) + 1)) for side in (c.pred, c.gt))
+    for video, name in enumerate(c.names):
+        in_video = np.arange(begin[video], begin[video + 1])
+        people = [e.gt[name][i] for i in c.gt.tube[gt_begin[video] : gt_begin[video + 1]]]
+        for label in {person.label for person in people if person.label >= 0}:
+            own = in_video[c.pred.label[in_video] == label]
+            if (matched[own] >= 0).all():
                 continue
-            for g, value, parts, mixed in _joined_tubes(own, gt, label, finder, PROTOCOLS[e.protocol]):
-                if g not in finder:
-                    if value < threshold or (len(parts) == 1 and not mixed):
+            boxes = stack([e.pred[name][i] for i in c.pred.tube[own]], PROTOCOLS[e.protocol].inclusive)
+            on = _on_people(boxes, people, PROTOCOLS[e.protocol].inclusive)
+            for k, person in enumerate(people):
+                if person.label != label:
+                    continue
+                g = gt_begin[video] + k
+                keeper = int(np.searchsorted(own, finder[g])) if finder[g] >= 0 else None
+                strangers = [i for i, p in enumerate(people) if i != k and not p.person_id == person.person_id >= 0]
+                elsewhere = on[strangers].any(0) & ~on[k]
+                iou, parts = _join(boxes, person, elsewhere, PROTOCOLS[e.protocol], keeper)
+                pieces = own[list(parts)]
+                if keeper is None:
+                    mixed = (elsewhere & np.isin(boxes.tube, list(parts))).any()
+                    if iou < threshold or (len(parts) == 1 and not mixed):
                         continue
-                    linked[g] = float(score[list(parts)].max())
-                for i, n in parts.items():
-                    if n > pieces.get(i, (0, 0))[0]:
-                        pieces[i] = n, g
-    return linked, {i: g for i, (_, g) in pieces.items()}
+                    joined[g] = c.pred.score[pieces].max()
+                for piece, n in zip(pieces, parts.values(), strict=True):
+                    if n > most[piece]:
+                        most[piece], piece_of[piece] = n, g
+    return joined, piece_of
 
 
-def _joined_tubes(
-    own: Mapping[int, Tube],
-    gt: Sequence[tuple[int, Tube]],
-    label: int,
-    finder: Mapping[int, int],
-    rule: Protocol,
-) -> Iterator[tuple[int, float, dict[int, int], bool]]:
-    """Of each ground truth of one class and video: its number, the 3D IoU of the joined pieces, the pieces by their
-    numbers -> frames on it, and whether one of them has boxes on another person."""
-    numbers = list(own)
-    boxes = stack(list(own.values()), rule.inclusive)
-    on = []
-    for _, tube in gt:
-        within, _, _, iou = overlaps_with(boxes, tube, rule.inclusive)
-        on.append(np.zeros(len(boxes.frames), bool))
-        on[-1][within] = iou >= ON
-    for k, (g, target) in enumerate(gt):
-        if target.label != label:
-            continue
-        others = [on[m] for m, (_, tube) in enumerate(gt) if m != k and not tube.person_id == target.person_id >= 0]
-        elsewhere = np.any([np.zeros(len(boxes.frames), bool), *others], axis=0) & ~on[k]
-        keeper = numbers.index(finder[g]) if g in finder else None
-        value, parts = _join(boxes, target, elsewhere, rule, keeper)
-        mixed = bool((elsewhere & np.isin(boxes.tube, list(parts))).any())
-        yield g, value, {numbers[i]: n for i, n in parts.items()}, mixed
+def _on_people(boxes: Boxes, people: list[Tube], inclusive: bool) -> np.ndarray:
+    """Whether each box is on each person, bool (people, R)."""
+    on = np.zeros((len(people), len(boxes.frames)), bool)
+    for row, person in zip(on, people, strict=True):
+        within, _, _, iou = overlaps_with(boxes, person, inclusive)
+        row[within] = iou >= ON
+    return on
 
 
 def _join(
@@ -119,13 +102,14 @@ def _join(
             parts[k] = n
     outside = np.ones(len(boxes.frames), bool)
     outside[within] = ~both
-    extra = outside & np.isin(boxes.tube, list(parts)) & ~elsewhere
-    joined, shown = float(np.maximum(value, 0).sum()), np.append(target.frames[value >= 0], boxes.frames[extra])
-    if rule.spans and len(shown):
-        ends = shown.min(keepdims=True), shown.max(keepdims=True), *target.frames[[0, -1]].tolist()
-        joined *= float(span_overlap(*ends)[0]) / max((value >= 0).sum(), 1)
+    extra = boxes.frames[outside & np.isin(boxes.tube, list(parts)) & ~elsewhere]
+    covered, joined = target.frames[value >= 0], float(np.maximum(value, 0).sum())
+    if rule.spans and len(covered) + len(extra):
+        shown = np.append(covered, extra)
+        in_time = span_overlap(shown.min(), shown.max(), target.frames[0], target.frames[-1])
+        joined *= float(in_time) / max(len(covered), 1)
     else:
-        joined /= len(target) + len(np.unique(boxes.frames[extra]))
+        joined /= len(target) + len(np.unique(extra))
     if keeper is not None:
         parts = {k: n for k, n in parts.items() if k != keeper and 2 * n >= (boxes.tube == k).sum()}
     return joined, parts

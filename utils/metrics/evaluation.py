@@ -65,7 +65,10 @@ def video_map(e: Evaluation) -> dict:
         return ap_by_class("v-mAP", calc_video_map(*args), e)
     rankings = video_rankings(*args)
     metrics = ap_by_class("v-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
-    return _merged(metrics, motion_ap(e)) if e.bootstrap and not e.count_duplicates else metrics
+    if not e.bootstrap or e.count_duplicates:
+        return metrics
+    motion = motion_ap(e)
+    return metrics | motion | {key: metrics[key] | motion[key] for key in ("intervals", RESAMPLES)}
 
 
 def frame_map(e: Evaluation) -> dict:
@@ -77,22 +80,18 @@ def frame_map(e: Evaluation) -> dict:
 def motion_ap(e: Evaluation) -> dict:
     """`motion-AP@T` by motion category; printed as a table."""
     args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol
-    resamples = {}
-    if e.protocol not in PROTOCOLS:
-        ap = calc_motion_ap(*args)
-    else:
-        rankings = motion_rankings(*args)
-        ap = {c: np.where(_left_out(e), np.nan, ap_of_rankings(rows, e.protocol)) for c, rows in rankings.items()}
-        resamples = _resamples("motion-AP", rankings, e)
-    means = {category: [mean_ap(row) for row in ap[category]] for category in MOTION_CATEGORIES}
-    metrics: dict = {
-        f"motion-AP@{threshold:g}": {category: means[category][i] for category in MOTION_CATEGORIES}
-        for i, threshold in enumerate(e.thresholds)
-    }
-    intervals = _intervals(resamples, metrics)
     names = {category: [f"motion-AP@{t:g}/{category}" for t in e.thresholds] for category in MOTION_CATEGORIES}
-    print_thresholds("motion-AP", e.thresholds, means, names, intervals)
-    return metrics | _kept(resamples, intervals)
+    values, resamples = {}, {}
+    rankings = motion_rankings(*args) if e.protocol in PROTOCOLS else {}
+    by_category = {c: ap_of_rankings(rows, e.protocol) for c, rows in rankings.items()} or calc_motion_ap(*args)
+    for category, ap in by_category.items():
+        values |= zip(names[category], map(mean_ap, _evaluated(ap, e)), strict=True)
+        if e.bootstrap and rankings:
+            means = map(mean_of_classes, _resampled(rankings[category], e))
+            resamples |= zip(names[category], means, strict=True)
+    intervals = _intervals(values, resamples)
+    _print_thresholds("motion-AP", e, names, values, intervals)
+    return _nested(values) | _kept(resamples, intervals)
 
 
 def ava_map(e: Evaluation) -> dict:
@@ -144,104 +143,92 @@ def ap_by_class(
         e: what was evaluated.
         rankings: what `ap` was computed from, which a bootstrap needs.
     """
-    metrics: dict = {}
-    ap = np.where(_left_out(e), np.nan, ap)
-    left_out = [label for label, out in zip(e.labels, _left_out(e), strict=True) if out]
-    for threshold, row in zip(e.thresholds, ap, strict=True):
-        metrics[f"{metric}@{threshold:g}"] = mean_ap(row)
-        metrics[f"AP@{threshold:g}"] = dict(zip(e.labels, row, strict=True))
-    by_class = dict(zip(e.labels, ap.T, strict=True))
-    ranges = {}
-    for name, levels in RANGES.items() if e.protocol == "multisports" else ():
-        rows = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
-        if len(rows) == len(levels):
-            metrics[f"{metric}@{name}"] = mean_ap(ap[rows].mean(0))
-            ranges[f"{metric}@{name}"] = [f"{metric}@{e.thresholds[i]:g}" for i in rows]
-    metrics["without_gt"] = [label for label, row in by_class.items() if np.isnan(row).all() and label not in left_out]
-    shown = {label: row for label, row in by_class.items() if not np.isnan(row).all()}
-    resamples = _resamples(metric, {"": rankings or []}, e)
-    resamples |= {name: np.mean([resamples[part] for part in parts], 0) for name, parts in ranges.items() if resamples}
-    intervals = _intervals(resamples, metrics)
-    for name in ranges:
-        print(f"{name}: {_shown(metrics[name], name, intervals)}")
-    names = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in shown}
-    names[metric] = [f"{metric}@{t:g}" for t in e.thresholds]
-    print_thresholds("AP", e.thresholds, shown | {metric: [mean_ap(row) for row in ap]}, names, intervals)
+    ap = _evaluated(ap, e)
+    values = _by_name(metric, ap, e, mean_ap)
+    resamples = _by_name(metric, _resampled(rankings, e), e, mean_of_classes) if e.bootstrap and rankings else {}
+    intervals = _intervals(values, resamples)
+    for name in _ranges(e):
+        print(f"{metric}@{name}: {_shown(f'{metric}@{name}', values, intervals)}")
+    known = dict(zip(e.labels, ~np.isnan(ap).all(0), strict=True))
+    rows = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in e.labels if known[label]}
+    _print_thresholds("AP", e, rows | {metric: [f"{metric}@{t:g}" for t in e.thresholds]}, values, intervals)
+    left_out = [label for label in e.labels if label in _left_out(e)]
+    without_gt = [label for label in e.labels if not known[label] and label not in left_out]
     if left_out:
         print(f"left out, not evaluated by this protocol: {', '.join(left_out)}")
-    if metrics["without_gt"]:
-        print(f"left out, without ground truth: {', '.join(metrics['without_gt'])}")
-    return metrics | _kept(resamples, intervals)
+    if without_gt:
+        print(f"left out, without ground truth: {', '.join(without_gt)}")
+    return _nested(values) | {"without_gt": without_gt} | _kept(resamples, intervals)
 
 
-def _left_out(e: Evaluation) -> np.ndarray:
-    """Which labels the protocol does not evaluate, bool (num_classes,)."""
-    return np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out) if e.protocol in PROTOCOLS else [])
+def _left_out(e: Evaluation) -> frozenset[str]:
+    """The labels that the protocol does not evaluate."""
+    return PROTOCOLS[e.protocol].left_out if e.protocol in PROTOCOLS else frozenset()
 
 
-def _resamples(
-    metric: str, rankings: Mapping[str, Sequence[Sequence[Ranking]]], e: Evaluation
-) -> dict[str, np.ndarray]:
-    """Values of a metric in every resample, float64 (B,), by their names: `v-mAP@0.5`, `AP@0.5/walk`,
-    `motion-AP@0.5/small`. `rankings` by category; with category "" by class too."""
-    values: dict[str, np.ndarray] = {}
-    if not e.bootstrap:
-        return values
+def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
+    """`ap` (thresholds, classes, ...), NaN where the protocol does not evaluate a class."""
+    if left_out := [i for i, label in enumerate(e.labels) if label in _left_out(e)]:
+        ap[:, left_out] = np.nan
+    return ap
+
+
+def _resampled(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndarray:
+    """AP in each of the B resamples of the videos, float64 (thresholds, classes, B)."""
     times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
-    for category, rows in rankings.items():
-        for threshold, row in zip(e.thresholds, rows, strict=True):
-            ap = resampled_classes(row, times, e.protocol)
-            ap[_left_out(e)] = np.nan
-            values[f"{metric}@{threshold:g}" + f"/{category}" * bool(category)] = mean_of_classes(ap)
-            if not category:
-                values |= {f"AP@{threshold:g}/{label}": of for label, of in zip(e.labels, ap, strict=True)}
-    return values
+    return _evaluated(np.array([resampled_classes(row, times, e.protocol) for row in rankings]), e)
 
 
-def _intervals(resamples: Mapping[str, np.ndarray], metrics: Mapping) -> dict[str, list[float]]:
-    """The intervals, within 0 and 1, of the metrics that were resampled, by the names of the resamples."""
-    intervals = {}
-    for name, values in resamples.items():
+def _ranges(e: Evaluation) -> dict[str, list[int]]:
+    """The ranges of thresholds over which MultiSports takes means -> the thresholds' places, where all were asked."""
+    ranges = {}
+    for name, levels in RANGES.items() if e.protocol == "multisports" else ():
+        places = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
+        if len(places) == len(levels):
+            ranges[name] = places
+    return ranges
+
+
+def _by_name(metric: str, ap: np.ndarray, e: Evaluation, mean: Callable) -> dict:
+    """`ap` (thresholds, classes, ...) and its means over the classes by name: `v-mAP@0.5`, `AP@0.5/walk`, ..."""
+    values = {}
+    for threshold, row in zip(e.thresholds, ap, strict=True):
+        values[f"{metric}@{threshold:g}"] = mean(row)
+        values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
+    return values | {f"{metric}@{name}": mean(ap[places].mean(0)) for name, places in _ranges(e).items()}
+
+
+def _intervals(values: Mapping[str, float], resamples: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """The intervals, within 0 and 1, of the metrics that were resampled."""
+    intervals = {name: interval(resampled, values[name]) for name, resampled in resamples.items()}
+    return {name: [max(low, 0.0), min(high, max(values[name], 1.0))] for name, (low, high) in intervals.items()}
+
+
+def _nested(values: Mapping[str, object]) -> dict:
+    """`AP@0.5/walk` -> the entry `walk` of the mapping `AP@0.5`."""
+    nested: dict = {}
+    for name, value in values.items():
         metric, _, part = name.partition("/")
-        point = metrics[metric][part] if part else metrics[metric]
-        low, high = interval(values, point)
-        intervals[name] = [max(low, 0.0), min(high, max(point, 1.0))]
-    return intervals
+        if part:
+            nested.setdefault(metric, {})[part] = value
+        else:
+            nested[metric] = value
+    return nested
 
 
 def _kept(resamples: dict[str, np.ndarray], intervals: Mapping[str, list[float]]) -> dict:
     """What the results keep of a bootstrap: `intervals`, with the keys of the metrics, and all values."""
-    nested: dict = {}
-    for name, bounds in intervals.items():
-        metric, _, part = name.partition("/")
-        if part:
-            nested.setdefault(metric, {})[part] = bounds
-        else:
-            nested[metric] = bounds
-    return {"intervals": nested, RESAMPLES: resamples} if resamples else {}
+    return {"intervals": _nested(intervals), RESAMPLES: resamples} if resamples else {}
 
 
-def _merged(a: dict, b: dict) -> dict:
-    """Two results, whose intervals and resamples are joined."""
-    return a | b | {key: a.get(key, {}) | b.get(key, {}) for key in ("intervals", RESAMPLES)}
-
-
-def print_thresholds(
-    title: str,
-    levels: list[float],
-    rows: Mapping,
-    names: Mapping[str, Sequence[str]] | None = None,
-    intervals: Mapping[str, Sequence[float]] | None = None,
+def _print_thresholds(
+    title: str, e: Evaluation, rows: Mapping[str, Sequence[str]], values: Mapping, intervals: Mapping
 ) -> None:
-    """A table of rows with a value for each threshold, and with its interval where `intervals` has its name."""
-    if intervals:
-        rows = {
-            row: [_shown(*pair, intervals) for pair in zip(values, names[row], strict=True)]
-            for row, values in rows.items()
-        }
-    print_table([title, *(f"@{level:g}" for level in levels)], [[name, *values] for name, values in rows.items()])
+    """A table; `rows`: what a row is called -> the name of its value at each threshold."""
+    cells = [[row, *(_shown(name, values, intervals) for name in names)] for row, names in rows.items()]
+    print_table([title, *(f"@{threshold:g}" for threshold in e.thresholds)], cells)
 
 
-def _shown(value: float, name: str, intervals: Mapping[str, Sequence[float]]) -> str:
-    """A metric, with its interval where `intervals` has its name."""
-    return cell(value) + (f" [{', '.join(map(cell, intervals[name]))}]" if name in intervals else "")
+def _shown(name: str, values: Mapping, intervals: Mapping[str, Sequence[float]]) -> str:
+    """A metric, with its interval where it has one."""
+    return cell(values[name]) + (f" [{', '.join(map(cell, intervals[name]))}]" if name in intervals else "")

@@ -89,15 +89,15 @@ def tube_ious(
         common = np.bincount(owner, both, minlength=len(pred))
         if spans:
             mean = np.bincount(owner, iou, minlength=len(pred)) / np.maximum(common, 1)
-            ious[:, j] = mean * span_overlap(first, last, int(tube.frames[0]), int(tube.frames[-1]))
+            ious[:, j] = mean * span_overlap(first, last, tube.frames[0], tube.frames[-1])
             continue
         frames = len(tube) if label_centric else lengths + len(tube) - common
         ious[:, j] = np.bincount(owner, iou, minlength=len(pred)) / frames
     return ious
 
 
-def span_overlap(first: np.ndarray, last: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """Intersection / hull of the spans [first, last] (n,) and [begin, end], 0 where the hull is one frame."""
+def span_overlap(first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Intersection / hull of the spans [first, last] and [begin, end] that broadcast, 0 where the hull is one frame."""
     hull = np.maximum(last, end) - np.minimum(first, begin)
     return np.maximum(np.minimum(last, end) - np.maximum(first, begin), 0) / np.maximum(hull, 1)
 

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.metrics.average_precision import PROTOCOLS, average_precision
+from utils.metrics.matching import candidates, matching
 from utils.misc import counted
-from utils.video_map import PROTOCOLS, average_precision, matching, tube_candidates, video_rankings
+from utils.video_map import video_rankings
 
 CURVE_POINTS = 100  # of a precision-recall curve, at most
 LEFT_OUT = ("intervals", "errors", "confusion")  # of the metrics: have charts of their own, or none
@@ -27,16 +29,14 @@ class Wrong(NamedTuple):
 
 def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[Wrong]]:
     """Missed ground truth and false positives of every video, as they count in v-mAP."""
-    names, errors = sorted({*pred, *gt}), {name: [] for name in {*pred, *gt}}
-    for c in tube_candidates(pred, gt, n_classes, threshold, protocol):
-        matched = matching(protocol)(c, threshold)
-        wrong, missed = matched < 0, ~np.isin(np.arange(c.n_gt), matched)
-        for side, cause, videos, rows in (
-            ("pred", "false positive", c.video[wrong], c.row[wrong]),
-            ("gt", "missed", c.gt_video[missed], c.gt_row[missed]),
-        ):
-            for video, row in zip(videos.tolist(), rows.tolist(), strict=True):
-                errors[names[video]].append(Wrong(side, row, cause))
+    errors: dict[str, list[Wrong]] = {name: [] for name in {*pred, *gt}}
+    c = candidates(pred, gt, n_classes, threshold, protocol)
+    matched = matching(protocol)(c, threshold)
+    missed = (c.gt.label >= 0) & ~np.isin(np.arange(len(c.gt.label)), matched)
+    sides = (("pred", c.pred, matched < 0, "false positive"), ("gt", c.gt, missed, "missed"))
+    for side, tubes, wrong, cause in sides:
+        for video, tube in zip(tubes.video[wrong].tolist(), tubes.tube[wrong].tolist(), strict=True):
+            errors[c.names[video]].append(Wrong(side, tube, cause))
     return errors
 
 
