@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, paired_iou
-from utils.video_map import average_precision
+from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.metrics.average_precision import average_precision
+from utils.metrics.matching import instances_of, numbered_tubes
 
 
 class FrameBoxes(NamedTuple):
@@ -66,23 +67,17 @@ def frame_ap(
 def _nearest(pred: FrameBoxes, gt: FrameBoxes, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The ground truth of its frame and class that each detection overlaps most, int64 (n,), -1 without any, and their
     IoU (n,); `gt` by rising frame and label."""
-    best, best_iou = np.full(len(pred.frames), -1), np.zeros(len(pred.frames))
-    known = np.unique(gt.frames)
-    frame = np.searchsorted(known, pred.frames).clip(max=len(known) - 1)
-    places = np.searchsorted(known, gt.frames) * num_classes + gt.labels
-    first, end = (np.searchsorted(places, frame * num_classes + pred.labels, side) for side in ("left", "right"))
-    some = np.flatnonzero((end > first) & (known[frame] == pred.frames)) if len(known) else np.zeros(0, np.int64)
-    if not len(some):
-        return best, best_iou
-    counts = (end - first)[some]
-    begin = np.cumsum(counts) - counts
-    row = np.repeat(np.arange(len(some)), counts)
-    target = np.arange(len(row)) - begin[row] + first[some][row]
-    iou = paired_iou(pred.boxes[some[row]], gt.boxes[target])
-    highest = np.maximum.reduceat(iou, begin)
-    is_best = np.flatnonzero(iou == highest[row])
-    rows, at = np.unique(row[is_best], return_index=True)  # the first of equals
-    best[some[rows]], best_iou[some] = target[is_best[at]], highest
+    frames = np.unique(gt.frames)
+    at = np.searchsorted(frames, pred.frames)
+    group = np.where(np.append(frames, -1)[at] == pred.frames, at * num_classes + pred.labels, -1)
+    gt_group = np.searchsorted(frames, gt.frames) * num_classes + gt.labels
+    first, end = (np.searchsorted(gt_group, group, side) for side in ("left", "right"))
+    row = np.repeat(np.arange(len(group)), end - first)  # every pair of one frame and class
+    target = np.arange(len(row)) - np.repeat((end - first).cumsum() - end, end - first)
+    iou = paired_iou(pred.boxes[row], gt.boxes[target])
+    order = np.lexsort((-target, iou))  # the last one written is the best, the first of equals
+    best, best_iou = np.full(len(group), -1), np.zeros(len(group))
+    best[row[order]], best_iou[row[order]] = target[order], iou[order]
     return best, best_iou
 
 
@@ -114,11 +109,7 @@ def boxes_of_tubes(
         videos: numbers the frames: those of the i-th of them are i * 2**32 + frame.
         scores: of every box of every tube; None: its tube's.
     """
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))]
-    for i, video in enumerate(videos):
-        for n, tube in enumerate(tubes.get(video, ())):
-            if tube.label >= 0 and len(tube):
-                label, of_tube = np.full(len(tube), tube.label), np.full(len(tube), tube.score)
-                of_box = of_tube if scores is None else np.asarray(scores[video][n], np.float64)
-                parts.append(((i << 32) + tube.frames, label, tube.boxes.astype(np.float64), of_box))
-    return FrameBoxes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    rows = instances_of(tubes, videos, boxes=True, frame_scores=scores)
+    _, boxes = frames_and_boxes([tube for *_, tube in numbered_tubes(tubes, videos)])
+    every = FrameBoxes((rows.video << 32) + rows.frame, rows.label, boxes.astype(np.float64), rows.score)
+    return every.where(rows.label >= 0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube
+from utils.box_ops import Tube, frames_and_boxes
 from utils.metrics.overlaps import box_pairs, check_tubes
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
@@ -63,16 +63,26 @@ def tracking_counts(
     `tracking_metrics`."""
     counts = {}
     for video in {*pred, *gt}:
-        people, tracks = _tracks(gt.get(video, ())), _tracks(pred.get(video, ()))
-        frames, track_frames = _frames(people), _frames(tracks)
-        if label_centric:
-            tracks = [_within(track, frames) for track in tracks]
-            track_frames = _frames(tracks)
-        pairs = _pairs(people, tracks)
-        switches = len(_identity_switches(pairs, np.intersect1d(frames, track_frames)))
-        single = [len(frames), len(track_frames), _identity_hits(pairs), switches]
-        counts[video] = np.concatenate([single, *_hota_counts(pairs, people, tracks)])
+        people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
+        n_gt, n_pred = (sum(map(len, side)) for side in (people, tracks))
+        single = [n_gt, n_pred, _identity_hits(pairs), len(_switches(people, tracks, pairs))]
+        counts[video] = np.concatenate([single, *_hota_counts(people, tracks, pairs)])
     return counts
+
+
+def identity_switches(
+    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
+) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as of
+    `tracking_metrics`."""
+    switches = {}
+    for video in {*pred, *gt}:
+        people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
+        switches[video] = [
+            (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)
+            for frame, person, before, track in _switches(people, tracks, pairs)
+        ]
+    return switches
 
 
 def metrics_of_counts(counts: np.ndarray) -> dict[str, float]:
@@ -88,37 +98,29 @@ def metrics_of_counts(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _tracks(tubes: Sequence[Tube]) -> list[Tube]:
-    """One tube for each person."""
-    by_person: dict[tuple[int, int], list[Tube]] = {}
+def _overlapping(pred: Sequence[Tube], gt: Sequence[Tube], label_centric: bool) -> tuple[list[Tube], list[Tube], Pairs]:
+    """The people and the tracks of one video, one tube for each, and their boxes that overlap."""
+    people = _tracks(gt)
+    tracks = _tracks(pred, frames_and_boxes(people)[0] if label_centric else None)
+    track_box, gt_box, iou = box_pairs(tracks, people, np.finfo(np.float64).tiny)
+    owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
+    frame = frames_and_boxes(people)[0][gt_box]
+    pairs = Pairs(frame, gt_owner[gt_box], owner[track_box], gt_box, track_box, iou)
+    return people, tracks, pairs.at(np.argsort(frame, kind="stable"))
+
+
+def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tube]:
+    """One tube for each person, with its boxes in the frames `within` (None: in all), if there are any."""
+    by_person: dict[int, list[Tube]] = {}
     for i, tube in enumerate(tubes):
-        by_person.setdefault((tube.person_id, i if tube.person_id < 0 else 0), []).append(tube)
+        by_person.setdefault(tube.person_id if tube.person_id >= 0 else -1 - i, []).append(tube)
     tracks = []
     for parts in by_person.values():
-        frames, first = np.unique(_frames(parts), return_index=True)
-        boxes = np.concatenate([tube.boxes for tube in parts])[first]
-        tracks.append(Tube(frames, boxes, person_id=parts[0].person_id))
-    return tracks
-
-
-def _within(tube: Tube, frames: np.ndarray) -> Tube:
-    """The part of a tube in these frames."""
-    inside = np.isin(tube.frames, frames)
-    return Tube(tube.frames[inside], tube.boxes[inside], person_id=tube.person_id)
-
-
-def _frames(tubes: Sequence[Tube]) -> np.ndarray:
-    """The frame of every box, one tube after another."""
-    return np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
-
-
-def _pairs(people: Sequence[Tube], tracks: Sequence[Tube]) -> Pairs:
-    tracks_with_boxes = [n for n, track in enumerate(tracks) if len(track)]
-    track_box, gt_box, iou = box_pairs([tracks[n] for n in tracks_with_boxes], people, np.finfo(np.float64).tiny)
-    gt = np.repeat(np.arange(len(people)), [len(tube) for tube in people])[gt_box]
-    track = np.repeat(np.arange(len(tracks)), [len(tube) for tube in tracks])[track_box]
-    pairs = Pairs(_frames(people)[gt_box], gt, track, gt_box, track_box, iou)
-    return pairs.at(np.argsort(pairs.frame, kind="stable"))
+        frames, boxes = frames_and_boxes(parts)
+        frames, first = np.unique(frames, return_index=True)
+        keep = slice(None) if within is None else np.isin(frames, within)
+        tracks.append(Tube(frames[keep], boxes[first[keep]], person_id=parts[0].person_id))
+    return [track for track in tracks if len(track)]
 
 
 def _assign(gt: np.ndarray, track: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -151,7 +153,7 @@ def _by_frame(frames: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames)) + 1) if len(frames) else []
 
 
-def _hota_counts(pairs: Pairs, people: Sequence[Tube], tracks: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray]:
+def _hota_counts(people: Sequence[Tube], tracks: Sequence[Tube], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """True positives and the sum of their association scores at each of `ALPHAS`, of one video: float64 (19,) each.
 
     One assignment in each frame serves all thresholds: it prefers people and tracks that overlap over the whole video.
@@ -182,30 +184,12 @@ def _identity_hits(pairs: Pairs) -> int:
     return int(frames[_assign(gt, track, frames)].sum())
 
 
-def identity_switches(
-    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
-) -> dict[str, list[tuple[int, int, int, int]]]:
-    """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as of
-    `tracking_metrics`."""
-    switches = {}
-    for video in {*pred, *gt}:
-        people, tracks = _tracks(gt.get(video, ())), _tracks(pred.get(video, ()))
-        frames = _frames(people)
-        if label_centric:
-            tracks = [_within(track, frames) for track in tracks]
-        both = np.intersect1d(frames, _frames(tracks))
-        switches[video] = [
-            (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)
-            for frame, person, before, track in _identity_switches(_pairs(people, tracks), both)
-        ]
-    return switches
-
-
-def _identity_switches(pairs: Pairs, frames: np.ndarray) -> list[tuple[int, int, int, int]]:
+def _switches(people: Sequence[Tube], tracks: Sequence[Tube], pairs: Pairs) -> list[tuple[int, int, int, int]]:
     """Whenever a person is matched to another track than before: frame, person, that track, the new one.
 
-    `frames`: those with boxes of both kinds; a match is kept from one of them to the next while its IoU suffices.
+    A match is kept from one frame with people and tracks to the next such frame while its IoU suffices.
     """
+    frames = np.intersect1d(frames_and_boxes(people)[0], frames_and_boxes(tracks)[0])
     close = pairs.at(pairs.iou >= MATCH_IOU - EPS)
     step = np.searchsorted(frames, close.frame)
     last: dict[int, tuple[int, int]] = {}  # person -> the track last matched, and in which step
