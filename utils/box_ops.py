@@ -32,14 +32,7 @@ class Tube:
     person_id: int = -1
 
     def __post_init__(self) -> None:
-        frames = np.asarray(self.frames, np.int64)
-        boxes = np.asarray(self.boxes, np.float32)
-        if frames.ndim != 1 or boxes.shape != (len(frames), 4):
-            raise ValueError(f"a tube needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
-        if (np.diff(frames) <= 0).any():
-            raise ValueError("a tube's frames must be strictly increasing")
-        object.__setattr__(self, "frames", frames)
-        object.__setattr__(self, "boxes", boxes)
+        _convert_frames_and_boxes(self, "tube")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -65,20 +58,14 @@ class Track:
     video: str = ""
 
     def __post_init__(self) -> None:
-        frames = np.asarray(self.frames, np.int64)
-        boxes = np.asarray(self.boxes, np.float32)
+        _convert_frames_and_boxes(self, "track")
         columns = {"scores": np.asarray(self.scores, np.float32)}
         for name in ("rows", "labels"):
-            value = getattr(self, name)
-            columns[name] = None if value is None else np.asarray(value, np.int64 if np.ndim(value) == 1 else np.uint8)
-        if frames.ndim != 1 or boxes.shape != (len(frames), 4):
-            raise ValueError(f"a track needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
+            if (value := getattr(self, name)) is not None:
+                columns[name] = np.asarray(value, np.int64 if np.ndim(value) == 1 else np.uint8)
         for name, column in columns.items():
-            if column is not None and column.shape[: 1 if name == "labels" else None] != frames.shape:
-                raise ValueError(f"a track of {len(frames)} frames has {name} of shape {column.shape}")
-        if (np.diff(frames) <= 0).any():
-            raise ValueError("a track's frames must be strictly increasing")
-        for name, column in {"frames": frames, "boxes": boxes, **columns}.items():
+            if column.shape[: 1 if name == "labels" else None] != self.frames.shape:
+                raise ValueError(f"a track of {len(self)} frames has {name} of shape {column.shape}")
             object.__setattr__(self, name, column)
 
     def __len__(self) -> int:
@@ -87,6 +74,16 @@ class Track:
     def tube(self) -> Tube:
         """The same as a `Tube` without a label, scored by its mean score."""
         return Tube(self.frames, self.boxes, score=float(self.scores.mean()), person_id=self.person_id)
+
+
+def _convert_frames_and_boxes(of: Tube | Track, noun: str) -> None:
+    frames, boxes = np.asarray(of.frames, np.int64), np.asarray(of.boxes, np.float32)
+    if frames.ndim != 1 or boxes.shape != (len(frames), 4):
+        raise ValueError(f"a {noun} needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
+    if (np.diff(frames) <= 0).any():
+        raise ValueError(f"a {noun}'s frames must be strictly increasing")
+    object.__setattr__(of, "frames", frames)
+    object.__setattr__(of, "boxes", boxes)
 
 
 def frames_and_boxes(tubes: Sequence[Tube | Track]) -> tuple[np.ndarray, np.ndarray]:
@@ -184,16 +181,13 @@ def motion_category(tube: Tube) -> str:
     """
     if not len(tube):
         raise ValueError("an empty tube has no motion category")
-    age = tube.frames - tube.frames[0]
-    pairs = []
+    age, overlaps = tube.frames - tube.frames[0], []
     for stride in MOTION_STRIDES:
         sampled = np.flatnonzero(age % stride == 0)
         apart = np.flatnonzero(np.diff(age[sampled]) == stride)
-        pairs.append(sampled[[apart, apart + 1]] if len(apart) else np.array([[0], [len(tube) - 1]]))
-    a, b = np.concatenate(pairs, axis=1)
-    ends = np.cumsum([pair.shape[1] for pair in pairs])
-    ious = np.split(paired_iou(tube.boxes[a], tube.boxes[b]), ends[:-1])
-    overlap = np.mean([iou.mean() for iou in ious])
+        a, b = (sampled[apart], sampled[apart + 1]) if len(apart) else ([0], [-1])
+        overlaps.append(paired_iou(tube.boxes[a], tube.boxes[b]).mean())
+    overlap = np.mean(overlaps)
     return next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small")
 
 

@@ -1,4 +1,4 @@
-"""Ground-truth tubes of a data set's subset, and what they say of people who were followed."""
+"""Ground-truth tubes of a data set's subset, and the labels that they give to tracks."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -32,40 +32,40 @@ def make_gt_tubes(
     return ground_truth(project, subset, bad)
 
 
-def label_sets(frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, n_classes: int) -> np.ndarray:
-    """All actions of each frame of a followed person: uint8 (T, n_classes), 1 for those of the annotated person.
-
-    That is, in each frame, whose box overlaps most if the IoU is above `iou_th`; their actions are the labels of all
-    their tubes (of one `person_id`) with that frame. A frame without any is one that nothing is known about. Arguments
-    as of `label_frames`.
-    """
-    best, person = np.full(len(frames), float(iou_th)), np.full(len(frames), -1)
-    shared = [np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)[1:] for tube in gt]
-    for tube, (here, of_tube) in zip(gt, shared, strict=True):
-        iou = paired_iou(boxes[here], tube.boxes[of_tube])
-        better = iou > best[here]
-        best[here[better]], person[here[better]] = iou[better], tube.person_id
-    sets = np.zeros((len(frames), n_classes), np.uint8)
-    for tube, (here, _) in zip(gt, shared, strict=True):
-        if tube.label >= 0:
-            sets[here[person[here] == tube.person_id], tube.label] = 1
-    return sets
-
-
 def label_frames(
     frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, no_action: int
 ) -> np.ndarray:
-    """The action of each frame of a followed person: int64 (T,).
+    """The action of each frame of a track: int64 (T,).
 
     `frames` int64 (T,), `boxes` (T, 4) xyxy; in each frame the annotated tube that overlaps most gives its label if
     the IoU is above `iou_th`; `no_action` where there is none, or where that person does nothing (label -1). Equal
     overlaps, as of one person with two actions, go to the earlier tube.
     """
-    best, labels = np.full(len(frames), float(iou_th)), np.full(len(frames), no_action, np.int64)
+    labels = [tube.label if tube.label >= 0 else no_action for tube in gt]
+    return np.array([*labels, no_action], np.int64)[_nearest_tube(frames, boxes, gt, iou_th)]
+
+
+def label_sets(frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, n_classes: int) -> np.ndarray:
+    """All actions of each frame of a track: uint8 (T, n_classes), 1 for those of the annotated person.
+
+    That is whose tube `label_frames` takes, whose other arguments these are; their actions are the labels of all their
+    tubes (of one `person_id`) with that frame. A frame without any is one that nothing is known about.
+    """
+    nearest = _nearest_tube(frames, boxes, gt, iou_th)
+    person = np.array([*(tube.person_id for tube in gt), -1])[nearest]
+    sets = np.zeros((len(frames), n_classes), np.uint8)
     for tube in gt:
+        if tube.label >= 0:
+            sets[(nearest >= 0) & (person == tube.person_id) & np.isin(frames, tube.frames), tube.label] = 1
+    return sets
+
+
+def _nearest_tube(frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float) -> np.ndarray:
+    """The annotated tube that each box overlaps most, -1 where no IoU is above `iou_th`: int64 (T,)."""
+    best, nearest = np.full(len(frames), float(iou_th)), np.full(len(frames), -1)
+    for n, tube in enumerate(gt):
         _, rows, rows_of_tube = np.intersect1d(frames, tube.frames, assume_unique=True, return_indices=True)
         iou = paired_iou(boxes[rows], tube.boxes[rows_of_tube])
         better = iou > best[rows]
-        best[rows[better]] = iou[better]
-        labels[rows[better]] = tube.label if tube.label >= 0 else no_action
-    return labels
+        best[rows[better]], nearest[rows[better]] = iou[better], n
+    return nearest

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, paired_iou
+from utils.box_ops import Tube, frames_and_boxes, paired_iou
 from utils.misc import InputError
 
 
@@ -25,8 +25,7 @@ class Boxes(NamedTuple):
 
 def stack(tubes: Sequence[Tube], inclusive: bool = False) -> Boxes:
     """The boxes of all tubes; see `edges` for `inclusive`. Boxes of one frame are in the order of their tubes."""
-    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
+    frames, boxes = frames_and_boxes(tubes)
     tube = np.repeat(np.arange(len(tubes)), [len(tube) for tube in tubes])
     order = np.argsort(frames, kind="stable")
     return Boxes(frames[order], edges(boxes[order], inclusive), tube[order], order)

@@ -4,6 +4,7 @@ All thresholds must be exceeded. Each detection looks at one ground truth alone,
 most; in AP a second detection of it is correct again, so that AP may exceed 1.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,42 +31,36 @@ class _Detection(NamedTuple):
 
 def _detections(
     pred: Tubes, gt: Tubes, group_of: Group, label_centric: bool = False
-) -> tuple[dict[object, list[_Detection]], dict[object, int]]:
+) -> tuple[Mapping[object, list[_Detection]], Counter]:
     """The detections of each group, in the order given, and how many ground truths it has. People without an action
     (label -1) count where labels do not: `label_centric`, of tracks."""
     check_tubes(pred)
     check_tubes(gt)
-    by_group: dict[object, list[_Detection]] = {}
-    n_gt: dict[object, int] = {}
-    for video in [*pred, *(name for name in gt if name not in pred)]:
+    by_group: dict[object, list[_Detection]] = defaultdict(list)
+    n_gt: Counter = Counter()
+    for video in dict.fromkeys([*pred, *gt]):
         tubes = [tube for tube in pred.get(video, ()) if len(tube)]
         targets = [tube for tube in gt.get(video, ()) if len(tube) and (label_centric or tube.label >= 0)]
         groups = [group_of(video, tube) for tube in targets]
-        for group in groups:
-            n_gt[group] = n_gt.get(group, 0) + 1
+        n_gt.update(groups)
         for tube, ious in zip(tubes, tube_ious(tubes, targets, label_centric), strict=True):
             group = group_of(video, tube)
-            same = np.array([other == group for other in groups], bool)
-            place = int(ious[same].argmax()) if same.any() else -1
-            iou = ious[same][place] if same.any() else 0.0
-            label = targets[np.flatnonzero(same)[place]].label if same.any() else -1
-            by_group.setdefault(group, []).append(_Detection(tube.score, video, place, iou, label == tube.label))
+            same = [j for j, other in enumerate(groups) if other == group]
+            place = int(ious[same].argmax()) if same else -1
+            iou, label = (ious[same[place]], targets[same[place]].label) if same else (0.0, -1)
+            by_group[group].append(_Detection(tube.score, video, place, iou, label == tube.label))
     return by_group, n_gt
 
 
-def _average_precision(correct: np.ndarray, n_gt: int) -> float:
-    """Area under the precision envelope; `correct` bool (n,), by falling score. In float32, as published."""
-    hits = correct.cumsum()
+def _average_precision(detections: list[_Detection], n_gt: int, tiou_th: float, any_class: bool) -> float:
+    """Area under the precision envelope, in float32, as published."""
+    order = np.argsort([-detection.score for detection in detections], kind="stable")
+    correct = [detections[i].iou > tiou_th and (any_class or detections[i].same_class) for i in order]
+    hits = np.array(correct, bool).cumsum()
     recall = np.concatenate([[0], (hits / (n_gt + 1e-5)).astype(np.float32), [1]]).astype(np.float64)
     precision = np.concatenate([[1], (hits / np.arange(1, len(hits) + 1)).astype(np.float32), [0]]).astype(np.float64)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall) * envelope[1:]).sum())
-
-
-def _ap_of(detections: list[_Detection], n_gt: int, tiou_th: float, any_class: bool) -> float:
-    order = np.argsort([-detection.score for detection in detections], kind="stable")
-    correct = [detections[i].iou > tiou_th and (any_class or detections[i].same_class) for i in order]
-    return _average_precision(np.array(correct, bool), n_gt)
 
 
 def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float) -> np.ndarray:
@@ -84,7 +79,7 @@ def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     by_group, n_gt = _detections(pred, gt, lambda _, tube: tube.label)
     usable = [label for label in range(num_classes) if label in by_group and label in n_gt]
     ap = np.zeros(num_classes)
-    ap[usable] = [_ap_of(by_group[label], n_gt[label], tiou_th, any_class=True) for label in usable]
+    ap[usable] = [_average_precision(by_group[label], n_gt[label], tiou_th, any_class=True) for label in usable]
     return ap
 
 
@@ -95,12 +90,10 @@ def published_motion_ap(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     """
     check_tubes(pred, num_classes)
     by_group, n_gt = _detections(pred, gt, _motion)
-    return {
-        category: _ap_of(by_group[category], n_gt.get(category, 0), tiou_th, any_class=False)
-        if category in by_group
-        else float("nan")
-        for category in MOTION_CATEGORIES
-    }
+    ap = dict.fromkeys(MOTION_CATEGORIES, float("nan"))
+    for category, detections in by_group.items():
+        ap[category] = _average_precision(detections, n_gt[category], tiou_th, any_class=False)
+    return ap
 
 
 def _motion(_: str, tube: Tube) -> str:
@@ -132,17 +125,17 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
 
 
 def _rates(
-    by_group: dict[object, list[_Detection]], n_gt: dict[object, int], groups: Sequence[object], tiou_th: float
+    by_group: Mapping[object, list[_Detection]], n_gt: Counter, groups: Sequence[object], tiou_th: float
 ) -> dict[object, dict[str, float]]:
     rates, taken = {}, set()
     for group in groups:
         right = again = 0
-        for detection in by_group.get(group, ()):
+        detections = by_group.get(group, [])
+        for detection in detections:
+            place = detection.video, detection.place
             if detection.iou > tiou_th:
-                free = (detection.video, detection.place) not in taken
-                right, again = right + free, again + (not free)
-                taken.add((detection.video, detection.place))
-        n = len(by_group.get(group, ()))
-        totals = {"recall": n_gt.get(group, 0), "precision": n, "precision_filter": n - again}
+                right, again = right + (place not in taken), again + (place in taken)
+                taken.add(place)
+        totals = {"recall": n_gt[group], "precision": len(detections), "precision_filter": len(detections) - again}
         rates[group] = {name: right / total if total else float("nan") for name, total in totals.items()}
     return rates

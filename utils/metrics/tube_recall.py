@@ -53,9 +53,7 @@ def tube_precision_recall(
         accepted = accept(ious, targets, min(thresholds))
         member = _groups(targets, num_classes)
         for k, threshold in enumerate(thresholds):
-            pairs = accepted & (
-                ious >= threshold
-            )  # pairs are accepted by falling IoU: a higher threshold stops earlier
+            pairs = accepted & (ious >= threshold)  # accepted by falling IoU: a higher threshold stops earlier
             accepted_gt[k] += member[pairs.any(0)].sum(0)
             all_gt[k] += member.sum(0)
             covers = pairs @ member  # bool (tracks, groups)
