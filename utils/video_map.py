@@ -7,7 +7,7 @@ import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, motion_category
 from utils.metrics.average_precision import average_precision
-from utils.metrics.matching import Candidates, FrameScores, Tubes, candidates, matching, nearest, numbered_tubes
+from utils.metrics.matching import Candidates, FrameScores, Tubes, candidates, matching, nearest
 from utils.metrics.overlaps import check_thresholds
 from utils.metrics.published import published_motion_ap, published_video_map
 
@@ -125,8 +125,8 @@ def video_rankings(
 ) -> list[list[Ranking]]:
     """For each threshold the ranking of each class that `calc_video_map` takes AP from; arguments are its."""
     c = candidates(pred, gt, num_classes, min(thresholds), protocol)
-    choose = nearest if count_duplicates else matching(protocol)
-    return [by_class(c, choose(c, threshold) >= 0, num_classes) for threshold in thresholds]
+    choose = nearest if count_duplicates else matching
+    return [by_class(c, choose(c, threshold) >= 0) for threshold in thresholds]
 
 
 def motion_rankings(
@@ -134,15 +134,15 @@ def motion_rankings(
 ) -> dict[str, list[list[Ranking]]]:
     """By category, for each threshold the ranking of each class that `calc_motion_ap` takes AP from."""
     c = candidates(pred, gt, num_classes, min(thresholds), protocol)
-    of_gt = [motion_category(tube) if tube.label >= 0 else "" for *_, tube in numbered_tubes(gt, c.names)]
+    of_gt = [motion_category(t.tube) if t.tube.label >= 0 else "" for t in c.gt.tubes]
     motion = np.array([*of_gt, ""])  # the last is that of index -1, no ground truth
     rankings: dict[str, list] = {category: [] for category in MOTION_CATEGORIES}
     for threshold in thresholds:
-        matched = matching(protocol)(c, threshold)
+        matched = matching(c, threshold)
         of_pred = motion[np.where(matched >= 0, matched, nearest(c, threshold))]
         for category in MOTION_CATEGORIES:
             counted = (of_pred == category) | (of_pred == "")
-            rankings[category].append(by_class(c, matched >= 0, num_classes, counted, motion[:-1] == category))
+            rankings[category].append(by_class(c, matched >= 0, counted, motion[:-1] == category))
     return rankings
 
 
@@ -156,13 +156,12 @@ def frame_rankings(
 ) -> list[list[Ranking]]:
     """For each threshold the ranking of each class that `calc_frame_map` takes AP from; arguments are its."""
     c = candidates(pred, gt, num_classes, min(thresholds), protocol, boxes=True, frame_scores=frame_scores)
-    return [by_class(c, matching(protocol)(c, threshold) >= 0, num_classes) for threshold in thresholds]
+    return [by_class(c, matching(c, threshold) >= 0) for threshold in thresholds]
 
 
 def by_class(
     c: Candidates,
     correct: np.ndarray,
-    num_classes: int,
     counted: np.ndarray | None = None,
     counted_gt: np.ndarray | None = None,
 ) -> list[Ranking]:
@@ -174,10 +173,10 @@ def by_class(
     """
     ranked = c.ranked if counted is None else c.ranked[counted[c.ranked]]
     ranked = ranked[np.argsort(c.pred.label[ranked], kind="stable")]
-    begin = np.searchsorted(c.pred.label[ranked], np.arange(num_classes))
+    begin = np.searchsorted(c.pred.label[ranked], np.arange(c.num_classes))
     counts = (c.gt.label >= 0) if counted_gt is None else counted_gt & (c.gt.label >= 0)
     cell = c.gt.label[counts] * len(c.names) + c.gt.video[counts]
-    n_gt = np.bincount(cell, minlength=num_classes * len(c.names)).reshape(num_classes, -1)
+    n_gt = np.bincount(cell, minlength=c.num_classes * len(c.names)).reshape(c.num_classes, -1)
     rows = zip(np.split(ranked, begin)[1:], n_gt, strict=True)
     return [Ranking(correct[own], c.pred.video[own], of_videos) for own, of_videos in rows]
 

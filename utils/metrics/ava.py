@@ -19,7 +19,8 @@ import numpy as np
 from utils.ava_files import AvaRows, all_of_ava, read_label_map, read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, run
-from utils.metrics.frame_boxes import FrameBoxes, boxes_of_tubes, frame_ap
+from utils.metrics.frame_boxes import frame_ap
+from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.video_map import mean_ap
 
@@ -68,7 +69,7 @@ def rows_ap(
     counts = ~np.isin(of_pred, excluded) & (annotated | (rule == "2019"))
     classes = np.array(sorted(names), np.int64)
     boxes = _boxes(pred, of_pred, classes, counts), _boxes(gt, of_gt, classes, ~np.isin(of_gt, excluded))
-    return frame_ap(*boxes, len(classes), iou_th, MOST_PER_FRAME)
+    return frame_ap(*boxes, videos, len(classes), iou_th, MOST_PER_FRAME)
 
 
 def tubes_ap(
@@ -93,9 +94,11 @@ def tubes_ap(
         counts += [(i << 32) + tube.frames for tube in gt.get(name, ())]
         if more_frames.get(name) is not None:
             counts.append((i << 32) + more_frames[name])
-    detections = boxes_of_tubes(pred, videos, frame_scores)
-    detections = detections.where(np.isin(detections.frames, np.concatenate(counts)))
-    return frame_ap(detections, boxes_of_tubes(gt, videos), num_classes, iou_th, MOST_PER_FRAME)
+    tubes = numbered_tubes(pred, videos)
+    detections = boxes_as_instances(tubes, [frame_scores[videos[t.video]][t.index] for t in tubes])
+    detections = detections.where(np.isin(detections.frame, np.concatenate(counts)))
+    truths = boxes_as_instances(numbered_tubes(gt, videos))
+    return frame_ap(detections, truths, videos, num_classes, iou_th, MOST_PER_FRAME)
 
 
 def key_frames(rows: AvaRows, videos: Sequence[str]) -> np.ndarray:
@@ -105,12 +108,12 @@ def key_frames(rows: AvaRows, videos: Sequence[str]) -> np.ndarray:
     return (video << 41) + rows.time + (1 << 40)
 
 
-def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndarray) -> FrameBoxes:
+def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndarray) -> Instances:
     """The rows of known classes, bool (n,) `keep` applied; the label is the place in `classes`."""
     label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
     keep = keep & (classes[label] == rows.classes)
     score = np.where(np.isnan(rows.last), 1.0, rows.last)
-    return FrameBoxes(frames[keep], label[keep], rows.boxes[keep], score[keep])
+    return Instances(frames[keep] >> 41, label[keep], score[keep], frames[keep], rows.boxes[keep])
 
 
 def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: Mapping[int, str], annotated: np.ndarray) -> None:

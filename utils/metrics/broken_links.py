@@ -3,8 +3,7 @@
 import numpy as np
 
 from utils.box_ops import Tube
-from utils.metrics.average_precision import PROTOCOLS, Protocol
-from utils.metrics.evaluation import Evaluation
+from utils.metrics.average_precision import Protocol
 from utils.metrics.matching import Candidates
 from utils.metrics.overlaps import Boxes, overlaps_with, span_overlap, stack
 
@@ -12,11 +11,11 @@ FAINT = 0.1  # IoU below which nothing of a ground truth was detected, as in TID
 ON = 0.5  # IoU from which a box is on a person
 
 
-def broken_links(c: Candidates, matched: np.ndarray, e: Evaluation, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Ground truths that joining pieces of tubes of their class would find, and pieces of those that were found.
 
     Args:
-        c: the P predicted and G annotated tubes of `e`.
+        c: the P predicted and G annotated tubes.
         matched: int64 (P,), the annotated tube that each predicted one is matched to, -1 for a false positive.
         threshold: 3D IoU.
 
@@ -29,15 +28,15 @@ def broken_links(c: Candidates, matched: np.ndarray, e: Evaluation, threshold: f
     finder = np.full(len(joined), -1)
     finder[matched[matched >= 0]] = np.flatnonzero(matched >= 0)
     begin, gt_begin = (np.searchsorted(side.video, np.arange(len(c.names) + 1)) for side in (c.pred, c.gt))
-    for video, name in enumerate(c.names):
+    for video in range(len(c.names)):
         in_video = np.arange(begin[video], begin[video + 1])
-        people = [e.gt[name][i] for i in c.gt.tube[gt_begin[video] : gt_begin[video + 1]]]
+        people = [tube for *_, tube in c.gt.tubes[gt_begin[video] : gt_begin[video + 1]]]
         for label in {person.label for person in people if person.label >= 0}:
             own = in_video[c.pred.label[in_video] == label]
             if (matched[own] >= 0).all():
                 continue
-            boxes = stack([e.pred[name][i] for i in c.pred.tube[own]], PROTOCOLS[e.protocol].inclusive)
-            on = _on_people(boxes, people, PROTOCOLS[e.protocol].inclusive)
+            boxes = stack([c.pred.tubes[i].tube for i in own], c.rule.inclusive)
+            on = _on_people(boxes, people, c.rule.inclusive)
             for k, person in enumerate(people):
                 if person.label != label:
                     continue
@@ -45,7 +44,7 @@ def broken_links(c: Candidates, matched: np.ndarray, e: Evaluation, threshold: f
                 keeper = int(np.searchsorted(own, finder[g])) if finder[g] >= 0 else None
                 strangers = [i for i, p in enumerate(people) if i != k and not p.person_id == person.person_id >= 0]
                 elsewhere = on[strangers].any(0) & ~on[k]
-                iou, parts = _join(boxes, person, elsewhere, PROTOCOLS[e.protocol], keeper)
+                iou, parts = _join(boxes, person, elsewhere, c.rule, keeper)
                 pieces = own[list(parts)]
                 if keeper is None:
                     mixed = (elsewhere & np.isin(boxes.tube, list(parts))).any()

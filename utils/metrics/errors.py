@@ -14,7 +14,7 @@ from utils.metrics.average_precision import PROTOCOLS, average_precision
 from utils.metrics.bootstrap import mean_of_classes, resampled_classes
 from utils.metrics.broken_links import FAINT, broken_links
 from utils.metrics.evaluation import Evaluation
-from utils.metrics.matching import Candidates, Instances, candidates, matching
+from utils.metrics.matching import Candidates, candidates, matching
 from utils.metrics.overlaps import span_overlap
 from utils.results import print_table
 from utils.video_map import Ranking, mean_ap
@@ -54,8 +54,8 @@ def errors(metric: str, e: Evaluation) -> dict:
     boxes, summaries = metric == "frame-mAP", {}
     for threshold in e.thresholds:
         c, matched = match_all(e, threshold, e.protocol, boxes)
-        causes = find_causes(c, matched, e, threshold, boxes)
-        more = {"act": act_errors(e, threshold)} if boxes else {"list": _list(c, causes, e)}
+        causes = find_causes(c, matched, threshold, boxes)
+        more = {"act": act_errors(e, threshold)} if boxes else {"list": _list(c, causes, e.labels)}
         summaries[f"{metric}@{threshold:g}"] = _summary(c, causes, e) | more
     return summaries
 
@@ -77,10 +77,10 @@ def match_all(e: Evaluation, threshold: float, protocol: str, boxes: bool) -> tu
     least = min(FAINT, threshold)
     c = candidates(e.pred, e.gt, len(e.labels), least, protocol, boxes, e.frame_scores, any_class=True)
     c = c.pairs(c.gt.label[c.j] >= 0)  # people without an action are no ground truth
-    return c, matching(protocol)(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
+    return c, matching(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
 
 
-def find_causes(c: Candidates, matched: np.ndarray, e: Evaluation, threshold: float, boxes: bool) -> Causes:
+def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: bool) -> Causes:
     """The first cause that holds of each false positive, and the cause of each miss; see docs/protocol.md.
 
     Args:
@@ -96,10 +96,9 @@ def find_causes(c: Candidates, matched: np.ndarray, e: Evaluation, threshold: fl
         in_frame, _, in_video = _annotated(c)
         wrong_frame = in_video & ~in_frame
     else:
-        joined, piece_of = broken_links(c, matched, e, threshold)
+        joined, piece_of = broken_links(c, matched, threshold)
         for i in np.flatnonzero(wrong & (same >= FAINT) & (same < threshold)).tolist():
-            tube, gt = _tube(c, c.pred, e.pred, i), _tube(c, c.gt, e.gt, target[i])
-            in_time = _time_iou(tube, gt, PROTOCOLS[e.protocol].spans)
+            in_time = _time_iou(c.pred.tubes[i].tube, c.gt.tubes[target[i]].tube, c.rule.spans)
             loose[i] = BOX if same[i] / in_time <= in_time else TIME  # the IoU is their product
     rules = {
         NO_ERROR: ~wrong,
@@ -133,10 +132,6 @@ def _nearest(c: Candidates, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return best, target
 
 
-def _tube(c: Candidates, side: Instances, tubes_of: Mapping[str, Sequence[Tube]], i: int) -> Tube:
-    return tubes_of[c.names[side.video[i]]][side.tube[i]]
-
-
 def _time_iou(a: Tube, b: Tube, spans: bool) -> float:
     """Common frames / frames of either or, with `spans`, the same of the spans from first to last frame."""
     if spans:
@@ -148,14 +143,13 @@ def _time_iou(a: Tube, b: Tube, spans: bool) -> float:
 def _annotated(c: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether there is ground truth of a box's class in its frame, of any class in its frame, and of its class in its
     video: three times bool (P,)."""
-    moments = [(side.video << 32) + side.frame for side in (c.pred, c.gt)]
-    moment, gt_moment = np.split(np.unique(np.concatenate(moments), return_inverse=True)[1], [len(moments[0])])
-    known = c.gt.label >= 0
-    label, gt_label = c.pred.label, c.gt.label[known]
-    n_labels = max(label.max(initial=0), gt_label.max(initial=0)) + 1
-    in_frame = np.isin(moment * n_labels + label, gt_moment[known] * n_labels + gt_label)
-    in_video = np.isin(c.pred.video * n_labels + label, c.gt.video[known] * n_labels + gt_label)
-    return in_frame, np.isin(moment, gt_moment[known]), in_video
+    known = c.gt.where(c.gt.label >= 0)
+    frames, n = np.unique(known.frame), c.num_classes
+    frame, gt_frame = np.searchsorted(frames, c.pred.frame), np.searchsorted(frames, known.frame)
+    annotated = np.append(frames, -1)[frame] == c.pred.frame
+    in_frame = annotated & np.isin(frame * n + c.pred.label, gt_frame * n + known.label)
+    in_video = np.isin(c.pred.video * n + c.pred.label, known.video * n + known.label)
+    return in_frame, annotated, in_video
 
 
 def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
@@ -242,16 +236,15 @@ def _worst(c: Candidates, causes: Causes, e: Evaluation, base: float) -> list[di
     return rows
 
 
-def _list(c: Candidates, causes: Causes, e: Evaluation) -> list[dict]:
+def _list(c: Candidates, causes: Causes, labels: Sequence[str]) -> list[dict]:
     """Every error of tubes: its video, cause, kind, label, place among the video's tubes, first and last frame."""
     rows = []
-    sides = (("false positive", causes.of_pred, c.pred, e.pred), ("miss", causes.of_gt, c.gt, e.gt))
-    for kind, cause, side, tubes_of in sides:
+    sides = (("false positive", causes.of_pred, c.pred.tubes), ("miss", causes.of_gt, c.gt.tubes))
+    for kind, cause, tubes in sides:
         for i in np.flatnonzero(cause >= 0).tolist():
-            tube = _tube(c, side, tubes_of, i)
-            about = {"video": c.names[side.video[i]], "cause": CAUSES[cause[i]], "kind": kind}
-            about |= {"tube": int(side.tube[i]), "label": e.labels[tube.label]}
-            rows.append({**about, "frames": tube.frames[[0, -1]].tolist()})
+            video, place, tube = tubes[i]
+            about = {"video": c.names[video], "cause": CAUSES[cause[i]], "kind": kind, "tube": place}
+            rows.append({**about, "label": labels[tube.label], "frames": tube.frames[[0, -1]].tolist()})
     return rows
 
 

@@ -1,7 +1,7 @@
 """The metrics of action tubes by their names in tables and results files, whatever predicted the tubes.
 
 A metric is one function from an `Evaluation` to its values, in `METRICS`. A protocol is a row of
-`utils.video_map.PROTOCOLS`, or, where a benchmark's own code defines a metric otherwise, a function in `OFFICIAL`.
+`utils.metrics.average_precision.PROTOCOLS` or, where a benchmark's own code defines metrics otherwise, of `OFFICIAL`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +72,11 @@ def video_map(e: Evaluation) -> dict:
 
 
 def frame_map(e: Evaluation) -> dict:
-    """`frame-mAP@T` and `AP@T` by class; printed as a table."""
+    """`frame-mAP@T` and `AP@T` by class; printed as a table. By `utils.metrics.ava` for the protocols `ava`."""
+    if e.protocol not in PROTOCOLS:
+        more = e.key_frames if e.protocol == "ava-2019" else e.empty_frames
+        ap = ava.tubes_ap(e.pred, e.frame_scores, e.gt, more, len(e.labels), e.thresholds)
+        return ap_by_class("frame-mAP", ap, e)
     rankings = frame_rankings(e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.frame_scores)
     return ap_by_class("frame-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
 
@@ -94,26 +98,14 @@ def motion_ap(e: Evaluation) -> dict:
     return _nested(values) | _kept(resamples, intervals)
 
 
-def ava_map(e: Evaluation) -> dict:
-    """`frame-mAP@T` and `AP@T` by class, by AVA's rules (`utils.metrics.ava`); printed as a table."""
-    more = e.key_frames if e.protocol == "ava-2019" else e.empty_frames
-    ap = ava.tubes_ap(e.pred, e.frame_scores, e.gt, more, len(e.labels), e.thresholds)
-    return ap_by_class("frame-mAP", ap, e)
-
-
 METRICS: dict[str, Callable[[Evaluation], dict]] = {
     "v-mAP": video_map,
     "motion-AP": motion_ap,
     "frame-mAP": frame_map,
 }
-OFFICIAL: dict[tuple[str, str], Callable[[Evaluation], dict]] = {
-    ("published", "v-mAP"): video_map,
-    ("published", "motion-AP"): motion_ap,
-    ("ava", "frame-mAP"): ava_map,
-    ("ava-2019", "frame-mAP"): ava_map,
-}
-"""(protocol, metric) -> the metric by that benchmark's own rules, where these are more than a row of `PROTOCOLS`."""
-PROTOCOL_NAMES = tuple(dict.fromkeys([*PROTOCOLS, *(protocol for protocol, _ in OFFICIAL)]))
+OFFICIAL = {"published": ("v-mAP", "motion-AP"), "ava": ("frame-mAP",), "ava-2019": ("frame-mAP",)}
+"""Protocol that is more than a row of `PROTOCOLS` -> the metrics that it defines."""
+PROTOCOL_NAMES = (*PROTOCOLS, *OFFICIAL)
 
 
 def measure(metric: str, e: Evaluation) -> dict:
@@ -124,11 +116,9 @@ def measure(metric: str, e: Evaluation) -> dict:
     """
     if e.bootstrap and len({*e.pred, *e.gt}) < 2:
         raise InputError("--bootstrap: draws videos, and there is one alone; intervals need several")
-    if (e.protocol, metric) in OFFICIAL:
-        return OFFICIAL[e.protocol, metric](e)
-    if e.protocol not in PROTOCOLS:
-        known = ", ".join(metric for protocol, metric in OFFICIAL if protocol == e.protocol)
-        raise InputError(f"--protocol {e.protocol}: has no {metric}; it has {known}")
+    known = OFFICIAL.get(e.protocol, METRICS)
+    if metric not in known:
+        raise InputError(f"--protocol {e.protocol}: has no {metric}; it has {', '.join(known)}")
     return METRICS[metric](e)
 
 

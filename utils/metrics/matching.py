@@ -6,43 +6,61 @@ second detection of one tube is therefore never correct. Equal scores are ordere
 so that the order in which predictions are given does not matter.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube
-from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.overlaps import box_pairs, by_content, check_tubes, tube_pairs
+from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.metrics.average_precision import PROTOCOLS, Protocol
+from utils.metrics.overlaps import by_content, check_tubes, same_frame, tube_ious
 from utils.misc import InputError
 
 Tubes = Mapping[str, Sequence[Tube]]
 FrameScores = Mapping[str, Sequence[np.ndarray]]
 """`frame_scores[video][i][t]` is the score of box t of the video's i-th tube."""
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""k pairs of a detection and a ground truth: their numbers, int64 (k,) each, and their IoU, float64 (k,)."""
+
+
+class VideoTube(NamedTuple):
+    """A tube with the place of its video in a list of names and its own place among the video's tubes."""
+
+    video: int
+    index: int
+    tube: Tube
 
 
 class Instances(NamedTuple):
-    """The n tubes, or the n boxes of the tubes, of all videos, one video and one tube after another; no empty tubes.
+    """n tubes or n boxes by rising video.
 
-    video, tube: int64 (n,), the place of each one's video in the list of names, and which of its video's tubes it is
-    (of). frame: int64 (n,), a tube's first one. label: int64 (n,). score: float64 (n,).
+    video: int64 (n,), places in a list of names. label: int64 (n,). score: float64 (n,). Of boxes also frame: int64
+    (n,), one number for each frame of any video; boxes: float64 (n, 4) xyxy. tubes: what they are made of, if of tubes.
     """
 
     video: np.ndarray
-    tube: np.ndarray
-    frame: np.ndarray
     label: np.ndarray
     score: np.ndarray
+    frame: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    tubes: Sequence[VideoTube] = ()
+
+    def where(self, keep: np.ndarray) -> "Instances":
+        """The boxes that a mask or an index selects, without their tubes."""
+        return Instances(*(column[keep] for column in self[:5]))
 
 
 class Candidates(NamedTuple):
     """n detections and m ground truths of all classes, tubes or boxes, and the k pairs that overlap.
 
-    names: of the videos, sorted. ranked: int64 (n,), the detections by falling score. i, j: int64 (k,), the detection
-    and the ground truth of each pair, by falling score of the detection, then falling IoU. iou: float64 (k,).
+    names: of the videos. num_classes: labels are 0 to `num_classes` - 1. rule: of the protocol. ranked: int64 (n,), the
+    detections by falling score. i, j: int64 (k,), the detection and the ground truth of each pair, by falling score of
+    the detection, then falling IoU. iou: float64 (k,).
     """
 
-    names: list[str]
+    names: Sequence[str]
+    num_classes: int
+    rule: Protocol
     pred: Instances
     gt: Instances
     ranked: np.ndarray
@@ -55,37 +73,33 @@ class Candidates(NamedTuple):
         return self._replace(i=self.i[keep], j=self.j[keep], iou=self.iou[keep])
 
 
-def numbered_tubes(tubes_of: Tubes, names: Sequence[str]) -> list[tuple[int, int, Tube]]:
-    """Every tube that is not empty, with the place of its video in `names` and its own among the video's tubes."""
-    return [(v, i, t) for v, name in enumerate(names) for i, t in enumerate(tubes_of.get(name, ())) if len(t)]
+def numbered_tubes(tubes_of: Tubes, names: Sequence[str]) -> list[VideoTube]:
+    """Every tube of the videos `names` that is not empty."""
+    every = (VideoTube(v, i, t) for v, name in enumerate(names) for i, t in enumerate(tubes_of.get(name, ())))
+    return [tube for tube in every if len(tube.tube)]
 
 
-def instances_of(
-    tubes_of: Tubes, names: Sequence[str], boxes: bool, frame_scores: FrameScores | None = None
+def tubes_as_instances(tubes: Sequence[VideoTube]) -> Instances:
+    """The tubes themselves."""
+    video, label = np.array([(t.video, t.tube.label) for t in tubes], np.int64).reshape(-1, 2).T
+    return Instances(video, label, np.array([t.tube.score for t in tubes], np.float64), tubes=tubes)
+
+
+def boxes_as_instances(
+    tubes: Sequence[VideoTube], scores: Sequence[np.ndarray] | None = None, inclusive: bool = False
 ) -> Instances:
-    """The tubes of some videos as arrays or, with `boxes`, their boxes, whose scores are by default their tube's.
+    """The boxes of tubes, one tube after another.
 
-    Raises:
-        ValueError: `frame_scores` does not fit the boxes.
-        InputError: one of them is not finite.
+    Args:
+        scores: of the boxes of each tube; None: the tube's.
+        inclusive: x1 and y1 are the last pixels: the edges are 1 further.
     """
-    rows = numbered_tubes(tubes_of, names)
-    lengths = np.array([len(tube) if boxes else 1 for *_, tube in rows], np.int64)
-    columns = np.array([(video, i, tube.label) for video, i, tube in rows], np.int64).reshape(-1, 3)
-    video, tube, label = columns.repeat(lengths, 0).T
-    frames = [tube.frames if boxes else tube.frames[:1] for *_, tube in rows]
-    if boxes and frame_scores is not None:
-        _check_frame_scores(tubes_of, frame_scores)
-        scores = [frame_scores[names[video]][i] for video, i, _ in rows]
-    else:
-        scores = [np.repeat([tube.score for *_, tube in rows], lengths)]
-    return Instances(
-        video,
-        tube,
-        np.concatenate([np.zeros(0, np.int64), *frames]),
-        label,
-        np.concatenate([np.zeros(0), *scores]),
-    )
+    frames, boxes = frames_and_boxes([t.tube for t in tubes])
+    video, label, score = (column.repeat([len(t.tube) for t in tubes]) for column in tubes_as_instances(tubes)[:3])
+    if scores is not None:
+        score = np.concatenate([np.zeros(0), *scores])
+    boxes = boxes + np.array([0.0, 0, inclusive, inclusive])
+    return Instances(video, label, score, (video << 32) + frames, boxes, tubes)
 
 
 def candidates(
@@ -114,30 +128,77 @@ def candidates(
     check_tubes(pred, num_classes)
     check_tubes(gt, num_classes, lowest_label=-1)
     names = sorted({*pred, *gt})
-    detections, truths = instances_of(pred, names, boxes, frame_scores), instances_of(gt, names, boxes)
-    own, targets = numbered_tubes(pred, names), numbered_tubes(gt, names)
+    tubes, targets = numbered_tubes(pred, names), numbered_tubes(gt, names)
+    place = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
+    if boxes:
+        scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
+        own, truths = (boxes_as_instances(*args, rule.inclusive) for args in ((tubes, scores), (targets, None)))
+        place = place.repeat([len(t.tube) for t in tubes])
+        pairs = box_pairs(own, truths, min_iou, any_class)
+    else:
+        own, truths = tubes_as_instances(tubes), tubes_as_instances(targets)
+        pairs = tube_pairs(tubes, targets, min_iou, rule, any_class)
+    return ranked_candidates(names, num_classes, rule, own, truths, pairs, place)
+
+
+def ranked_candidates(
+    names: Sequence[str],
+    num_classes: int,
+    rule: Protocol,
+    pred: Instances,
+    gt: Instances,
+    pairs: Pairs,
+    place: np.ndarray,
+) -> Candidates:
+    """The candidates by falling score, and equal scores by `place`, int64 (n,)."""
+    i, j, iou = pairs
+    ranked = np.lexsort((place, -pred.score))
+    order = np.lexsort((j, -iou, np.argsort(ranked)[i]))
+    return Candidates(names, num_classes, rule, pred, gt, ranked, i[order], j[order], iou[order])
+
+
+def tube_pairs(
+    tubes: Sequence[VideoTube], targets: Sequence[VideoTube], min_iou: float, rule: Protocol, any_class: bool = False
+) -> Pairs:
+    """Tubes of one video, and one class unless `any_class`, with a 3D IoU of at least `min_iou`."""
     groups: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-    for side, tubes in enumerate((own, targets)):
-        for n, (video, _, tube) in enumerate(tubes):
+    for side, many in enumerate((tubes, targets)):
+        for n, (video, _, tube) in enumerate(many):
             groups.setdefault((video, 0 if any_class else tube.label), ([], []))[side].append(n)
-    rows, target_rows = (_rows(tubes, boxes) for tubes in (own, targets))
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for a, b in groups.values():
         if a and b:
-            of_group = [own[n][2] for n in a], [targets[n][2] for n in b], min_iou, rule.inclusive
-            i, j, iou = box_pairs(*of_group) if boxes else tube_pairs(*of_group, rule.spans)
-            pairs.append((np.concatenate([rows[n] for n in a])[i], np.concatenate([target_rows[n] for n in b])[j], iou))
-    i, j, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
+            ious = tube_ious(
+                [tubes[n].tube for n in a], [targets[n].tube for n in b], inclusive=rule.inclusive, spans=rule.spans
+            )
+            i, j = np.nonzero(ious >= min_iou)
+            pairs.append((np.array(a)[i], np.array(b)[j], ious[i, j]))
+    return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
 
-    by_given = sorted(range(len(own)), key=lambda n: (own[n][0], by_content(own[n][2])))
-    given = np.concatenate([np.zeros(0, np.int64), *(rows[n] for n in by_given)])
-    ranked = given[np.argsort(-detections.score[given], kind="stable")]
-    order = np.lexsort((j, -iou, np.argsort(ranked)[i]))
-    return Candidates(names, detections, truths, ranked, i[order], j[order], iou[order])
+
+def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = False) -> Pairs:
+    """Boxes of one frame, and one class unless `any_class`, with an IoU of at least `min_iou`."""
+    pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for video in np.unique(gt.video):  # one after another, for the sake of memory
+        (a, a_end), (b, b_end) = (np.searchsorted(side.video, [video, video + 1]) for side in (pred, gt))
+        i, j = same_frame(pred.frame[a:a_end], gt.frame[b:b_end])
+        i, j = i + a, j + b
+        if not any_class:
+            agree = pred.label[i] == gt.label[j]
+            i, j = i[agree], j[agree]
+        iou = paired_iou(pred.boxes[i], gt.boxes[j])
+        close = iou >= min_iou
+        pairs.append((i[close], j[close], iou[close]))
+    return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
+
+
+def matching(c: Candidates, threshold: float) -> np.ndarray:
+    """The ground truth that each detection is matched to by the protocol, -1 for a false positive; int64 (n,)."""
+    return match_taken_too(c, threshold) if c.rule.taken_too else match(c, threshold)
 
 
 def match(c: Candidates, threshold: float) -> np.ndarray:
-    """The ground truth that each detection is matched to, -1 for a false positive; int64 (n,)."""
+    """The same where a detection takes the ground truth that it overlaps most among those unmatched."""
     matched = [-1] * len(c.pred.label)
     free = [True] * len(c.gt.label)
     close = c.iou >= threshold
@@ -166,20 +227,12 @@ def nearest(c: Candidates, threshold: float) -> np.ndarray:
     return best
 
 
-def matching(protocol: str) -> Callable[[Candidates, float], np.ndarray]:
-    """The rule by which a protocol's detections are matched: `match` or `match_taken_too`."""
-    return match_taken_too if PROTOCOLS[protocol].taken_too else match
-
-
-def _check_frame_scores(tubes_of: Tubes, frame_scores: FrameScores) -> None:
-    for video, tubes in tubes_of.items():
-        if [len(tube) for tube in tubes] != [len(scores) for scores in frame_scores[video]]:
+def _scores_of_tubes(
+    pred: Tubes, names: Sequence[str], tubes: Sequence[VideoTube], frame_scores: FrameScores
+) -> list[np.ndarray]:
+    for video, own in pred.items():
+        if [len(tube) for tube in own] != [len(scores) for scores in frame_scores[video]]:
             raise ValueError(f"frame_scores of video {video!r}: one score is needed for every box of every tube")
         if not all(np.isfinite(scores).all() for scores in frame_scores[video]):
             raise InputError(f"frame_scores of video {video!r}: a score is not finite")
-
-
-def _rows(tubes: Sequence[tuple[int, int, Tube]], boxes: bool) -> list[np.ndarray]:
-    """The numbers of each tube's instances, int64."""
-    ends = np.cumsum([len(tube) if boxes else 1 for *_, tube in tubes], dtype=np.int64).tolist()
-    return [np.arange(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+    return [frame_scores[names[video]][i] for video, i, _ in tubes]

@@ -19,7 +19,8 @@ import numpy as np
 from utils.box_ops import Tube
 from utils.cli import Parser, run
 from utils.metrics.average_precision import NOT_EVALUATED
-from utils.metrics.frame_boxes import FrameBoxes, boxes_of_tubes, frame_ap
+from utils.metrics.frame_boxes import frame_ap
+from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 from utils.video_map import calc_video_map, mean_ap
@@ -60,7 +61,7 @@ def read_tubes(path: str | Path, labels: list[str]) -> Tubes:
     return tubes
 
 
-def read_frames(path: str | Path, n_labels: int) -> FrameBoxes:
+def read_frames(path: str | Path, n_labels: int) -> Instances:
     """`frame_detections.pkl`, (N, 8): index in the list of tested videos, frame, label, score, box.
 
     An index beyond the list is a video that is not tested.
@@ -73,7 +74,7 @@ def read_frames(path: str | Path, n_labels: int) -> FrameBoxes:
         if wrong.any():
             row = int(wrong.argmax())
             raise ValueError(f"row {row}: video {video[row]}, label {label[row]}; labels are 0 to {n_labels - 1}")
-    return FrameBoxes((video << 32) + frame, label, rows[:, 4:], rows[:, 3])
+    return Instances(video, label, rows[:, 3], (video << 32) + frame, rows[:, 4:])
 
 
 def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str | Path | None = None) -> dict:
@@ -95,8 +96,9 @@ def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str 
         metrics[name] = {"mAP": mean_ap(ap), "AP": dict(zip(labels, ap.tolist(), strict=True))}
 
     if frames is not None:
-        boxes, of_truth = read_frames(frames, len(labels)), boxes_of_tubes(truth, videos)
-        for threshold, ap in zip(FRAME_TH, frame_ap(boxes, of_truth, len(labels), FRAME_TH), strict=True):
+        of_truth = boxes_as_instances(numbered_tubes(truth, videos))
+        aps = frame_ap(read_frames(frames, len(labels)), of_truth, videos, len(labels), FRAME_TH)
+        for threshold, ap in zip(FRAME_TH, aps, strict=True):
             add(f"frameAP@{threshold:g}", ap)
     if tubes is not None:
         predicted = read_tubes(tubes, labels)

@@ -14,13 +14,12 @@ class Boxes(NamedTuple):
     """The R boxes of several tubes of one video, by rising frame.
 
     frames: int64 (R,); boxes: float64 (4, R), left, top, right and bottom edges; tube: int64 (R,), index of a box's
-    tube; row: int64 (R,), index of a box where the tubes' boxes stand one tube after another.
+    tube.
     """
 
     frames: np.ndarray
     boxes: np.ndarray
     tube: np.ndarray
-    row: np.ndarray
 
 
 def stack(tubes: Sequence[Tube], inclusive: bool = False) -> Boxes:
@@ -28,7 +27,7 @@ def stack(tubes: Sequence[Tube], inclusive: bool = False) -> Boxes:
     frames, boxes = frames_and_boxes(tubes)
     tube = np.repeat(np.arange(len(tubes)), [len(tube) for tube in tubes])
     order = np.argsort(frames, kind="stable")
-    return Boxes(frames[order], edges(boxes[order], inclusive), tube[order], order)
+    return Boxes(frames[order], edges(boxes[order], inclusive), tube[order])
 
 
 def edges(boxes: np.ndarray, inclusive: bool) -> np.ndarray:
@@ -101,36 +100,13 @@ def span_overlap(first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np
     return np.maximum(np.minimum(last, end) - np.maximum(first, begin), 0) / np.maximum(hull, 1)
 
 
-def tube_pairs(
-    pred: Sequence[Tube], gt: Sequence[Tube], min_iou: float, inclusive: bool = False, spans: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of tubes of one video with a 3D IoU of at least `min_iou`.
-
-    Returns:
-        Index into `pred` int64 (k,), index into `gt` int64 (k,), IoU float64 (k,).
-    """
-    ious = tube_ious(pred, gt, inclusive=inclusive, spans=spans)
-    i, j = np.nonzero(ious >= min_iou)
-    return i, j, ious[i, j]
-
-
-def box_pairs(
-    pred: Sequence[Tube], gt: Sequence[Tube], min_iou: float, inclusive: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of boxes of the same frame with an IoU of at least `min_iou`.
-
-    Returns:
-        Index among all boxes of `pred` (one tube after another) int64 (k,), the same of `gt` int64 (k,), IoU (k,).
-    """
-    boxes, first = stack(pred, inclusive), 0
-    pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for tube in gt:
-        within, _, row, iou = overlaps_with(boxes, tube, inclusive)
-        near = iou >= min_iou
-        pairs.append((boxes.row[within][near], first + row[near], iou[near]))
-        first += len(tube)
-    i, j, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    return i, j, iou
+def same_frame(frames: np.ndarray, gt_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of boxes of one frame; `frames` (n,) and `gt_frames` (m,) -> their indices, int64 (k,) each."""
+    order = np.argsort(gt_frames, kind="stable")
+    first, end = (np.searchsorted(gt_frames[order], frames, side) for side in ("left", "right"))
+    i = np.repeat(np.arange(len(frames)), end - first)
+    j = np.arange(len(i)) - np.repeat((end - first).cumsum() - end, end - first)
+    return i, order[j]
 
 
 def by_content(tube: Tube) -> tuple:

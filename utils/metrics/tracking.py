@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes
-from utils.metrics.overlaps import box_pairs, check_tubes
+from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.metrics.overlaps import check_tubes, same_frame
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
 MATCH_IOU = 0.5  # of IDF1 and identity switches
@@ -102,11 +102,12 @@ def _overlapping(pred: Sequence[Tube], gt: Sequence[Tube], label_centric: bool) 
     """The people and the tracks of one video, one tube for each, and their boxes that overlap."""
     people = _tracks(gt)
     tracks = _tracks(pred, frames_and_boxes(people)[0] if label_centric else None)
-    track_box, gt_box, iou = box_pairs(tracks, people, np.finfo(np.float64).tiny)
+    (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(tracks), frames_and_boxes(people)
     owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
-    frame = frames_and_boxes(people)[0][gt_box]
-    pairs = Pairs(frame, gt_owner[gt_box], owner[track_box], gt_box, track_box, iou)
-    return people, tracks, pairs.at(np.argsort(frame, kind="stable"))
+    i, j = same_frame(frames, gt_frames)
+    every = Pairs(frames[i], gt_owner[j], owner[i], j, i, paired_iou(boxes[i], gt_boxes[j]))
+    pairs = every.at(every.iou > 0)
+    return people, tracks, pairs.at(np.argsort(pairs.frame, kind="stable"))
 
 
 def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tube]:

@@ -31,12 +31,12 @@ def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protoc
     """Missed ground truth and false positives of every video, as they count in v-mAP."""
     errors: dict[str, list[Wrong]] = {name: [] for name in {*pred, *gt}}
     c = candidates(pred, gt, n_classes, threshold, protocol)
-    matched = matching(protocol)(c, threshold)
+    matched = matching(c, threshold)
     missed = (c.gt.label >= 0) & ~np.isin(np.arange(len(c.gt.label)), matched)
-    sides = (("pred", c.pred, matched < 0, "false positive"), ("gt", c.gt, missed, "missed"))
+    sides = (("pred", c.pred.tubes, matched < 0, "false positive"), ("gt", c.gt.tubes, missed, "missed"))
     for side, tubes, wrong, cause in sides:
-        for video, tube in zip(tubes.video[wrong].tolist(), tubes.tube[wrong].tolist(), strict=True):
-            errors[c.names[video]].append(Wrong(side, tube, cause))
+        for i in np.flatnonzero(wrong):
+            errors[c.names[tubes[i].video]].append(Wrong(side, tubes[i].index, cause))
     return errors
 
 
