@@ -5,7 +5,22 @@ import pytest
 
 from tests.test_box_ops import obvious_iou
 from utils.box_ops import Tube, tube_iou
-from utils.metrics.overlaps import box_pairs, tube_ious, tube_pairs
+from utils.metrics.average_precision import PROTOCOLS
+from utils.metrics.matching import VideoTube, box_pairs, boxes_as_instances, numbered_tubes, tube_pairs
+from utils.metrics.overlaps import tube_ious
+
+
+def numbered(tubes: list[Tube]) -> list[VideoTube]:
+    return numbered_tubes({"v": tubes}, ["v"])
+
+
+def all_tube_pairs(pred: list[Tube], gt: list[Tube], min_iou: float) -> tuple:
+    return tube_pairs(numbered(pred), numbered(gt), min_iou, PROTOCOLS["voc"], any_class=True)
+
+
+def all_box_pairs(pred: list[Tube], gt: list[Tube], min_iou: float, inclusive: bool = False) -> tuple:
+    sides = (boxes_as_instances(numbered(tubes), inclusive=inclusive) for tubes in (pred, gt))
+    return box_pairs(*sides, min_iou, any_class=True)
 
 
 def crowd(seed: int, n: int, step: int = 1) -> list[Tube]:
@@ -31,7 +46,7 @@ def test_all_pairs_are_those_of_tube_iou(options, step):
     )
     np.testing.assert_allclose(tube_ious(pred, gt, label_centric, frame_iou), exact, atol=1e-12)
     assert (exact > 0).mean() > 0.3
-    i, j, iou = tube_pairs(pred, gt, 0.1)
+    i, j, iou = all_tube_pairs(pred, gt, 0.1)
     exact = np.array([[tube_iou(p, g) for g in gt] for p in pred])
     np.testing.assert_array_equal(np.stack([i, j]), np.nonzero(exact >= 0.1))
     np.testing.assert_allclose(iou, exact[i, j], atol=1e-12)
@@ -41,7 +56,7 @@ def test_without_tubes_there_are_no_pairs():
     (tube,) = crowd(0, 1)
     for pred, gt in (([], [tube]), ([tube], []), ([], [])):
         assert tube_ious(pred, gt).shape == (len(pred), len(gt))
-        assert [len(part) for pairs in (tube_pairs, box_pairs) for part in pairs(pred, gt, 0.1)] == [0] * 6
+        assert [len(part) for pairs in (all_tube_pairs, all_box_pairs) for part in pairs(pred, gt, 0.1)] == [0] * 6
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
@@ -61,6 +76,6 @@ def test_all_boxes_of_a_frame_are_compared(inclusive):
         for j, (other, b) in enumerate(boxes[1])
         if frame == other and obvious_iou(a, b) >= 0.3
     }
-    i, j, iou = box_pairs(pred, gt, 0.3, inclusive)
+    i, j, iou = all_box_pairs(pred, gt, 0.3, inclusive)
     assert dict(zip(zip(i.tolist(), j.tolist(), strict=True), iou, strict=True)) == pytest.approx(expected)
     assert len(i) == len(expected) > 50
