@@ -13,8 +13,10 @@ import numpy as np
 
 from utils.box_ops import Tube, frames_and_boxes, paired_iou
 from utils.metrics.average_precision import PROTOCOLS, Protocol
-from utils.metrics.overlaps import by_content, check_tubes, same_frame, tube_ious
+from utils.metrics.overlaps import by_content, check_tubes, tube_ious
 from utils.misc import InputError
+
+BLOCK = 2**10  # boxes that are compared with ground truth at a time
 
 Tubes = Mapping[str, Sequence[Tube]]
 FrameScores = Mapping[str, Sequence[np.ndarray]]
@@ -178,15 +180,18 @@ def tube_pairs(
 
 def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = False) -> Pairs:
     """Boxes of one frame, and one class unless `any_class`, with an IoU of at least `min_iou`."""
+    order = np.argsort(gt.frame, kind="stable")
+    frames = gt.frame[order]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for video in np.unique(gt.video):  # one after another, for the sake of memory
-        (a, a_end), (b, b_end) = (np.searchsorted(side.video, [video, video + 1]) for side in (pred, gt))
-        i, j = same_frame(pred.frame[a:a_end], gt.frame[b:b_end])
-        i, j = i + a, j + b
+    for begin in range(0, len(pred.frame), BLOCK):
+        first, end = (np.searchsorted(frames, pred.frame[begin : begin + BLOCK], side) for side in ("left", "right"))
+        counts = end - first
+        i = np.repeat(np.arange(begin, begin + len(counts)), counts)  # every pair of boxes of one frame
+        j = order[np.arange(len(i)) + np.repeat(end - counts.cumsum(), counts)]
         if not any_class:
             agree = pred.label[i] == gt.label[j]
             i, j = i[agree], j[agree]
-        iou = paired_iou(pred.boxes[i], gt.boxes[j])
+        iou = paired_iou(pred.boxes.take(i, 0), gt.boxes.take(j, 0))
         close = iou >= min_iou
         pairs.append((i[close], j[close], iou[close]))
     return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))

@@ -100,15 +100,6 @@ def span_overlap(first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np
     return np.maximum(np.minimum(last, end) - np.maximum(first, begin), 0) / np.maximum(hull, 1)
 
 
-def same_frame(frames: np.ndarray, gt_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of boxes of one frame; `frames` (n,) and `gt_frames` (m,) -> their indices, int64 (k,) each."""
-    order = np.argsort(gt_frames, kind="stable")
-    first, end = (np.searchsorted(gt_frames[order], frames, side) for side in ("left", "right"))
-    i = np.repeat(np.arange(len(frames)), end - first)
-    j = np.arange(len(i)) - np.repeat((end - first).cumsum() - end, end - first)
-    return i, order[j]
-
-
 def by_content(tube: Tube) -> tuple:
     """A key to sort a video's tubes by that does not depend on the order in which they were given."""
     return int(tube.frames[0]), len(tube), tube.frames.tobytes(), tube.boxes.tobytes()

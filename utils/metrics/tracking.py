@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes, paired_iou
-from utils.metrics.overlaps import check_tubes, same_frame
+from utils.box_ops import Tube, frames_and_boxes
+from utils.metrics.matching import VideoTube, box_pairs, boxes_as_instances
+from utils.metrics.overlaps import check_tubes
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
 MATCH_IOU = 0.5  # of IDF1 and identity switches
@@ -102,11 +103,11 @@ def _overlapping(pred: Sequence[Tube], gt: Sequence[Tube], label_centric: bool) 
     """The people and the tracks of one video, one tube for each, and their boxes that overlap."""
     people = _tracks(gt)
     tracks = _tracks(pred, frames_and_boxes(people)[0] if label_centric else None)
-    (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(tracks), frames_and_boxes(people)
+    sides = ([VideoTube(0, n, tube) for n, tube in enumerate(side)] for side in (tracks, people))
+    track_boxes, gt_boxes = map(boxes_as_instances, sides)
+    i, j, iou = box_pairs(track_boxes, gt_boxes, np.finfo(np.float64).tiny, any_class=True)
     owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
-    i, j = same_frame(frames, gt_frames)
-    every = Pairs(frames[i], gt_owner[j], owner[i], j, i, paired_iou(boxes[i], gt_boxes[j]))
-    pairs = every.at(every.iou > 0)
+    pairs = Pairs(gt_boxes.frame[j], gt_owner[j], owner[i], j, i, iou)
     return people, tracks, pairs.at(np.argsort(pairs.frame, kind="stable"))
 
 
