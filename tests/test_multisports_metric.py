@@ -62,7 +62,7 @@ def test_eval_map_s_protocol_gives_the_same(
     boxes = multisports.read_frames(folder / "frame_detections.pkl", len(labels))
     video_of = dict(enumerate(videos))
     single: dict[str, list[Tube]] = {}
-    for frame, label, box, score in zip(*boxes, strict=True):
+    for frame, label, box, score in zip(boxes.frame, boxes.label, boxes.boxes, boxes.score, strict=True):
         name = video_of.get(frame >> 32, f"not tested {frame >> 32}")
         single.setdefault(name, []).append(Tube([frame % 2**32], [box], int(label), float(score)))
     scores = {video: [np.full(1, tube.score) for tube in tubes] for video, tubes in single.items()}
