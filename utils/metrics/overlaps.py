@@ -1,4 +1,4 @@
-"""Overlaps of the tubes and boxes of one video, and the checks that all metrics begin with."""
+"""Overlaps of the tubes of one video, and the checks that all metrics begin with."""
 
 import math
 from collections.abc import Mapping, Sequence
