@@ -1,6 +1,6 @@
 """Average precision (AP) of action tubes: v-mAP, motion-AP and frame-mAP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -105,7 +105,8 @@ def calc_frame_map(
         ValueError: `frame_scores` does not fit the boxes.
     """
     thresholds = check_thresholds(iou_th)
-    ap = ap_of_rankings(frame_rankings(pred, gt, num_classes, thresholds, protocol, frame_scores), protocol)
+    c = candidates(pred, gt, num_classes, min(thresholds), protocol, boxes=True, frame_scores=frame_scores)
+    ap = ap_of_rankings(rankings_at(c, thresholds), protocol)
     return ap if np.ndim(iou_th) else ap[0]
 
 
@@ -125,8 +126,7 @@ def video_rankings(
 ) -> list[list[Ranking]]:
     """For each threshold the ranking of each class that `calc_video_map` takes AP from; arguments are its."""
     c = candidates(pred, gt, num_classes, min(thresholds), protocol)
-    choose = nearest if count_duplicates else matching
-    return [by_class(c, choose(c, threshold) >= 0) for threshold in thresholds]
+    return rankings_at(c, thresholds, nearest if count_duplicates else matching)
 
 
 def motion_rankings(
@@ -146,17 +146,9 @@ def motion_rankings(
     return rankings
 
 
-def frame_rankings(
-    pred: Tubes,
-    gt: Tubes,
-    num_classes: int,
-    thresholds: Sequence[float],
-    protocol: str = "voc",
-    frame_scores: FrameScores | None = None,
-) -> list[list[Ranking]]:
-    """For each threshold the ranking of each class that `calc_frame_map` takes AP from; arguments are its."""
-    c = candidates(pred, gt, num_classes, min(thresholds), protocol, boxes=True, frame_scores=frame_scores)
-    return [by_class(c, matching(c, threshold) >= 0) for threshold in thresholds]
+def rankings_at(c: Candidates, thresholds: Sequence[float], choose: Callable = matching) -> list[list[Ranking]]:
+    """For each threshold the ranking of each class, matched by `choose`, one of `utils.metrics.matching`."""
+    return [by_class(c, choose(c, threshold) >= 0) for threshold in thresholds]
 
 
 def by_class(

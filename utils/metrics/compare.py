@@ -57,39 +57,38 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     (of_a, drawn_a), (of_b, drawn_b) = read_resamples(a), read_resamples(b)
     if drawn_a != drawn_b or len(next(iter(of_a.values()))) != len(next(iter(of_b.values()))):
         raise InputError(f"{a} and {b}: not the same videos, --bootstrap and --seed; evaluate both alike")
-    (figures_a, how_a), (figures_b, how_b) = _figures(a), _figures(b)
+    (values_a, how_a), (values_b, how_b) = _flat_metrics(a), _flat_metrics(b)
     for flag, value in how_a.items():
         if value != how_b[flag]:
             raise InputError(f"{a} and {b}: --{flag} is {value} and {how_b[flag]}; evaluate both alike")
-    if (n := figures_a.get("gt_tubes")) != (m := figures_b.get("gt_tubes")):
+    if (n := values_a.get("gt_tubes")) != (m := values_b.get("gt_tubes")):
         raise InputError(f"{a} and {b}: {n} and {m} tubes of ground truth; evaluate both on the same annotation")
     rows = {}
     for name in (name for name in of_a if name in of_b):
         difference = of_a[name] - of_b[name]
         known = difference[~np.isnan(difference)]
-        if len(known) and None not in (figures_a.get(name), figures_b.get(name)):
-            point = figures_a[name] - figures_b[name]
+        if len(known) and None not in (values_a.get(name), values_b.get(name)):
+            point = values_a[name] - values_b[name]
             low, high = interval(known, point)
             wins = float((known > 0).mean() + (known == 0).mean() / 2)
-            figures = {"a": figures_a[name], "b": figures_b[name], "difference": point}
-            rows[name] = figures | {"low": low, "high": high, "wins": wins}
+            rows[name] = {"a": values_a[name], "b": values_b[name], "difference": point}
+            rows[name] |= {"low": low, "high": high, "wins": wins}
     if not rows:
         raise InputError(f"{a} and {b}: no metric is in both; evaluate both with the same --metric and --tiou_th")
     return rows
 
 
-def _figures(path: Path) -> tuple[dict[str, float | None], dict[str, object]]:
+def _flat_metrics(path: Path) -> tuple[dict[str, float | None], dict[str, object]]:
     """The metrics of a results file, those by class or motion as `AP@0.5/walk`; the flags that say what they count."""
     content = read_json(path, "results file")
-    known = isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in ("args", "metrics"))
-    if not known:
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("args", "metrics")):
         raise InputError(f"{path}: not a results file")
     if "intervals" not in content["metrics"]:  # the resamples beside it are those of an earlier run
         raise InputError(f"{path}: has no intervals; evaluate again with eval_map.py --bootstrap 1000")
-    figures = {}
+    values = {}
     for name, value in content["metrics"].items():
-        figures |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
-    return figures, {flag: content["args"].get(flag) for flag in COUNTING}
+        values |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
+    return values, {flag: content["args"].get(flag) for flag in COUNTING}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from utils.box_ops import MOTION_CATEGORIES, Tube
 from utils.metrics import ava
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.bootstrap import draw_resamples, interval, mean_of_classes, resampled_classes
+from utils.metrics.matching import candidates
 from utils.metrics.multisports import RANGES
 from utils.misc import InputError
 from utils.results import cell, print_table
@@ -22,9 +23,9 @@ from utils.video_map import (
     ap_of_rankings,
     calc_motion_ap,
     calc_video_map,
-    frame_rankings,
     mean_ap,
     motion_rankings,
+    rankings_at,
     video_rankings,
 )
 
@@ -77,7 +78,8 @@ def frame_map(e: Evaluation) -> dict:
         more = e.key_frames if e.protocol == "ava-2019" else e.empty_frames
         ap = ava.tubes_ap(e.pred, e.frame_scores, e.gt, more, len(e.labels), e.thresholds)
         return ap_by_class("frame-mAP", ap, e)
-    rankings = frame_rankings(e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.frame_scores)
+    c = candidates(e.pred, e.gt, len(e.labels), min(e.thresholds), e.protocol, boxes=True, frame_scores=e.frame_scores)
+    rankings = rankings_at(c, e.thresholds)
     return ap_by_class("frame-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
 
 

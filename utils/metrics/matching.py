@@ -82,7 +82,7 @@ def numbered_tubes(tubes_of: Tubes, names: Sequence[str]) -> list[VideoTube]:
 
 
 def tubes_as_instances(tubes: Sequence[VideoTube]) -> Instances:
-    """The tubes themselves."""
+    """The tubes themselves, not their boxes."""
     video, label = np.array([(t.video, t.tube.label) for t in tubes], np.int64).reshape(-1, 2).T
     return Instances(video, label, np.array([t.tube.score for t in tubes], np.float64), tubes=tubes)
 
@@ -131,6 +131,7 @@ def candidates(
     check_tubes(gt, num_classes, lowest_label=-1)
     names = sorted({*pred, *gt})
     tubes, targets = numbered_tubes(pred, names), numbered_tubes(gt, names)
+    # the place of each tube where all are sorted by video and content, which decides between equal scores
     place = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
     if boxes:
         scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
