@@ -101,6 +101,12 @@ def test_lines_are_read_alike_whether_plain_or_not(tmp_path: Path) -> None:
     assert first.boxes[1, 3] == float("0.987654321012345678")
 
 
+def test_an_empty_field_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,0902,0.1,0.25,0.5,1,12,0\na,0902,0.1,0.25,0.5,1,,0\n")
+    with pytest.raises(InputError, match=r"a.csv, line 2: '' is not a number"):
+        read_rows(tmp_path / "a.csv")
+
+
 def test_a_quote_that_nothing_ends_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"' + "a,0902,0.1,0.25,0.5,1,12,0\n" * 9999)
     with pytest.raises(InputError, match=r"a.csv, line \d+: field larger than"):
