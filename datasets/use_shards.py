@@ -201,9 +201,10 @@ class Clips:
             images.zero_()
         images_of_clips = np.split(images.numpy(), np.cumsum(lengths)[:-1])
         parts = [part[:, :h, :w] for part, (h, w) in zip(images_of_clips, shapes, strict=True)]
-        columns, first_id = [], 0
-        for clip, part, flip, shape, size in zip(clips, parts, flips, shapes, sizes, strict=True):
+        for clip, part, flip in zip(clips, parts, flips, strict=True):
             self._read_clip(clip.video, clip.frames, part, flip and padded)
+        columns, first_id = [], 0
+        for clip, flip, shape, size in zip(clips, flips, shapes, sizes, strict=True):
             rows, counts = clip.video.rows(clip.frames)
             boxes = clip.video.boxes[rows]
             if flip:
