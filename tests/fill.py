@@ -1,9 +1,12 @@
 """Weights that depend on an entry's name and shape alone, so that two implementations can be compared."""
 
+import functools
 import zlib
 
 import numpy as np
 import torch
+
+from models.detr import DETR, build_model
 
 
 def fill_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -29,3 +32,15 @@ def fill_state_dict(model: torch.nn.Module) -> torch.nn.Module:
         if tensor.is_floating_point():
             tensor.copy_(torch.from_numpy(fill_array(name, tuple(tensor.shape))))
     return model
+
+
+filled_once = functools.cache(lambda name, shape: torch.from_numpy(fill_array(name, shape)).float())
+
+
+def filled_detr(config: dict) -> DETR:
+    """A large detector, filled and in evaluation; its weights are drawn once, and shared by all that are built."""
+    with torch.device("meta"):
+        detr = build_model(config)[0]
+    state = {name: filled_once(name, tuple(value.shape)) for name, value in detr.state_dict().items()}
+    detr.load_state_dict(state, assign=True)
+    return detr.eval()

@@ -8,7 +8,6 @@ also give other values of the right form. Never anything else: no traceback, no 
 
 import hashlib
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -31,6 +30,7 @@ from datasets.make_shards import make_shards
 from datasets.use_shards import ClipDataset
 from models.weights import load_detr
 from tests.pickles import pickled
+from tests.processes import fork
 from tests.tars import as_members
 from tests.test_annotations import own_project, tube
 from tests.test_weights import SMALL
@@ -331,11 +331,8 @@ def fuzz(name: str, folder: Path, seed: int, count: int) -> None:
 
 def in_child(name: str, folder: Path, seed: int, count: int) -> dict:
     """`fuzz` in a process of its own, since what is damaged may bring an interpreter down."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fuzz", "tests.killing", "torch._dynamo"])
     folder.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=fuzz, args=(name, folder, seed, count))
-    process.start()
+    process = fork(fuzz, name, folder, seed, count)
     process.join(HANG)
     if process.exitcode != 0:
         process.kill()

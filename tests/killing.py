@@ -1,7 +1,6 @@
 """Stages killed at random moments and gone on with; what they leave is compared with that of a run left alone."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -9,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ import torch
 
 from datasets.make_shards import main as make_shards
 from predict import main as predict
+from tests.processes import free_port, launch, set_rank, start_server
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages, make_data
-from tests.toy_training import free_port, launch, set_rank
 
 EVERY_STEP = ("--save_steps", 1)
 NEEDS = {
@@ -33,16 +33,6 @@ NEEDS = {
 
 TOGETHER = ("train_detr", "train_qmm", "eval_qmm", "train_action_head")
 """The stages that run in several processes."""
-
-
-def preload() -> None:
-    """Let processes be forked from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    stages = [script for script in NEEDS if script != "make_shards"]
-    context.set_forkserver_preload(["tests.killing", "torch._dynamo", *stages])
-    first = context.Process(target=time.sleep, args=(0,))
-    first.start()
-    first.join()
 
 
 def write_shards(data: Path, subset: str, *flags: object) -> None:
@@ -99,7 +89,7 @@ class Killing:
     """A whole chain under `root`, and stages of it killed and resumed in folders of their own."""
 
     def __init__(self, root: Path, seed: int) -> None:
-        preload()
+        start_server()
         self.root, self.draw = root, random.Random(seed)
         make_data(root)
         self.whole = Stages(root / "data", root / "whole")
@@ -110,7 +100,7 @@ class Killing:
             self.seconds[script] = time.monotonic() - began
             assert status == 0, said
 
-    def _launch(self, stages: Stages, script: str, renames: int = 0) -> tuple[multiprocessing.Process, Path]:
+    def _launch(self, stages: Stages, script: str, renames: int = 0) -> tuple[BaseProcess, Path]:
         log = stages.checkpoint.with_suffix(".txt")
         detr = self.whole.folder("one") / "detr" / "epoch_2.pth"
         return launch(log, run_stage, stages, stages.checkpoint / "shards", script, detr, renames), log
@@ -185,7 +175,7 @@ class Killing:
         self._end_pair(stages, script)
         assert same(contents(stages.checkpoint), whole)
 
-    def _launch_pair(self, stages: Stages, script: str) -> list[tuple[multiprocessing.Process, Path]]:
+    def _launch_pair(self, stages: Stages, script: str) -> list[tuple[BaseProcess, Path]]:
         detr = self.whole.folder("one") / "detr" / "epoch_2.pth"
         logs, port = [stages.checkpoint.with_suffix(f".{i}.txt") for i in range(2)], free_port()
         args = (port, stages, stages.checkpoint / "shards", script, detr)

@@ -24,7 +24,7 @@ LOOSE = ("--psn_score_th", "0.3")  # a detector of one epoch is not sure of anyt
 
 def make_data(root: Path) -> None:
     """The tiny data set and its shards, in `root/data`."""
-    make_synthetic(root / "data" / "synthetic", n_train=4, n_val=2, width=64, height=48, length=(12, 16))
+    make_synthetic(root / "data" / "synthetic", n_train=5, n_val=2, width=64, height=48, length=(12, 16))
     project = load_project("synthetic", root / "data")
     for subset in ("train", "val"):
         make_shards(project, subset, root / "data" / "synthetic" / "shards" / subset)

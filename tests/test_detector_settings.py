@@ -10,7 +10,7 @@ import torch
 from models.detr import build_model
 from models.hf_detector import person_class
 from models.person_queries import Detector, detector_of
-from tests.fill import fill_state_dict
+from tests.fill import fill_state_dict, filled_detr
 from utils.misc import InputError
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_queries_of_each_layer_are_the_decoder_s_own_outputs(small: Path) -> Non
 
 def test_published_queries_are_the_first_layer_s(shared: Path) -> None:
     oracle = np.load(shared / "oracles" / "published" / "published_detr_queries.npz")
-    detr = fill_state_dict(build_model({"dilation": True})[0]).eval()
+    detr = filled_detr({"dilation": True})
     images = np.random.RandomState(int(oracle["random_state"])).standard_normal((2, 3, 128, 128)).astype(np.float32)
     detr.query_layer = 1
     with torch.inference_mode():

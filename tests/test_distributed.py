@@ -10,42 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.config import load_project
-from datasets.make_shards import make_shards
-from datasets.synthetic.videos import make_synthetic
+from tests.processes import free_port, launch, set_rank
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
-from tests.toy_training import free_port, launch, set_rank
 from utils.storage.tracks import TrackStore
 
 ROOT = Path(__file__).parents[1]
-N_TRAIN = 5
 FROZEN = [flag if flag != "bn" else "frozen" for flag in TINY_DETR]  # statistics of a batch are each process's own
 MATCHED = ("--iou_th", "0.05", *LOOSE)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny data set and the files of a chain run once, as `one`."""
-    root = tmp_path_factory.mktemp("distributed")
-    make_synthetic(root / "synthetic", N_TRAIN, 2, 64, 48, length=(12, 16))
-    project = load_project("synthetic", root)
-    for subset in ("train", "val"):
-        make_shards(project, subset, root / "synthetic" / "shards" / subset)
-    Stages(root, root / "checkpoint").chain("one")
-    return root
-
-
-def as_rank(number: int, port: int, root: Path, script: str, *flags: object) -> None:
+def as_rank(number: int, port: int, stages: Stages, script: str, *flags: object) -> None:
     """A stage as one of two processes that `torchrun` started."""
     set_rank(number, 2, port)
-    Stages(root, root / "checkpoint").run(script, *flags)
+    stages.run(script, *flags)
 
 
-def in_two(root: Path, script: str, *flags: object) -> None:
+def in_two(stages: Stages, script: str, *flags: object) -> None:
     """A stage in two processes."""
     port = free_port()
-    logs = [root / f"{script}-{i}.txt" for i in range(2)]
-    ranks = [launch(log, as_rank, i, port, root, script, *flags) for i, log in enumerate(logs)]
+    logs = [stages.checkpoint / f"{script}-{i}.txt" for i in range(2)]
+    ranks = [launch(log, as_rank, i, port, stages, script, *flags) for i, log in enumerate(logs)]
     for process, log in zip(ranks, logs, strict=True):
         process.join(60)
         if process.exitcode is None:
@@ -71,13 +55,12 @@ def assert_same_training(one: Path, two: Path) -> None:
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
 
 
-def compare(root: Path, script: str, kind: str, name_flag: str, batch_flag: str, size: int, *flags: object) -> None:
+def compare(stages: Stages, script: str, kind: str, name_flag: str, batch_flag: str, size: int, *flags: object) -> None:
     """A trainer with `size` samples a process in two processes, and with twice as many in one."""
     names = [f"{script}-{size}-{n}" for n in (1, 2)]
-    Stages(root, root / "checkpoint").run(script, *flags, name_flag, names[0], batch_flag, 2 * size)
-    in_two(root, script, *flags, name_flag, names[1], batch_flag, size)
-    folder = root / "checkpoint" / "synthetic"
-    assert_same_training(*(next(folder.glob(kind.format(name=name))) for name in names))
+    stages.run(script, *flags, name_flag, names[0], batch_flag, 2 * size)
+    in_two(stages, script, *flags, name_flag, names[1], batch_flag, size)
+    assert_same_training(*(stages.folder(kind.format(name=name)) for name in names))
 
 
 # One step of 3 + 2 clips; steps of 2 + 2, 2 + 2, 1 + 1.
@@ -85,22 +68,22 @@ STEPS = pytest.mark.parametrize(("size", "clips"), [(3, 1), pytest.param(2, 2, m
 
 
 @STEPS
-def test_two_processes_train_detr_as_one_does(root: Path, size: int, clips: int) -> None:
+def test_two_processes_train_detr_as_one_does(stages: Stages, size: int, clips: int) -> None:
     rate = 1e-4  # AdamW makes steps of its rate out of gradients that are all rounding
     flags = (*FROZEN, "--clips_per_video", clips, "--epochs", 1, "--lr", rate)
-    compare(root, "train_detr", "{name}/detr", "--ex_name", "--batch_size", size, *flags)
+    compare(stages, "train_detr", "{name}/detr", "--ex_name", "--batch_size", size, *flags)
 
 
 @STEPS
-def test_two_processes_train_query_matching_as_one_does(root: Path, size: int, clips: int) -> None:
-    detr = root / "checkpoint" / "synthetic" / "one" / "detr" / "epoch_1.pth"
+def test_two_processes_train_query_matching_as_one_does(stages: Stages, size: int, clips: int) -> None:
+    detr = stages.folder("one") / "detr" / "epoch_1.pth"
     flags = ("--detr", detr, "--dropout", 0, "--epochs", 2, "--clips_per_video", clips, *MATCHED)
-    compare(root, "train_qmm", "{name}/encoder", "--qmm_name", "--batch_size", size, *flags)
+    compare(stages, "train_qmm", "{name}/encoder", "--qmm_name", "--batch_size", size, *flags)
 
 
-def test_two_processes_train_the_action_head_as_one_does(root: Path) -> None:
+def test_two_processes_train_the_action_head_as_one_does(stages: Stages) -> None:
     """Also where one process has a tube more than the other, and pads one batch more."""
-    stages, tars = Stages(root, root / "checkpoint"), root / "checkpoint" / "synthetic" / "one" / "qmm_tubes" / "train"
+    tars = stages.folder("one") / "qmm_tubes" / "train"
     for sim_th, length in itertools.product((0.9, 0.995, 0.999), (2, 3, 4, 5)):
         flags = ("--qmm_name", "one", "--sim_th", sim_th, "--filter_length", length, *LOOSE)
         stages.run("eval_qmm", *flags, "--subset", "train")
@@ -109,15 +92,14 @@ def test_two_processes_train_the_action_head_as_one_does(root: Path) -> None:
             break
     assert people % 2 and people > 2
     flags += ("--dropout", 0, "--epochs", 2, "--batch_size", people // 2)
-    compare(root, "train_action_head", "one/head/{name}", "--head_name", "--iter_update", people, *flags)
+    compare(stages, "train_action_head", "one/head/{name}", "--head_name", "--iter_update", people, *flags)
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_tars_that_one_writes(root: Path) -> None:
+def test_two_processes_write_the_tars_that_one_writes(stages: Stages) -> None:
     """`torchrun eval_qmm.py`, from the frames on: queries and tracks are the same, byte for byte."""
-    folder = root / "checkpoint" / "synthetic"
-    (tar,) = (folder / "one" / "qmm_tubes" / "train").glob("*-sim0.4-*.tar")
-    (queries,) = (folder / "queries").glob("train-*.tar")
+    (tar,) = stages.folder("one/qmm_tubes/train").glob("*-sim0.4-*.tar")
+    (queries,) = stages.folder("queries").glob("train-*.tar")
     for path in (tar, queries):
         shutil.move(path, path.with_suffix(".one"))
     command = [
@@ -128,9 +110,9 @@ def test_two_processes_write_the_tars_that_one_writes(root: Path) -> None:
         "--nproc_per_node=2",
         ROOT / "eval_qmm.py",
     ]
-    command += ["--dataset", "synthetic", "--data_root", root, "--checkpoint_root", root / "checkpoint", *QUIET]
+    command += ["--dataset", "synthetic", "--data_root", stages.data, "--checkpoint_root", stages.checkpoint, *QUIET]
     command += ["--qmm_name", "one", "--subset", "train", *LOOSE]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=root)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=stages.data)
     assert done.returncode == 0, done.stderr
     for path in (tar, queries):
         assert path.read_bytes() == path.with_suffix(".one").read_bytes()

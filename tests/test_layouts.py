@@ -15,7 +15,7 @@ from utils.metrics import ava, multisports
 
 def chain(root: Path, layout: str, monkeypatch: pytest.MonkeyPatch, *length: int) -> Stages:
     """From the layout's files to a head, with the detector that comes with the code."""
-    make_synthetic(root / "synthetic", 3, 2, length=length, two_at_once=1.0, layout=layout)
+    make_synthetic(root / "synthetic", 2, 1, length=length, two_at_once=1.0, layout=layout)
     stages = Stages(root, root / "checkpoint")
     data = ("--dataset", root / "synthetic" / "project.yml")
     monkeypatch.setattr(stages, "run", lambda script, *flags, run=stages.run: run(script, *data, *flags))

@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -161,10 +160,8 @@ def test_the_chain_and_predict(own, follow, one_thread):
     assert results["eval_qmm-train"]["recall@0.2"] >= 0.5
     assert results["eval_map-val"]["AP@0.5"]["stand"] is None
 
-    _, script, *flags = shlex.split(predict)
-    call = [sys.executable, ROOT / script, *flags, "--min_tube_length", "2", "--device", "cpu", "--threads", "1"]
-    done = subprocess.run(call, cwd=own, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0 and done.stdout.startswith("new_video.mp4: 24 frames"), done.stderr
+    status, out, err = follow(predict, "--min_tube_length 2 --device cpu --threads 1")
+    assert status == 0 and out.startswith("new_video.mp4: 24 frames"), err
     prediction = json.loads((own / "predictions/new_video.json").read_text())
     assert prediction["labels"] == ["stand", "walk"] and prediction["people"] and prediction["n_frames"] == 24
     assert cv2.VideoCapture(str(own / "predictions/new_video.mp4")).read()[0]

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.head_batches import gradients
@@ -206,9 +205,11 @@ def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_a_compiled_detector_is_not_compiled_for_every_shape(detr_path: Path) -> None:
+    from torch._dynamo.testing import CompileCounter
+
     detector, compiler = Detector(detr_path, torch.device("cpu")), CompileCounter()
     detector.detr.compile(backend=compiler)
-    for height, width in ((48, 64), (64, 48), (40, 64), (64, 56), (32, 64), (64, 32)):
+    for height, width in ((48, 64), (64, 48), (40, 64), (64, 32)):
         for n in (4, 3):
             list(detector.start([torch.zeros(n, 3, height, width, dtype=torch.uint8)], (width, height), 0.5))
     assert 0 < compiler.frame_count <= 4
@@ -241,7 +242,7 @@ class HostReads(TorchDispatchMode):
 
 
 def test_starting_a_batch_makes_the_host_wait_for_nothing(detr_path: Path, tmp_path: Path) -> None:
-    frames = torch.randint(256, (6, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames = torch.randint(256, (4, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     x3d = tmp_path / "x3d.pth"
     save_torch(x3d, {"model_state": x3d_xs().state_dict()})
     detectors = [Detector(detr_path, torch.device("cpu"), amp=amp) for amp in (None, torch.bfloat16)]
@@ -255,7 +256,7 @@ def test_starting_a_batch_makes_the_host_wait_for_nothing(detr_path: Path, tmp_p
         with HostReads() as reads:
             found = list(start())
         assert reads.seen == []
-        assert sum(n for n, _ in found) == 6 and len(wanted) == len(found)
+        assert sum(n for n, _ in found) == 4 and len(wanted) == len(found)
     with HostReads() as reads:
         torch.tensor([1.0]).item()
     assert reads.seen  # they would be seen

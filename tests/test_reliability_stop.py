@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.toy_training import as_rank, free_port, launch, launch_slow
+from tests.processes import as_rank, free_port, launch
+from tests.toy_training import launch_slow
 from utils.distributed import PATIENCE
 
 

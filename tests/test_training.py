@@ -15,12 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.processes import as_rank, free_port, launch
 from tests.toy_training import (
     arguments,
-    as_rank,
-    free_port,
     joined,
-    launch,
     launch_slow,
     network,
     one_step,

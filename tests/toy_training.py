@@ -1,23 +1,22 @@
 """A training of a second or two for the tests of the loop, in this process or in processes of its own."""
 
 import argparse
-import multiprocessing
 import os
 import random
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from utils.cli import Parser, Stopped, run
-from utils.distributed import barrier, process_group, rank, rank_mean, world_size
+from tests.processes import launch
+from utils.cli import Parser, Stopped
+from utils.distributed import barrier, rank, rank_mean, world_size
 from utils.flags import add_run_flags, add_training_flags
 from utils.misc import rng, start
 from utils.training.resume import STATE
@@ -103,52 +102,13 @@ def slow(folder: Path, *given: str) -> None:
     train(folder, arguments("--save_steps", "1", *given), step=partial(one_step, delay=0.01))
 
 
-def as_script(log: Path, main: Callable, *args: object) -> None:
-    """Run `main` as a script's, with what it prints in a file."""
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    torch.set_num_threads(1)
-    run(partial(main, *args))
-
-
-def launch(log: Path, main: Callable, *args: object) -> multiprocessing.Process:
-    """Start `as_script` in a process of its own, forked from one that has imported torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.toy_training", "torch._dynamo"])  # the first optimizer imports it
-    process = context.Process(target=as_script, args=(log, main, *args))
-    process.start()
-    return process
-
-
-def launch_slow(folder: Path, log: Path) -> multiprocessing.Process:
+def launch_slow(folder: Path, log: Path) -> BaseProcess:
     """Start a run of many epochs, `slow`; it has saved its state once."""
     process = launch(log, slow, folder, "--epochs", "300")
     while not (folder / STATE).is_file():
         assert process.is_alive()
         time.sleep(0.01)
     return process
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def set_rank(number: int, world: int, port: int) -> None:
-    """Make this process one of `world`, as torchrun starts them."""
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-
-def as_rank(number: int, world: int, port: int, main: Callable, *args: object) -> None:
-    """`main` as one of `world` processes, in their group."""
-    set_rank(number, world, port)
-    with process_group("cpu"):
-        main(*args)
 
 
 def joined(folder: Path) -> None:

@@ -1,0 +1,125 @@
+"""What is written in another tool's format reads back the same, and what a format cannot hold is told."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets import convert
+from datasets.formats import WRITERS
+from datasets.formats.common import AnnotationFile, RawTube, RawVideo
+from datasets.formats.person_tubes import tubes_of_person
+from tests.format_cases import OWN, assert_same, described, written_json
+from utils.misc import InputError
+
+
+def random_file(seed: int) -> AnnotationFile:
+    """Two videos of people with gaps, changing actions and none, as the formats can hold them."""
+    draw = np.random.default_rng(seed)
+    videos = {}
+    for name in ("a/b", 'c "<&> 日本'):
+        tubes = []
+        for person in range(draw.integers(0, 4)):
+            present = np.flatnonzero(draw.random(40) < 0.8)
+            walk = draw.normal(0, 2, (40, 2)).cumsum(0)
+            at = {}
+            for frame in present.tolist():
+                x, y = 100 + walk[frame]
+                label = [None, "walk", "sit & <read>"][(frame // draw.integers(4, 9)) % 3]
+                at[frame] = {label: np.round([x, y, x + 20, y + 50], 2)}
+            tubes += tubes_of_person(at, person)
+        videos[name] = RawVideo(320, 240, 40, tubes)
+    return AnnotationFile(Path("random"), videos, ["walk", "sit & <read>"])
+
+
+def content_of(file: AnnotationFile) -> dict:
+    videos = {
+        name: {"tubes": [
+            {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(), "boxes": t.boxes.tolist()}
+            for t in video.tubes]}
+        for name, video in file.videos.items()
+    }  # fmt: skip
+    return {"labels": file.labels, "videos": videos}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("format", "target", "options"),
+    [
+        ("json", "out.json", {}),
+        ("cvat", "out.xml", {"action_attribute": "action"}),
+        ("cvat", "out", {"action_attribute": "action"}),
+        ("mot", "out", {}),
+        ("coco", "out.json", {}),
+    ],
+)
+def test_what_is_written_reads_back_the_same(format, target, options, seed, tmp_path):
+    file = random_file(seed)
+    assert WRITERS[format](file, tmp_path / target) == []
+    back = written_json(tmp_path / target, format, options, tmp_path / "back.json")
+    assert back["labels"] == file.labels
+    assert_same(back, content_of(file))
+    sizes = {(v["width"], v["height"]) for v in back["videos"].values() if "width" in v}
+    assert sizes == {(320, 240)}
+
+
+def by_frame(content: dict) -> dict[tuple, list[float]]:
+    """(video, person, frame, label) -> box."""
+    return {
+        (name, tube["person_id"], frame, tube["label"]): box
+        for name, video in content["videos"].items()
+        for tube in video["tubes"]
+        for frame, box in zip(tube["frames"], tube["boxes"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_avas_csv_holds_every_box_and_what_reads_it_lies_beside(seed, tmp_path):
+    file = random_file(seed)
+    lost = WRITERS["ava"](file, tmp_path / "out.csv")
+    paused = sum(len(v.tubes) - len({(t.person_id, t.label) for t in v.tubes}) for v in file.videos.values())
+    assert any(line.startswith(f"{paused} tube") for line in lost) == (paused > 0)
+    options = json.loads((tmp_path / "out.options.json").read_text(encoding="utf-8"))
+    back, written = (by_frame(c) for c in (
+        written_json(tmp_path / "out.csv", "ava_csv", options, tmp_path / "back.json"), content_of(file)))  # fmt: skip
+    people = [len({(key[0], key[1]) for key in content}) for content in (back, written)]
+    assert people[0] == people[1] and back.keys() == written.keys()
+    assert all(np.abs(np.subtract(back[key], written[key])).max() < 0.02 for key in written)
+
+
+def test_a_second_action_at_a_time_is_a_person_of_its_own_where_a_format_has_one_action(tmp_path):
+    boxes = np.tile([0.0, 0, 10, 20], (4, 1))
+    tubes = [RawTube(np.arange(4), boxes, "walk", 7), RawTube(np.arange(1, 3), boxes[:2], "wave", 7)]
+    file = AnnotationFile(Path("two"), {"v": RawVideo(100, 80, 6, tubes)}, ["walk", "wave"])
+    for format, target in (("cvat", "v.xml"), ("mot", "v")):
+        (line,) = WRITERS[format](file, tmp_path / target)
+        assert line.startswith("1 track of a second action")
+        options = {"action_attribute": "action"} if format == "cvat" else {}
+        back = written_json(tmp_path / target, format, options, tmp_path / "back.json")
+        (only,) = back["videos"].values()
+        assert [(t["label"], t["frames"]) for t in only["tubes"]] == [("walk", [0, 1, 2, 3]), ("wave", [1, 2])]
+        assert len({t["person_id"] for t in only["tubes"]}) == 2
+    assert WRITERS["coco"](file, tmp_path / "coco.json") == []
+    back = written_json(tmp_path / "coco.json", "coco", {}, tmp_path / "back.json")
+    assert_same(back, content_of(file))
+
+
+def test_the_command_prints_what_was_read_and_lost(tmp_path, monkeypatch, capsys):
+    case, path = described(OWN / "via3/1")
+    (tmp_path / "options.json").write_text(json.dumps(case["options"]))
+    flags = ["--from", "via3", "--options", str(tmp_path / "options.json"), "--to", "cvat"]
+    monkeypatch.setattr(sys, "argv", ["convert", *flags, str(path), str(tmp_path / "out.xml")])
+    convert.main()
+    out = capsys.readouterr().out
+    assert out.startswith("1 video (0 without tubes), people 1, tubes 4, boxes 5\n")
+    assert "stand 1, sit 0, write 1, wave 1, no action 1" in out
+    assert "2 tracks of a second action" in out and "without n_frames" in out
+
+
+@pytest.mark.parametrize("format", ["cvat", "mot", "coco"])
+def test_labels_that_would_read_back_as_no_action_are_refused(format, tmp_path):
+    file = AnnotationFile(Path("x"), {}, ["walk", "none"])
+    with pytest.raises(InputError, match="'none' stands for no action"):
+        WRITERS[format](file, tmp_path / "out.xml")
