@@ -8,6 +8,12 @@ import torch
 
 from models.detr import DETR, build_model
 
+SMALL = {
+    "backbone": "resnet18", "stages": 3, "norm": "bn", "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2,
+    "dim_feedforward": 64, "num_queries": 5, "num_classes": 2, "pre_norm": True,
+}  # fmt: skip
+"""A detector's settings."""
+
 
 def fill_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Float32 values for the state-dict entry `name`, from NumPy's legacy generator, which never changes."""

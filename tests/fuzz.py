@@ -29,11 +29,11 @@ from datasets.dataset import VideoFrames
 from datasets.make_shards import make_shards
 from datasets.use_shards import ClipDataset
 from models.weights import load_detr
+from tests.fill import SMALL
 from tests.pickles import pickled
 from tests.processes import fork
 from tests.tars import as_members
 from tests.test_annotations import own_project, tube
-from tests.test_weights import SMALL
 from utils.cli import Parser, positive_int, run
 from utils.misc import InputError, rng
 from utils.results import motion_recall_by_cue

@@ -39,12 +39,14 @@ def tube(frames=(0, 1), boxes=None, label=0, **more) -> dict:
     return {"label": label, "frames": list(frames), "boxes": boxes or [[10, 10, 30, 50]] * len(frames), **more}
 
 
+@pytest.fixture(scope="module")
+def ucf101():
+    return read_annotations(load_project("ucf101-24", DATA, annotations="pyannot.pkl"))
+
+
 @needs_data
-def test_both_ucf101_files_give_the_same_4458_tubes():
-    a, b = (
-        read_annotations(load_project("ucf101-24", DATA, annotations=name))
-        for name in ("pyannot.pkl", "finalAnnots.mat")
-    )
+def test_both_ucf101_files_give_the_same_4458_tubes(ucf101):
+    a, b = ucf101, read_annotations(load_project("ucf101-24", DATA, annotations="finalAnnots.mat"))
     assert list(a) == list(b) or set(a) == set(b)
     assert sum(len(v.tubes) for v in a.values()) == 4458
     for name, x in a.items():
@@ -59,9 +61,9 @@ def test_both_ucf101_files_give_the_same_4458_tubes():
 
 
 @needs_data
-def test_ucf101_labels_and_subsets_agree_with_the_video_names():
+def test_ucf101_labels_and_subsets_agree_with_the_video_names(ucf101):
     project = load_project("ucf101-24", DATA)
-    for name, annotated in read_annotations(project).items():
+    for name, annotated in ucf101.items():
         assert {project.labels[t.label] for t in annotated.tubes} <= {name.split("/")[0]}
     train, val = project.split("train"), project.split("val")
     assert (len(train), len(val), len(set(train) & set(val))) == (2284, 910, 0)

@@ -10,7 +10,7 @@ import torch
 from models.backbone import Backbone, fuse_batchnorm
 from models.detr import PERSON, build_model, for_inference, full_config, normalize
 from models.transformer import Transformer
-from tests.fill import fill_state_dict, filled_detr
+from tests.fill import SMALL, fill_state_dict, filled_detr
 from utils.box_ops import box_cxcywh_to_xyxy, box_iou
 from utils.misc import InputError
 
@@ -19,19 +19,6 @@ MODELS = {
     "detr-r50-dc5": {"backbone": "resnet50", "dilation": True},
     "detr-r101": {"backbone": "resnet101"},
     "detr-r101-dc5": {"backbone": "resnet101", "dilation": True},
-}
-SMALL = {
-    "backbone": "resnet18",
-    "stages": 3,
-    "norm": "bn",
-    "hidden_dim": 32,
-    "nheads": 4,
-    "enc_layers": 1,
-    "dec_layers": 2,
-    "dim_feedforward": 64,
-    "num_queries": 5,
-    "num_classes": 2,
-    "pre_norm": True,
 }
 
 

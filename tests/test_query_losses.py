@@ -8,7 +8,7 @@ from torch import Tensor
 from models.auxiliary_losses import QueryLosses
 from models.detr import build_model
 from models.person_encoder import NPairLoss
-from tests.test_detr import SMALL
+from tests.fill import SMALL
 
 N_ACTIONS = 3
 

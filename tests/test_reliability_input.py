@@ -18,10 +18,10 @@ from datasets.make_shards import make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, epoch_batches
 from models.detr import build_model, normalize
 from tests import pickles
+from tests.fill import SMALL
 from tests.images import claim_size
 from tests.tars import as_members
 from tests.test_annotations import own_project, tube, video
-from tests.test_weights import SMALL
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 from utils.storage.files import load_torch, save_torch, seal, write_sealed

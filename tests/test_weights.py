@@ -12,22 +12,9 @@ from torch import nn
 from models import weights
 from models.detr import DETR_CONFIG, build_model
 from models.weights import download, infer_config, load_detr, load_weights, weights_hash
-from tests.fill import fill_state_dict
+from tests.fill import SMALL, fill_state_dict
 from utils.misc import InputError
 
-SMALL = {
-    "backbone": "resnet18",
-    "stages": 3,
-    "norm": "bn",
-    "hidden_dim": 32,
-    "nheads": 4,
-    "enc_layers": 1,
-    "dec_layers": 2,
-    "dim_feedforward": 64,
-    "num_queries": 5,
-    "num_classes": 2,
-    "pre_norm": True,
-}
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens on the discard port
 
 
