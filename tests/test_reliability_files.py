@@ -281,7 +281,7 @@ def test_bad_videos_stop_each_stage_or_are_listed_and_left_out(
     for path in (copy.folder("bad") / "results").glob("*.json"):
         held = json.loads(path.read_text())
         kept = {"val": 1, "train": 3}[held["args"]["subset"]]
-        assert held["metrics"]["videos"] == kept and held["metrics"]["videos_left_out"] == {1: 1, 2: 2}[kept]
+        assert held["metrics"]["videos"] == kept and held["metrics"]["videos_left_out"] == {1: 1, 3: 2}[kept]
 
     broken[1].write_bytes(whole[1])
     seen = []
