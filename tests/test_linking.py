@@ -28,7 +28,6 @@ from models.linkers import (
     join_tracks,
     second_detections,
 )
-from models.person_queries import Detections
 from models.tube import LINK_CUES, Linker, link
 from utils.box_ops import Track, Tube
 
@@ -39,7 +38,7 @@ def test_linking_is_its_definition(cue: str, sim_th: float) -> None:
     for seed in range(3):
         detections = wandering_people(60, 4, 8, 0.5, seed)
         keep = (detections.frames < 20) | (detections.frames > 20 + 5 * seed)  # nobody for a while
-        frames, scores, boxes, features = Detections(*(part[keep] for part in detections))
+        frames, scores, boxes, features = (part[keep] for part in detections[:4])
         expected = link_by_loops(frames, features if cue == "feature" else boxes, sim_th, cue, end=3)
         tracks = link(frames, boxes, scores, features if cue == "feature" else None, sim_th, 3, cue)
         assert same_rows(tracks, expected)
