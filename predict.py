@@ -146,7 +146,7 @@ class VideoTracks:
         extractor = self.models.extractor
         pin = extractor.device.type == "cuda"
         with closing(Ahead(batches(self.video, extractor.image_size, extractor.batch_size, pin))) as images:
-            return np.concatenate([fetch() for _, fetch in run_ahead(extractor.start(images))])
+            return np.concatenate([fetch()[0] for _, fetch in run_ahead(extractor.start(images))])
 
     def extend(self, frames: Iterable[np.ndarray]) -> Iterator[int]:
         """Detect people in the video's `frames`, uint8 RGB (H, W, 3), and link them, batch by batch; yields how many

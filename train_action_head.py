@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from models.head_types import add_head_flags, add_time_flags, head_folder
+from models.head_types import HEAD_TYPES, add_head_flags, add_time_flags, head_folder
 from models.link_settings import add_linking_flags, existing_tar, link_settings
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
 from utils.flags import (
@@ -68,7 +68,7 @@ from datasets.presets import parse_with_preset
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
-from models.frame_features import FRAME_KINDS, features_of_tracks, frame_extractor
+from models.frame_features import features_of_tracks, frame_extractor
 from utils.distributed import per_rank, process_group, rank, world_size
 from utils.misc import InputError, start
 from utils.storage.tracks import TrackStore
@@ -170,7 +170,7 @@ def main() -> None:
         if args.class_weights != "none" and not project.multi_label:
             raise InputError(f"--class_weights {args.class_weights}: goes with a project file of multi_label: true")
         frames = None
-        if args.head_type in FRAME_KINDS:
+        if HEAD_TYPES[args.head_type].frames:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
 
         def tracks_of(subset: str, store: TrackStore) -> TrackBatches:

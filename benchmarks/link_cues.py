@@ -74,7 +74,7 @@ def read_videos(root: Path, project, subset: str, epoch: int | None, psn_score_t
     store, videos = TarStore(path, "query cache"), {}
     for name, gt in make_gt_tubes(project, subset).items():
         detections = CachedDetections(store, name, psn_score_th)
-        features = np.concatenate([encode(encoder, block.queries) for block in detections.blocks()])
+        features = np.concatenate([encode(encoder, queries) for *_, queries in detections.blocks()])
         person, alone = identities(detections.frames, detections.boxes, gt)
         videos[name] = Video(detections.frames, detections.boxes, detections.scores, features, person, alone, gt)
     return videos

@@ -126,7 +126,7 @@ def cost(detector: Detector, videos: SubsetVideos) -> tuple[float, float]:
 def rows_of(source: str, project: Project, args: argparse.Namespace, device: torch.device) -> list[list]:
     """The table's rows of one detector."""
     folder, rows, threshold = Path(args.checkpoint_root) / project.name / "queries", [], None
-    load = partial(Detector, source, device, args.checkpoint_root, amp_type(args.amp), args.compile)
+    load = partial(Detector, source, device, args.checkpoint_root, args.compile, amp=amp_type(args.amp))
     subsets = [SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)]
     for layer in args.layers or range(1, load().n_layers + 1):
         detector = load(batch_size=args.detr_batch, query_layer=layer)

@@ -66,8 +66,7 @@ class ActionHead(nn.Module):
         # a track of 4,000 frames, 92 MB this way) and is slower from some hundred frames on.
         if self.needs_frames:
             self.frame_proj = nn.Linear(c["frame_d"], c["in_d"])
-            decoder_layer = nn.TransformerDecoderLayer(*layer)
-            self.transformer = nn.TransformerDecoder(decoder_layer, c["n_layers"])
+            self.transformer = nn.TransformerDecoder(nn.TransformerDecoderLayer(*layer), c["n_layers"])
         else:
             encoder_layer = nn.TransformerEncoderLayer(*layer)
             self.transformer = nn.TransformerEncoder(encoder_layer, c["n_layers"], enable_nested_tensor=False)
@@ -112,16 +111,16 @@ class ActionHead(nn.Module):
 
     def _with_time(self, x: Tensor, times: Tensor, place: int) -> Tensor:
         """(B, T, in_d), (B, T) -> (T, B, width)."""
-        how, cycle = HEAD_TYPES[self.config["head_type"]].time, self.config["time_cycle"]
-        if how is None:
+        joined, cycle = HEAD_TYPES[self.config["head_type"]].time, self.config["time_cycle"]
+        if joined is None:
             return x.transpose(0, 1)
         if self.config["time_encoding"] == "periodic":
             time = time_encoding(times, self.time_d, cycle)
         else:
-            if how == "add":  # the published code adds the place in the track, which knows no gaps
+            if joined == "add":  # the published code adds the place in the track, which knows no gaps
                 times = torch.arange(place, place + times.shape[1], device=times.device).expand_as(times)
             time = published_time_encoding(times, self.time_d, cycle)
-        x = x + time.to(x.dtype) if how == "add" else torch.cat([x, time.to(x.dtype)], -1)
+        x = x + time.to(x.dtype) if joined == "add" else torch.cat([x, time.to(x.dtype)], -1)
         return x.transpose(0, 1)
 
 
@@ -142,12 +141,11 @@ def action_probabilities(
         its own, and that of "no action" is 0.
     """
     device = next(head.parameters()).device
-    times = torch.from_numpy(times)[None].to(device)
-    features = None if frame_features is None else torch.from_numpy(frame_features)[None].to(device)
-    logits = head(torch.from_numpy(queries)[None].to(device), times, None, features, place)
-    if head.config["multi_label"]:
-        return F.pad(logits[0].float().sigmoid(), (0, 1)).cpu().numpy()
-    return logits[0].float().softmax(-1).cpu().numpy()
+    arrays = (queries, times, frame_features)
+    queries, times, frame_features = (None if a is None else torch.from_numpy(a)[None].to(device) for a in arrays)
+    logits = head(queries, times, None, frame_features, place)[0].float()
+    probabilities = F.pad(logits.sigmoid(), (0, 1)) if head.config["multi_label"] else logits.softmax(-1)
+    return probabilities.cpu().numpy()
 
 
 def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[ActionHead, dict, int]:
@@ -207,14 +205,11 @@ def build_action_head(
         InputError: an unknown type or encoding, or sizes that do not go together.
     """
     config = dict(locals())
-    if head_type not in HEAD_TYPES:
-        raise InputError(f"--head_type {head_type}: choose from {', '.join(HEAD_TYPES)}")
-    if time_encoding not in TIME_ENCODINGS:
-        raise InputError(f"--time_encoding {time_encoding}: choose from {', '.join(TIME_ENCODINGS)}")
-    sizes = ["n_classes", "in_d", "time_cycle", "n_layers", "nhead", "dim_feedforward", "time_d"]
-    if HEAD_TYPES[head_type].frames:
-        sizes.append("frame_d")
-    for name in sizes:
+    for name, choices in (("head_type", HEAD_TYPES), ("time_encoding", TIME_ENCODINGS)):
+        if config[name] not in choices:
+            raise InputError(f"--{name} {config[name]}: choose from {', '.join(choices)}")
+    sizes = ("n_classes", "in_d", "time_cycle", "n_layers", "nhead", "dim_feedforward", "time_d")
+    for name in (*sizes, "frame_d") if HEAD_TYPES[head_type].frames else sizes:
         if not isinstance(config[name], int) or config[name] < 1:
             raise InputError(f"action head setting {name}={config[name]!r}: must be an integer of at least 1")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:

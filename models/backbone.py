@@ -6,12 +6,8 @@ from torchvision.models import resnet
 
 CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}  # after the fourth stage
 
-_CONV_AND_NORM = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [
-    ("0", "1"),
-    ("conv", "norm"),
-    ("convolution", "normalization"),
-]
-
+_CONV_AND_NORM = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"), ("conv", "norm"))
+_CONV_AND_NORM += (("convolution", "normalization"),)
 FIRST_SCALE = 0.1  # initial scale of a deep ResNet's residual branches, trained from scratch (Goyal et al. 2017: 0)
 
 
@@ -23,30 +19,24 @@ class FrozenBatchNorm2d(nn.Module):
         for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
             self.register_buffer(name, torch.full((channels,), float(value)))
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """The scale and shift, (C,) each, that the layer amounts to."""
-        scale = self.weight * (self.running_var + 1e-5).rsqrt()
-        return scale, self.bias - self.running_mean * scale
-
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = self.affine()
+        scale, shift = _affine(self)
         return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """The scale and shift, (C,) each, that a BatchNorm with fixed statistics amounts to."""
+    scale = norm.weight * (norm.running_var + getattr(norm, "eps", 1e-5)).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def _dilate(stage: nn.Module) -> None:
     """Replace a stage's stride of 2 by dilation of its later 3x3 convolutions (DC5): the receptive field stays."""
-    first = True
-    for block in stage:
-        for conv in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
-            conv.stride = (1, 1)
-            if conv.kernel_size == (3, 3) and not (first and conv is _strided_conv(block)):
-                conv.dilation = conv.padding = (2, 2)
-        first = False
-
-
-def _strided_conv(block: nn.Module) -> nn.Conv2d:
-    """The 3x3 convolution that carries a residual block's stride."""
-    return block.conv2 if isinstance(block, resnet.Bottleneck) else block.conv1
+    strided = stage[0].conv2 if isinstance(stage[0], resnet.Bottleneck) else stage[0].conv1
+    for conv in (module for module in stage.modules() if isinstance(module, nn.Conv2d)):
+        conv.stride = (1, 1)
+        if conv.kernel_size == (3, 3) and conv is not strided:
+            conv.dilation = conv.padding = (2, 2)
 
 
 class Backbone(nn.Module):
@@ -71,13 +61,13 @@ class Backbone(nn.Module):
         for part in ("conv1", "bn1", "relu", "maxpool", *layers):
             self.body.add_module(part, getattr(full, part))
         self.num_channels = CHANNELS[name] // 2 ** (4 - stages)
-        if norm == "bn":
+        if norm == "frozen":
+            self.body.conv1.requires_grad_(False)
+            self.body.layer1.requires_grad_(False)
+        else:
             for block in self.body.modules():
                 if isinstance(block, resnet.Bottleneck):  # a deep network: each block begins close to the identity
                     nn.init.constant_(block.bn3.weight, FIRST_SCALE)
-        if norm == "frozen":
-            for part in (self.body.conv1, self.body.layer1):
-                part.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
@@ -87,8 +77,8 @@ class Backbone(nn.Module):
 def fuse_batchnorm(module: nn.Module) -> nn.Module:
     """Fold every BatchNorm into the convolution before it, in place, and return the module.
 
-    For inference: running statistics are used, and the names of the state dict change. Pairs are told by their names,
-    those of torchvision, of this project and of `transformers`.
+    For inference: running statistics are used, and the names of the state dict change. Pairs are recognised by their
+    names, those of torchvision, of this project and of `transformers`.
     """
     for parent in list(module.modules()):
         names = dict(parent.named_children())
@@ -97,8 +87,7 @@ def fuse_batchnorm(module: nn.Module) -> nn.Module:
             frozen = type(norm).__name__.endswith("FrozenBatchNorm2d")
             if not (isinstance(conv, nn.Conv2d) and (frozen or isinstance(norm, nn.BatchNorm2d))):
                 continue
-            scale = norm.weight * (norm.running_var + getattr(norm, "eps", 1e-5)).rsqrt()
-            shift = norm.bias - norm.running_mean * scale
+            scale, shift = _affine(norm)
             conv.weight.mul_(scale[:, None, None, None])
             conv.bias = nn.Parameter(shift.clone() if conv.bias is None else conv.bias * scale + shift)
             setattr(parent, norm_name, nn.Identity())

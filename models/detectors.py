@@ -56,8 +56,7 @@ def open_detr(path: Path, checkpoint: object, device: torch.device, use: Setting
     """DETR, of the official release or trained by this project."""
     detr, config = build_detr(path, checkpoint, device, use.person_label)
     n_layers, person = config["dec_layers"], config["person_label"]
-    layer = _layer(use.query_layer, n_layers, str(path))
-    detr.query_layer = layer
+    layer = detr.query_layer = _layer(use.query_layer, n_layers, str(path))
     size, square = use.image_size or config["image_size"], use.square or config["pad_square"]
     weights = weights_hash(detr.state_dict()) + "-undilated" * dilation_is_unknown(path, checkpoint)
     changed = f"-layer{layer}" * (layer != n_layers) + f"-person{person}" * (person != PERSON)
@@ -103,7 +102,7 @@ KINDS = {"hf": open_hf, "detr": open_detr}
 
 
 def open_network(source: str | Path, checkpoint_root: str | Path, device: torch.device, use: Settings) -> Network:
-    """The detector that `source` names: `hf:<name or folder>`, or as in `models.weights.load_detr`."""
+    """The detector that `source` names: `hf:<name or folder>`, or as in `models.weights.read_detector`."""
     if is_hf(source):
         return KINDS["hf"](str(source), None, device, use)
     path, checkpoint = read_detector(source, checkpoint_root)

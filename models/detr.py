@@ -85,15 +85,8 @@ class DETR(nn.Module):
         self.input_proj = nn.Conv2d(backbone.num_channels, d, 1)
         self.position = SinePositionEncoding(d, config["temperature"])
         self.position_in_features = config["position_in_features"]
-        self.transformer = Transformer(
-            d,
-            config["nheads"],
-            config["enc_layers"],
-            config["dec_layers"],
-            config["dim_feedforward"],
-            config["dropout"],
-            config["pre_norm"],
-        )
+        names = ("nheads", "enc_layers", "dec_layers", "dim_feedforward", "dropout", "pre_norm")
+        self.transformer = Transformer(d, *(config[name] for name in names))
         self.query_embed = nn.Embedding(config["num_queries"], d)
         self.class_embed = nn.Linear(d, config["num_classes"] + 1)
         self.bbox_embed = _MLP(d, 4, 3)
@@ -130,22 +123,17 @@ class DETR(nn.Module):
         with torch.autocast(device, enabled=False):
             states = states.to(embed.dtype)
             logits, boxes = self.class_embed(states), self.bbox_embed(states).sigmoid()
+        chosen = -1 if self.query_layer is None else self.query_layer - 1 if self.training else 0
         out = {
             "pred_logits": logits[-1],
             "pred_boxes": boxes[-1],
-            "queries": self._queries(states),
+            "queries": states[chosen],
             "features": features,
         }
         if self.training and self.aux_loss:
             earlier = zip(logits[:-1], boxes[:-1], strict=True)
             out["aux_outputs"] = [{"pred_logits": a, "pred_boxes": b} for a, b in earlier]
         return out
-
-    def _queries(self, states: Tensor) -> Tensor:
-        """`query_layer`'s of the decoder states (L, B, N, d) that the transformer returns."""
-        if self.query_layer is None:
-            return states[-1]
-        return states[self.query_layer - 1] if self.training else states[0]
 
 
 @torch.no_grad()

@@ -22,15 +22,9 @@ class SetCriterion(nn.Module):
         self.box_overlap = config["box_overlap"]
         costs = (config[f"set_cost_{name}"] for name in ("class", "bbox", "giou"))
         self.matcher = HungarianMatcher(*costs, self.box_overlap)
-        weights = {
-            "loss_ce": config["ce_loss_coef"],
-            "loss_bbox": config["bbox_loss_coef"],
-            "loss_giou": config["giou_loss_coef"],
-        }
-        self.weight_dict = dict(weights)
-        if config["aux_loss"]:
-            for i in range(config["dec_layers"] - 1):
-                self.weight_dict |= {f"{name}_{i}": weight for name, weight in weights.items()}
+        weights = {f"loss_{name}": config[f"{name}_loss_coef"] for name in ("ce", "bbox", "giou")}
+        earlier = range(config["dec_layers"] - 1) if config["aux_loss"] else ()
+        self.weight_dict = weights | {f"{name}_{i}": weight for i in earlier for name, weight in weights.items()}
         class_weight = torch.ones(self.num_classes + 1)
         class_weight[-1] = config["eos_coef"]
         self.register_buffer("class_weight", class_weight)

@@ -1,9 +1,11 @@
 """Features of whole frames, for the action heads that ask with them: X3D-XS, or DETR's backbone."""
 
+import itertools
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from models.detr import DETR
 from models.frozen import Started, fetch_later, run_frozen
-from models.person_queries import Detector, Videos, batch_size, detector_of
+from models.person_queries import Detector, batch_size, detector_of
 from models.weights import weights_hash
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
 from utils.box_ops import Track
@@ -20,16 +22,12 @@ from utils.misc import InputError
 from utils.storage.tars import TarStore
 from utils.storage.video_cache import fill_cache
 
-FRAME_KINDS = ("x3d", "res")  # of action heads
-
-
-def _array_later(features: Tensor) -> Callable[[], np.ndarray]:
-    fetch = fetch_later(features)
-    return lambda: fetch()[0]
+if TYPE_CHECKING:
+    from datasets.frame_batches import SubsetVideos
 
 
 class BackboneFeatures:
-    """DETR's backbone features, averaged over the picture: (b, 3, H, W) uint8 -> (b, c)."""
+    """DETR's backbone features, averaged over the frame: (b, 3, H, W) uint8 -> (b, c)."""
 
     def __init__(self, detector: Detector) -> None:
         if not isinstance(detector.detr, DETR):
@@ -39,17 +37,17 @@ class BackboneFeatures:
         self.width, self._detector = detector.detr.backbone[0].num_channels, detector
 
     def start(self, batches: Iterable[Tensor]) -> Started:
-        """Start on one video's frames, in order: how many each batch has, and a function that waits for their
-        features, float32 (b, width)."""
+        """Start on one video's frames, in order: how many each batch has, and a function that waits for a list of their
+        features, float32 (b, width), alone."""
         for images in batches:
-            yield len(images), _array_later(self._detector.backbone(images).mean((2, 3)))
+            yield len(images), fetch_later(self._detector.backbone(images).mean((2, 3)))
 
 
 class X3DFeatures:
     """X3D-XS after its pool, a clip around each frame: (b, 3, H, W) uint8 -> (b, 2048).
 
     `clip` "centre": the clip's `X3D_FRAMES` frames, `X3D_STRIDE` apart, lie around the frame, and stop at the video's
-    ends; "repeat": the frame itself, repeated. Whole pictures, squeezed to `X3D_SIZE` pixels square.
+    ends; "repeat": the frame itself, repeated. Whole frames, squeezed to `X3D_SIZE` pixels square.
     """
 
     def __init__(
@@ -63,36 +61,31 @@ class X3DFeatures:
 
     @torch.inference_mode()
     def start(self, batches: Iterable[Tensor]) -> Started:
-        """Start on one video's frames, in order: how many each run of them has, and a function that waits for their
-        features, float32 (b, width). Holds no more frames than a clip spans."""
-        size = (X3D_SIZE, X3D_SIZE)
+        """As `BackboneFeatures.start`, for runs of frames. Holds no more frames than a clip spans."""
         window: deque[Tensor] = deque()  # frames `first`, `first + 1`, ...
         first = done = read = 0
-
-        def ready(limit: int) -> Started:
-            nonlocal first, done
+        for images in itertools.chain(batches, [None]):  # None: the video's end
+            if images is not None:
+                frames = images.to(self.device, non_blocking=True).float()
+                small = F.interpolate(frames, (X3D_SIZE, X3D_SIZE), mode="bilinear", antialias=True)
+                window.extend(normalize_x3d(small.round().clamp(0, 255).to(torch.uint8)))
+                read += len(images)
+            limit = read if images is None else read - self.offsets[-1]  # the clips before it are complete
             while done < limit:
                 stop = min(done + self.batch_size, limit)
-                clips = []
-                for t in range(done, stop):
-                    places = np.clip(np.add(t, self.offsets), 0, read - 1).tolist()
-                    clips.append(torch.stack([window[place - first] for place in places], 1))
-                yield stop - done, _array_later(self.model.features(torch.stack(clips)).float())
+                places = np.clip(np.arange(done, stop)[:, None] + self.offsets, 0, read - 1) - first
+                clips = torch.stack([torch.stack([window[i] for i in row], 1) for row in places.tolist()])
+                yield stop - done, fetch_later(self.model.features(clips).float())
                 done = stop
                 while first < done + self.offsets[0]:
                     window.popleft()
                     first += 1
 
-        for images in batches:
-            pictures = images.to(self.device, non_blocking=True).float()
-            small = F.interpolate(pictures, size, mode="bilinear", antialias=True)
-            window.extend(normalize_x3d(small.round().clamp(0, 255).to(torch.uint8)))
-            read += len(images)
-            yield from ready(read - self.offsets[-1])
-        yield from ready(read)
+
+Extractor = BackboneFeatures | X3DFeatures
 
 
-def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X3DFeatures) -> TarStore:
+def cache_features(folder: Path, videos: "SubsetVideos", extractor: Extractor) -> TarStore:
     """The tar of a subset's frame features, `features` float32 (n_frames, width) a video; made where it is missing."""
     path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
     with fill_cache(path, videos.sources(), {"extractor": extractor.key}, videos.skip_bad) as cache:
@@ -100,21 +93,19 @@ def cache_features(folder: Path, videos: Videos, extractor: BackboneFeatures | X
         what = f"{extractor.key.split('-')[0]} over {videos.subset}"
         for video, batches in run_frozen(what, cache.missing, opened, lambda video: extractor.start(video.batches)):
             with cache.sample(video.name) as sample:
-                for _, features in batches:
+                for _, (features,) in batches:
                     sample.append({"features": features})
     return TarStore(path, "cache of frame features")
 
 
-def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> BackboneFeatures | X3DFeatures:
+def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> Extractor:
     """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
     if kind == "res":
         return BackboneFeatures(detector_of(args, device, detector))
     return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, batch_size(args, device))
 
 
-def features_of_tracks(
-    folder: Path, videos: Videos, extractor: BackboneFeatures | X3DFeatures
-) -> Callable[[Track], np.ndarray]:
+def features_of_tracks(folder: Path, videos: "SubsetVideos", extractor: Extractor) -> Callable[[Track], np.ndarray]:
     """A function that gives the features of a track's frames, float32 (T, width), out of the subset's cache."""
     store = cache_features(folder, videos, extractor)
 

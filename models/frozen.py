@@ -75,13 +75,12 @@ def run_frozen(
 
 
 def _started(videos: Iterable, start: Callable[[Any], Started]) -> Iterator[tuple]:
-    """(video, frames, function that waits for the outputs) of each batch; at a video's end (video, 0, None or its
-    BadVideo)."""
+    """(video, frames, function that waits for the outputs) of each batch; at a video's end (video, 0, its BadVideo or
+    None)."""
     for video in videos:
         fault = None
         try:
-            for n_frames, fetch in start(video):
-                yield video, n_frames, fetch
+            yield from ((video, *batch) for batch in start(video))
         except BadVideo as error:
             fault = error
         yield video, 0, fault
@@ -89,9 +88,8 @@ def _started(videos: Iterable, start: Callable[[Any], Started]) -> Iterator[tupl
 
 def _outputs(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple[int, Any]]:
     for _, n_frames, fetch in batches:
-        if isinstance(fetch, BadVideo):
+        if n_frames:
+            yield n_frames, fetch()
+            bar.update(n_frames)
+        elif fetch is not None:  # the video's BadVideo
             raise fetch
-        if fetch is None:
-            return
-        yield n_frames, fetch()
-        bar.update(n_frames)

@@ -1,37 +1,34 @@
 """The kinds of action head, their flags and folders; without PyTorch, so that `--help` answers at once."""
 
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.cli import Parser, positive_int, run_name, share
 from utils.flags import OF_DATA
 
 
-@dataclass(frozen=True)
-class HeadType:
+class HeadType(NamedTuple):
     """One kind of action head; a new one is one more entry of `HEAD_TYPES`.
 
     Args:
-        name: value of `--head_type`.
         time: how a frame's time joins its query: "add", "append", or None (the queries have no order).
         frames: frame features that cross-attend to the queries: "x3d" (X3D-XS), "res" (DETR's backbone), or None
             (self-attention among the queries).
     """
 
-    name: str
     time: str | None
     frames: str | None
 
 
-_TYPES = (
-    HeadType("vanilla", time=None, frames=None),
-    HeadType("time_ecd:add", time="add", frames=None),
-    HeadType("time_ecd:cat", time="append", frames=None),
-    HeadType("x3d", time="append", frames="x3d"),
-    HeadType("res", time="append", frames="res"),
-)
-HEAD_TYPES = {head_type.name: head_type for head_type in _TYPES}
+HEAD_TYPES = {
+    "vanilla": HeadType(time=None, frames=None),
+    "time_ecd:add": HeadType(time="add", frames=None),
+    "time_ecd:cat": HeadType(time="append", frames=None),
+    "x3d": HeadType(time="append", frames="x3d"),
+    "res": HeadType(time="append", frames="res"),
+}
+"""Values of `--head_type`."""
 TIME_ENCODINGS = ("periodic", "published")
 
 

@@ -1,8 +1,8 @@
 """How well person features tell people apart on videos that the person encoder was not trained on."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,21 +10,11 @@ from torch import Tensor, nn
 
 from models.person_encoder import NPairLoss, PersonEncoder, encode
 
+if TYPE_CHECKING:
+    from datasets.query_clips import QueryClips
+
 GAPS = (1, 4, 16, 64)  # frames between a detection and those that it is looked for in
 PLACES = (0.125, 0.375, 0.625, 0.875)  # of a video, where detections are looked for
-
-Labelled = tuple[np.ndarray, np.ndarray]
-"""Query vectors float32 (M, d) and identities int64 (M,)."""
-
-
-class Clips(Protocol):
-    """Clips of detections of known people (`datasets.query_clips.QueryClips`)."""
-
-    def __len__(self) -> int: ...
-
-    def pack(self, keys: list[tuple[int, int]]) -> Labelled: ...
-
-    def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[Labelled, Labelled]: ...
 
 
 def _similarities(a: Tensor, b: Tensor) -> Tensor:
@@ -64,7 +54,7 @@ def rank1(features: Tensor, ids: Tensor, gallery: Tensor, gallery_ids: Tensor) -
 
 
 def held_out_metrics(
-    encoder: PersonEncoder, criterion: NPairLoss, clips: Clips, clips_a_batch: int
+    encoder: PersonEncoder, criterion: NPairLoss, clips: "QueryClips", clips_a_batch: int
 ) -> dict[str, float]:
     """What training maximises, on clips that it does not see, in batches of the same form.
 
@@ -78,27 +68,20 @@ def held_out_metrics(
     hits: dict[str, list[tuple[int, int]]] = defaultdict(list)
     device = next(encoder.parameters()).device
 
-    def encoded(labelled: Labelled) -> tuple[Tensor, Tensor]:
-        queries, ids = labelled
+    def encoded(queries: np.ndarray, ids: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(encode(encoder, queries)).to(device), torch.from_numpy(ids).to(device)
 
     for first in range(0, len(clips), clips_a_batch):
         indices = range(first, min(first + clips_a_batch, len(clips)))
-        features, ids = encoded(clips.pack([(0, index) for index in indices]))
+        features, ids = encoded(*clips.pack([(0, index) for index in indices]))
         if len(ids.unique()) < len(ids):  # somebody appears twice
             values["val_loss"].append(float(criterion(features, ids)))
             values["val_nearest_is_same"].append(float(nearest_is_same(features, ids)))
         for name, value in zip(("same", "different"), mean_similarities(features, ids), strict=True):
             values[f"val_similarity_{name}"].append(value)
-        for gap in GAPS:
-            for place in PLACES:
-                hits[f"val_rank1@{gap}"].append(
-                    rank1(*(x for side in clips.across(indices, gap, place) for x in encoded(side)))
-                )
-    metrics = {
-        name: float(np.nanmean(of_batches)) for name, of_batches in values.items() if np.isfinite(of_batches).any()
-    }
-    for name, counts in hits.items():
-        right, total = np.sum(counts, 0)
-        metrics |= {name: float(right / total)} if total else {}
-    return metrics
+        for gap, place in itertools.product(GAPS, PLACES):
+            detections, gallery = clips.across(indices, gap, place)
+            hits[f"val_rank1@{gap}"].append(rank1(*encoded(*detections), *encoded(*gallery)))
+    totals = {name: np.sum(counts, 0) for name, counts in hits.items()}
+    metrics = {name: float(np.nanmean(batches)) for name, batches in values.items() if np.isfinite(batches).any()}
+    return metrics | {name: float(right / total) for name, (right, total) in totals.items() if total}

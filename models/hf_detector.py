@@ -27,8 +27,6 @@ from utils.misc import InputError, checksum
 PREFIX = "hf:"
 NEEDS = "needs the package transformers, which is not here; pip install -r requirements-hf.txt"
 _PROBES = ((72, 96), (900, 1200))  # frames smaller and larger than what most models take
-_NOT_WHOLE = "the folder is not whole, or not a detector's"
-_NOT_FOUND = "no such folder, and not found on the hub (or no network)"
 _IN_FLOAT32 = re.compile(r"bbox|class|score|integral|ref(erence)?_point")  # layers of boxes and scores in 16-bit models
 
 
@@ -68,8 +66,9 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
     except ImportError as error:  # timm, of some backbones
         raise InputError(f"{PREFIX}{name}: {_one_line(error)}; pip install -r requirements-hf.txt") from None
     except Exception as error:  # the library raises whatever its parts do
-        reason = f"{_NOT_WHOLE if local else _NOT_FOUND} ({type(error).__name__}: {_one_line(error)})"
-        raise InputError(f"{PREFIX}{name}: {reason}") from None
+        reason = "the folder is not whole, or not a detector's"
+        reason = reason if local else "no such folder, and not found on the hub (or no network)"
+        raise InputError(f"{PREFIX}{name}: {reason} ({type(error).__name__}: {_one_line(error)})") from None
     if faults := [*info["missing_keys"], *map(str, info["mismatched_keys"])]:
         raise InputError(
             f"{PREFIX}{name}: the weights are not whole ({len(faults)} missing or of another shape: {min(faults)})"
@@ -123,11 +122,11 @@ def load(
     return HFDetector(model, processor, name, torch.device(device), person_label)
 
 
-def person_class(labels: dict[int, str], wanted: str | int | None, name: str) -> int:
-    """The class of people in a model's label map; `wanted`, a label or a number, names another than "person"."""
+def person_class(labels: dict[int, str], person_label: str | int | None, name: str) -> int:
+    """The class of people in a model's label map; `person_label`, a label or a number, names another than "person"."""
     labels = {int(number): str(label) for number, label in labels.items()}
     named = {label.lower(): number for number, label in reversed(labels.items())}
-    text = "person" if wanted is None else str(wanted).lower()
+    text = "person" if person_label is None else str(person_label).lower()
     if text.isdecimal() and int(text) in labels:
         number = int(text)
         if named.get("person", number) != number:
@@ -152,36 +151,29 @@ class FrameInput:
     def __init__(self, processor: Any, device: torch.device) -> None:
         self.processor = processor
         self.resizes, self.size, self.resample = processor.do_resize, processor.size, processor.resample
-        mean, deviation = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        statistics = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        mean, deviation = (torch.tensor(x, device=device).view(-1, 1, 1) for x in statistics)
         scale = processor.rescale_factor if processor.do_rescale else 1.0
-        if processor.do_normalize:
-            mean, deviation = (torch.tensor(x).view(-1, 1, 1) for x in (processor.image_mean, processor.image_std))
-        self.factor, self.offset = (scale / deviation).to(device), (-mean / deviation).to(device)
+        self.factor, self.offset = scale / deviation, -mean / deviation
         draw = torch.Generator().manual_seed(0)
-        probes = [torch.randint(0, 256, (1, 3, *shape), dtype=torch.uint8, generator=draw) for shape in _PROBES]
-        probes = [probe.to(device) for probe in probes]
-        wanted = [self.of_library(probe) for probe in probes]
-        for way in (self.resize_bytes, self.resize_floats, self.of_library):
+        probes = [torch.randint(256, (1, 3, *s), dtype=torch.uint8, generator=draw).to(device) for s in _PROBES]
+        expected = [self.of_library(probe) for probe in probes]
+        for way in (self.resized, partial(self.resized, as_floats=True), self.of_library):
             self.apply: Callable[[Tensor], Tensor] = way
-            if all(torch.allclose(way(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, wanted, strict=True)):
+            if all(torch.allclose(way(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, expected, strict=True)):
                 break
 
     def of_library(self, images: Tensor) -> Tensor:
         """By the image processor itself."""
         return self.processor(images=list(images), return_tensors="pt", do_pad=False)["pixel_values"].to(images.device)
 
-    def resize_bytes(self, images: Tensor) -> Tensor:
-        """Resized as uint8, then normalised: most families."""
+    def resized(self, images: Tensor, as_floats: bool = False) -> Tensor:
+        """Resized as uint8 (most families), or as floats without smoothing (RF-DETR), then normalised."""
+        images = images.float() if as_floats else images
         if self.resizes:
-            images = self.processor.resize(images, size=self.size, resample=self.resample)
+            options = {"resample": self.resample, "antialias": not as_floats}
+            images = self.processor.resize(images, size=self.size, **options)
         return images.float().mul_(self.factor).add_(self.offset)
-
-    def resize_floats(self, images: Tensor) -> Tensor:
-        """Resized as floats, without smoothing, then normalised: RF-DETR."""
-        images = images.float()
-        if self.resizes:
-            images = self.processor.resize(images, size=self.size, resample=self.resample, antialias=False)
-        return images * self.factor + self.offset
 
 
 class HFDetector(nn.Module):
@@ -300,16 +292,22 @@ def for_inference(detector: HFDetector, dtype: torch.dtype | None = None) -> HFD
             if name.startswith(tuple(exact)):
                 continue
             if _IN_FLOAT32.search(name) and not isinstance(module, nn.ModuleList):
-                module.forward = partial(_float32, module.forward)
+                module.forward = in_float32(module.forward)
                 exact.append(name + ".")
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
     return detector
 
 
-def _float32(forward: Callable, *args: Any, **kwargs: Any) -> Any:
-    """A layer's forward in float32, whatever its input and the precision around it."""
-    device = next(a.device.type for a in (*args, *kwargs.values()) if torch.is_tensor(a))
-    with torch.autocast(device, enabled=False):
-        args = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
-        return forward(*args, **kwargs)
+def in_float32(function: Callable) -> Callable:
+    """A function of tensors, or a layer's forward, in float32, whatever its input and the precision around it."""
+
+    def exact(value: Any) -> Any:
+        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        device = next(value.device for value in (*args, *kwargs.values()) if torch.is_tensor(value))
+        with torch.autocast(device.type, enabled=False):
+            return function(*[exact(value) for value in args], **{name: exact(x) for name, x in kwargs.items()})
+
+    return compute

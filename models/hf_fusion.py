@@ -1,5 +1,6 @@
-"""Exact shortcuts for inference in the convolutions of `transformers`' detectors, whose blocks are told by names."""
+"""Exact shortcuts for inference in the convolutions of `transformers`' detectors, whose blocks are known by name."""
 
+import math
 import types
 
 import torch
@@ -35,14 +36,8 @@ def _merge_branches(block: nn.Module) -> None:
         return
     large.weight += F.pad(small.weight, (1, 1, 1, 1))
     large.bias += small.bias
-    block.conv2 = _Nothing()
-
-
-class _Nothing(nn.Module):
-    """The branch that was merged into the other."""
-
-    def forward(self, x: Tensor) -> float:
-        return 0.0
+    block.forward = nn.Sequential(block.conv1, block.activation).forward
+    del block.conv2
 
 
 def _fold_affine(block: nn.Module) -> None:
@@ -52,18 +47,7 @@ def _fold_affine(block: nn.Module) -> None:
         return
     conv.weight *= affine.scale
     conv.bias.mul_(affine.scale).add_(affine.bias)
-    block.activation, block.lab = _AtLeast(affine.bias.item()), nn.Identity()
-
-
-class _AtLeast(nn.Module):
-    """max(x, least), in place."""
-
-    def __init__(self, least: float) -> None:
-        super().__init__()
-        self.least = least
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp_min_(self.least)
+    block.activation, block.lab = nn.Hardtanh(affine.bias.item(), math.inf, inplace=True), nn.Identity()
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:

@@ -1,13 +1,12 @@
 """Fine-tuning of `transformers`' detectors on boxes of people, by the loss that each has in the library."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from models.hf_detector import HFDetector
+from models.hf_detector import HFDetector, in_float32
 from utils.cli import Parser
 from utils.distributed import world_size
 from utils.misc import InputError
@@ -23,22 +22,25 @@ class HFTraining(nn.Module):
     def __init__(self, detector: HFDetector) -> None:
         super().__init__()
         self.model, self.person_label = detector.model, detector.person_label
-        self.model.loss_function = in_float32(self.model.loss_function)
+        self.model.loss_function = torch.compiler.disable(in_float32(self.model.loss_function))
 
     def forward(self, images: Tensor, mask: Tensor | None, targets: list[dict]) -> dict[str, Tensor]:
         """`loss`, the sum that is minimised, and its parts by the library's names, earlier layers' with a suffix.
 
         `targets`: one dict an image, `boxes` (n, 4) cxcywh divided by the image without padding; n may be 0.
         """
-        labels = [{"boxes": t["boxes"], "class_labels": self._people(t["boxes"])} for t in targets]
+        labels = [
+            {
+                "boxes": t["boxes"],
+                "class_labels": torch.full_like(t["boxes"][:, 0], self.person_label, dtype=torch.int64),
+            }
+            for t in targets
+        ]
         out = self.model(pixel_values=images, pixel_mask=None if mask is None else (~mask).long(), labels=labels)
         loss = out.loss
         if world_size() > 1:  # what a batch without people leaves out has a gradient in every process
             loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         return {"loss": loss, **{name: torch.as_tensor(value) for name, value in out.loss_dict.items()}}
-
-    def _people(self, boxes: Tensor) -> Tensor:
-        return torch.full((len(boxes),), self.person_label, dtype=torch.int64, device=boxes.device)
 
 
 class LibraryLoss:
@@ -55,20 +57,6 @@ class LibraryLoss:
     def total(self, losses: dict) -> Tensor:
         """The scalar that is minimised."""
         return losses["loss"]
-
-
-def in_float32(loss: Callable) -> Callable:
-    """A loss of the library without mixed precision."""
-
-    def exact(value: Any) -> Any:
-        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
-
-    @torch.compiler.disable
-    def compute(logits: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(logits.device.type, enabled=False):
-            return loss(exact(logits), *map(exact, args), **{name: exact(value) for name, value in kwargs.items()})
-
-    return compute
 
 
 def refuse_flags(args: Namespace, parser: Parser, names: Iterable[str]) -> None:

@@ -15,57 +15,24 @@ def pairwise_overlap(a: Tensor, b: Tensor, box_overlap: str = "giou") -> Tensor:
     return generalized_box_iou(a, b) if box_overlap == "giou" else box_iou(a, b)[0]
 
 
-def matching_cost(
-    prob: Tensor,
-    boxes: Tensor,
-    target_labels: Tensor,
-    target_boxes: Tensor,
-    class_weight: float = 1.0,
-    bbox_weight: float = 5.0,
-    giou_weight: float = 2.0,
-    box_overlap: str = "giou",
-) -> Tensor:
-    """Cost of every (prediction, target) pair: weighted sum of -prob of the class, L1 distance and -GIoU of boxes.
-
-    Args:
-        prob: class probabilities (N, C).
-        boxes: (N, 4), cxcywh, normalised.
-        target_labels: int64 (n,).
-        target_boxes: (n, 4), as `boxes`.
-        box_overlap: see `pairwise_overlap`.
-
-    Returns:
-        float32 (N, n).
-    """
-    boxes, target_boxes = boxes.float(), target_boxes.float()
-    giou = pairwise_overlap(boxes, target_boxes, box_overlap)
-    l1 = torch.cdist(boxes, target_boxes, p=1)
-    return bbox_weight * l1 - class_weight * prob.float()[:, target_labels] - giou_weight * giou
-
-
-def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (prediction, target) of the one-to-one assignment of minimum cost, in order of predictions.
-
-    Pairs whose cost is not finite are assigned last; the loss then reports them.
-    """
-    return linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9))
-
-
 Matches = list[tuple[Tensor, Tensor]]
 """An image's matched predictions and their targets, int64 (n,) each on the CPU; one pair an image."""
 
 
 class HungarianMatcher(nn.Module):
-    """Matches of a batch, see `Matches`.
+    """Matches of a batch, see `Matches`: of all one-to-one assignments those of the lowest cost in each image.
 
-    `outputs`: `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4); `targets`: B dicts of `labels` (n,), `boxes` (n, 4).
+    A pair costs the weighted sum of -probability of the class, L1 distance and -GIoU of the boxes (`box_overlap` as in
+    `pairwise_overlap`). `outputs`: `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh normalised; `targets`: B
+    dicts of `labels` int64 (n,), `boxes` (n, 4).
     """
 
     def __init__(
         self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0, box_overlap: str = "giou"
     ) -> None:
         super().__init__()
-        self.settings = (cost_class, cost_bbox, cost_giou, box_overlap)
+        self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
+        self.box_overlap = box_overlap
 
     def forward(self, outputs: dict, targets: list[dict]) -> Matches:
         return self.of_layers([outputs], targets)[0]
@@ -74,16 +41,21 @@ class HungarianMatcher(nn.Module):
     def of_layers(self, layers: list[dict], targets: list[dict]) -> list[Matches]:
         """Matches of several decoder layers, from the `outputs` of each."""
         logits, boxes = (torch.stack([layer[name] for layer in layers]) for name in ("pred_logits", "pred_boxes"))
-        prob = logits.float().softmax(-1)
-        labels, wanted = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
+        labels, gt_boxes = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
         # all predictions with all targets of the batch: more pairs than needed, but few calls and one transfer
-        costs = matching_cost(prob.flatten(0, 2), boxes.flatten(0, 2), labels, wanted, *self.settings)
-        ends = np.cumsum([len(t["labels"]) for t in targets])[:-1]
-        parts = np.split(costs.unflatten(0, boxes.shape[:3]).cpu().numpy(), ends, axis=3)
-        return [
-            [tuple(map(torch.from_numpy, assign(part[layer, i]))) for i, part in enumerate(parts)]
-            for layer in range(len(layers))
-        ]
+        prob, predicted = logits.float().softmax(-1).flatten(0, 2), boxes.float().flatten(0, 2)
+        overlap = pairwise_overlap(predicted, gt_boxes.float(), self.box_overlap)
+        distance = torch.cdist(predicted, gt_boxes.float(), p=1)
+        costs = self.cost_bbox * distance - self.cost_class * prob[:, labels] - self.cost_giou * overlap
+        costs = costs.unflatten(0, boxes.shape[:3]).cpu().numpy()
+        parts = np.split(costs, np.cumsum([len(t["labels"]) for t in targets])[:-1], axis=3)
+        return [[_assign(part[i]) for i, part in enumerate(of_layer)] for of_layer in zip(*parts, strict=True)]
+
+
+def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The assignment of minimum cost (N, n); pairs without a finite cost come last, which the loss then reports."""
+    cost = np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9)
+    return tuple(map(torch.from_numpy, linear_sum_assignment(cost)))
 
 
 def match_indices(layers: list[Matches], targets: list[dict], device: torch.device) -> Tensor:

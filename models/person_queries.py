@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.cli import Parser, number_or_name, run, tell_left_out
 from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
@@ -37,55 +37,35 @@ from torch import Tensor
 from models.detectors import Settings, is_hf, open_network
 from models.frozen import Started, fetch_later, run_frozen
 from models.weights import OFFICIAL, checkpoint_path
-from utils.box_ops import box_cxcywh_to_xyxy, paired_iou
+from utils.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, paired_iou
 from utils.distributed import process_group, rank
 from utils.misc import InputError, amp_type, counted, start
 from utils.storage.tars import TarStore
 from utils.storage.video_cache import fill_cache
 
+if TYPE_CHECKING:
+    from datasets.frame_batches import SubsetVideos
+
 FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
-
-
-class Videos(Protocol):
-    """The videos of a subset: `sources` maps each name to what identifies its file; `open` yields for each of `names`
-    its `name`, `size` (width, height), `fps` and `batches`, uint8 (b, 3, H, W), which raise BadVideo for one that
-    cannot be used where such are to be left out, `skip_bad`."""
-
-    subset: str
-    skip_bad: bool
-
-    def sources(self) -> dict[str, list[int]]: ...
-
-    def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterable: ...
 
 
 class Detections(NamedTuple):
     """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
-    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer."""
+    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer, and where that is
+    known `slots` int64 (M,), which of its frame's queries each is."""
 
     frames: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
     queries: np.ndarray
-    slots = None
-
-
-class QueryDetections(Detections):
-    """Detections of which it is known, by `slots` int64 (M,), which of its frame's queries each is."""
-
-    def __new__(cls, *parts: np.ndarray, slots: np.ndarray) -> "QueryDetections":
-        self = super().__new__(cls, *parts)
-        self.slots = slots
-        return self
+    slots: np.ndarray | None = None
 
 
 class Detector:
     """A frozen detector, ready for inference; `key` names its weights and settings.
 
     `batch_size` frames go through it at a time, resized to `image_size` pixels on the longer side (0: as they are).
-    `source` as in `models.detectors.open_network`, further arguments as in its `Settings`: `image_size` 0 takes the
-    size that the checkpoint was trained for; `square` pads frames to squares, which a checkpoint that was trained so
-    asks for itself.
+    `source` as in `models.detectors.open_network`, further arguments, `use`, as in its `Settings`.
     """
 
     def __init__(
@@ -93,17 +73,12 @@ class Detector:
         source: str | Path,
         device: torch.device,
         checkpoint_root: str | Path = "checkpoint",
-        amp: torch.dtype | None = None,
         compiled: bool = False,
-        image_size: int = 0,
         batch_size: int = 8,
-        square: bool = False,
-        query_layer: int | None = None,
-        person_label: int | str | None = None,
+        **use: Any,
     ) -> None:
         self.source, self.device, self.batch_size = str(source), device, batch_size
-        use = Settings(image_size, square, query_layer, person_label, amp)
-        self.network = network = open_network(source, checkpoint_root, device, use)
+        self.network = network = open_network(source, checkpoint_root, device, Settings(**use))
         self.detr, self.weights, self.key, self.d = network.module, network.weights, network.key, network.d
         self.n_layers, self.query_layer, self.person_label = network.n_layers, network.query_layer, network.person_label
         self.image_size, self.square = network.frame_size, network.square
@@ -153,13 +128,12 @@ class Detector:
             first += len(images)
 
 
-def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> QueryDetections:
+def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
     """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
     scores, boxes, queries = fetch()
     frame, query = np.nonzero(scores >= floor)
     in_pixels = boxes[frame, query] * np.float32([*size, *size])
-    parts = frame + first, scores[frame, query], in_pixels, queries[frame, query]
-    return QueryDetections(*parts, slots=query)
+    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query], query)
 
 
 def batch_size(args: Namespace, device: torch.device) -> int:
@@ -172,27 +146,33 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
 
     InputError when its weights or the layer of its queries are not those of `known`.
     """
-    source = args.detr or known["source"]
+    known = known or {}
+    source, label = args.detr or known["source"], number_or_name(args.person_label)
     named = source in OFFICIAL or is_hf(source)
     if not args.detr and not named and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
-    size = args.image_size or (known["image_size"] if known else 0)
-    square = args.pad_square or bool(known and known.get("square"))
-    layer, label = vars(args).get("query_layer"), number_or_name(vars(args).get("person_label"))
-    if known:
-        layer = layer or known.get("query_layer")
-        label = known.get("person_label") if label is None else label
-    amp, batch = amp_type(args.amp), batch_size(args, device)
-    detector = Detector(source, device, args.checkpoint_root, amp, args.compile, size, batch, square, layer, label)
+    detector = Detector(
+        source,
+        device,
+        args.checkpoint_root,
+        args.compile,
+        batch_size(args, device),
+        image_size=args.image_size or known.get("image_size", 0),
+        square=args.pad_square or known.get("square", False),
+        query_layer=args.query_layer or known.get("query_layer"),
+        person_label=known.get("person_label") if label is None else label,
+        amp=amp_type(args.amp),
+    )
     if known and detector.weights != known["weights"]:
         raise InputError(
             f"{source}: not the detector that the encoder was trained with ({known['source']}, weights "
             f"{known['weights']}, here {detector.weights}); name that one with --detr"
         )
-    if known and detector.query_layer != known.get("query_layer", detector.n_layers):
+    layer = known.get("query_layer", detector.n_layers)  # checkpoints older than the flag: the last
+    if known and detector.query_layer != layer:
         raise InputError(
-            f"--query_layer {detector.query_layer}: the encoder was trained with queries of decoder layer "
-            f"{known.get('query_layer', detector.n_layers)}; leave the flag out, or train another encoder"
+            f"--query_layer {detector.query_layer}: the encoder was trained with queries of decoder layer {layer}; "
+            "leave the flag out, or train another encoder"
         )
     return detector
 
@@ -226,15 +206,14 @@ class CachedDetections:
         """int64 (M,), which of its frame's queries each detection is."""
         return self._store.read(self.name, "slots", self.rows)
 
-    def blocks(self, n: int = 4096) -> Iterator[Detections]:
-        """All detections in order, about `n` at a time, frames never divided."""
-        edges = np.searchsorted(self.frames, self.frames[n::n], "left") if len(self) > n else []
-        edges = np.unique([0, *edges, len(self)])
+    def blocks(self, n: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Frames, scores, boxes and queries of all detections in order, about `n` at a time, frames never divided."""
+        edges = np.unique([0, *np.searchsorted(self.frames, self.frames[n::n]), len(self)])
         for a, b in itertools.pairwise(edges):
-            yield Detections(self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b)))
+            yield self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b))
 
 
-def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
+def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
     """Run DETR over a subset: the tar of its queries, in which a video that is already there stays as it is.
 
     Queries of a person score of at least `FLOOR` are kept (all of them where `psn_score_th` is lower). A video that is
@@ -253,8 +232,7 @@ def cache_queries(folder: Path, videos: Videos, detector: Detector, psn_score_th
             with cache.sample(video.name) as sample:
                 total = 0
                 for n_frames, detections in batches:
-                    slots = {} if detections.slots is None else {"slots": detections.slots}
-                    sample.append(detections._asdict() | slots)
+                    sample.append({name: x for name, x in detections._asdict().items() if x is not None})
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}
@@ -313,11 +291,9 @@ def match_hungarian(
     """
     from scipy.optimize import linear_sum_assignment
 
-    def centred(xyxy: np.ndarray) -> np.ndarray:
-        low, high = xyxy[:, :2].astype(float), xyxy[:, 2:].astype(float)
-        return np.concatenate([(low + high) / 2, high - low], 1) / [*scale, *scale]
-
-    matched, centres, gt_centres = np.full(len(frames), -1), centred(boxes), centred(gt_boxes)
+    both = (torch.from_numpy(xyxy.astype(float)) for xyxy in (boxes, gt_boxes))
+    centres, gt_centres = (box_xyxy_to_cxcywh(xyxy).numpy() / [*scale, *scale] for xyxy in both)
+    matched = np.full(len(frames), -1)
     for frame in np.intersect1d(frames, gt_frames):
         rows, truths = (np.arange(*np.searchsorted(of, [frame, frame + 1])) for of in (frames, gt_frames))
         iou = paired_iou(boxes[rows, None], gt_boxes[None, truths])

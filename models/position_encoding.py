@@ -22,12 +22,11 @@ class SinePositionEncoding(nn.Module):
         inside = torch.ones(1, *size, dtype=torch.bool, device=device)
         if torch.compiler.is_compiling():  # each new entry of the cache would compile anew
             return self._encode(inside)
-        key = (size, device)
-        if key not in self._unpadded:
+        if (size, device) not in self._unpadded:
             if len(self._unpadded) == 64:  # training on many shapes must not fill the memory
                 self._unpadded.clear()
-            self._unpadded[key] = self._encode(inside)
-        return self._unpadded[key]
+            self._unpadded[size, device] = self._encode(inside)
+        return self._unpadded[size, device]
 
     def _encode(self, inside: Tensor) -> Tensor:
         half = self.d // 2

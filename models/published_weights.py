@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,24 +9,24 @@ from torch import Tensor
 
 from models.action_head import ActionHead, build_action_head, published_time_encoding
 from models.person_encoder import PersonEncoder
-from models.weights import describe, load_weights
+from models.weights import describe, is_weights, load_weights, without_module
 from utils.misc import InputError
 from utils.storage.files import load_torch
 
 TIME_TABLE = "pos_encoder.pe"  # the time encoding of times 0 to 4,999
-_HEAD_NAMES = (
-    (re.compile(r"^transformer_(en|de)coder\."), "transformer."),
-    (re.compile(r"^head\."), "classify."),
-    (re.compile(r"^extractor\.mlp\."), "frame_proj."),
-)
+_HEAD_NAMES = {
+    r"^transformer_(en|de)coder\.": "transformer.",
+    r"^head\.": "classify.",
+    r"^extractor\.mlp\.": "frame_proj.",
+}
 
 
 def read_state(path: str | Path, what: str) -> dict[str, Tensor]:
     """The state dict that a file holds, without the `module.` of a parallel run; InputError when it is none."""
     state = load_torch(path, what)
-    if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
+    if not (is_weights(state) and state):
         raise InputError(f"{path}: not a state dict of the method's public code; it holds {describe(state)}")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return without_module(state)
 
 
 def published_encoder(path: str | Path, skip: bool) -> tuple[PersonEncoder, dict]:
@@ -59,57 +58,44 @@ def published_head(path: str | Path, head_type: str | None = None) -> ActionHead
     """The action head of a file of the method's public code, with the published time encoding.
 
     Args:
-        head_type: "x3d" or "res", which have the same weights; the other types are told by theirs.
+        head_type: "x3d" or "res", which have the same weights; the other types are recognised by theirs.
 
     Raises:
         InputError: the file is no such head, or `head_type` is needed, or is another one than the weights'.
     """
-    state, table = {}, None
-    for name, value in read_state(path, "action head").items():
-        if name == TIME_TABLE:
-            table = value
-        for pattern, ours in _HEAD_NAMES:
-            name = pattern.sub(ours, name)
-        state[name] = value
-    state.pop(TIME_TABLE, None)
+    state = read_state(path, "action head")
+    table = state.pop(TIME_TABLE, None)
+    for pattern, ours in _HEAD_NAMES.items():
+        state = {re.sub(pattern, ours, name): value for name, value in state.items()}
     try:
-        width, frames = state["classify.weight"].shape[1], "frame_proj.weight" in state
-        if frames:
-            inferred, in_d = head_type, len(state["frame_proj.weight"])
+        n_classes, width = state["classify.weight"].shape
+        sizes = {"in_d": width, "time_cycle": 100 if table is None else time_base(table)}
+        if table is None:
+            inferred = "vanilla"
+        elif table.shape[1] == width:
+            inferred = "time_ecd:add"
+        else:
+            inferred = "time_ecd:cat"
+            sizes |= {"in_d": width - table.shape[1], "time_d": table.shape[1]}
+        if "frame_proj.weight" in state:
+            inferred, sizes["frame_d"] = head_type, state["frame_proj.weight"].shape[1]
             if inferred not in ("x3d", "res"):
                 raise InputError("a head with frame features; say with --head_type whether they are x3d or res")
             if table is None:
                 raise InputError(f"its table of times, {TIME_TABLE}, is missing")
-        else:
-            time_d = 0 if table is None else table.shape[1]
-            inferred = "vanilla" if table is None else "time_ecd:add" if time_d == width else "time_ecd:cat"
-            in_d = width - (time_d if inferred == "time_ecd:cat" else 0)
         if head_type not in (None, inferred):
             raise InputError(f"a head of type {inferred}, not {head_type}")
-        head = build_action_head(
-            inferred,
-            len(state["classify.weight"]) - 1,
-            in_d=in_d,
-            time_cycle=100 if table is None else time_base(table),
-            frame_d=state["frame_proj.weight"].shape[1] if frames else 0,
-            n_layers=len({name.split(".")[2] for name in state if name.startswith("transformer.layers.")}),
-            dim_feedforward=len(state["transformer.layers.0.linear1.weight"]),
-            time_d=32 if table is None or inferred == "time_ecd:add" else table.shape[1],
-            time_encoding="published",
-        )
+        n_layers = len({name.split(".")[2] for name in state if name.startswith("transformer.layers.")})
+        sizes |= {"n_layers": n_layers, "dim_feedforward": len(state["transformer.layers.0.linear1.weight"])}
+        head = build_action_head(inferred, n_classes - 1, time_encoding="published", **sizes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (LookupError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{path}: not an action head ({error}); it holds {describe(state)}") from None
     load_weights(head, state, path)
     if table is not None:
-        _compare(path, head, table)
+        table = table[:1000].float()
+        ours = published_time_encoding(torch.arange(len(table)), table.shape[1], head.config["time_cycle"])
+        if not torch.allclose(table, ours, atol=1e-3):
+            raise InputError(f"{path}: {TIME_TABLE} is not the published time encoding of a whole base")
     return head.eval()
-
-
-def _compare(path: str | Path, head: ActionHead, table: Tensor) -> None:
-    """InputError where a table of times is not that of the published encoding."""
-    times = torch.arange(min(len(table), 1000))
-    ours = published_time_encoding(times, table.shape[1], head.config["time_cycle"])
-    if not torch.allclose(table[: len(times)].float(), ours, atol=1e-3):
-        raise InputError(f"{path}: {TIME_TABLE} is not the published time encoding of a whole base")

@@ -30,8 +30,8 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 """Folder of the checkpoints that come with the code, `<name>/{detr,encoder,head}.pth`: names for `--detr`,
 `--encoder` and `--head`."""
 
-_FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes")
-_FROM_SHAPES += ("pre_norm", "norm", "stages")
+_FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes", "pre_norm",
+                "norm", "stages")  # fmt: skip
 _WITHOUT_TRACE = ("dilation", "nheads", "position_embedding")  # in shapes
 _MAKE = "make one with train_detr.py, or name an official one"
 _PERSON_IS_1 = (2, 91, 250)  # classes of a detector of people alone (label 0 is unused), of COCO, of its panoptic form
@@ -44,19 +44,19 @@ def shipped_names() -> list[str]:
 
 
 def checkpoint_path(name: str | Path, kind: str) -> Path:
-    """File of a checkpoint.
-
-    Args:
-        name: a shipped checkpoint's name (`shipped_names`), or a path.
-        kind: "detr", "encoder" or "head".
-    """
+    """File of a checkpoint: `name` is one of `shipped_names` or a path, `kind` "detr", "encoder" or "head"."""
     return SHIPPED / str(name) / f"{kind}.pth" if str(name) in shipped_names() else Path(name)
 
 
 def read_detector(
     source: str | Path, checkpoint_root: str | Path = "checkpoint", url: str = OFFICIAL_URL
 ) -> tuple[Path, object]:
-    """File of a detector, and what it holds; `source`, `url` and errors as in `load_detr`."""
+    """File of a detector, and what it holds.
+
+    Args:
+        source: a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded once from `url`), a shipped
+            checkpoint's name, or a path.
+    """
     if str(source) in OFFICIAL:
         name = OFFICIAL[str(source)]
         path = Path(checkpoint_root) / "detr" / name
@@ -76,35 +76,30 @@ def load_detr(
     url: str = OFFICIAL_URL,
     person_label: int | str | None = None,
 ) -> tuple[DETR, dict]:
-    """Detector of a checkpoint, in evaluation mode, and its full configuration.
-
-    Args:
-        source: a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded once), a shipped checkpoint's name,
-            an official file (`{"model"}`, with `args` where official training made it), a state dict alone, or a
-            checkpoint of this project (`{"model", "config", "epoch"}`).
-        url: where official files are downloaded from.
-        person_label: the class of people; None where the checkpoint says it, or has COCO's classes.
-
-    Raises:
-        InputError: the file is none of these, its weights do not fit its configuration, or which of its classes is
-            the person is not known.
-    """
-    path, checkpoint = read_detector(source, checkpoint_root, url)
-    return build_detr(path, checkpoint, device, person_label)
+    """`build_detr` of the file that `read_detector` finds."""
+    return build_detr(*read_detector(source, checkpoint_root, url), device, person_label)
 
 
 def build_detr(
     path: Path, checkpoint: object, device: str | torch.device = "cpu", person_label: int | str | None = None
 ) -> tuple[DETR, dict]:
-    """What `load_detr` gives, of a file that `read_detector` has read."""
+    """Detector of a checkpoint, in evaluation mode, and its full configuration.
+
+    Args:
+        path: the file's name, which says "dc5" of a dilated backbone where `checkpoint` does not say it.
+        checkpoint: an official one (`{"model"}`, with `args` where official training made it), a state dict alone, or
+            one of this project (`{"model", "config", "epoch"}`).
+        person_label: the class of people; None where the checkpoint says it, or has COCO's classes.
+
+    Raises:
+        InputError: it is none of these, its weights do not fit its configuration, or which of its classes is the
+            person is not known.
+    """
     checkpoint = checkpoint if isinstance(checkpoint, dict) and "model" in checkpoint else {"model": checkpoint}
-    state, own = checkpoint["model"], "config" in checkpoint
-    if _is_weights(state) and not own:
-        state = {str(name).removeprefix("module."): value for name, value in state.items()}  # of a parallel run
-    if not (_is_weights(state) and "query_embed.weight" in state):
+    state, own, args = without_module(checkpoint["model"]), "config" in checkpoint, checkpoint.get("args")
+    if not (is_weights(state) and "query_embed.weight" in state):
         raise InputError(f"{path}: not a detector checkpoint; it holds {describe(state or checkpoint)}; {_MAKE}")
     try:
-        args = checkpoint.get("args")
         inferred = infer_config(state, path.name, args if isinstance(args, Namespace) else None)
         config = full_config(checkpoint["config"] if own else inferred)
     except InputError as error:
@@ -128,8 +123,7 @@ def build_detr(
 
 def dilation_is_unknown(path: Path, checkpoint: object) -> bool:
     """Whether neither a file nor its name says if the backbone is dilated, which is then taken as not dilated."""
-    held = checkpoint if isinstance(checkpoint, Mapping) and "model" in checkpoint else {}
-    known = "config" in held or isinstance(held.get("args"), Namespace)
+    known = isinstance(checkpoint, dict) and ("config" in checkpoint or isinstance(checkpoint.get("args"), Namespace))
     return not (known or "dc5" in path.name or path.name.startswith("detr-r"))
 
 
@@ -177,7 +171,7 @@ def infer_config(state: Mapping[str, Tensor], name: str = "", args: Namespace | 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load strictly; InputError names the first names or shapes that differ and what `state` holds."""
-    if not _is_weights(state):
+    if not is_weights(state):
         raise InputError(f"{source}: not weights; it holds {describe(state)}")
     own = module.state_dict()
     faults = [f"{name} is missing" for name in own if name not in state]
@@ -195,8 +189,16 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
     module.load_state_dict(state)
 
 
-def _is_weights(state: object) -> bool:
+def is_weights(state: object) -> bool:
+    """Whether `state` is a mapping to tensors."""
     return isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
+
+
+def without_module(state: object) -> object:
+    """A state dict without the `module.` before the names of a parallel run; anything else as it is."""
+    if not is_weights(state):
+        return state
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def describe(state: object) -> str:
@@ -243,7 +245,11 @@ def download(url: str, path: str | Path, sha256: str = "") -> None:
             if not path.is_file():
                 _download_locked(url, path, sha256)
                 return
-    if sha256 and not _sha256(path).startswith(sha256):
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if not digest.hexdigest().startswith(sha256):
         raise InputError(f"{path}: damaged (its SHA-256 does not start with {sha256}); remove it and try again")
 
 
@@ -257,11 +263,3 @@ def _download_locked(url: str, path: Path, sha256: str) -> None:
         raise InputError(
             f"{path}: no such file, and the download failed ({reason}); download {url} elsewhere and copy it there"
         ) from None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

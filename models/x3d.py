@@ -50,11 +50,9 @@ class _Block(nn.Module):
     def __init__(self, in_d: int, d: int, inner: int, stride: int, excite: bool) -> None:
         super().__init__()
         step = (1, stride, stride)
-        if in_d != d or stride != 1:
-            self.branch1_conv = nn.Conv3d(in_d, d, 1, step, bias=False)
-            self.branch1_norm = nn.BatchNorm3d(d) if in_d != d else nn.Identity()
-        else:
-            self.branch1_conv = self.branch1_norm = nn.Identity()
+        same = in_d == d and stride == 1
+        self.branch1_conv = nn.Identity() if same else nn.Conv3d(in_d, d, 1, step, bias=False)
+        self.branch1_norm = nn.Identity() if in_d == d else nn.BatchNorm3d(d)
         self.branch2 = _named(
             conv_a=_pointwise(in_d, inner),
             norm_a=nn.BatchNorm3d(inner),
@@ -118,10 +116,7 @@ class X3D(nn.Module):
 
     def features(self, clips: Tensor) -> Tensor:
         """Clips as in `forward` -> (B, 2048), what the head pools, averaged over the positions of its window."""
-        *body, head = self.blocks
-        for block in body:
-            clips = block(clips)
-        return head.pool(clips).mean((2, 3, 4))
+        return self.blocks[-1].pool(self.blocks[:-1](clips)).mean((2, 3, 4))
 
 
 def x3d_xs(num_classes: int = 400) -> X3D:

@@ -173,7 +173,7 @@ def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) 
     _, config, _ = load_encoder(path)
     known = {**config["detector"], "source": str(tmp_path / "gone.pth")}
     args = Namespace(detr=None, image_size=0, pad_square=False, amp="off", compile=False, detr_batch=8)
-    args.checkpoint_root = tmp_path
+    args.checkpoint_root, args.query_layer, args.person_label = tmp_path, None, None
     with pytest.raises(InputError, match=r"gone.pth: the detector .* is not there; name it with --detr"):
         detector_of(args, torch.device("cpu"), known)
     args.detr = config["detector"]["source"]

@@ -28,7 +28,6 @@ from models.linkers import (
     join_tracks,
     second_detections,
 )
-from models.person_queries import Detections
 from models.tube import LINK_CUES, Linker, link
 from utils.box_ops import Track, Tube
 
@@ -39,7 +38,7 @@ def test_linking_is_its_definition(cue: str, sim_th: float) -> None:
     for seed in range(3):
         detections = wandering_people(60, 4, 8, 0.5, seed)
         keep = (detections.frames < 20) | (detections.frames > 20 + 5 * seed)  # nobody for a while
-        frames, scores, boxes, features = Detections(*(part[keep] for part in detections))
+        frames, scores, boxes, features = (part[keep] for part in detections[:4])
         expected = link_by_loops(frames, features if cue == "feature" else boxes, sim_th, cue, end=3)
         tracks = link(frames, boxes, scores, features if cue == "feature" else None, sim_th, 3, cue)
         assert same_rows(tracks, expected)
@@ -67,7 +66,7 @@ def test_linking_is_the_published_codes(fixtures: Path, cue: str) -> None:
 
 
 def test_a_stream_links_as_the_whole_video_does() -> None:
-    frames, scores, boxes, features = wandering_people(80, 5, 8, 0.3)
+    frames, scores, boxes, features = wandering_people(80, 5, 8, 0.3)[:4]
     linker = Linker(0.2, 3)
     for edges in np.split(np.arange(len(frames)), np.searchsorted(frames, [1, 17, 40, 41])):
         linker.extend(frames[edges], boxes[edges], scores[edges], features[edges])
@@ -102,7 +101,7 @@ def test_frames_that_decrease_and_unknown_cues_are_refused() -> None:
 
 
 def test_linking_remembers_little_more_than_the_numbers_themselves() -> None:
-    frames, scores, boxes, features = wandering_people(3000, 5, 8, 0.0)
+    frames, scores, boxes, features = wandering_people(3000, 5, 8, 0.0)[:4]
     tracemalloc.start()
     try:
         linker = Linker(-1.0)
@@ -130,7 +129,7 @@ def test_every_setting_is_in_the_name_and_differences_are_named() -> None:
 
 
 def test_the_published_options_are_the_published_rule() -> None:
-    frames, scores, boxes, features = wandering_people(60, 4, 8, 0.3)
+    frames, scores, boxes, features = wandering_people(60, 4, 8, 0.3)[:4]
     linker = Linker(0.2, 3, options=LINKERS["published"])
     linker.extend(frames, boxes, scores, features)
     for one, other in zip(linker.finish(), link(frames, boxes, scores, features, 0.2, 3), strict=True):
@@ -238,7 +237,7 @@ def test_joining_a_long_video_is_fast() -> None:
 
 
 def test_the_robust_linker_follows_a_person_detected_twice_under_one_number() -> None:
-    frames, scores, boxes, features = wandering_people(80, 3, 16, 0.0, seed=1)
+    frames, scores, boxes, features = wandering_people(80, 3, 16, 0.0, seed=1)[:4]
     twice = np.flatnonzero(frames == 40)[:1]
     order = np.argsort(np.concatenate([frames, frames[twice]]), kind="stable")
     columns = [np.concatenate([x, x[twice]])[order] for x in (frames, boxes + 0.0, scores, features)]

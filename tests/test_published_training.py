@@ -16,7 +16,7 @@ from datasets.transforms import normalise_boxes, resize
 from models.detr import normalize, pad_square
 from models.held_out import GAPS, held_out_metrics, rank1
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import QueryDetections, match_hungarian
+from models.person_queries import Detections, match_hungarian
 from tests.fill import fill_state_dict
 from train_qmm import match
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
@@ -40,13 +40,13 @@ def selection(shared: Path) -> list[tuple[dict, dict]]:
     ]
 
 
-def all_queries(case: dict) -> QueryDetections:
+def all_queries(case: dict) -> Detections:
     """Every query of every frame, boxes relative to the square."""
     probabilities = torch.from_numpy(case["logits"]).float().softmax(-1)
     frames, slots = np.divmod(np.arange(probabilities.shape[0] * 100), 100)
     boxes = box_cxcywh_to_xyxy(torch.from_numpy(case["boxes"]).float()).flatten(0, 1).numpy()
     scores = probabilities[..., 1].flatten().numpy()
-    return QueryDetections(frames, scores, boxes, np.zeros((len(boxes), 1)), slots=slots)
+    return Detections(frames, scores, boxes, np.zeros((len(boxes), 1)), slots)
 
 
 def test_matching_is_the_published_one(selection: list) -> None:
