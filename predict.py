@@ -7,6 +7,7 @@ Actions in the annotated video are classified from `WINDOW` frames before and `B
 from whole tracks, which is the same for videos of up to `WINDOW` frames.
 """
 
+import os
 import sys
 import time
 from argparse import Namespace
@@ -361,6 +362,7 @@ def main() -> None:
     args = make_parser().parse_args()
     paths, out = [Path(video) for video in args.videos], Path(args.out)
     check_paths(paths, out)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the cores from decoding and drawing
     start(args)
     models = Models(args, pick_device(args.device))
     if args.export:

@@ -77,7 +77,7 @@ def write_models(folder: Path) -> None:
 
 
 def predict_seconds(folder: Path, video: Path, *flags: str) -> float:
-    """Seconds that predict.py takes, without its start."""
+    """Seconds that predict.py takes, its start included."""
     models = [f"--{name}={folder / name}.pth" for name in ("detr", "encoder", "head")]
     command = [sys.executable, "predict.py", *models, f"--out={folder / 'out'}", "--device=cpu", *flags, str(video)]
     start = time.perf_counter()

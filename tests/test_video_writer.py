@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from datasets.dataset import VideoFrames
 from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import Person, Strip
+from utils.drawing.video_encoder import VideoEncoder
 from utils.drawing.video_writer import LEAST, LEAST_WIDTH, MOST, ROWS, TubeVideoWriter, image_size, resize_image
 from utils.misc import InputError
 
@@ -71,6 +73,20 @@ def test_the_file_is_of_a_kind_that_browsers_play(tmp_path: Path) -> None:
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (34, 46), (96, 64), (130, 70)])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_brightness_and_colour_of_every_place_come_back(tmp_path: Path, size: tuple[int, int], suffix: str) -> None:
+    path, (width, height) = tmp_path / f"a{suffix}", size
+    coarse = np.random.default_rng(0).integers(0, 256, (6, height, width, 3), np.uint8)
+    images = [cv2.blur(cv2.blur(image, (9, 9)), (9, 9)) for image in coarse]
+    images = [cv2.convertScaleAbs(image, alpha=5, beta=-5 * 127 + 127) for image in images]
+    encoder = VideoEncoder(path, size, 25.0)
+    for image in images:
+        encoder.write(image)
+    encoder.close()
+    assert np.abs(read(path) - np.stack(images)).mean() < 8
 
 
 @pytest.mark.parametrize("size", [(32, 32), (1, 1), (33, 47), (481, 271), (700, 10), (10, 700), (1501, 601)])
@@ -181,7 +197,7 @@ def test_the_strip_turns_pages_and_counts_those_without_a_row() -> None:
     assert (shown.cells[:, 2:] < 0).all()
     full = shown.image(0)
     shown.hidden = set()
-    shown._drawn = None
+    shown._axis()
     assert (full[-shown.line :] != shown.image(0)[-shown.line :]).any()  # "+3 more"
     shown.turn(20)
     assert (shown.rows, shown.hidden) == ({}, set())

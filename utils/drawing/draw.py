@@ -5,11 +5,16 @@ Images are uint8 RGB (H, W, 3) and are drawn on in place.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 Colour = tuple[int, int, int]
 # Okabe and Ito's palette, which stays apart under every kind of colour blindness; black is left for lines and text
@@ -32,6 +37,7 @@ def colour_of(number: int) -> Colour:
     return PALETTE[number % len(PALETTE)]
 
 
+@lru_cache
 def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever reads better on `colour` (luma of Rec. 601)."""
     return BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 95 else WHITE
@@ -47,11 +53,15 @@ def font_families() -> tuple[str, ...]:
 
 
 @lru_cache
+def _own_font() -> str:
+    package = find_spec("matplotlib").submodule_search_locations[0]  # its import takes long
+    return str(Path(package) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@lru_cache
 def _font_file(text: str) -> str:
     """The first font that has all characters of `text`, else DejaVu Sans."""
-    import matplotlib
-
-    own = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    own = _own_font()
     if text.isascii():
         return own
     from matplotlib import font_manager, ft2font
@@ -64,34 +74,46 @@ def _font_file(text: str) -> str:
     return own
 
 
-@lru_cache(maxsize=4096)
-def _text_mask(text: str, size: int) -> np.ndarray:
-    """Coverage of a line of text, float32 (h, w, 1) from 0 to 1; h is the same for every text of a size."""
-    from PIL import Image, ImageDraw, ImageFont
+@lru_cache
+def _font(file: str, size: int) -> "ImageFont.FreeTypeFont":
+    from PIL import ImageFont
 
-    font = ImageFont.truetype(_font_file(text), size)
+    return ImageFont.truetype(file, size)
+
+
+@lru_cache(maxsize=2048)
+def _text_mask(text: str, size: int) -> np.ndarray:
+    """Coverage of a line of text, float32 (h, 3 w) from 0 to 1, that of each pixel three times in a row; h is the same
+    for every text of a size."""
+    from PIL import Image, ImageDraw
+
+    font = _font(_font_file(text), size)
     ascent, descent = font.getmetrics()
     page = Image.new("L", (max(int(np.ceil(font.getlength(text))), 1), ascent + descent))
     ImageDraw.Draw(page).text((0, 0), text, 255, font)
-    return np.asarray(page, np.float32)[..., None] / 255
+    return np.repeat(np.asarray(page, np.float32) / 255, 3, axis=1)
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width and height in pixels of a line of text `size` pixels high."""
-    height, width = _text_mask(text, size).shape[:2]
-    return width, height
+    height, width = _text_mask(text, size).shape
+    return width // 3, height
+
+
+@lru_cache(maxsize=2048)
+def _ink_row(colour: Colour, width: int) -> np.ndarray:
+    return np.tile(np.float32(colour), width)
 
 
 def put_text(image: np.ndarray, text: str, corner: tuple[int, int], size: int, colour: Colour) -> None:
     """Draw a line of text with its left upper corner at (x, y); what lies outside the image is cut off."""
-    mask = _text_mask(text, size)
-    (x, y), (h, w) = corner, mask.shape[:2]
+    (x, y), (w, h) = corner, text_size(text, size)
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
     if x0 >= x1 or y0 >= y1:
         return
-    mask = mask[y0 - y : y1 - y, x0 - x : x1 - x]
-    under = image[y0:y1, x0:x1]
-    image[y0:y1, x0:x1] = (under + mask * (np.float32(colour) - under) + 0.5).astype(np.uint8)
+    mask = _text_mask(text, size)[y0 - y : y1 - y, 3 * (x0 - x) : 3 * (x1 - x)]
+    under = image[y0:y1, x0:x1].reshape(mask.shape)  # a view, whose rows NumPy goes through faster than through pixels
+    under[:] = under + mask * (_ink_row(colour, x1 - x0) - under) + 0.5
 
 
 def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +52,10 @@ class Strip:
     def turn(self, start: int) -> None:
         """Begin an empty page of the frames from `start` to before `start + page`."""
         self.start, self.rows, self.hidden = start, {}, set()  # row by person; people without one
-        self._drawn: np.ndarray | None = None
         self.cells[:] = ABSENT
+        self._drawn = np.full((self.height, self.width, 3), GROUND, np.uint8)
+        self._changed: set[int] = set()  # people whose rows are drawn again
+        self._axis()
 
     def mark(self, frame: int, people: Sequence[Person]) -> None:
         """Enter the people of a frame of this page."""
@@ -62,17 +65,16 @@ class Strip:
                 self.hidden.add(person.person_id)
                 continue
             row = self.rows.setdefault(person.person_id, len(self.rows))
-            label = person.label if 0 <= person.label < len(self.labels) else IDLE
-            if self.cells[row, frame - self.start] != label:
-                self.cells[row, frame - self.start] = label
-                self._drawn = None
+            self.cells[row, frame - self.start] = person.label if 0 <= person.label < len(self.labels) else IDLE
+            self._changed.add(person.person_id)
         if len(self.hidden) > before:
-            self._drawn = None
+            self._axis()
 
     def image(self, frame: int) -> np.ndarray:
         """The strip with its cursor at `frame` of this page, uint8 RGB (height, width, 3)."""
-        if self._drawn is None:
-            self._drawn = self._draw()
+        for person_id in self._changed:
+            self._draw_row(person_id)
+        self._changed.clear()
         image = self._drawn.copy()
         cursor = (self._column(frame) + self._column(frame + 1)) // 2
         fill(image, cursor - 1, self.top - 2, cursor + 1, self.height - self.line - 3, WHITE)
@@ -82,24 +84,21 @@ class Strip:
         """The x at which a frame of the page begins."""
         return self.left + round((frame - self.start) * (self.width - self.left - 3) / self.page)
 
-    def _draw(self) -> np.ndarray:
-        image = np.empty((self.height, self.width, 3), np.uint8)
-        fill(image, 0, 0, self.width, self.height, GROUND)
-        for person_id, row in self.rows.items():
-            y, colour, name = self.top + row * self.step, colour_of(person_id), str(person_id)
-            fill(image, 2, y, self.left - 3, y + self.step - 2, colour)
-            x = max((self.left - 1 - text_size(name, self.size)[0]) // 2, 2)
-            put_text(image[:, : self.left - 3], name, (x, y + 1), self.size, ink_on(colour))
-            fill(image, self._column(self.start), y, self._column(self.start + self.page), y + self.step - 2, TRACK)
-            edges = np.flatnonzero(np.diff(self.cells[row])) + 1
-            for first, end in zip([0, *edges.tolist()], [*edges.tolist(), self.page], strict=True):
-                x0, x1 = self._column(self.start + first), self._column(self.start + end)
-                self._stretch(image, (x0, y, x1, y + self.step - 2), int(self.cells[row, first]), colour)
-        self._axis(image)
-        return image
+    def _draw_row(self, person_id: int) -> None:
+        row, name, colour = self.rows[person_id], str(person_id), colour_of(person_id)
+        y = self.top + row * self.step
+        fill(self._drawn, 2, y, self.left - 3, y + self.step - 2, colour)
+        x = max((self.left - 1 - text_size(name, self.size)[0]) // 2, 2)
+        put_text(self._drawn[:, : self.left - 3], name, (x, y + 1), self.size, ink_on(colour))
+        fill(self._drawn, self.left, y, self._column(self.start + self.page), y + self.step - 2, TRACK)
+        cells = self.cells[row]
+        edges = (np.flatnonzero(cells[1:] != cells[:-1]) + 1).tolist()
+        for first, end in pairwise([0, *edges, self.page]):
+            x0, x1 = self._column(self.start + first), self._column(self.start + end)
+            self._stretch((x0, y, x1, y + self.step - 2), int(cells[first]), colour)
 
-    def _stretch(self, image: np.ndarray, place: tuple[int, int, int, int], label: int, colour: Colour) -> None:
-        x0, y0, x1, y1 = place
+    def _stretch(self, place: tuple[int, int, int, int], label: int, colour: Colour) -> None:
+        image, (x0, y0, x1, y1) = self._drawn, place
         if label == IDLE:
             middle, half = (y0 + y1) // 2, max(1, self.size // 10)
             fill(image, x0, middle - half, max(x1, x0 + 1), middle + half, colour)
@@ -111,9 +110,10 @@ class Strip:
             if len(name) >= min(3, len(self.labels[label])):
                 put_text(image, name, (x0 + 3, y0 + 1), self.size, ink_on(colour))
 
-    def _axis(self, image: np.ndarray) -> None:
+    def _axis(self) -> None:
         y, more = self.height - self.line - 1, f"+{len(self.hidden)} more"
-        end = self.width - 2
+        image, end = self._drawn, self.width - 2
+        fill(image, 0, y - 2, self.width, self.height, GROUND)
         if self.hidden:
             end -= text_size(more, self.size)[0]
             put_text(image, more, (end, y), self.size, WHITE)

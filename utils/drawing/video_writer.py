@@ -29,9 +29,11 @@ def image_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def resize_image(frame: np.ndarray) -> np.ndarray:
-    """A frame, uint8 RGB (H, W, 3), as a new array of `image_size`."""
+    """A frame, uint8 RGB (H, W, 3), in `image_size`; itself where it has that size."""
     height, width = frame.shape[:2]
     size = image_size((width, height))
+    if size == (width, height):
+        return frame
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if size[0] < width else cv2.INTER_CUBIC)
 
 
@@ -90,20 +92,21 @@ class TubeVideoWriter:
                 raise InputError(f"{self.path}: a video without frames cannot be written")
 
     def write(self, image: np.ndarray, people: Sequence[Person]) -> None:
-        """Add the next frame, an image of `image_size` (see `resize_image`) that is drawn on, and its people."""
+        """Add the next frame, an image of `image_size` (see `resize_image`), and its people."""
         if self.frame == self.strip.start + self.strip.page:
             self.strip.turn(self.frame)
         self.strip.mark(self.frame, people)
+        height, width = image.shape[:2]
+        left = (self.size[0] - width) // 2
+        shown = self._page[:height, left : left + width]
+        shown[:] = image
         draw_boxes(
-            image,
+            shown,
             np.array([person.box for person in people]).reshape(-1, 4) * self.scale,
             [colour_of(person.person_id) for person in people],
             [self._caption(person) for person in people],
             self.text,
         )
-        height, width = image.shape[:2]
-        left = (self.size[0] - width) // 2
-        self._page[:height, left : left + width] = image
         self._page[height : height + self.strip.height] = self.strip.image(self.frame)
         self._encoder.write(self._page)
         self.frame += 1
