@@ -4,8 +4,7 @@
 #     bash scripts/make_weights.sh
 #
 # An hour and a half on one core with AVX2. In float32 on every processor, so that one machine with one number of threads gives the
-# same weights. $DATA_ROOT
-# (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
+# same weights. $DATA_ROOT (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data/weights} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
