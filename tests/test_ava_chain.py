@@ -11,6 +11,7 @@ from datasets.config import load_project
 from datasets.make_shards import make_shards
 from datasets.synthetic.videos import make_synthetic
 from predict import main as predict
+from tests.processes import start_server
 from tests.stages import Stages
 
 RATE = 5  # used frames from one key frame to the next
@@ -28,6 +29,7 @@ def shuffle_labels(path: Path) -> None:
 @pytest.mark.slow
 def test_a_chain_of_several_actions_on_key_frames_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "synthetic"
+    start_server()
     make_synthetic(folder, 40, 10, length=(77, 102), two_at_once=0.6, workers=2, layout="ava")
     file = folder / "project.yml"
     file.write_text(file.read_text().replace("rate: 1\n", f"rate: {RATE}\n"))
