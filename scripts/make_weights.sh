@@ -3,8 +3,8 @@
 #
 #     bash scripts/make_weights.sh
 #
-# An hour and a half on one core with AVX2. In float32 on every processor, so that one machine with one number of threads gives the
-# same weights. $DATA_ROOT (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
+# Eighty minutes on one core with AVX2. In float32 on every processor, so that the same machine gives the same weights. $DATA_ROOT
+# (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data/weights} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
@@ -17,8 +17,8 @@ for subset in train val; do
     stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
 done
 stage "train_detr" "$python" train_detr.py "${common[@]}" "${small_detr[@]}" "${query_losses[@]}" --ex_name weights \
-    --jitter_hue 0.5 --epochs 36 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --save_epochs 12
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --epochs 200 --detr "$folder/detr/epoch_36.pth"
+    --epochs 36 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --save_epochs 12
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_36.pth"
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done
