@@ -1,7 +1,6 @@
 """Every stage on the layouts of AVA and MultiSports, evaluated by their own protocols as by the official commands."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from datasets.config import load_project
 from datasets.synthetic.videos import make_synthetic
+from tests.pickles import pickled
 from tests.stages import Stages
 from utils.metrics import ava, multisports
 
@@ -57,7 +57,7 @@ def test_multisports_layout_through_every_stage(tmp_path: Path, monkeypatch: pyt
             rows = np.column_stack([np.array(tube["frames"]) + 1, tube["boxes"]]).astype(np.float32)
             label = tube["label"] if isinstance(tube["label"], int) else labels.index(tube["label"])
             tubes[label].append((name, tube["score"], rows))
-    (tmp_path / "tubes.pkl").write_bytes(pickle.dumps(tubes, protocol=2))
+    (tmp_path / "tubes.pkl").write_bytes(pickled(tubes))
     official = multisports.evaluate_files(tmp_path / "synthetic" / "multisports_GT.pkl", tubes=tmp_path / "tubes.pkl")
     assert metrics["v-mAP@0.2"] == pytest.approx(official["videoAP@0.2"]["mAP"], abs=1e-9)
     assert metrics["AP@0.5"] == pytest.approx(

@@ -2,13 +2,13 @@
 
 import json
 import math
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datasets.export_predictions import check_export
+from tests.pickles import pickled
 from tests.tube_cases import random_case
 from utils.box_ops import Tube, paired_iou
 from utils.metrics import multisports
@@ -95,8 +95,8 @@ def test_overlap_of_spans_is_the_definition_s() -> None:
 
 def test_damaged_files_are_one_line(tmp_path: Path, fixtures: Path) -> None:
     truth = fixtures / "multisports" / "edge_cases" / "multisports_GT.pkl"
-    (tmp_path / "boxes.pkl").write_bytes(pickle.dumps([[0, 1, 2]]))
-    (tmp_path / "tubes.pkl").write_bytes(pickle.dumps({70: [("v", 0.5, np.zeros((1, 6)))]}))
+    (tmp_path / "boxes.pkl").write_bytes(pickled([[0, 1, 2]]))
+    (tmp_path / "tubes.pkl").write_bytes(pickled({70: [("v", 0.5, np.zeros((1, 6)))]}))
     with pytest.raises(InputError, match=r"boxes.pkl: not boxes of MultiSports"):
         multisports.evaluate_files(truth, frames=tmp_path / "boxes.pkl")
     with pytest.raises(InputError, match=r"tubes.pkl: not tubes of MultiSports .*label 70 is not an index of the 66"):
@@ -109,7 +109,7 @@ def test_videos_in_an_order_of_their_own_are_noted(
     tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = fixtures / "multisports" / "edge_cases" / "multisports_GT.pkl"
-    (tmp_path / "boxes.pkl").write_bytes(pickle.dumps(np.array([[50, 1, 0, 0.9, 10, 10, 50, 50.0]]), protocol=2))
+    (tmp_path / "boxes.pkl").write_bytes(pickled(np.array([[50, 1, 0, 0.9, 10, 10, 50, 50.0]])))
     monkeypatch.setattr("sys.argv", ["multisports", str(truth), "--frames", str(tmp_path / "boxes.pkl")])
     multisports.main()
     assert "videos count in the order of test_videos[0]" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Predictions in and out, in every format, and what is said of those that do not fit."""
 
 import json
-import pickle
 import random
 import shutil
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 import eval_map
 from datasets.predictions import FORMATS, convert, recognise
+from tests.pickles import pickled
 from tests.tube_cases import random_case
 from utils.box_ops import Tube
 from utils.misc import InputError
@@ -242,8 +242,8 @@ def test_a_file_that_is_cut_off_or_of_no_known_kind(data, predictions, tmp_path)
     whole = predictions.read_bytes()
     for name, content, message in (
         ("cut.json", whole[: len(whole) // 2], "not a readable predictions file"),
-        ("cut.pkl", pickle.dumps(np.zeros((9, 8)))[:-50], "refused as a file of predictions"),
-        ("other.pkl", pickle.dumps([1, 2]), "its format is not recognised"),
+        ("cut.pkl", pickled(np.zeros((9, 8)))[:-50], "refused as a file of predictions"),
+        ("other.pkl", pickled([1, 2]), "its format is not recognised"),
         ("other.bin", b"\0\1", "its format is not recognised"),
     ):
         (tmp_path / name).write_bytes(content)

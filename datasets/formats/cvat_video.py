@@ -146,7 +146,7 @@ def _xml_text(path: Path) -> str:
                 if members[0].file_size > MAX_XML:
                     raise InputError(f"{path}: larger than an export can be")
                 data = archive.read(members[0])
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
             raise InputError(f"{path}: not a zip that can be read ({error})") from None
     try:
         text = data.decode("utf-8-sig")
