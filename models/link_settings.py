@@ -112,8 +112,11 @@ def tar_of_tracks(args: Namespace, settings: LinkSettings, root: Path, subset: s
 
 
 def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: str) -> Path:
-    """The tar that a later stage reads: that of `tar_of_tracks`, or where it is missing the only one that differs in
-    the detector's settings alone, since a later stage's `--amp` may be that of its own network."""
+    """The tar of tracks that a later stage reads.
+
+    That of `tar_of_tracks`. Where it is missing and exactly one tar has these link settings, that one, with a note: the
+    `--amp` of a later stage may concern that stage's own network alone.
+    """
     from utils.distributed import rank  # with PyTorch
 
     path = tar_of_tracks(args, settings, root, subset)
