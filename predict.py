@@ -46,8 +46,8 @@ def make_parser() -> Parser:
     parser = Parser("Find people in videos, follow them, and classify their actions.")
     parser.add_argument("videos", nargs="+", help="video files, or folders of images")
     add_detector_flags(parser, detr=None)
-    parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py")
-    parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py")
+    parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py, or synthetic (shipped)")
+    parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped)")
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     add_frame_flags(parser)
     of_head = "(default: as the head was trained)"

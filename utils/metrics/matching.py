@@ -182,7 +182,7 @@ def tube_pairs(
 def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = False) -> Pairs:
     """Boxes of one frame, and one class unless `any_class`, with an IoU of at least `min_iou`."""
     n = 2 + max(pred.label.max(initial=-1), gt.label.max(initial=-1))
-    keys, gt_keys = (x.frame if any_class else x.frame * n + x.label + 1 for x in (pred, gt))  # equal where boxes may be a pair
+    keys, gt_keys = (x.frame if any_class else x.frame * n + x.label + 1 for x in (pred, gt))  # equal: may be a pair
     order = np.argsort(gt_keys, kind="stable")
     gt_keys = gt_keys[order]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
