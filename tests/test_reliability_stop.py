@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.processes import as_rank, free_port, launch
+from tests.processes import as_rank, fork, free_port, launch
 from tests.toy_training import launch_slow
 from utils.distributed import PATIENCE
 
@@ -51,3 +51,22 @@ def test_processes_wait_for_hours(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0, (tmp_path / f"{i}.txt").read_text()
         assert float((tmp_path / f"patience.{i}").read_text()) == PATIENCE.total_seconds() >= 6 * 3600
+
+
+def store_that_ends(port: int) -> None:
+    """Be the store that processes meet at, and exit as soon as one of them waits there for the other."""
+    store = torch.distributed.TCPStore("127.0.0.1", port, 2, True, wait_for_workers=False)
+    alone = store.num_keys()
+    while store.num_keys() == alone:
+        time.sleep(0.01)
+    os._exit(0)
+
+
+def test_a_process_whose_other_one_dies_while_they_meet_ends_with_a_line(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log.txt"
+    first = fork(store_that_ends, port)
+    second = launch(log, as_rank, 1, 2, port, group_patience, tmp_path / "patience")
+    for process in (first, second):
+        process.join(60)
+    text = log.read_text()
+    assert second.exitcode == 2 and "another process of this run has ended" in text and "Traceback" not in text

@@ -39,9 +39,9 @@ def process_group(device: str | None) -> Iterator[torch.device]:
         return
     on_gpu = torch.cuda.is_available() and device != "cpu"
     chosen = pick_device(os.environ["LOCAL_RANK"] if on_gpu else "cpu")
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     completed = False
     try:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
         yield chosen
         completed = True
     except RuntimeError as error:
@@ -51,7 +51,8 @@ def process_group(device: str | None) -> Iterator[torch.device]:
             "another process of this run has ended, its message says why; start all again, trainers with --resume"
         ) from None
     finally:
-        if completed or not on_gpu:  # NCCL's would wait for the other processes, which wait for what this one cannot do
+        # NCCL's end would wait for the other processes, which wait for what this one cannot do
+        if dist.is_initialized() and (completed or not on_gpu):
             dist.destroy_process_group()
 
 
