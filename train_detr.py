@@ -82,6 +82,8 @@ def make_parser() -> Parser:
     for name, what in AUXILIARY.items():
         parser.flag("from scratch", f"{name}_loss_coef", type=not_negative, default=0.0, help=what)
     parser.flag("from scratch", "id_loss_tau", type=positive, default=0.1, help="temperature of the identity loss")
+    parser.flag("from scratch", "id_loss_same_clip", type=not_negative, default=0.0,
+                help="X: negatives of the same clip weigh e^X times in the identity loss")  # fmt: skip
     add_run_flags(parser)
     return parser
 
@@ -284,7 +286,8 @@ def main() -> None:
 
         groups = parameter_groups(detr, args.lr, args.lr_backbone)
         weights = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
-        auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau) if any(weights.values()) else None
+        identity = {"tau": args.id_loss_tau, "same_clip": args.id_loss_same_clip}
+        auxiliary = QueryLosses(detr, len(project.labels), **identity) if any(weights.values()) else None
         if auxiliary is not None:
             model = auxiliary
             groups[0]["params"] += auxiliary.own_parameters()
@@ -305,7 +308,7 @@ def main() -> None:
                     losses = criterion(outputs, batch["targets"], matches)
                     loss = criterion.total(losses)
                     if auxiliary is not None:
-                        losses |= auxiliary.losses(outputs, batch["targets"], matches[0])
+                        losses |= auxiliary.losses(outputs, batch["targets"], matches[0], batch["clip"])
                         loss = loss + sum(weight * losses[name] for name, weight in weights.items())
                     training.backward(loss)
                     last_layer = {name: value for name, value in losses.items() if not name[-1].isdigit()}

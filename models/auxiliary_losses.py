@@ -27,16 +27,16 @@ class QueryLosses(nn.Module):
 
     Args:
         n_actions: actions without "no action".
-        tau: temperature of the identity loss.
+        tau, same_clip: of the identity loss, as in `NPairLoss`.
     """
 
-    def __init__(self, detr: DETR, n_actions: int, tau: float = 0.1) -> None:
+    def __init__(self, detr: DETR, n_actions: int, tau: float = 0.1, same_clip: float = 0.0) -> None:
         super().__init__()
         self.detr, self.n_actions = detr, n_actions
         d = detr.query_embed.embedding_dim
         self.identity, self.action = nn.Linear(d, IDENTITY_D), nn.Linear(d, n_actions + 1)
         self.place = nn.Conv2d(detr.backbone[0].num_channels, n_actions + 2, 1)
-        self.contrast = NPairLoss(tau)
+        self.contrast = NPairLoss(tau, same_clip)
 
     def own_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the layers beside DETR's."""
@@ -52,13 +52,14 @@ class QueryLosses(nn.Module):
         of_queries = {"identity": self.identity(out["queries"]), "action": self.action(out["queries"])}
         return {**out, **of_queries, "place": self.place(out["features"]), "shown": shown}
 
-    def losses(self, out: dict, targets: list[dict], matches: Matches) -> dict[str, Tensor]:
+    def losses(self, out: dict, targets: list[dict], matches: Matches, clips: Tensor) -> dict[str, Tensor]:
         """The three losses of a batch.
 
         Args:
             targets: per image, `boxes` (n, 4) cxcywh normalised, `person_ids` int64 (n,) distinct between clips,
                 `actions` int64 (n,), -1 for none, or sets of them, float32 (n, n_actions).
             matches: those of the last decoder layer.
+            clips: int64 (N,), the clip of each image.
 
         Returns:
             `loss_id`, the N-pair loss of the matched queries; `loss_action`, the cross-entropy of their actions;
@@ -70,7 +71,7 @@ class QueryLosses(nn.Module):
         if not len(query):
             return {"loss_id": out["identity"].sum() * 0, "loss_action": out["action"].sum() * 0, "loss_place": cells}
         return {
-            "loss_id": self.contrast(out["identity"][image, query], ids),
+            "loss_id": self.contrast(out["identity"][image, query], ids, clips.to(image.device)[image]),
             "loss_action": self._action_loss(out["action"][image, query].float(), actions),
             "loss_place": cells,
         }

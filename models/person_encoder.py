@@ -87,14 +87,19 @@ class NPairLoss(nn.Module):
     For an anchor i with positives P(i) (other embeddings of the same person) and all others A(i):
     -log(sum of exp(cos(i, p) / tau) over P(i) / sum of exp(cos(i, a) / tau) over A(i)); the loss is the
     mean over the anchors that have a positive, and 0 (with a gradient of 0) when none has.
+
+    Args:
+        tau: temperature.
+        same_clip: negatives of the anchor's own clip weigh exp(same_clip) times in the sum over A(i).
     """
 
-    def __init__(self, tau: float = 1.0) -> None:
+    def __init__(self, tau: float = 1.0, same_clip: float = 0.0) -> None:
         super().__init__()
-        self.tau = tau
+        self.tau, self.same_clip = tau, same_clip
 
-    def forward(self, embs: Tensor, labels: Tensor) -> Tensor:
-        """`embs` float (M, d), `labels` int (M,) person identities; returns a scalar float32."""
+    def forward(self, embs: Tensor, labels: Tensor, clips: Tensor | None = None) -> Tensor:
+        """`embs` float (M, d), `labels` int (M,) person identities, and where `same_clip` is not 0 `clips` int (M,);
+        returns a scalar float32."""
         unit = F.normalize(embs.float(), dim=1)
         with torch.autocast(embs.device.type, enabled=False):  # 16 bits of a cosine over a small `tau` are too few
             similarity = unit @ unit.T / self.tau
@@ -102,6 +107,8 @@ class NPairLoss(nn.Module):
         positive = (labels[:, None] == labels[None, :]) & ~itself
         anchors = positive.any(1)
         lowest = torch.finfo(similarity.dtype).min
+        if self.same_clip:
+            similarity = similarity + self.same_clip * ((clips[:, None] == clips[None, :]) & ~positive)
         all_others = similarity.masked_fill(itself, lowest).logsumexp(1)
         positives = similarity.masked_fill(~positive, lowest).logsumexp(1)
         losses = torch.where(anchors, all_others - positives, 0.0)

@@ -1,24 +1,30 @@
 #!/usr/bin/env bash
-# The weights in weights/synthetic: the chain from scratch on the synthetic data of seed 1, then exported in half precision.
+# The weights in weights/synthetic: a detector from scratch on the synthetic data of seed 1; person encoder and action head on
+# those of seed 3, whose people the detector does not know; then exported in half precision.
 #
 #     bash scripts/make_weights.sh
 #
-# Eighty minutes on one core with AVX2. In float32 on every processor, so that the same machine gives the same weights. $DATA_ROOT
-# (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
+# In float32 on every processor, so that the same machine and number of threads give the same weights. $DATA_ROOT (data/weights),
+# $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data/weights} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
 folder=$checkpoint/synthetic/weights
-common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --comet disabled "${machine[@]}")
-qmm=("${common[@]}" --qmm_name weights)
+common=(--dataset synthetic --checkpoint_root "$checkpoint" --comet disabled "${machine[@]}")
+detr=("${common[@]}" --data_root "$data/detector" --clips_per_video 1 --sampling_rate 8 --batch_size 16 "${query_losses[@]}")
+qmm=("${common[@]}" --data_root "$data" --qmm_name weights)
 
-stage "rendering videos" "$python" -m datasets.synthetic --data_root "$data" --n_train 400 --seed 1
+stage "rendering the detector's videos" "$python" -m datasets.synthetic --data_root "$data/detector" --n_train 1600 --seed 1
+stage "rendering videos" "$python" -m datasets.synthetic --data_root "$data" --n_train 400 --seed 3
 for subset in train val; do
-    stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data" --subset $subset
+    stage "shards, $subset" "$python" -m datasets.make_shards --dataset synthetic --data_root "$data/detector" --subset $subset
 done
-stage "train_detr" "$python" train_detr.py "${common[@]}" "${small_detr[@]}" "${query_losses[@]}" --ex_name weights \
-    --epochs 36 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --save_epochs 12
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_36.pth"
+stage "train_detr" "$python" train_detr.py "${detr[@]}" "${small_detr[@]}" --ex_name weights_boxes --n_frames 2 --epochs 18 \
+    --save_epochs 6
+stage "train_detr, who is who" "$python" train_detr.py "${detr[@]}" --ex_name weights --n_frames 4 --epochs 4 \
+    --detr "$checkpoint/synthetic/weights_boxes/detr/epoch_18.pth" --id_loss_same_clip 3 --eos_coef 0.3 --dropout 0 \
+    --lr 4e-4 --lr_backbone 1.5e-3 --lr_schedule cosine --warmup_steps 40
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_4.pth"
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done

@@ -1,5 +1,7 @@
 """The losses that help a detector trained from scratch, against a slower obvious version."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ TARGETS = [
     people(first_id=2, actions=[]),
     people([0.31, 0.4, 0.4, 0.6], [0.8, 0.9, 0.01, 0.01], first_id=0, actions=[2, 0]),  # one smaller than a cell
 ]
+CLIPS = torch.tensor([0, 1, 0])
 
 
 def obvious_cell_loss(place: Tensor, shown: Tensor) -> Tensor:
@@ -70,7 +73,7 @@ def test_losses_are_those_of_loops_over_cells_and_people(model: QueryLosses, pad
     assert out["shown"].tolist() == ([[1, 0.625], [1, 1], [pytest.approx(70 / 96), 1]] if padded else [[1, 1]] * 3)
     matches = [(torch.tensor(q), torch.tensor(m)) for q, m in (([4, 2], [1, 0]), ([], []), ([0, 3], [0, 1]))]
     matches = [(q.long(), m.long()) for q, m in matches]
-    losses = model.losses(out, TARGETS, matches)
+    losses = model.losses(out, TARGETS, matches, CLIPS)
     torch.testing.assert_close(losses["loss_place"], obvious_cell_loss(out["place"], out["shown"]))
     rows = torch.stack([out["action"][0, 4], out["action"][0, 2], out["action"][2, 0], out["action"][2, 3]])
     torch.testing.assert_close(losses["loss_action"], F.cross_entropy(rows, torch.tensor([N_ACTIONS, 1, 2, 0])))
@@ -82,10 +85,24 @@ def test_losses_are_those_of_loops_over_cells_and_people(model: QueryLosses, pad
     model.zero_grad()
 
 
+def test_same_clip_negatives_weigh_more_in_the_identity_loss() -> None:
+    torch.manual_seed(0)
+    identities, weight = QueryLosses(build_model(SMALL)[0], N_ACTIONS, same_clip=3.0), math.exp(3)
+    assert identities.contrast.same_clip == 3
+    labels, clips = torch.tensor([0, 0, 1, 2, 2, 3]), torch.tensor([0, 0, 0, 1, 1, 1])
+    embs = F.normalize(torch.randn(6, 8), dim=1)
+    losses = []
+    for i, positive in ((0, 1), (1, 0), (3, 4), (4, 3)):
+        terms = torch.exp(embs @ embs[i] / 0.1)
+        others = [terms[j] * (weight if clips[j] == clips[i] else 1) for j in range(6) if labels[j] != labels[i]]
+        losses.append(-torch.log(terms[positive] / (terms[positive] + sum(others))))
+    torch.testing.assert_close(identities.contrast(embs, labels, clips), torch.stack(losses).mean())
+
+
 def test_images_without_people_have_finite_losses_and_gradients(model: QueryLosses) -> None:
     out = model(torch.randn(2, 3, 64, 64))
     nobody = (torch.zeros(0, dtype=torch.int64),) * 2
-    losses = model.losses(out, [TARGETS[1]] * 2, [nobody] * 2)
+    losses = model.losses(out, [TARGETS[1]] * 2, [nobody] * 2, CLIPS[:2])
     assert losses["loss_id"] == losses["loss_action"] == 0 and losses["loss_place"] > 0
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
