@@ -90,9 +90,9 @@ def make_parser() -> Parser:
     parser.flag("predictions", "predictions",
                 help="file or folder to evaluate in place of tracks; docs/protocol.md lists the formats")  # fmt: skip
     parser.flag("predictions", "predictions_format", choices=tuple(FORMATS),
-                help="their format (default: recognised by content)")  # fmt: skip
+                help="format of --predictions (default: recognised by content)")  # fmt: skip
     parser.flag("predictions", "predictions_options", nargs="+", default=(), metavar="KEY=VALUE",
-                help=f"what they do not say themselves: {', '.join(USER_OPTIONS)} (default: the format's)")  # fmt: skip
+                help=f"what the file does not say: {', '.join(USER_OPTIONS)} (default: the format's)")  # fmt: skip
     parser.flag("predictions", "save_predictions", action="store_true",
                 help="keep the evaluated tubes as JSON, which --predictions reads")  # fmt: skip
     parser.flag("predictions", "export", choices=EXPORTS, help="write the evaluated tubes in a public format")
@@ -103,8 +103,8 @@ def make_parser() -> Parser:
     parser.flag("evaluation", "bootstrap", type=count, default=0,
                 help="resamples of the videos, from which 95 %% intervals are made (1000; 0: none)")  # fmt: skip
     parser.flag("evaluation", "errors", action="store_true",
-                help="what each cause of error costs in v-mAP (with --metric frame-mAP: in frame-mAP)")  # fmt: skip
-    parser.flag("evaluation", "confusion", action="store_true", help="which class is taken for which")
+                help="v-mAP lost to each cause of error (with --metric frame-mAP: frame-mAP)")  # fmt: skip
+    parser.flag("evaluation", "confusion", action="store_true", help="confusion matrix of the classes")
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="thresholds of 3D IoU (frame-mAP: of IoU), or ranges such as 0.5:0.95")  # fmt: skip
     add_evaluation_flags(parser)
@@ -251,7 +251,7 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     options = data_set_options(format, project.labels, sizes, given)
     raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
     missing = tell_missing(raw, path, list(sizes))
-    content = checksum(*(column for column in raw[2:]), *raw.names)
+    content = checksum(*raw[2:], *raw.names)
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     return Measured(*as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)

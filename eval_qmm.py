@@ -52,7 +52,7 @@ from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from models import person_encoder
-from models.person_queries import CachedDetections, cache_queries, detector_of, match_people
+from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
 from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
@@ -60,7 +60,7 @@ from utils.gt_tubes import label_frames, label_sets
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
-from utils.misc import InputError, checksum, start
+from utils.misc import InputError, checksum, exceeding, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
@@ -121,7 +121,9 @@ def link_subset(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(root.parent / "queries", videos, detector, settings.psn_score_th)
     unusable = (bad or {}) | videos.bad | store.bad
-    for name in [name for name in annotations if name not in unusable]:
+    for name in annotations:
+        if name in unusable:
+            continue
         meta = store.json(name)
         try:
             size = meta["width"], meta["height"]
@@ -143,7 +145,7 @@ def link_subset(
 
     files = videos.sources() | {name: [] for name in videos.bad}
     sources = {name: [*source, checksum_of(gt.get(name, []), project.multi_label)] for name, source in files.items()}
-    compared = made_with | {"detector": detector.key}  # wherever its file lies
+    compared = made_with | {"detector": detector.key}  # not its path: a detector that was moved is the same
     with fill_cache(tar_of_tracks(args, settings, root, args.subset), sources, compared, args.skip_bad) as cache:
         for name in cache.missing:
             with cache.sample(name) as sample:
@@ -232,12 +234,14 @@ def panels(e: Evaluated, video: str) -> list:
     """A video's annotated people, detections (where they are cached) and tracks, side by side."""
     from utils.drawing.side_by_side import detections_panel, tubes_panel
 
-    cache = e.root.parent / "queries" / f"{e.args.subset}-{e.store.settings['detector']['key']}.tar"
-    shown = [tubes_panel("ground truth", e.gt[video])]
+    settings, panels = e.store.settings, [tubes_panel("ground truth", e.gt[video])]
+    threshold = exceeding(settings["psn_score_th"]) if settings.get("strict") else settings["psn_score_th"]
+    folder, key = e.root.parent / "queries", settings["detector"]["key"]
+    cache = query_cache_path(folder, e.args.subset, key, settings["psn_score_th"])
     if cache.is_file():
-        found = CachedDetections(TarStore(cache, "query cache"), video, e.store.settings["psn_score_th"])
-        shown.append(detections_panel("detections", found.frames, found.boxes, found.scores))
-    return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
+        detections = CachedDetections(TarStore(cache, "query cache"), video, threshold)
+        panels.append(detections_panel("detections", detections.frames, detections.boxes, detections.scores))
+    return [*panels, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
 
 def report(e: Evaluated, metrics: dict, folder: Path, _curves: list) -> dict:

@@ -3,8 +3,9 @@
     python predict.py video.mp4 --detr detr.pth --encoder encoder.pth --head head.pth --out predictions
 
 Decoding, detection with linking, and drawing with encoding run side by side, each a few batches ahead of the next.
-Actions in the annotated video are classified from `WINDOW` frames before and `BLOCK` frames after; those in the JSON
-from whole tracks, which is the same for videos of up to `WINDOW` frames.
+The video is drawn while the input is still read: each block of `BLOCK` frames is classified from the tracks as linked
+so far, from `WINDOW` frames before the block to at least `BLOCK` frames after it (fewer at the end). The JSON is
+classified from the finished tracks, so its actions, and with a linker that joins tracks its person ids, may differ.
 """
 
 import os
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
-WINDOW = 512  # frames before a block that its actions are classified from
+WINDOW = 512  # frames of context before a block
 MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
 
 
@@ -101,7 +102,7 @@ class Models:
         self.encoder, encoder_config, _ = load_encoder(args.encoder, device)
         trained = config["settings"]
         if trained["encoder"] != weights_hash(self.encoder.state_dict()):
-            raise InputError(f"{args.head}: was trained on people linked by another encoder than {args.encoder}")
+            raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
         self.detector = detector_of(args, device, encoder_config["detector"])
         self.labels, self.link_cues = config["labels"], trained["link_cues"]
         self.sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))

@@ -229,16 +229,17 @@ def main() -> None:
                     n_chunks = math.ceil(math.ceil(n_tracks) / args.batch_size)
                     chunks = data.chunks(indices, n_chunks, args.max_frames_in_batch)
                     chunks += [[] for _ in range(max(per_rank(len(chunks))) - len(chunks))]
-                    accuracy = 0.0
+                    n_right = n_frames = torch.zeros((), device=device)
                     for tracks in chunks:
+                        real = bool(tracks)  # an empty chunk classifies another track, which counts nothing
                         with training.autocast:
                             batch = data.batch(tracks or data.tracks[:1])
                             classified = classify(training.model, batch, device)
                             losses, right, frames_of_chunk = frame_losses(*classified, weight)
-                        training.backward(losses.sum() * bool(tracks) / n_tracks)
-                        accuracy = accuracy + right / frames_of_chunk / len(chunks)
-                    names = [f"{data.tracks[i].video} person {data.tracks[i].person_id}" for i in indices]
-                    training.step(names, accuracy=accuracy)
+                        training.backward(losses.sum() * real / n_tracks)
+                        n_right, n_frames = n_right + right * real, n_frames + frames_of_chunk * real
+                    names = [f"{data.tracks[i].video} track {data.tracks[i].person_id}" for i in indices]
+                    training.step(names, accuracy=n_right / n_frames.clamp(min=1))
                 training.end_epoch(metrics_of_val)
         if rank() == 0:
             tell_left_out(bad or {})

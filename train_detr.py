@@ -60,9 +60,11 @@ def make_parser() -> Parser:
     parser.flag("model", "detr", default="coco-r101-dc5",
                 help="initial weights: an official name, a checkpoint, 'scratch', or hf:<name or folder> of a detector "
                 "of transformers, which trains by its own loss")  # fmt: skip
-    parser.flag("model", "image_size", type=positive_int, help="longer side of frames in pixels (default: 512)")
+    parser.flag("model", "image_size", type=positive_int,
+                help="longer side of frames in pixels (default: the checkpoint's, else 512)")  # fmt: skip
     parser.flag("model", "pad_square", action="store_true",
-                help="pad frames to squares without a mask, which divide the boxes, as published")  # fmt: skip
+                help="pad frames to squares without a mask and divide boxes by the square's side, as published "
+                "(default: the checkpoint's)")  # fmt: skip
     add_person_flag(parser, "model")
     for name, what in ARCHITECTURE.items():
         if isinstance(DETR_CONFIG[name], bool):
@@ -76,7 +78,7 @@ def make_parser() -> Parser:
     for name, (default, what) in LOSSES.items():
         parser.flag("training", name, type=not_negative, default=default, help=what)
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
-                help="overlap in the box loss and in matching; published: iou (default: giou)")  # fmt: skip
+                help="overlap in box loss and matching; published: iou (default: as trained, else giou)")  # fmt: skip
     parser.flag("training", "no_aux_loss", action="store_true",
                 help="no losses on the earlier decoder layers, as published")  # fmt: skip
     for name, what in AUXILIARY.items():
@@ -169,7 +171,7 @@ def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
     """DETR's settings that the flags give: of its architecture, and all others."""
     changes = {name: getattr(args, name) for name in LOSSES} | {"aux_loss": not args.no_aux_loss}
     changes["ce_loss_coef"] = changes.pop("class_loss_coef")
-    for name in ("image_size", "pad_square", "box_overlap"):  # those of the checkpoint, where no flag says otherwise
+    for name in ("image_size", "pad_square", "box_overlap"):  # without the flag, the checkpoint's value
         if getattr(args, name):
             changes[name] = getattr(args, name)
     return {name: getattr(args, name) for name in ARCHITECTURE if getattr(args, name) is not None}, changes

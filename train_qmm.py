@@ -22,8 +22,8 @@ from utils.flags import (
     add_training_flags,
 )
 
-ID_STEP = 2**32  # between the person ids of two processes
-SLOTS = 2**16  # more than a detector has queries
+ID_STEP = 2**32  # between the person ids of two processes, which stay distinct when gathered
+SLOTS = 2**16  # above the number of a detector's queries: clip * SLOTS + slot is unique
 
 
 def make_parser() -> Parser:
@@ -33,7 +33,7 @@ def make_parser() -> Parser:
     parser.flag("data", "val_subset",
                 help="subset to measure held-out metrics on, before and while training (default: none)")  # fmt: skip
     parser.flag("data", "between_key_frames", action="store_true",
-                help="of data annotated in key frames: also frames between them, with interpolated boxes")  # fmt: skip
+                help="train on the frames between annotated key frames too, with interpolated boxes")  # fmt: skip
     parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
     add_clip_flags(parser, n_frames=8, frames_help=", at least 2", used_with="--no_query_cache: ")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
@@ -46,9 +46,9 @@ def make_parser() -> Parser:
                 help=f"minimum IoU between a detection and its ground-truth person {OF_DATA}")  # fmt: skip
     add_strict_flag(parser, "matching")
     parser.flag("matching", "matching", choices=("greedy", "hungarian"), default="greedy",
-                help="how detections get people: by falling IoU, or by DETR's matching, as published")  # fmt: skip
+                help="assignment of detections to people: by falling IoU, or DETR's, as published")  # fmt: skip
     parser.flag("matching", "identity", choices=("person", "slot"), default="person",
-                help="whose queries are positives: a person's, or those of one query number, as published")  # fmt: skip
+                help="what positives share: the person, or the query number, as published")  # fmt: skip
     add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
     parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
     add_run_flags(parser)
@@ -87,7 +87,8 @@ from utils.misc import InputError, checksum, exceeding, start
 from utils.training.run import TrainingRun
 
 Clips = tuple[Sized, Callable[[list], Iterator[tuple[Tensor, Tensor, list]]], str]
-"""The clips of an epoch; `load`, batches of clips -> queries (M, d), person ids (M,) and names; their checksum."""
+"""What is as long as an epoch has clips; `load`, batches of clips -> queries (M, d), person ids (M,) and their videos'
+names; the annotations' checksum."""
 
 
 def match(
@@ -124,7 +125,8 @@ def query_clips(
 ) -> tuple[QueryClips, dict[str, Video]]:
     """Clips of a subset's cached queries, and its annotations; DETR runs first on the videos that are not cached.
 
-    Videos left out enter `bad`. Clips that are not to `train` on are one of each video, their identities persons.
+    Videos left out enter `bad`. Without `train` there is one clip of each video, and identities are persons whatever
+    `--identity` says.
     """
     videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
     floor = least["psn_score_th"]
@@ -147,10 +149,10 @@ def query_clips(
         args.n_frames,
         args.sampling_rate,
         args.seed,
-        args.clips_per_video if train else 1,
-        args.whole_videos,
-        train and args.identity == "slot",
-        args.between_key_frames,
+        clips_per_video=args.clips_per_video if train else 1,
+        whole_videos=args.whole_videos,
+        by_slot=train and args.identity == "slot",
+        between=args.between_key_frames,
     )
     if not len(data):
         raise InputError(
@@ -170,8 +172,8 @@ def cached_clips(
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
         for clips in batches:
-            queries, ids = data.pack(clips)
-            yield torch.from_numpy(queries).to(detector.device), torch.from_numpy(ids).to(detector.device), clips
+            queries, ids = (torch.from_numpy(array).to(detector.device) for array in data.pack(clips))
+            yield queries, ids, data.names(clips)
 
     tubes = [(name, tube) for name, video in annotations.items() for tube in video.tubes]
     parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
@@ -205,10 +207,10 @@ def augmented_clips(
 
 
 def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
-    """The N-pair loss of the joined batch of all processes, features (M, d) and person ids (M,) in each.
+    """The N-pair loss over the features of all processes; `features` (M, d) and `ids` (M,) are this process's.
 
-    Each process contrasts the others' features as they are, with the gradient through its own;
-    DistributedDataParallel's mean of these is the joined gradient over the number of processes, hence the factor.
+    The others' features come without a gradient. DDP averages the processes' gradients, which divides the joint one by
+    their number, so each is multiplied by it; the loss's value is not.
     """
     if world_size() == 1:
         return criterion(features, ids)

@@ -52,7 +52,7 @@ class Video(NamedTuple):
 
 
 def linker_rows(end: int) -> Iterator[tuple[str, str, int, LinkOptions]]:
-    """(name, link cue, frames that a track survives, options) of each linker: the named ones, and `robust` without each
+    """(name, link cue, `--end_consecutive_frames`, options) of each linker: the named ones, and `robust` without each
     of its options."""
     robust = LINKERS["robust"]
     yield "published, IoU", "iou", end, LINKERS["published"]
@@ -233,7 +233,7 @@ def main() -> None:
         "linking", "filter_length", type=positive_int, help="minimum detections of a track (default: the data set's)"
     )
     parser.flag("linking", "end_consecutive_frames", type=positive_int, default=4,
-                help="frames without a link that a track survives in the published rows")  # fmt: skip
+                help="frames without a link after which a track closes, in the published rows")  # fmt: skip
     args = parser.parse_args()
     if len(args.data_root) != len(args.checkpoint_root):
         raise InputError("--data_root, --checkpoint_root: name as many folders of runs as of data")

@@ -11,7 +11,7 @@ from utils.box_ops import Track
 
 FRAMES, PEOPLE, D = 2000, 10, 256
 ASKED = 2000  # frames a second
-END = 8  # frames without a link that a track survives
+END = 8  # consecutive frames without a link after which a track closes
 SIM_TH = {"feature": 0.5, "iou": 0.3}
 
 

@@ -59,6 +59,10 @@ class QueryClips:
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
 
+    def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
+        """The videos of clips, (epoch, index) each."""
+        return [self.videos[index // self.clips_per_video][0].name for _, index in keys]
+
     def pack(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Queries float32 (M, d) and identities int64 (M,), distinct between the clips `keys`, (epoch, index) each."""
         queries, ids, first_id = [], [], 0

@@ -1,4 +1,4 @@
-"""The kinds of frozen detectors behind one interface, `Network`: one function each, in the table `KINDS`."""
+"""The kinds of frozen detectors behind one interface, `Network`: one function each, which `open_network` chooses."""
 
 from collections.abc import Callable
 from operator import itemgetter
@@ -98,16 +98,14 @@ def _layer(number: int | None, n_layers: int, source: str) -> int:
     return number or n_layers
 
 
-KINDS = {"hf": open_hf, "detr": open_detr}
-
-
 def open_network(source: str | Path, checkpoint_root: str | Path, device: torch.device, use: Settings) -> Network:
     """The detector that `source` names: `hf:<name or folder>`, or as in `models.weights.read_detector`."""
     if is_hf(source):
-        return KINDS["hf"](str(source), None, device, use)
+        return open_hf(str(source), None, device, use)
     path, checkpoint = read_detector(source, checkpoint_root)
-    kind = "hf" if hf_detector.holds_hf(checkpoint) else "detr"
-    return KINDS[kind](str(path) if kind == "hf" else path, checkpoint, device, use)
+    if hf_detector.holds_hf(checkpoint):
+        return open_hf(str(path), checkpoint, device, use)
+    return open_detr(path, checkpoint, device, use)
 
 
 def is_hf(source: str | Path) -> bool:

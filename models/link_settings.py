@@ -60,7 +60,7 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     what = f"minimum similarity of a link: cosine, or IoU with --link_cues iou {OF_DATA}"
     parser.flag("linking", "sim_th", type=cosine, help=what)
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
-    what = "frames without a link that a track survives (default: the linker's, else the data set's)"
+    what = "consecutive frames without a link after which a track closes (default: the linker's, else the data set's)"
     parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
     what = "IoU with an annotated person above which a frame of a track takes the action as its label"
     parser.flag("linking", "iou_th", type=share, help=f"{what} {OF_DATA}")
@@ -69,8 +69,8 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
 
 def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettings:
     """The settings of `add_linking_flags`, with the data set's defaults and the last epoch of the run in `root`."""
-    if LINKERS[args.linker].memory > 1 and not LINK_CUES[args.link_cues].needs_features:
-        raise InputError(f"--linker {args.linker}: averages person features; it does not go with --link_cues iou")
+    if LINKERS[args.linker].averages and not LINK_CUES[args.link_cues].needs_features:
+        raise InputError(f"--linker {args.linker}: averages person features; --link_cues {args.link_cues} has none")
     patience = args.end_consecutive_frames or LINKERS[args.linker].end_consecutive_frames
     epoch = args.load_epoch
     if epoch is None:

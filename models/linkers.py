@@ -1,4 +1,4 @@
-"""What a linker can do beyond the published rule: each option a function here, named linkers in `LINKERS`."""
+"""Parts of the linking rule: assignments, options beyond the published rule, and the named linkers, `LINKERS`."""
 
 from dataclasses import dataclass
 
@@ -26,6 +26,11 @@ class LinkOptions:
     echoes: tuple[float, float] | None = None
     join: tuple[float, int] | None = None
     end_consecutive_frames: int | None = None
+
+    @property
+    def averages(self) -> bool:
+        """Whether the representations of several detections are averaged."""
+        return self.memory > 1 or self.join is not None
 
 
 LINKERS = {

@@ -46,7 +46,7 @@ from utils.storage.video_cache import fill_cache
 if TYPE_CHECKING:
     from datasets.frame_batches import SubsetVideos
 
-FLOOR = 0.05  # person score down to which queries are kept: lower thresholds are hardly ever of use
+FLOOR = 0.05  # minimum person score of cached queries; a lower threshold gets a cache of all of them
 
 
 class Detections(NamedTuple):
@@ -188,7 +188,7 @@ class CachedDetections:
         self.name, self.meta, self._store = name, store.json(name), store
         floor = self.meta["made_from"]["settings"]["floor"]
         if psn_score_th < floor:
-            raise InputError(f"{store.path}: holds person scores from {floor}; {psn_score_th} needs a new extraction")
+            raise InputError(f"{store.path}: holds person scores of at least {floor:g} alone, not of {psn_score_th:g}")
         scores = store.read(name, "scores")
         self.rows = np.flatnonzero(scores >= psn_score_th)
         self.frames, self.scores = store.read(name, "frames")[self.rows], scores[self.rows]
@@ -213,6 +213,12 @@ class CachedDetections:
             yield self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b))
 
 
+def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR) -> Path:
+    """The tar of a subset's queries: those of a person score of at least `FLOOR`, or all of them for a lower threshold;
+    `key` as of `Detector`."""
+    return Path(folder) / f"{subset}-{key}{'' if psn_score_th >= FLOOR else '-all'}.tar"
+
+
 def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
     """Run DETR over a subset: the tar of its queries, in which a video that is already there stays as it is.
 
@@ -220,7 +226,7 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
     left out has a sample without arrays, whose json says why (`bad`). Under `torchrun` the processes share the videos.
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
-    path = Path(folder) / f"{videos.subset}-{detector.key}{'' if floor else '-all'}.tar"
+    path = query_cache_path(folder, videos.subset, detector.key, psn_score_th)
     settings = {"detector": detector.key, "floor": floor}
     with fill_cache(path, videos.sources(), settings, videos.skip_bad) as cache:
         opened = videos.open(cache.missing, detector.image_size, detector.batch_size, detector.device.type == "cuda")

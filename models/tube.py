@@ -13,13 +13,14 @@ from utils.box_ops import Track, Tube, paired_iou
 
 @dataclass(frozen=True)
 class LinkCue:
-    """What tracks and detections are compared by; a new cue is one more entry of `LINK_CUES`.
+    """What tracks and detections are compared by. A new cue is one more entry of `_CUES`, its default threshold one of
+    `datasets.config.DEFAULTS`.
 
     Args:
         name: value of `--link_cues`.
         represent: boxes (n, 4) and person features (n, d) of n detections -> their representation (n, k).
         similarity: representations of tracks (t, k) and detections (n, k) -> similarities (t, n).
-        default_th: the data set's default that `--sim_th` takes.
+        default_th: the data set's default that `--sim_th` falls back to.
         needs_features: whether `represent` reads the person features, which may be None otherwise.
     """
 
@@ -82,7 +83,7 @@ def link(
         scores: float32 (M,), person scores.
         features: float32 (M, d), person features; may be None with `link_cues="iou"`.
         sim_th: minimum cosine similarity (or IoU) of a link.
-        end_consecutive_frames: frames without a link that an open track survives.
+        end_consecutive_frames: consecutive frames without a link after which a track closes.
         link_cues: an entry of `LINK_CUES`.
 
     Returns:
@@ -101,10 +102,10 @@ class Linker:
 
     Args:
         sim_th, end_consecutive_frames, link_cues: as in `link`.
-        options: how to go beyond the published rule (default: not at all).
+        options: deviations from the published rule (default: none).
 
     Raises:
-        ValueError: a cue that does not exist, or a memory of other representations than person features.
+        ValueError: a cue that does not exist, or options that average representations which are not person features.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Linker:
     ) -> None:
         self.sim_th, self.end_consecutive_frames = sim_th, end_consecutive_frames
         self.cue, self.options = link_cue(link_cues), options or LinkOptions()
-        if self.options.memory > 1 and not self.cue.needs_features:
+        if self.options.averages and not self.cue.needs_features:
             raise ValueError(f"a track has no mean {link_cues}; only person features are averaged")
         self._closed: list[_PackedTrack] = []
         self._open: list[_PackedTrack] = []

@@ -67,7 +67,8 @@ def compare(stages: Stages, script: str, kind: str, name_flag: str, batch_flag: 
 STEPS = pytest.mark.parametrize(("size", "clips"), [(3, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 
 
-@STEPS
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])
 def test_two_processes_train_detr_as_one_does(stages: Stages, size: int, clips: int) -> None:
     rate = 1e-4  # AdamW makes steps of its rate out of gradients that are all rounding
     flags = (*FROZEN, "--clips_per_video", clips, "--epochs", 1, "--lr", rate)
@@ -81,6 +82,7 @@ def test_two_processes_train_query_matching_as_one_does(stages: Stages, size: in
     compare(stages, "train_qmm", "{name}/encoder", "--qmm_name", "--batch_size", size, *flags)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_action_head_as_one_does(stages: Stages) -> None:
     """Also where one process has a tube more than the other, and pads one batch more."""
     tars = stages.folder("one") / "qmm_tubes" / "train"

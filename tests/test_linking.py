@@ -178,8 +178,9 @@ def test_the_mean_of_a_track_outweighs_one_odd_detection() -> None:
 
     assert [1, 3, 4, 5, 7] in rows(LinkOptions(memory=8))
     assert [0, 2, 6] in rows(LinkOptions(memory=8))
-    with pytest.raises(ValueError, match="no mean iou"):
-        Linker(0.3, 8, "iou", LinkOptions(memory=8))
+    for options in (LinkOptions(memory=8), LinkOptions(join=(0.5, 10))):
+        with pytest.raises(ValueError, match="no mean iou"):
+            Linker(0.3, 8, "iou", options)
 
 
 def piece(frames: range, person_id: int) -> Track:

@@ -197,6 +197,7 @@ def test_pages_show_what_was_measured(root: Path, capsys: pytest.CaptureFixture[
     assert f"report: {folder}/report/index.html" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_comet_gets_tables_curves_confusion_page_and_worst_videos(root: Path, capsys: pytest.CaptureFixture) -> None:
     flags = (
         "--min_tube_length",

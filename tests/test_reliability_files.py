@@ -228,11 +228,19 @@ def test_a_cache_made_by_another_run_in_the_meantime_is_taken(stages: Stages, mo
     assert held.read_bytes() == before and not list(held.parent.glob("*.parts"))
 
 
-def test_a_loss_that_is_not_finite_stops_a_stage_with_its_videos_named(copy: Stages) -> None:
-    training = ("train_detr", "--ex_name", "wild", *TINY_DETR, "--epochs", 2, "--lr", "1e30")
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        (("train_detr", "--ex_name", "wild", *TINY_DETR, "--epochs", 2, "--lr", "1e30"), "detr"),
+        (("train_qmm", "--qmm_name", "wild", *LOOSE, "--epochs", 9, "--lr_en", "1e38"), "encoder"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_a_stage_with_its_videos_named(copy: Stages, flags: tuple, folder: str) -> None:
+    if folder == "encoder":
+        flags = (*flags, "--detr", copy.folder("one") / "detr" / "epoch_1.pth")
     with pytest.raises(InputError, match=r"not finite.*--skip_nonfinite"):
-        copy.run(*training)
-    held = json.loads((copy.folder("wild") / "detr" / NONFINITE).read_text().splitlines()[0])
+        copy.run(*flags)
+    held = json.loads((copy.folder("wild") / folder / NONFINITE).read_text().splitlines()[0])
     names = (copy.data / "synthetic" / "train.txt").read_text().split()
     assert set(held["processes"][0]["batch"]) <= set(names) and held["processes"][0]["batch"]
 

@@ -189,6 +189,7 @@ const read = () => {
 """.replace("WIDTH", str(SIZE[0])).replace("BITS", str(BITS))
 
 
+@pytest.mark.slow
 def test_boxes_stay_on_their_frames_at_any_rate(page) -> None:
     """The number in the picture is that of the boxes in everything painted: while playing, and after jumps."""
     watch = READ + "window.seen = []; const draw = player.draw;"

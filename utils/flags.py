@@ -124,7 +124,7 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
     parser.flag("detector", "image_size", type=count, default=0,
                 help="longer side of frames; 0: what it was trained for, 512 for official ones")  # fmt: skip
     parser.flag("detector", "pad_square", action="store_true",
-                help="pad frames to squares, which divide the boxes, as published (default: as trained)")  # fmt: skip
+                help="pad frames to squares, whose side divides boxes, as published (default: as trained)")  # fmt: skip
     parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0,
                 help="frames a batch; 0: {cuda} on a GPU, {cpu} on a CPU".format(**DETECTOR_BATCH))  # fmt: skip
     parser.flag("detector", "query_layer", type=positive_int,

@@ -40,8 +40,8 @@ class Views(NamedTuple):
 
 
 def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
-    """InputError for a video of `--plot_video` or `--side_by_side` that is not one of the subset's `names`, or that
-    nothing is drawn of."""
+    """InputError for a video of `--plot_video` or `--side_by_side` that is not one of the subset's `names`, and for
+    `--plot_video` without `--plot`."""
     if args.plot_video is not None and not args.plot:
         raise InputError(f"--plot_video {args.plot_video}: only goes with --plot")
     names, asked = list(names), [("side_by_side", video) for video in args.side_by_side]

@@ -56,7 +56,7 @@ class TrainingRun:
 
     Args:
         stage: the script's name, for the log.
-        parameters: AdamW's groups of parameters; a group's own `lr` stands.
+        parameters: AdamW's groups of parameters; a group's own `lr` comes before `--lr`.
         config: what rebuilds the model; part of every checkpoint.
         args: the script's flags, `add_run_flags` and `add_training_flags` among them.
         data: checksum of the training data, which must be the same in a resumed run.
