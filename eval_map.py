@@ -346,8 +346,12 @@ def main() -> None:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
     if lists:
         write_json(path.with_suffix("") / "errors.json", lists)
-    formats = ["json", *["ava"] * by_ava] * args.save_predictions + [args.export] * bool(args.export)
-    for written in export(path.with_suffix(""), e, dict.fromkeys(formats), args.metric) if formats else ():
+    formats = ["json"] if args.save_predictions else []
+    if args.save_predictions and by_ava:
+        formats.append("ava")
+    if args.export and args.export not in formats:
+        formats.append(args.export)
+    for written in export(path.with_suffix(""), e, formats, args.metric) if formats else ():
         print(f"predictions: {written}")
 
 

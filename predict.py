@@ -159,7 +159,7 @@ class VideoTracks:
 
         detector = self.models.detector
         pin = detector.device.type == "cuda"
-        with closing(Ahead(batches(frames, detector.image_size, detector.batch_size, pin))) as images:
+        with closing(Ahead(batches(frames, detector.frame_size, detector.batch_size, pin))) as images:
             started = detector.start(images, self.video.size, self.settings.psn_score_th)
             for n_frames, fetch in run_ahead(started):
                 detections = fetch()

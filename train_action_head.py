@@ -145,10 +145,12 @@ def validate(
 
 def class_weights(data: TrackBatches, kind: str) -> Tensor:
     """The weight of each action's presence in sets of labels, float32 (n_classes,); `kind` as of `--class_weights`."""
+    if kind == "none":
+        return torch.ones(data.tracks[0].labels.shape[1])
     sets = np.concatenate([track.labels[track.labels.any(1)] for track in data.tracks])
     present = sets.sum(0, dtype=np.int64)
     weights = (len(sets) - present) / np.maximum(present, 1)
-    return torch.from_numpy((weights if kind == "balanced" else weights**0).clip(1, MAX_WEIGHT).astype(np.float32))
+    return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
 
 
 def main() -> None:
@@ -221,7 +223,7 @@ def main() -> None:
         ) as training:
             for epoch in training.epochs():
                 steps = epoch_batches(data, epoch, args.iter_update, rank(), world_size())
-                for step in training.batches(steps[training.batch :], len(steps)):
+                for step in training.batches(steps[training.batches_done :], len(steps)):
                     indices = [index for _, index in step]
                     n_tracks = sum(per_rank(len(indices))) / world_size()  # a mean: DDP averages gradients
                     # Tracks of like length are padded together, up to --batch_size; each track counts alike, however

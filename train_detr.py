@@ -299,9 +299,9 @@ def main() -> None:
             "train_detr", folder, model, groups, config, args, device, data.checksum(), exported=detr
         ) as training:
             for epoch in training.epochs():
-                clips = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())
-                loader = make_loader(data, clips[training.batch :], args.workers, device)
-                for batch in training.batches(loader, len(clips)):
+                batches = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())
+                loader = make_loader(data, batches[training.batches_done :], args.workers, device)
+                for batch in training.batches(loader, len(batches)):
                     for target in batch["targets"]:
                         target["labels"].fill_(about["person_label"])
                     with training.autocast:

@@ -184,7 +184,7 @@ def augmented_clips(
     args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
 ) -> Clips:
     """Clips that are mirrored and change colour, with DETR run on them in each step. Shards have left out `bad`."""
-    data = clips_of_flags(args, project, detector.image_size, detector.square)
+    data = clips_of_flags(args, project, detector.frame_size, detector.square)
     floor = least["psn_score_th"] if args.matching == "greedy" else 0.0
 
     def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
@@ -250,8 +250,8 @@ def main() -> None:
         ) as training:
             training.measure_untrained(validate)
             for epoch in training.epochs():
-                clips = epoch_batches(data, epoch, args.batch_size, rank(), world_size())
-                for queries, ids, names in training.batches(load(clips[training.batch :]), len(clips)):
+                batches = epoch_batches(data, epoch, args.batch_size, rank(), world_size())
+                for queries, ids, names in training.batches(load(batches[training.batches_done :]), len(batches)):
                     with training.autocast:
                         features = training.model(queries)
                         loss = joined_loss(criterion, features, ids)

@@ -113,7 +113,7 @@ def linked(
 @torch.inference_mode()
 def cost(detector: Detector, videos: SubsetVideos) -> tuple[float, float]:
     """GFLOP of a frame, and frames a second of the detector alone on a batch of a video's frames."""
-    opened = videos.open([next(iter(videos.paths))], detector.image_size, detector.batch_size, pin=False)
+    opened = videos.open([next(iter(videos.paths))], detector.frame_size, detector.batch_size, pin=False)
     images = next(next(opened).batches)
     opened.close()
     prepared = detector.network.prepare(images.to(detector.device), None)

@@ -33,7 +33,7 @@ class BackboneFeatures:
         if not isinstance(detector.detr, DETR):
             raise InputError(f"{detector.source}: the backbone's features are those of DETR alone; use an x3d head")
         self.key, self.device = f"res-{detector.key}", detector.device
-        self.image_size, self.batch_size = detector.image_size, detector.batch_size
+        self.image_size, self.batch_size = detector.frame_size, detector.batch_size
         self.width, self._detector = detector.detr.backbone[0].num_channels, detector
 
     def start(self, batches: Iterable[Tensor]) -> Started:

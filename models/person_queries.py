@@ -64,7 +64,7 @@ class Detections(NamedTuple):
 class Detector:
     """A frozen detector, ready for inference; `key` names its weights and settings.
 
-    `batch_size` frames go through it at a time, resized to `image_size` pixels on the longer side (0: as they are).
+    `batch_size` frames go through it at a time, resized to `frame_size` pixels on the longer side (0: as they are).
     `source` as in `models.detectors.open_network`, further arguments, `use`, as in its `Settings`.
     """
 
@@ -81,14 +81,14 @@ class Detector:
         self.network = network = open_network(source, checkpoint_root, device, Settings(**use))
         self.detr, self.weights, self.key, self.d = network.module, network.weights, network.key, network.d
         self.n_layers, self.query_layer, self.person_label = network.n_layers, network.query_layer, network.person_label
-        self.image_size, self.square = network.frame_size, network.square
+        self.image_size, self.frame_size, self.square = network.image_size, network.frame_size, network.square
         if compiled:
             self.detr.compile()
 
     def config(self) -> dict:
         """What a later stage needs to find the same detector: its file, what its weights are, and how it is used."""
-        names = ("source", "weights", "square", "query_layer", "person_label", "key")
-        return {name: getattr(self, name) for name in names} | {"image_size": self.network.image_size}
+        names = ("source", "weights", "square", "query_layer", "person_label", "key", "image_size")
+        return {name: getattr(self, name) for name in names}
 
     def _input(self, images: Tensor) -> Tensor:
         """uint8 frames (b, 3, H, W) as the network takes them."""
@@ -229,7 +229,7 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
     path = query_cache_path(folder, videos.subset, detector.key, psn_score_th)
     settings = {"detector": detector.key, "floor": floor}
     with fill_cache(path, videos.sources(), settings, videos.skip_bad) as cache:
-        opened = videos.open(cache.missing, detector.image_size, detector.batch_size, detector.device.type == "cuda")
+        opened = videos.open(cache.missing, detector.frame_size, detector.batch_size, detector.device.type == "cuda")
 
         def start(video: Any) -> Started:
             return detector.start(video.batches, video.size, floor)

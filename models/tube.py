@@ -137,55 +137,52 @@ class Linker:
             raise ValueError(f"detections of frame {frame} after those of frame {self._last_frame}")
         self._last_frame = frame
         self._close(frame)
-        looks = self.cue.represent(boxes, features)
+        representations = self.cue.represent(boxes, features)
         rows = np.arange(self._n_rows, self._n_rows + len(boxes))
         self._n_rows += len(boxes)
         if self.options.duplicates:
-            similarity = self.cue.similarity(looks, looks)
-            distinct = distinct_detections(similarity, boxes, scores, self.options.duplicates)
-            looks, rows, boxes, scores = (x[distinct] for x in (looks, rows, boxes, scores))
-        track_of = [-1] * len(boxes)
+            similarity = self.cue.similarity(representations, representations)
+            kept = distinct_detections(similarity, boxes, scores, self.options.duplicates)
+            representations, rows, boxes, scores = (x[kept] for x in (representations, rows, boxes, scores))
+        track_of = np.full(len(boxes), -1)
         if self._open:
-            similarity = self.cue.similarity(self._track_looks(), looks)
+            similarity = self.cue.similarity(self._track_representations(), representations)
             for track, detection in ASSIGNMENTS[self.options.assignment](similarity, self.sim_th):
                 track_of[detection] = track
-        unmatched = [detection for detection, track in enumerate(track_of) if track < 0]
-        if self.options.echoes and 0 < len(unmatched) < len(boxes):
-            linked = [detection for detection, track in enumerate(track_of) if track >= 0]
-            similarity = self.cue.similarity(looks[unmatched], looks[linked])
-            echo = second_detections(similarity, boxes[unmatched], boxes[linked], self.options.echoes)
-            stays = np.ones(len(boxes), bool)
-            stays[np.array(unmatched)[echo]] = False
-            looks, rows, boxes, scores = (x[stays] for x in (looks, rows, boxes, scores))
-            track_of = [track for track, stay in zip(track_of, stays, strict=True) if stay]
-        for detection, track in enumerate(track_of):
-            if track < 0:
-                track_of[detection] = len(self._open)
-                self._open.append(_PackedTrack(self._n_tracks))
-                self._n_tracks += 1
-        columns = (track_of, rows.tolist(), boxes.tolist(), scores.tolist())
-        for track, row, box, score in zip(*columns, strict=True):
+        linked = track_of >= 0
+        if self.options.echoes and linked.any() and not linked.all():
+            similarity = self.cue.similarity(representations[~linked], representations[linked])
+            kept = linked.copy()
+            kept[~linked] = ~second_detections(similarity, boxes[~linked], boxes[linked], self.options.echoes)
+            columns = (representations, rows, boxes, scores, track_of)
+            representations, rows, boxes, scores, track_of = (x[kept] for x in columns)
+        new = np.flatnonzero(track_of < 0)
+        track_of[new] = len(self._open) + np.arange(len(new))
+        self._open += [_PackedTrack(self._n_tracks + i) for i in range(len(new))]
+        self._n_tracks += len(new)
+        tracks = track_of.tolist()
+        for track, row, box, score in zip(tracks, rows.tolist(), boxes.tolist(), scores.tolist(), strict=True):
             self._open[track].append(frame, row, box, score)
-        self._remember(track_of, looks)
+        self._remember(tracks, representations)
 
-    def _track_looks(self) -> np.ndarray:
+    def _track_representations(self) -> np.ndarray:
         """What represents each open track: its newest detection, or the mean of several."""
         return self._recent[:, 0] if self.options.memory == 1 else self.cue.represent(None, self._recent.sum(1))
 
-    def _remember(self, tracks: list[int], looks: np.ndarray) -> None:
+    def _remember(self, tracks: list[int], representations: np.ndarray) -> None:
         """Take the representations (n, k) of n open tracks' new detections in place of their oldest."""
         if self._recent is None:
-            self._recent = np.zeros((0, self.options.memory, looks.shape[1]), looks.dtype)
+            self._recent = np.zeros((0, self.options.memory, representations.shape[1]), representations.dtype)
         if len(self._recent) < len(self._open):
-            new = np.zeros((len(self._open) - len(self._recent), *self._recent.shape[1:]), looks.dtype)
+            new = np.zeros((len(self._open) - len(self._recent), *self._recent.shape[1:]), representations.dtype)
             self._recent = np.concatenate([self._recent, new])
         memory, slots = self.options.memory, 0
         if memory > 1:
             slots = [(len(self._open[track].frames) - 1) % memory for track in tracks]
-        self._recent[tracks, slots] = looks
+        self._recent[tracks, slots] = representations
         if self.options.join:
-            for track, look in zip(tracks, looks, strict=True):
-                self._open[track].sum = self._open[track].sum + look
+            for track, representation in zip(tracks, representations, strict=True):
+                self._open[track].sum = self._open[track].sum + representation
 
     def _close(self, frame: int) -> None:
         """Close the tracks whose last link is too far back for `frame`."""
@@ -204,7 +201,7 @@ class Linker:
         packed = sorted(self._closed + self._open, key=lambda track: track.number, reverse=True)
         self._closed, self._open = [], []
         sums = [track.sum for track in reversed(packed)]
-        tracks = [packed.pop().finish() for _ in range(len(packed))]  # so that memory has both forms of one track only
+        tracks = [packed.pop().finish() for _ in range(len(packed))]  # memory holds one track twice, not all
         return join_tracks(tracks, np.stack(sums), *self.options.join) if self.options.join and tracks else tracks
 
 

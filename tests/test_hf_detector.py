@@ -179,7 +179,7 @@ def test_the_key_names_weights_processor_and_settings(tiny: dict[str, Path], tmp
     (fewer / "config.json").write_text(json.dumps(settings | {"num_queries": QUERIES - 2}))
     other = Detector(f"hf:{fewer}", CPU)
     assert other.weights == detector.weights and other.key != detector.key
-    assert detector.config()["source"] == source and detector.image_size == 0
+    assert detector.config()["source"] == source and detector.frame_size == 0
 
 
 def test_a_number_names_the_person_s_class_and_0_is_one(

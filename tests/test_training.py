@@ -143,7 +143,7 @@ def test_validation_cut_off_costs_no_training(tmp_path: Path) -> None:
         return {"val": float(epoch)}
 
     def counted(run: TrainingRun, batch: dict) -> None:
-        seen.append(run.batch)
+        seen.append(run.batches_done)
         one_step(run, batch)
 
     train(tmp_path / "whole", arguments(), validate=partial(validate, False))

@@ -91,7 +91,7 @@ def train(
     with TrainingRun("toy", folder, model, weights, {"width": 8}, args, torch.device("cpu"), data) as run:
         for epoch in run.epochs():
             total = len(epoch_rows(batch_size, epoch))
-            for batch in run.batches(batches(batch_size, epoch, run.batch), total):
+            for batch in run.batches(batches(batch_size, epoch, run.batches_done), total):
                 step(run, batch)
             run.end_epoch(partial(validate, model, epoch + 1) if validate else None)
     return model

@@ -40,8 +40,8 @@ class TrainingRun:
 
         with TrainingRun("train_qmm", folder, model, parameters, config, args, device) as run:
             for epoch in run.epochs():
-                clips = epoch_batches(data, epoch, ...)
-                for batch in run.batches(make_loader(data, clips[run.batch :], ...), len(clips)):
+                batches = epoch_batches(data, epoch, ...)
+                for batch in run.batches(make_loader(data, batches[run.batches_done :], ...), len(batches)):
                     with run.autocast:
                         loss = criterion(run.model(batch["x"]), batch["y"])
                     run.backward(loss)
@@ -140,7 +140,7 @@ class TrainingRun:
             self.log.metrics(validate(), 0)
 
     @property
-    def batch(self) -> int:
+    def batches_done(self) -> int:
         """How many batches of the epoch are done already: above 0 where a run was stopped in the middle of one."""
         return self.progress.batch
 
