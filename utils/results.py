@@ -15,7 +15,7 @@ from utils.storage.files import read_json, write_json
 
 _COMPARABLE = {
     "subset", "load_epoch", "psn_score_th", "filter_length", "end_consecutive_frames", "label_centric", "frame_iou",
-    "protocol", "strict", "amp", "image_size", "pad_square", "person_label",
+    "protocol", "linker", "strict", "amp", "image_size", "pad_square", "person_label",
 }  # fmt: skip
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
