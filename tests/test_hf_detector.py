@@ -25,6 +25,8 @@ from tests.test_performance_paths import HostReads
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
 
+pytestmark = pytest.mark.slow  # an optional library
+
 CPU = torch.device("cpu")
 SHAPES = ((50, 70), (70, 50), (150, 200))
 ALL_KEPT = {"rt_detr", "rt_detr_v2", "d_fine", "deimv2", "detr"}  # whose post-processing has no `top_k`

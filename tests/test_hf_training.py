@@ -17,6 +17,8 @@ from tests.hf_models import FAMILIES, SOME_SLOW, save_tiny
 from tests.stages import Stages
 from utils.misc import InputError
 
+pytestmark = pytest.mark.slow  # an optional library
+
 CPU = torch.device("cpu")
 
 

@@ -207,6 +207,7 @@ def test_boxes_stay_on_their_frames_at_any_rate(page) -> None:
         assert js(page, "seen.at(-1)") == [frame, frame]
 
 
+@pytest.mark.slow
 def test_without_presentation_times_frames_are_right_after_every_step(driver) -> None:
     hide = "delete HTMLVideoElement.prototype.requestVideoFrameCallback"
     held = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": hide})
@@ -225,6 +226,7 @@ def test_without_presentation_times_frames_are_right_after_every_step(driver) ->
 
 
 @pytest.mark.parametrize(("suffix", "largest"), [(".webm", 2**25), (".mp4", 0)])
+@pytest.mark.slow
 def test_other_forms_of_video_are_played(driver, tmp_path: Path, monkeypatch, suffix: str, largest: int) -> None:
     """VP9, where FFmpeg lacks x264; and a video that is too large for a script, a file beside the page."""
     monkeypatch.setattr(page_module, "browser_suffix", lambda: suffix)
@@ -244,6 +246,7 @@ def test_other_forms_of_video_are_played(driver, tmp_path: Path, monkeypatch, su
     until(driver, "player.media.ended && !player.playing")
 
 
+@pytest.mark.slow
 def test_a_box_is_where_its_number_says(page) -> None:
     bare = "const draw = drawBoxes; drawBoxes = (c, e, ...more) => draw(c, e.map((x) => ({...x, text: ''})), ...more)"
     page.execute_script(bare)  # captions are fields of the same colour
@@ -266,6 +269,7 @@ def test_a_box_is_where_its_number_says(page) -> None:
                     assert len(near) and abs(near.mean() - edge * scale) <= 1, (frame, person, edge)
 
 
+@pytest.mark.slow
 def test_keys_and_clicks_do_what_they_say(page) -> None:
     press(page, "ARROW_RIGHT")
     press(page, "ARROW_RIGHT")
@@ -302,6 +306,7 @@ def test_keys_and_clicks_do_what_they_say(page) -> None:
     assert page.find_element("id", "search").get_property("value") == "公園n"
 
 
+@pytest.mark.slow
 def test_switches_hide_what_they_name(page) -> None:
     page.execute_script("player.seek(22)")
     until(page, "player.frame === 22 && player.wanted === null")
@@ -322,6 +327,7 @@ def test_switches_hide_what_they_name(page) -> None:
     assert js(page, shown) == everything[:3] and js(page, "state.errors.length") == 2
 
 
+@pytest.mark.slow
 def test_a_person_has_one_colour_in_picture_and_timeline(page) -> None:
     rows = "[...document.querySelectorAll('#timeline .row')].map((row) => [row.querySelector('label').textContent, "
     rows += "row.querySelector('.lane button').style.getPropertyValue('--colour')])"
@@ -330,6 +336,7 @@ def test_a_person_has_one_colour_in_picture_and_timeline(page) -> None:
     assert js(page, rows) == expected and js(page, "palette") == hexes
 
 
+@pytest.mark.slow
 def test_names_are_text_and_nothing_is_fetched_from_outside(page) -> None:
     requested(page)
     page.get(page.page)
@@ -342,6 +349,7 @@ def test_names_are_text_and_nothing_is_fetched_from_outside(page) -> None:
     assert len(asked) == 3 and all(url.startswith(page.page.rpartition("/")[0]) for url in asked)
 
 
+@pytest.mark.slow
 def test_a_phone_and_a_dark_room(page) -> None:
     size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
@@ -358,6 +366,7 @@ def test_a_phone_and_a_dark_room(page) -> None:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+@pytest.mark.slow
 def test_a_video_that_is_not_in_the_report_is_played_without(page) -> None:
     page.execute_script("choose(3, 5)")
     until(page, "state.tubes.length === 4 && player.frame === 5")
