@@ -60,7 +60,7 @@ from utils.gt_tubes import label_frames, label_sets
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
-from utils.misc import InputError, checksum, exceeding, start
+from utils.misc import InputError, checksum, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
@@ -230,18 +230,17 @@ def draw(e: Evaluated, folder: Path) -> list[Path]:
     ]
 
 
-def panels(e: Evaluated, video: str) -> list:
+def panels(e: Evaluated, settings: LinkSettings, video: str) -> list:
     """A video's annotated people, detections (where they are cached) and tracks, side by side."""
     from utils.drawing.side_by_side import detections_panel, tubes_panel
 
-    settings, panels = e.store.settings, [tubes_panel("ground truth", e.gt[video])]
-    threshold = exceeding(settings["psn_score_th"]) if settings.get("strict") else settings["psn_score_th"]
-    folder, key = e.root.parent / "queries", settings["detector"]["key"]
-    cache = query_cache_path(folder, e.args.subset, key, settings["psn_score_th"])
+    shown = [tubes_panel("ground truth", e.gt[video])]
+    folder, key = e.root.parent / "queries", e.store.settings["detector"]["key"]
+    cache = query_cache_path(folder, e.args.subset, key, settings.psn_score_th)
     if cache.is_file():
-        detections = CachedDetections(TarStore(cache, "query cache"), video, threshold)
-        panels.append(detections_panel("detections", detections.frames, detections.boxes, detections.scores))
-    return [*panels, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
+        detections = CachedDetections(TarStore(cache, "query cache"), video, settings.least("psn_score_th"))
+        shown.append(detections_panel("detections", detections.frames, detections.boxes, detections.scores))
+    return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
 
 def report(e: Evaluated, metrics: dict, folder: Path, _curves: list) -> dict:
@@ -300,7 +299,7 @@ def main() -> None:
             name += "" if args.frame_iou is None else f"-frame_iou{args.frame_iou:g}"
             name += "-published" * (args.protocol == "published")
             used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
-            page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated)
+            page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
             views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
             write_results(root, "eval_qmm", args.subset, name, used, metrics, settings.load_epoch, views)
 
