@@ -16,26 +16,13 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-import numpy as np
-
-from datasets.sampling import Sampling
 from models.head_types import add_action_flags
 from models.linkers import LINKERS
 from utils.cli import Parser, cosine, positive, positive_int, run, share
 from utils.flags import add_detector_flags, add_frame_flags, add_report_flags, add_run_flags
-from utils.misc import InputError, counted, exceeding, pick_device, progress, start
-
-if TYPE_CHECKING:
-    import torch
-
-    from datasets.dataset import VideoFrames
-    from utils.box_ops import Track
-    from utils.drawing.timeline import Person
-    from utils.drawing.video_writer import TubeVideoWriter
 
 ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
@@ -52,99 +39,125 @@ def make_parser() -> Parser:
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     add_frame_flags(parser)
     of_head = "(default: as the head was trained)"
-    parser.flag("models", "rate", type=positive,
-                help=f"frames a second that are used, by presentation time {of_head}")  # fmt: skip
-    parser.flag("linking", "linker", choices=tuple(LINKERS),
-                help="rule of linking (default: robust with shipped weights; else the head's)")  # fmt: skip
+    parser.flag("models", "rate", type=positive, help=f"frames used a second, by presentation time {of_head}")
+    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
-    parser.flag("linking", "sim_th", type=cosine,
-                help=f"minimum similarity of a link: cosine, or IoU {of_head}")  # fmt: skip
+    parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {of_head}")
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {of_head}")
-    parser.flag("linking", "end_consecutive_frames", type=positive_int,
-                help=f"frames without a link after which a track ends {of_head}")  # fmt: skip
+    what = "frames without a link after which a track closes (default: as trained, or of a different --linker its own)"
+    parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
     add_action_flags(parser)
-    parser.flag("action tubes", "min_tube_length", type=positive_int,
-                help=f"minimum frames of an action tube {of_head}")  # fmt: skip
+    what = f"minimum frames of an action tube {of_head}"
+    parser.flag("action tubes", "min_tube_length", type=positive_int, help=what)
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
-    parser.flag("output", "export", choices=("cvat",),
-                help="write <video>.xml too, tracks for an annotation tool, in which people correct them")  # fmt: skip
+    what = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
+    parser.flag("output", "export", choices=("cvat",), help=what)
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
     add_report_flags(parser)
     add_run_flags(parser)
     return parser
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How people are linked and action tubes are formed: by the flags, else as the head was trained."""
+if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyped flags are answered before
+    make_parser().parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the cores from decoding and drawing
 
-    linker: str
-    psn_score_th: float
-    sim_th: float
-    filter_length: int
-    end_consecutive_frames: int
-    topk: int
-    action_th: float | None
-    min_tube_length: int
+import numpy as np
+import torch
+
+from datasets.dataset import VideoFrames
+from datasets.formats.common import refuse_names_of_nothing
+from datasets.formats.cvat_writer import write_predicted
+from datasets.frame_batches import Ahead, batches
+from datasets.sampling import Sampling
+from models.action_head import ActionHead, action_probabilities, load_head
+from models.frame_features import Extractor, frame_extractor
+from models.frozen import run_ahead
+from models.person_encoder import PersonEncoder, encode, load_encoder
+from models.person_queries import Detector, detector_of
+from models.tube import LINK_CUES, Linker, action_tubes, carried_actions
+from models.weights import weights_hash
+from utils.box_ops import Track
+from utils.drawing.report.contents import predicted_page
+from utils.drawing.report.page import write_report
+from utils.drawing.timeline import Person
+from utils.drawing.video_writer import TubeVideoWriter, resize_image
+from utils.misc import InputError, counted, exceeding, pick_device, progress, start
+from utils.storage.files import write_json
 
 
-class Models:
-    """Detector, person encoder and action head, with their settings."""
+class Models(NamedTuple):
+    """Detector, person encoder and action head; `extractor` for heads that need frame features; `settings` how people
+    are linked and action tubes formed, named as their flags."""
 
-    def __init__(self, args: Namespace, device: "torch.device") -> None:
-        from models.action_head import load_head
-        from models.frame_features import frame_extractor
-        from models.person_encoder import load_encoder
-        from models.person_queries import detector_of
-        from models.weights import shipped_names, weights_hash
+    detector: Detector
+    encoder: PersonEncoder
+    head: ActionHead
+    extractor: Extractor | None
+    labels: list[str]
+    link_cues: str
+    sampling: Sampling
+    settings: Namespace
 
-        self.head, config, _ = load_head(args.head, device)
-        self.encoder, encoder_config, _ = load_encoder(args.encoder, device)
-        trained = config["settings"]
-        if trained["encoder"] != weights_hash(self.encoder.state_dict()):
-            raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
-        self.detector = detector_of(args, device, encoder_config["detector"])
-        self.labels, self.link_cues = config["labels"], trained["link_cues"]
-        self.sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
-        defaults = {"min_tube_length": config.get("min_tube_length", MIN_TUBE_LENGTH), "linker": "published", **trained}
-        several = self.head.config["multi_label"]
-        defaults |= {"topk": 1, "action_th": ACTION_TH if several and not args.topk else None}
-        linker = args.linker or ("robust" if args.encoder in shipped_names() else None)
-        if linker:
-            patience = LINKERS[linker].end_consecutive_frames or trained["end_consecutive_frames"]
-            defaults |= {"linker": linker, "end_consecutive_frames": patience}
-        flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
-        if trained.get("strict"):
-            defaults |= {name: exceeding(defaults[name]) for name in ("psn_score_th", "sim_th")}
-        self.settings = Settings(**{name: defaults[name] if flag is None else flag for name, flag in flags.items()})
-        self.extractor = None
-        if self.head.needs_frames:
-            self.extractor = frame_extractor(self.head.needs_frames, args, device, encoder_config["detector"])
-            if self.extractor.key != config["frames"]:
-                raise InputError(f"{args.head}: was trained with features {config['frames']}, not {self.extractor.key}")
+
+def load_models(args: Namespace, device: torch.device) -> Models:
+    """The models that the flags name. InputError where head, encoder and detector were not trained together."""
+    head, config, _ = load_head(args.head, device)
+    encoder, encoder_config, _ = load_encoder(args.encoder, device)
+    trained = config["settings"]
+    if trained["encoder"] != weights_hash(encoder.state_dict()):
+        raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
+    detector = detector_of(args, device, encoder_config["detector"])
+    extractor = None
+    if head.needs_frames:
+        extractor = frame_extractor(head.needs_frames, args, device, encoder_config["detector"])
+        if extractor.key != config["frames"]:
+            raise InputError(f"{args.head}: was trained with features {config['frames']}, not {extractor.key}")
+    sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
+    settings = resolve_settings(args, config, head.config["multi_label"])
+    return Models(detector, encoder, head, extractor, config["labels"], trained["link_cues"], sampling, settings)
+
+
+def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> Namespace:
+    """Settings by the flags, else as the head was trained, which `head_config`, its checkpoint's, says."""
+    trained = {"linker": "published", **head_config["settings"]}
+    linker = args.linker or trained["linker"]
+    if LINKERS[linker].averages and not LINK_CUES[trained["link_cues"]].needs_features:
+        text = f"averages person features, but {args.head} was trained on tracks linked by {trained['link_cues']}"
+        raise InputError(f"--linker {linker}: {text}")
+    patience = trained["end_consecutive_frames"]
+    if linker != trained["linker"]:
+        patience = LINKERS[linker].end_consecutive_frames or patience
+    settings = {
+        "linker": linker,
+        "psn_score_th": trained["psn_score_th"],
+        "sim_th": trained["sim_th"],
+        "filter_length": trained["filter_length"],
+        "end_consecutive_frames": patience,
+        "topk": 1,
+        "action_th": ACTION_TH if multi_label and not args.topk else None,
+        "min_tube_length": head_config.get("min_tube_length", MIN_TUBE_LENGTH),
+    }
+    if trained.get("strict"):
+        settings |= {name: exceeding(settings[name]) for name in ("psn_score_th", "sim_th")}
+    flags = {name: value for name in settings if (value := getattr(args, name)) is not None}
+    return Namespace(**settings | flags)
 
 
 class VideoTracks:
     """The tracks of one video while it is read, and their actions."""
 
-    def __init__(self, video: "VideoFrames", models: Models) -> None:
-        from models.tube import Linker
-
-        settings = models.settings
-        self.video, self.models, self.settings = video, models, settings
-        self.linker = Linker(
-            settings.sim_th, settings.end_consecutive_frames, models.link_cues, LINKERS[settings.linker]
-        )
+    def __init__(self, video: VideoFrames, models: Models) -> None:
+        self.video, self.models, self.settings = video, models, models.settings
+        options = LINKERS[self.settings.linker]
+        self.linker = Linker(self.settings.sim_th, self.settings.end_consecutive_frames, models.link_cues, options)
         self.queries: list[np.ndarray] = []
-        self.ids: dict[int, int] = {}
+        self.numbers: dict[int, int] = {}  # of the people, by their track's id
         self.n_frames = 0
         self.features = self._frame_features() if models.extractor else None
 
     def _frame_features(self) -> np.ndarray:
         """The features of all frames, float32 (n_frames, width), for a head that needs them: a pass of its own."""
-        from datasets.frame_batches import Ahead, batches
-        from models.frozen import run_ahead
-
         extractor = self.models.extractor
         pin = extractor.device.type == "cuda"
         with closing(Ahead(batches(self.video, extractor.image_size, extractor.batch_size, pin))) as images:
@@ -153,10 +166,6 @@ class VideoTracks:
     def extend(self, frames: Iterable[np.ndarray]) -> Iterator[int]:
         """Detect people in the video's `frames`, uint8 RGB (H, W, 3), and link them, batch by batch; yields how many
         frames a batch has."""
-        from datasets.frame_batches import Ahead, batches
-        from models.frozen import run_ahead
-        from models.person_encoder import encode
-
         detector = self.models.detector
         pin = detector.device.type == "cuda"
         with closing(Ahead(batches(frames, detector.frame_size, detector.batch_size, pin))) as images:
@@ -166,16 +175,21 @@ class VideoTracks:
                 features = encode(self.models.encoder, detections.queries) if self.linker.cue.needs_features else None
                 self.linker.extend(detections.frames, detections.boxes, detections.scores, features)
                 self.queries.extend(detections.queries)
-                for track in sorted(self.linker.tracks_since(self.n_frames), key=lambda track: track.person_id):
-                    if len(track) >= self.settings.filter_length:  # numbered here, whether anything is drawn or not
-                        self.person_id(track)
+                for track in sorted(self.long_tracks(self.n_frames), key=lambda track: track.person_id):
+                    self.number(track)  # whether anything is drawn or not
                 self.n_frames += n_frames
                 yield n_frames
 
-    def probabilities(self, track: "Track", first: int = 0) -> tuple[np.ndarray, slice]:
-        """Class probabilities of a track's frames from `first` on, and which of its rows these are."""
-        from models.action_head import action_probabilities
+    def long_tracks(self, first: int) -> list[Track]:
+        """The tracks with a detection in frame `first` or later, as they are linked so far, that are long enough."""
+        return [track for track in self.linker.tracks_since(first) if len(track) >= self.settings.filter_length]
 
+    def number(self, track: Track) -> int:
+        """The person's number; a new one takes the next, so numbers rise as tracks become long enough."""
+        return self.numbers.setdefault(track.person_id, len(self.numbers))
+
+    def probabilities(self, track: Track, first: int = 0) -> tuple[np.ndarray, slice]:
+        """Class probabilities of a track's frames from `first` on, and which of its rows these are."""
         rows = slice(int(np.searchsorted(track.frames, first)), None)
         frames = track.frames[rows]
         queries = np.stack([self.queries[row] for row in track.rows[rows]])
@@ -183,21 +197,14 @@ class VideoTracks:
         times = frames - track.frames[0]
         return action_probabilities(self.models.head, queries, times, features, rows.start), rows
 
-    def person_id(self, track: "Track") -> int:
-        """The person's number, from 0 in the order in which tracks become long enough."""
-        return self.ids.setdefault(track.person_id, len(self.ids))
-
-    def people(self, first: int, last: int) -> dict[int, list["Person"]]:
+    def people(self, first: int, last: int) -> dict[int, list[Person]]:
         """The people of each frame from `first` to before `last`, with their actions, as they are linked so far."""
-        from models.tube import carried_actions
-        from utils.drawing.timeline import Person
-
         people: dict[int, list[Person]] = defaultdict(list)
-        for track in self.linker.tracks_since(first):
-            if len(track) < self.settings.filter_length or track.frames[0] >= last:
+        for track in self.long_tracks(first):
+            if track.frames[0] >= last:
                 continue
             probabilities, rows = self.probabilities(track, first - WINDOW)
-            number, none = self.person_id(track), probabilities.shape[1] - 1
+            number, none = self.number(track), probabilities.shape[1] - 1
             carries = carried_actions(probabilities, self.settings.topk, self.settings.action_th)
             columns = track.frames[rows].tolist(), track.boxes[rows], probabilities, carries
             for frame, box, scores, carried in zip(*columns, strict=True):
@@ -210,16 +217,14 @@ class VideoTracks:
     def finish(self) -> dict:
         """Tracks (`people`) and action tubes (`tubes`) of the whole video, as the JSON has them: joined where the
         linker joins finished tracks, under the number of their first piece."""
-        from models.tube import action_tubes
-
         people, tubes = [], []
+        s = self.settings
         for track in self.linker.finish():
-            if len(track) < self.settings.filter_length:
+            if len(track) < s.filter_length:
                 continue
-            number = self.person_id(track)
+            number = self.number(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
             probabilities, _ = self.probabilities(track)
-            s = self.settings
             for tube, scores in action_tubes(
                 track.frames, track.boxes, probabilities, s.topk, s.min_tube_length, number, s.action_th
             ):
@@ -236,7 +241,7 @@ def _columns(frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> dict[
 class Drawing:
     """Draws and encodes the annotated video in a thread of its own, a block of frames while the next is detected."""
 
-    def __init__(self, writer: "TubeVideoWriter", tracks: VideoTracks) -> None:
+    def __init__(self, writer: TubeVideoWriter, tracks: VideoTracks) -> None:
         self.writer, self.tracks = writer, tracks
         self.images: deque[np.ndarray] = deque()  # of the frames that are not drawn yet
         self.drawn = 0
@@ -245,8 +250,6 @@ class Drawing:
 
     def keep(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The same frames, each kept for drawing in the video's size."""
-        from utils.drawing.video_writer import resize_image
-
         for frame in frames:
             self.images.append(resize_image(frame))
             yield frame
@@ -259,7 +262,7 @@ class Drawing:
         self._block = self._thread.submit(self._write, images, [people[number] for number in range(self.drawn, last)])
         self.drawn = last
 
-    def _write(self, images: list[np.ndarray], people: list[list["Person"]]) -> None:
+    def _write(self, images: list[np.ndarray], people: list[list[Person]]) -> None:
         for image, shown in zip(images, people, strict=True):
             self.writer.write(image, shown)
 
@@ -269,70 +272,55 @@ class Drawing:
             self._block.result()
 
 
-def predict(
-    path: Path, out: Path, models: Models, with_video: bool = True, export: str | None = None
-) -> tuple[str, dict]:
-    """Write `out/<name>.json`, `with_video` `out/<name>.mp4`, and for the annotation tool `export` its file.
-
-    Returns:
-        A summary line; what the JSON holds.
+def predict(path: Path, models: Models, args: Namespace) -> dict:
+    """Write a video's files, print a line about it, and return what its JSON holds.
 
     Raises:
         InputError: the video cannot be used.
     """
-    from datasets.dataset import VideoFrames
-    from datasets.formats.cvat_writer import write_predicted
-    from utils.drawing.video_writer import TubeVideoWriter
-    from utils.storage.files import write_json
-
     began = time.monotonic()
     video = VideoFrames(path, models.sampling)
     tracks = VideoTracks(video, models)
-    targets = [out / f"{output_name(path)}.json"]
+    json, mp4, xml = (Path(args.out) / f"{output_name(path)}.{suffix}" for suffix in ("json", "mp4", "xml"))
     with ExitStack() as stack:
         total = video.announced or None
         bar = stack.enter_context(progress(desc=path.name, total=total, unit="frame", leave=False, delay=1))
         drawing, frames = None, video
-        if with_video:
-            targets.insert(0, out / f"{output_name(path)}.mp4")
-            writer = TubeVideoWriter(targets[0], video.size, video.fps, models.labels, video.announced)
-            drawing = Drawing(stack.enter_context(writer), tracks)
-            stack.callback(drawing.close)
+        if not args.no_video:
+            writer = TubeVideoWriter(mp4, video.size, video.fps, models.labels, video.announced)
+            drawing = stack.enter_context(closing(Drawing(stack.enter_context(writer), tracks)))
             frames = drawing.keep(video)
         for n_frames in tracks.extend(frames):
             while drawing and tracks.n_frames - drawing.drawn >= 2 * BLOCK:
                 drawing.draw(drawing.drawn + BLOCK)
-            bar.set_postfix_str(f"people {len(tracks.ids)}", refresh=False)
+            bar.set_postfix_str(f"people {len(tracks.numbers)}", refresh=False)
             bar.update(n_frames)
         if drawing:
             drawing.draw(tracks.n_frames)
-        result = tracks.finish()
-    about = {"video": str(path), "width": video.size[0], "height": video.size[1], "fps": video.fps}
-    about |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": asdict(models.settings)}
-    write_json(targets[-1], about | result)
-    if export:
-        targets.append(out / f"{output_name(path)}.xml")
-        own_frames = None if models.sampling.all_frames else video.chosen()
-        write_predicted(about | result, targets[-1], own_frames)
+        found = tracks.finish()
+    result = {"video": str(path), "width": video.size[0], "height": video.size[1], "fps": video.fps}
+    result |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": vars(models.settings), **found}
+    write_json(json, result)
+    if args.export:
+        write_predicted(result, xml, None if models.sampling.all_frames else video.chosen())
     labels = Counter(tube["label"] for tube in result["tubes"])
-    counts = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
+    actions = ", ".join(f"{label} {n}" for label, n in labels.most_common()) or "none"
     speed = tracks.n_frames / (time.monotonic() - began)
-    written = ", ".join(map(str, targets))
-    people = len(result["people"])
-    summary = f"{path}: {tracks.n_frames} frames, {people} people, action tubes: {counts}; {speed:.0f} frames/s"
-    return f"{summary} -> {written}", about | result
+    written = [str(file) for file, asked in ((mp4, drawing), (json, True), (xml, args.export)) if asked]
+    summary = f"{path}: {tracks.n_frames} frames, {len(result['people'])} people, action tubes: {actions}"
+    print(f"{summary}; {speed:.0f} frames/s -> {', '.join(written)}")
+    return result
 
 
-def report(results: Sequence[dict], out: Path, models: Models, n_videos: int, threads: int) -> Path:
+def report(results: Sequence[dict], models: Models, args: Namespace) -> Path:
     """Write the page of `--report`; `results` as in the videos' JSON. Returns its path."""
-    from datasets.dataset import VideoFrames
-    from utils.drawing.report.contents import predicted_page
-    from utils.drawing.report.page import write_report
-
     by_name = {output_name(Path(result["video"])): result for result in results}
-    page = predicted_page(by_name, asdict(models.settings))
-    frames = lambda name: VideoFrames(by_name[name]["video"], models.sampling)  # noqa: E731
-    return write_report(out / "report", page, frames, n_videos, threads)
+
+    def frames(name: str) -> VideoFrames:
+        return VideoFrames(by_name[name]["video"], models.sampling)
+
+    page = predicted_page(by_name, vars(models.settings))
+    return write_report(Path(args.out) / "report", page, frames, args.report_videos, args.workers)
 
 
 def output_name(path: Path) -> str:
@@ -361,20 +349,16 @@ def check_paths(paths: Sequence[Path], out: Path) -> None:
 def main() -> None:
     """The command line."""
     args = make_parser().parse_args()
-    paths, out = [Path(video) for video in args.videos], Path(args.out)
-    check_paths(paths, out)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin take the cores from decoding and drawing
+    paths = [Path(video) for video in args.videos]
+    check_paths(paths, Path(args.out))
     start(args)
-    models = Models(args, pick_device(args.device))
+    models = load_models(args, pick_device(args.device))
     if args.export:
-        from datasets.formats.common import refuse_names_of_nothing
-
         refuse_names_of_nothing(models.labels)
     results, failed = [], []
     for path in paths:
         try:
-            summary, result = predict(path, out, models, not args.no_video, args.export)
-            print(summary)
+            result = predict(path, models, args)
             if args.report:
                 results.append(result)
         except InputError as error:
@@ -383,7 +367,7 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
             failed.append(str(path))
     if results:
-        print(f"report: {report(results, out, models, args.report_videos, args.workers)}")
+        print(f"report: {report(results, models, args)}")
     if failed:
         raise InputError(f"{counted(len(failed), 'video')} of {len(paths)} could not be used: {', '.join(failed)}")
 

@@ -15,7 +15,15 @@ from utils.misc import available_cores, cpu_quota
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "cv2", "scipy", "matplotlib", "comet_ml", "av")
-LIGHT_SCRIPTS = ("train_detr", "train_qmm", "eval_qmm", "train_action_head", "eval_map", "models/person_queries")
+LIGHT_SCRIPTS = (
+    "train_detr",
+    "train_qmm",
+    "eval_qmm",
+    "train_action_head",
+    "eval_map",
+    "predict",
+    "models/person_queries",
+)
 
 
 ANSWERS = """

@@ -15,6 +15,7 @@ from benchmarks.predict import write_models
 from datasets.dataset import VideoFrames
 from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
+from models.linkers import LINKERS
 from models.person_queries import Detections, Detector
 from tests.videos import gradient_frames, write_video
 from utils.drawing.timeline import Person
@@ -96,7 +97,7 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
         draw(writer, image, people)
 
     monkeypatch.setattr(Detector, "start", start)
-    monkeypatch.setattr("models.person_encoder.encode", lambda encoder, queries: queries)
+    monkeypatch.setattr("predict.encode", lambda encoder, queries: queries)
     monkeypatch.setattr(TubeVideoWriter, "write", write)
     video = write_video(tmp_path / "a.mp4", gradient_frames(80, 64, 48))
     flags = ("--linker=robust", "--filter_length=4", "--sim_th=0.4")
@@ -195,6 +196,21 @@ def test_the_head_says_how_long_an_action_tube_must_be(models: Path, tmp_path: P
     assert min(lengths[5]) >= 5 and lengths[5] and not lengths[31]
     run(tmp_path / "31", tmp_path / "flag", video, "--no_video", "--min_tube_length", 1)
     assert result(tmp_path / "flag" / "a.json")["tubes"]
+
+
+def test_a_linker_other_than_the_heads_brings_its_own_patience_and_needs_its_cue() -> None:
+    def patience(trained: str, end: int, *flags: str, cue: str = "feature") -> int:
+        args = predict.make_parser().parse_args(["a.mp4", "--encoder", "e.pth", "--head", "h.pth", *flags])
+        settings = {"psn_score_th": 0.9, "sim_th": 0.5, "filter_length": 8, "end_consecutive_frames": end}
+        config = {"settings": settings | {"linker": trained, "link_cues": cue}}
+        return predict.resolve_settings(args, config, multi_label=False).end_consecutive_frames
+
+    assert patience("robust", 20) == patience("robust", 20, "--linker", "robust") == 20
+    assert patience("published", 8, "--linker", "robust") == LINKERS["robust"].end_consecutive_frames != 8
+    assert patience("robust", 20, "--linker", "published") == 20
+    assert patience("published", 8, "--linker", "robust", "--end_consecutive_frames", "5") == 5
+    with pytest.raises(InputError, match=r"--linker robust: averages person features, but h\.pth was trained"):
+        patience("published", 8, "--linker", "robust", cue="iou")
 
 
 def test_people_are_exported_for_correction_with_sparse_key_frames(models: Path, tmp_path: Path) -> None:
