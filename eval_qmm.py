@@ -79,24 +79,15 @@ def link_video(detections: CachedDetections, encode: Encode, settings: LinkSetti
     return [track for track in linker.finish() if len(track) >= settings.filter_length]
 
 
-def write_tracks(
-    sample: VideoSample,
-    tracks: Sequence[Track],
-    labels: np.ndarray,
-    detections: CachedDetections,
-    encode: Encode,
+def write_rows(
+    sample: VideoSample, rows: np.ndarray, labels: np.ndarray, detections: CachedDetections, encode: Encode
 ) -> None:
-    """Append the rows of a video's tracks, track after track, to its arrays, a block at a time.
-
-    `labels` has the actions of these rows, as of `Track`.
-    """
-    rows = np.concatenate([np.zeros(0, np.int64), *(track.rows for track in tracks)])
+    """Append detections (`rows`, int64 (M,)) with the actions `labels` to a video's arrays, a block at a time."""
     for first in range(0, max(len(rows), 1), ROWS):
-        block = rows[first : first + ROWS]
-        queries = detections.queries(block)
-        columns = {name: getattr(detections, name)[block] for name in ("frames", "boxes", "scores")}
-        labels_of_block = labels[first : first + ROWS]
-        sample.append({**columns, "queries": queries, "features": encode(queries), "labels": labels_of_block})
+        block = slice(first, first + ROWS)
+        columns = {name: getattr(detections, name)[rows[block]] for name in ("frames", "boxes", "scores")}
+        queries = detections.queries(rows[block])
+        sample.append({**columns, "queries": queries, "features": encode(queries), "labels": labels[block]})
 
 
 def link_subset(
@@ -121,9 +112,7 @@ def link_subset(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(root.parent / "queries", videos, detector, settings.psn_score_th)
     unusable = (bad or {}) | videos.bad | store.bad
-    for name in annotations:
-        if name in unusable:
-            continue
+    for name in [name for name in annotations if name not in unusable]:
         meta = store.json(name)
         try:
             size = meta["width"], meta["height"]
@@ -153,8 +142,9 @@ def link_subset(
                     raise BadVideo(unusable[name])
                 detections = CachedDetections(store, name, settings.least("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
+                rows = np.concatenate([np.zeros(0, np.int64), *(track.rows for track in tracks)])
                 labels = actions_of(tracks, gt[name], project, settings.iou_th)
-                write_tracks(sample, tracks, labels, detections, encode)
+                write_rows(sample, rows, labels, detections, encode)
                 sample.json |= {key: detections.meta[key] for key in ("n_frames", "width", "height", "fps")}
                 sample.json |= {"lengths": [len(track) for track in tracks], "settings": made_with}
 
@@ -177,7 +167,7 @@ def checksum_of(tubes: list[Tube], of_people: bool) -> int:
     return int(checksum(*parts), 16)
 
 
-class Evaluated(NamedTuple):
+class TrackEvaluation(NamedTuple):
     """What is evaluated: the tracks in `store`, against the ground truth `gt` at 3D IoU `thresholds`."""
 
     args: Namespace
@@ -188,7 +178,7 @@ class Evaluated(NamedTuple):
     thresholds: list[float]
 
 
-def evaluate(e: Evaluated) -> dict:
+def evaluate(e: TrackEvaluation) -> dict:
     """The metrics of `docs/protocol.md`, by their names in the results file; printed as tables."""
     tracks, labels, args, names = e.store.tubes(), e.project.labels, e.args, ["recall", "precision"]
     if args.protocol == "published":
@@ -214,7 +204,7 @@ def evaluate(e: Evaluated) -> dict:
     return metrics
 
 
-def draw(e: Evaluated, folder: Path) -> list[Path]:
+def draw(e: TrackEvaluation, folder: Path) -> list[Path]:
     """The plots of `--plot`, in `folder`, which stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import detailed_video, feature_plots, recall_plots, tube_plots
 
@@ -230,7 +220,7 @@ def draw(e: Evaluated, folder: Path) -> list[Path]:
     ]
 
 
-def panels(e: Evaluated, settings: LinkSettings, video: str) -> list:
+def panels(e: TrackEvaluation, settings: LinkSettings, video: str) -> list:
     """A video's annotated people, detections (where they are cached) and tracks, side by side."""
     from utils.drawing.side_by_side import detections_panel, tubes_panel
 
@@ -243,7 +233,7 @@ def panels(e: Evaluated, settings: LinkSettings, video: str) -> list:
     return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
 
-def report(e: Evaluated, metrics: dict, folder: Path, _curves: list) -> dict:
+def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> dict:
     """The page of `--report`; `folder` stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import CUES
     from utils.drawing.report import contents
@@ -291,17 +281,21 @@ def main() -> None:
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             store.require_videos(gt)
             check_plot_video(args, gt)
-            evaluated = Evaluated(args, project, root, store, gt, tiou_thresholds)
+            evaluated = TrackEvaluation(args, project, root, store, gt, tiou_thresholds)
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
             print(f"tracks: {store.path}")
-            name = store.path.stem + "-all_frames" * (not args.label_centric)
-            name += "" if args.frame_iou is None else f"-frame_iou{args.frame_iou:g}"
-            name += "-published" * (args.protocol == "published")
+            name = [store.path.stem]
+            if not args.label_centric:
+                name.append("all_frames")
+            if args.frame_iou is not None:
+                name.append(f"frame_iou{args.frame_iou:g}")
+            if args.protocol == "published":
+                name.append("published")
             used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
             page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
             views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
-            write_results(root, "eval_qmm", args.subset, name, used, metrics, settings.load_epoch, views)
+            write_results(root, "eval_qmm", args.subset, "-".join(name), used, metrics, settings.load_epoch, views)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Leaves checkpoint/<dataset>/<qmm_name>/head/<head_name>/epoch_<n>.pth. `--preset
 runs did (docs/protocol.md).
 """
 
+import argparse
 import math
 from dataclasses import asdict
 from functools import partial
@@ -42,14 +43,19 @@ def make_parser() -> Parser:
     parser.flag("model", "dropout", type=share, default=0.1, help="dropout")
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)
-    add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, unit="tracks padded together in")
-    parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000,
-                help="maximum frames of a batch, padding included; a longer track is a batch by itself")  # fmt: skip
-    parser.flag("training", "iter_update", type=positive_int, default=64, help="tracks a step")
+    what = "tracks of a forward pass, padded to the longest: changes speed and memory alone, see --iter_update"
+    add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, batch_help=what)
+    what = "maximum frames of a forward pass, padding included; a longer track has a pass of its own"
+    parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000, help=what)
+    what = "tracks of an optimizer step and process, in as many forward passes as --batch_size makes of them"
+    parser.flag("training", "iter_update", type=positive_int, default=64, help=what)
+    what = (
+        "multi_label data: weight of frames with an action in its binary cross-entropy; balanced: frames without / with"
+    )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
-                help="several actions at once: weight of an action's presence; balanced: frames without it / with it, "
-                f"up to {MAX_WEIGHT}")  # fmt: skip
-    parser.flag("training", "no_action_weight", type=not_negative, help=f"class weight of 'no action' {OF_DATA}")
+                help=f"{what} the action, up to {MAX_WEIGHT}")  # fmt: skip
+    what = f"weight of 'no action' in the cross-entropy {OF_DATA}"
+    parser.flag("training", "no_action_weight", type=not_negative, help=what)
     add_run_flags(parser)
     return parser
 
@@ -62,13 +68,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.config import load_project
+from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
-from models.frame_features import features_of_tracks, frame_extractor
+from models.frame_features import Extractor, features_of_tracks, frame_extractor
+from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, world_size
 from utils.misc import InputError, start
 from utils.storage.tracks import TrackStore
@@ -153,59 +160,59 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
 
 
+def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
+    """A step's tracks in chunks of like length, in each process as many: a process that has fewer gets empty ones."""
+    chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
+    return chunks + [[]] * (max(per_rank(len(chunks))) - len(chunks))
+
+
+def track_batches(
+    args: argparse.Namespace, project: Project, subset: str, store: TrackStore, frames: Extractor | None
+) -> TrackBatches:
+    """A subset's tracks, with the features of their frames for heads that need `frames`."""
+    if frames is None:
+        return TrackBatches(store, args.seed)
+    videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
+    folder = Path(args.checkpoint_root) / project.name / "features"
+    return TrackBatches(store, args.seed, features_of_tracks(folder, videos, frames))
+
+
 def main() -> None:
     """The command line."""
     args = parse_with_preset(make_parser(), "train_action_head")
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
+        if args.class_weights != "none" and not project.multi_label:
+            raise InputError(f"--class_weights {args.class_weights}: goes with a project file of multi_label: true")
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         linking = link_settings(args, project, root)
-        names = ("time_cycle", "no_action_weight")
-        resolved = {name: project.default(name, given=getattr(args, name)) for name in names}
-        settings = vars(args) | asdict(linking) | resolved
+        by_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
         store = TrackStore(existing_tar(args, linking, root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
         if store.settings.get("multi_label", False) != project.multi_label:
             raise InputError(f"{store.path}: its labels are not of multi_label {project.multi_label}; run eval_qmm.py")
-        if args.class_weights != "none" and not project.multi_label:
-            raise InputError(f"--class_weights {args.class_weights}: goes with a project file of multi_label: true")
         frames = None
         if HEAD_TYPES[args.head_type].frames:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
-
-        def tracks_of(subset: str, store: TrackStore) -> TrackBatches:
-            features = None
-            if frames:
-                videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
-                features = features_of_tracks(root.parent / "features", videos, frames)
-            return TrackBatches(store, args.seed, features)
-
-        data = tracks_of(args.subset, store)
+        data = track_batches(args, project, args.subset, store, frames)
         if not len(data):
-            raise InputError(
-                f"{store.path}: no track in {args.subset!r}{' with a label' * project.multi_label}; lower "
-                "--psn_score_th of eval_qmm.py"
-            )
+            labelled = " with a label" if project.multi_label else ""
+            text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
+            raise InputError(f"{store.path}: {text}")
         if project.multi_label:
             weight = class_weights(data, args.class_weights).to(device)
         else:
             weight = torch.ones(len(project.labels) + 1, device=device)
-            weight[-1] = resolved["no_action_weight"]
-        head = build_action_head(
-            args.head_type,
-            len(project.labels),
-            store.width,
-            frame_d=frames.width if frames else 0,
-            time_cycle=resolved["time_cycle"],
-            time_encoding=args.time_encoding,
-            multi_label=project.multi_label,
-            **{name: getattr(args, name) for name in ("time_d", "n_layers", "nhead", "dim_feedforward", "dropout")},
-        )
+            weight[-1] = by_data["no_action_weight"]
+        names = ("n_layers", "nhead", "dim_feedforward", "dropout", "time_d", "time_encoding")
+        sizes = {name: getattr(args, name) for name in names} | {"frame_d": frames.width if frames else 0}
+        sizes |= {"time_cycle": by_data["time_cycle"], "multi_label": project.multi_label}
+        head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
         metrics_of_val, val_tar = None, store.path.parents[1] / args.val_subset / store.path.name
         if val_tar.is_file():
-            val = tracks_of(args.val_subset, TrackStore(val_tar, bad=bad))
+            val = track_batches(args, project, args.val_subset, TrackStore(val_tar, bad=bad), frames)
             if len(val):
                 metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
 
@@ -216,7 +223,7 @@ def main() -> None:
             "min_tube_length": project.default("min_tube_length"),
             "frames": frames.key if frames else None,
         }
-        groups = [{"params": list(head.parameters()), "lr": args.lr}]
+        groups, settings = [{"params": list(head.parameters()), "lr": args.lr}], asdict(linking) | by_data
         folder = head_folder(args, root)
         with TrainingRun(
             "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings
@@ -226,22 +233,16 @@ def main() -> None:
                 for step in training.batches(steps[training.batches_done :], len(steps)):
                     indices = [index for _, index in step]
                     n_tracks = sum(per_rank(len(indices))) / world_size()  # a mean: DDP averages gradients
-                    # Tracks of like length are padded together, up to --batch_size; each track counts alike, however
-                    # long. A process that has too few for as many chunks as the others takes part with empty ones.
-                    n_chunks = math.ceil(math.ceil(n_tracks) / args.batch_size)
-                    chunks = data.chunks(indices, n_chunks, args.max_frames_in_batch)
-                    chunks += [[] for _ in range(max(per_rank(len(chunks))) - len(chunks))]
-                    n_right = n_frames = torch.zeros((), device=device)
-                    for tracks in chunks:
+                    right = n_frames = torch.zeros((), device=device)
+                    for tracks in chunks_of_step(data, indices, args.batch_size, args.max_frames_in_batch):
                         real = bool(tracks)  # an empty chunk classifies another track, which counts nothing
+                        batch = data.batch(tracks or data.tracks[:1])
                         with training.autocast:
-                            batch = data.batch(tracks or data.tracks[:1])
-                            classified = classify(training.model, batch, device)
-                            losses, right, frames_of_chunk = frame_losses(*classified, weight)
-                        training.backward(losses.sum() * real / n_tracks)
-                        n_right, n_frames = n_right + right * real, n_frames + frames_of_chunk * real
+                            losses, hits, n = frame_losses(*classify(training.model, batch, device), weight)
+                        training.backward(losses.sum() * real / n_tracks)  # each track counts alike, however long
+                        right, n_frames = right + hits * real, n_frames + n * real
                     names = [f"{data.tracks[i].video} track {data.tracks[i].person_id}" for i in indices]
-                    training.step(names, accuracy=n_right / n_frames.clamp(min=1))
+                    training.step(names, accuracy=right / n_frames.clamp(min=1))
                 training.end_epoch(metrics_of_val)
         if rank() == 0:
             tell_left_out(bad or {})

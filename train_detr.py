@@ -32,7 +32,7 @@ ARCHITECTURE = {
     "position_in_features": "add the position embedding to the features too, which shortens training",
     "pre_norm": "normalise before each layer, not after",
 }
-LOSSES = {
+TRAINING = {
     "class_loss_coef": (2.0, "weight of the class loss"),
     "bbox_loss_coef": (5.0, "weight of the L1 box loss"),
     "giou_loss_coef": (2.0, "weight of the GIoU box loss"),
@@ -42,12 +42,13 @@ LOSSES = {
     "eos_coef": (0.1, "weight of 'no object' in the class loss"),
     "dropout": (0.1, "dropout of the transformer"),
 }
+"""DETR's losses, matching and dropout: flag -> default, help."""
 AUXILIARY = {
     "id": "weight of the auxiliary identity loss on decoder queries; needs --n_frames above 1",
     "action": "weight of the auxiliary action loss on decoder queries",
     "place": "weight of the auxiliary person/action classification loss on feature-map cells",
 }
-"""The losses of `models.auxiliary_losses`."""
+"""Losses of `models.auxiliary_losses`: name -> help."""
 
 
 def make_parser() -> Parser:
@@ -72,10 +73,12 @@ def make_parser() -> Parser:
         else:
             kind = {int: positive_int, float: positive, str: str}[type(DETR_CONFIG[name])]
             parser.flag("model", name, type=kind, help=f"{what}, with 'scratch' (default: {DETR_CONFIG[name]})")
-    add_training_flags(parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, unit="frames")
+    add_training_flags(
+        parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, batch_help="frames of a batch and process"
+    )
     parser.flag("training", "lr_backbone", type=not_negative, default=1e-5,
                 help="learning rate of the backbone; 0 freezes it")  # fmt: skip
-    for name, (default, what) in LOSSES.items():
+    for name, (default, what) in TRAINING.items():
         parser.flag("training", name, type=not_negative, default=default, help=what)
     parser.flag("training", "box_overlap", choices=("giou", "iou"),
                 help="overlap in box loss and matching; published: iou (default: as trained, else giou)")  # fmt: skip
@@ -136,22 +139,23 @@ class Trained(NamedTuple):
 
 def build(args: argparse.Namespace, device: torch.device) -> Trained:
     """The detector to train, DETR or one of `transformers`, and its loss."""
-    architecture, changes = architecture_of(args)
-    config, weights = {"num_classes": 2, **architecture}, None
-    if is_hf(args.detr):
-        return build_hf(args, None, device)
-    if args.detr != "scratch":
+    path = checkpoint = weights = None
+    if args.detr != "scratch" and not is_hf(args.detr):
         path, checkpoint = read_detector(args.detr, args.checkpoint_root)
-        if holds_hf(checkpoint):
-            return build_hf(args, checkpoint, device)
+    if is_hf(args.detr) or holds_hf(checkpoint):
+        return build_hf(args, checkpoint, device)
+    architecture, changes = architecture_of(args)
+    if path is None:
+        if args.person_label is not None:
+            raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
+        config = {"num_classes": 2, **architecture}
+    else:
         loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
         weights = loaded.state_dict()
         for name, value in architecture.items():
             if config[name] != value:
                 text = f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
                 raise InputError(text)
-    elif args.person_label is not None:
-        raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
     config = full_config(config | changes)
     detr, criterion, _ = build_model(config)
     if weights:
@@ -169,7 +173,7 @@ def build(args: argparse.Namespace, device: torch.device) -> Trained:
 
 def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
     """DETR's settings that the flags give: of its architecture, and all others."""
-    changes = {name: getattr(args, name) for name in LOSSES} | {"aux_loss": not args.no_aux_loss}
+    changes = {name: getattr(args, name) for name in TRAINING} | {"aux_loss": not args.no_aux_loss}
     changes["ce_loss_coef"] = changes.pop("class_loss_coef")
     for name in ("image_size", "pad_square", "box_overlap"):  # without the flag, the checkpoint's value
         if getattr(args, name):
@@ -179,7 +183,7 @@ def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
 
 def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
-    own = [*ARCHITECTURE, *LOSSES, *(f"{name}_loss_coef" for name in AUXILIARY)]
+    own = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
     refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
     detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
@@ -215,23 +219,19 @@ def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
     if args.id_loss_coef and args.n_frames == 1:
         reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
         print(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}", file=sys.stderr)
-    if data.most_people() > num_queries:
+    people = data.most_people()
+    if people > num_queries:
         reason = "the others cannot be detected; train one with more --num_queries"
-        what = f"a frame has {data.most_people()} people, but the detector {num_queries} queries"
-        print(f"warning: {what}: {reason}", file=sys.stderr)
+        print(
+            f"warning: a frame has {people} people, but the detector {num_queries} queries: {reason}", file=sys.stderr
+        )
 
 
 @torch.inference_mode()
-def validate(
-    detect: Callable[[dict], tuple[Tensor, Tensor]],
-    data: ClipDataset,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-) -> dict[str, float]:
+def validate(detect: Callable, data: ClipDataset, args: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """The `box_metrics` of a detector (`Trained.detect`) over a subset."""
     scores, boxes, people = [], [], []
-    for batch in make_loader(data, epoch_batches(data, 0, batch_size, shuffle=False), workers, device):
+    for batch in make_loader(data, epoch_batches(data, 0, args.batch_size, shuffle=False), args.workers, device):
         person_scores, places = detect(batch)
         scores += list(person_scores.cpu().numpy())
         boxes += list(box_cxcywh_to_xyxy(places).cpu().numpy())
@@ -271,29 +271,26 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        on_disk = None if is_url(args.shards_path) else args.shards_path
-        val_shards = shards_folder(on_disk, project, args.val_subset, args.data_root)
-        if not is_url(args.shards_path):  # a mistake here stops the run before weights are downloaded
-            next(read_shards(shards_folder(on_disk, project, args.subset, args.data_root)), None)
+        streamed = is_url(args.shards_path)
+        folder_of = partial(shards_folder, None if streamed else args.shards_path, project, data_root=args.data_root)
+        if not streamed:  # a mistake here stops the run before weights are downloaded
+            next(read_shards(folder_of(args.subset)), None)
         detr, model, criterion, config, about, inputs, detect = build(args, device)
         detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
 
         size = {"image_size": about["image_size"], "pad_square": about["pad_square"]}
         data, metrics_of_val = clips_of_flags(args, project, **size), None
-        if (val_shards / "index.json").is_file():
-            val = ClipDataset(val_shards, train=False, clips_per_video=4, seed=args.seed, **size)
-            metrics_of_val = partial(validate, detect, val, args.batch_size, args.workers, device)
+        if (folder_of(args.val_subset) / "index.json").is_file():
+            val = ClipDataset(folder_of(args.val_subset), train=False, clips_per_video=4, seed=args.seed, **size)
+            metrics_of_val = partial(validate, detect, val, args, device)
         if rank() == 0:
             warn(args, data, about["num_queries"])
 
-        groups = parameter_groups(detr, args.lr, args.lr_backbone)
+        groups, auxiliary = parameter_groups(detr, args.lr, args.lr_backbone), None
         weights = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
-        identity = {"tau": args.id_loss_tau, "same_clip": args.id_loss_same_clip}
-        auxiliary = QueryLosses(detr, len(project.labels), **identity) if any(weights.values()) else None
-        if auxiliary is not None:
-            model = auxiliary
+        if any(weights.values()):
+            model = auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau, args.id_loss_same_clip)
             groups[0]["params"] += auxiliary.own_parameters()
-
         folder = Path(args.checkpoint_root) / project.name / args.ex_name / "detr"
         with TrainingRun(
             "train_detr", folder, model, groups, config, args, device, data.checksum(), exported=detr

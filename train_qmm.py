@@ -7,7 +7,7 @@ checkpoint/<dataset>/queries. `--preset published` trains as the published runs 
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,9 @@ def make_parser() -> Parser:
                 help="assignment of detections to people: by falling IoU, or DETR's, as published")  # fmt: skip
     parser.flag("matching", "identity", choices=("person", "slot"), default="person",
                 help="what positives share: the person, or the query number, as published")  # fmt: skip
-    add_training_flags(parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, unit="clips", lr_flag="lr_en")
+    add_training_flags(
+        parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, batch_help="clips of a batch and process", lr_flag="lr_en"
+    )
     parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
     add_run_flags(parser)
     return parser
@@ -62,13 +64,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.annotations import Video, read_annotations
+from datasets.annotations import read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
 from datasets.stream_shards import clips_of_flags
-from datasets.use_shards import epoch_batches, make_loader
+from datasets.use_shards import Clips, epoch_batches, make_loader
 from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder
 from models.person_queries import (
@@ -83,12 +85,11 @@ from models.person_queries import (
 )
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.distributed import gather_rows, process_group, rank, world_size
-from utils.misc import InputError, checksum, exceeding, start
+from utils.misc import InputError, exceeding, start
 from utils.training.run import TrainingRun
 
-Clips = tuple[Sized, Callable[[list], Iterator[tuple[Tensor, Tensor, list]]], str]
-"""What is as long as an epoch has clips; `load`, batches of clips -> queries (M, d), person ids (M,) and their videos'
-names; the annotations' checksum."""
+Batches = Iterator[tuple[Tensor, Tensor, list[str]]]
+"""Queries float32 (M, d), person ids int64 (M,), and the names of the clips' videos."""
 
 
 def match(
@@ -122,8 +123,8 @@ def query_clips(
     bad: dict[str, str],
     subset: str,
     train: bool = True,
-) -> tuple[QueryClips, dict[str, Video]]:
-    """Clips of a subset's cached queries, and its annotations; DETR runs first on the videos that are not cached.
+) -> QueryClips:
+    """Clips of a subset's cached queries; DETR runs first on the videos that are not cached.
 
     Videos left out enter `bad`. Without `train` there is one clip of each video, and identities are persons whatever
     `--identity` says.
@@ -159,51 +160,34 @@ def query_clips(
             f"{store.path}: no detection of {subset!r} matches an annotated person at --psn_score_th "
             f"{least['psn_score_th']:g} and --iou_th {least['iou_th']:g}; lower them, or train the detector longer"
         )
-    return data, annotations
+    return data
 
 
-def cached_clips(
-    args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
-) -> Clips:
-    """Clips of cached queries. Videos left out enter `bad`."""
-    data, annotations = query_clips(args, least, project, detector, bad, args.subset)
-    if rank() == 0:
-        print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
-
-    def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
-        for clips in batches:
-            queries, ids = (torch.from_numpy(array).to(detector.device) for array in data.pack(clips))
-            yield queries, ids, data.names(clips)
-
-    tubes = [(name, tube) for name, video in annotations.items() for tube in video.tubes]
-    parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
-    return data, load, checksum(*annotations, *parts)
+def cached_batches(data: QueryClips, device: torch.device, batches: list) -> Batches:
+    """Batches of clips of cached queries."""
+    for clips in batches:
+        queries, ids = (torch.from_numpy(array).to(device) for array in data.pack(clips))
+        yield queries, ids, data.names(clips)
 
 
-def augmented_clips(
-    args: argparse.Namespace, least: dict[str, float], project: Project, detector: Detector, bad: dict[str, str]
-) -> Clips:
-    """Clips that are mirrored and change colour, with DETR run on them in each step. Shards have left out `bad`."""
-    data = clips_of_flags(args, project, detector.frame_size, detector.square)
+def augmented_batches(
+    args: argparse.Namespace, least: dict[str, float], detector: Detector, data: Clips, batches: list
+) -> Batches:
+    """Batches of clips of frames that are mirrored and change colour, with DETR run on them."""
     floor = least["psn_score_th"] if args.matching == "greedy" else 0.0
-
-    def load(batches: list) -> Iterator[tuple[Tensor, Tensor, list]]:
-        for batch in make_loader(data, batches, args.workers, detector.device):
-            detections = detector.on_batch(batch["images"], batch["mask"], floor)
-            counts = np.array([len(target["boxes"]) for target in batch["targets"]])
-            boxes = box_cxcywh_to_xyxy(torch.cat([target["boxes"] for target in batch["targets"]])).cpu().numpy()
-            images = np.repeat(np.arange(len(counts)), counts)
-            matched = match(args, least, detections, images, boxes)
-            rows = np.flatnonzero(matched >= 0)
-            if args.identity == "slot":
-                clip = batch["clip"].numpy()[detections.frames[rows]]
-                ids = torch.from_numpy(clip * SLOTS + detections.slots[rows]).to(detector.device)
-            else:
-                persons = torch.cat([target["person_ids"] for target in batch["targets"]])
-                ids = persons[torch.from_numpy(matched[rows]).to(persons.device)]
-            yield torch.from_numpy(detections.queries[rows]).to(detector.device), ids, batch["names"]
-
-    return data, load, data.checksum()
+    for batch in make_loader(data, batches, args.workers, detector.device):
+        detections = detector.on_batch(batch["images"], batch["mask"], floor)
+        counts = np.array([len(target["boxes"]) for target in batch["targets"]])
+        boxes = box_cxcywh_to_xyxy(torch.cat([target["boxes"] for target in batch["targets"]])).cpu().numpy()
+        matched = match(args, least, detections, np.repeat(np.arange(len(counts)), counts), boxes)
+        rows = np.flatnonzero(matched >= 0)
+        if args.identity == "slot":
+            clip = batch["clip"].numpy()[detections.frames[rows]]
+            ids = torch.from_numpy(clip * SLOTS + detections.slots[rows]).to(detector.device)
+        else:
+            persons = torch.cat([target["person_ids"] for target in batch["targets"]])
+            ids = persons[torch.from_numpy(matched[rows]).to(persons.device)]
+        yield torch.from_numpy(detections.queries[rows]).to(detector.device), ids, batch["names"]
 
 
 def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
@@ -234,19 +218,26 @@ def main() -> None:
         project.split(args.subset)  # a mistake here stops the run before a detector is built
         detector = detector_of(args, device)
         bad: dict[str, str] = {}
-        clips_of = augmented_clips if args.no_query_cache else cached_clips
-        data, load, data_checksum = clips_of(args, least, project, detector, bad)
-        val = query_clips(args, least, project, detector, bad, args.val_subset, False)[0] if args.val_subset else None
+        if args.no_query_cache:
+            data = clips_of_flags(args, project, detector.frame_size, detector.square)
+            load = partial(augmented_batches, args, least, detector, data)
+        else:
+            data = query_clips(args, least, project, detector, bad, args.subset)
+            load = partial(cached_batches, data, device)
+            if rank() == 0:
+                print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
 
-        width = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
-        encoder = {**width, "skip": args.is_skip, "dropout": args.dropout}
-        model, criterion = PersonEncoder(**encoder), NPairLoss(args.tau)
-        validate = partial(held_out_metrics, model, criterion, val, args.batch_size * world_size()) if val else None
+        encoder = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
+        encoder |= {"skip": args.is_skip, "dropout": args.dropout}
+        model, criterion, validate = PersonEncoder(**encoder), NPairLoss(args.tau), None
+        if args.val_subset:
+            val = query_clips(args, least, project, detector, bad, args.val_subset, train=False)
+            validate = partial(held_out_metrics, model, criterion, val, args.batch_size * world_size())
         groups = [{"params": list(model.parameters()), "lr": args.lr}]
         config = {"encoder": encoder, "detector": detector.config()}
         folder = Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder"
         with TrainingRun(
-            "train_qmm", folder, model, groups, config, args, device, data_checksum, thresholds
+            "train_qmm", folder, model, groups, config, args, device, data.checksum(), thresholds
         ) as training:
             training.measure_untrained(validate)
             for epoch in training.epochs():

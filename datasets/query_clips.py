@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets.annotations import Video, box_columns
 from datasets.use_shards import choose_frames
-from utils.misc import rng
+from utils.misc import checksum, rng
 
 
 class QueryClips:
@@ -36,7 +36,7 @@ class QueryClips:
         between: bool = False,
     ) -> None:
         self.n_frames, self.sampling_rate, self.seed = n_frames, sampling_rate, seed
-        self.clips_per_video = clips_per_video
+        self.clips_per_video, self.annotations = clips_per_video, videos
         self.videos = []
         self.n_boxes = self.n_matched = 0
         for name, video in videos.items():
@@ -58,6 +58,12 @@ class QueryClips:
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
+
+    def checksum(self) -> str:
+        """A checksum of the videos' names and annotations, for a resumed run."""
+        tubes = ((name, tube) for name, video in self.annotations.items() for tube in video.tubes)
+        parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
+        return checksum(*self.annotations, *parts)
 
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""

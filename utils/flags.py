@@ -90,11 +90,11 @@ def add_evaluation_flags(parser: Parser) -> None:
 
 
 def add_training_flags(
-    parser: Parser, epochs: int, batch_size: int, lr: float, lr_drop: int, unit: str, lr_flag: str = "lr"
+    parser: Parser, epochs: int, batch_size: int, lr: float, lr_drop: int, batch_help: str, lr_flag: str = "lr"
 ) -> None:
     """Flags of every trainer; the arguments are this trainer's published settings."""
     parser.flag("training", "epochs", type=positive_int, default=epochs, help="epochs to train")
-    parser.flag("training", "batch_size", type=positive_int, default=batch_size, help=f"{unit} a batch and process")
+    parser.flag("training", "batch_size", type=positive_int, default=batch_size, help=batch_help)
     parser.flag("training", lr_flag, dest="lr", type=not_negative, default=lr, help="learning rate")
     parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
     parser.flag("training", "lr_schedule", choices=("step", "cosine", "constant"), default="step",
