@@ -15,7 +15,6 @@ data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
 folder=$checkpoint/synthetic/demo
 common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --comet disabled "${machine[@]}")
 qmm=("${common[@]}" --qmm_name demo)
-fast=(${amp[@]+"${amp[@]}"})
 
 # A first video: of a seed that the weights were not trained on.
 stage "rendering a video" "$python" -m datasets.synthetic --data_root "$data/first" --n_train 0 --n_val 1 --seed 7
@@ -32,21 +31,21 @@ for subset in train val; do
 done
 if [ -z "$scratch" ]; then
     detr=$folder/detr/epoch_1.pth
-    stage "train_detr" "$python" train_detr.py "${common[@]}" ${fast[@]+"${fast[@]}"} --detr synthetic --ex_name demo \
+    stage "train_detr" "$python" train_detr.py "${common[@]}" "${amp[@]}" --detr synthetic --ex_name demo \
         --epochs 1 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --lr 2e-5 --lr_backbone 2e-5 --eos_coef 0.3
 else # most epochs on smaller images, which cost half
     detr=$folder/detr/epoch_16.pth
-    recipe=("${common[@]}" ${fast[@]+"${fast[@]}"} "${small_detr[@]}" "${query_losses[@]}" --clips_per_video 1 --n_frames 2
+    recipe=("${common[@]}" "${amp[@]}" "${small_detr[@]}" "${query_losses[@]}" --clips_per_video 1 --n_frames 2
         --sampling_rate 8 --batch_size 16 --save_epochs 10)
     stage "train_detr, 96 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo_96 --image_size 96 --epochs 28
     stage "train_detr, 128 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo --epochs 16 --lr 2e-4 --lr_backbone 5e-4 \
         --detr "$checkpoint/synthetic/demo_96/detr/epoch_28.pth"
 fi
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_qmm[@]}" --detr "$detr"
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${amp[@]}" "${small_qmm[@]}" --detr "$detr"
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} "${small_link[@]}" --n_frames 32 --subset $subset
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done
-stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" ${fast[@]+"${fast[@]}"} --n_frames 32 --link_cues iou
+stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" --n_frames 32 --link_cues iou
 stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}"
 stage "eval_map" "$python" eval_map.py "${qmm[@]}" "${small_link[@]}" --head_type $head
 video=val_0009 # held out

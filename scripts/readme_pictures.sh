@@ -13,7 +13,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 flags=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --qmm_name "$run" --threads 1 --comet disabled)
-flags+=(${amp[@]+"${amp[@]}"} --linker robust) # as in the demo
+flags+=("${amp[@]}" --linker robust) # as in the demo
 "$python" eval_qmm.py "${flags[@]}" --linker published --link_cues iou
 "$python" eval_qmm.py "${flags[@]}" --linker published --plot # both link cues by one linker
 cp "$(newest -d "$folder"/results/eval_qmm-val-*-feature/)/motion_recall@0.5.png" docs/images/motion_recall.png

@@ -41,16 +41,16 @@ read -r -a head_flags <<<"${HEAD_FLAGS:-}"
 read -r -a map_flags <<<"${MAP_FLAGS:-}"
 metrics=(v-mAP motion-AP) some="1 3 5"
 if [ "$dataset" = ava ]; then # 60: all classes, as the official metric counts
-    metrics=(frame-mAP) some="1 3 60" map_flags=(--protocol ava ${map_flags[@]+"${map_flags[@]}"})
+    metrics=(frame-mAP) some="1 3 60" map_flags=(--protocol ava "${map_flags[@]}")
 fi
 read -r -a heads <<<"${HEADS:-vanilla time_ecd:add time_ecd:cat x3d res}"
 read -r -a topks <<<"${TOPK:-$some}"
 
 "$python" -m scripts.reproduce cost --dataset "$dataset" --data_root "$data" --gpus "$((gpus > 0 ? gpus : 1))" \
-    ${where[@]+"${where[@]}"} ${tuned[@]+"${tuned[@]}"} ${published[@]+"${published[@]}"} ${DETR_RATE:+--detr_rate "$DETR_RATE"}
+    "${where[@]}" "${tuned[@]}" "${published[@]}" ${DETR_RATE:+--detr_rate "$DETR_RATE"}
 
-common=(--dataset "$dataset" --data_root "$data" --checkpoint_root "$checkpoint" --comet offline
-    ${where[@]+"${where[@]}"} ${preset[@]+"${preset[@]}"} ${extra[@]+"${extra[@]}"})
+common=(--dataset "$dataset" --data_root "$data" --checkpoint_root "$checkpoint" --comet offline "${where[@]}"
+    "${preset[@]}" "${extra[@]}")
 qmm=("${common[@]}" --qmm_name "$run")
 detr=()
 if [ ${#tuned[@]} -gt 0 ] || [ ${#preset[@]} -gt 0 ]; then
@@ -60,25 +60,23 @@ if [ ${#tuned[@]} -gt 0 ] || [ ${#preset[@]} -gt 0 ]; then
 fi
 if [ ${#tuned[@]} -gt 0 ]; then
     stage "train_detr" "${train[@]}" train_detr.py "${common[@]}" --ex_name "$run" --resume \
-        --batch_size $((32 / sharing)) ${detr_flags[@]+"${detr_flags[@]}"}
+        --batch_size $((32 / sharing)) "${detr_flags[@]}"
     detr=(--detr "$(ls -v "$checkpoint/$dataset/$run"/detr/epoch_*.pth | tail -n 1)")
 fi
-stage "train_qmm" "${train[@]}" train_qmm.py "${qmm[@]}" ${detr[@]+"${detr[@]}"} --val_subset val --resume \
-    --batch_size $((8 / sharing)) ${qmm_flags[@]+"${qmm_flags[@]}"}
+stage "train_qmm" "${train[@]}" train_qmm.py "${qmm[@]}" "${detr[@]}" --val_subset val --resume \
+    --batch_size $((8 / sharing)) "${qmm_flags[@]}"
 for cue in feature iou; do
     for subset in train val; do
-        stage "eval_qmm, $subset, $cue" "${launch[@]}" eval_qmm.py "${qmm[@]}" --subset $subset --link_cues $cue \
-            ${link_flags[@]+"${link_flags[@]}"}
+        stage "eval_qmm, $subset, $cue" "${launch[@]}" eval_qmm.py "${qmm[@]}" --subset $subset --link_cues $cue "${link_flags[@]}"
     done
     for head in "${heads[@]}"; do
         stage "train_action_head, $head, $cue" "${train[@]}" train_action_head.py "${qmm[@]}" --link_cues $cue \
             --head_type "$head" --resume --iter_update $((64 / sharing)) \
-            ${link_flags[@]+"${link_flags[@]}"} ${head_flags[@]+"${head_flags[@]}"}
+            "${link_flags[@]}" "${head_flags[@]}"
         for topk in "${topks[@]}"; do
             for metric in "${metrics[@]}"; do
                 stage "eval_map, $head, $cue, top $topk, $metric" "$python" eval_map.py "${qmm[@]}" --link_cues $cue \
-                    --head_type "$head" --topk "$topk" --metric "$metric" ${link_flags[@]+"${link_flags[@]}"} \
-                    ${map_flags[@]+"${map_flags[@]}"}
+                    --head_type "$head" --topk "$topk" --metric "$metric" "${link_flags[@]}" "${map_flags[@]}"
             done
         done
     done

@@ -3,9 +3,10 @@
 # `stage NAME COMMAND...`, which runs a command and notes its time, and `summary FOLDER`.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$root"
+set +u # before bash 4.4 an empty array counts as unset
 python=$VENV/bin/python
 machine=(--device "${DEVICE:-cpu}" ${THREADS:+--threads "$THREADS"})
-amp=() # used as ${amp[@]+...}, since before bash 4.4 an empty array counts as unset
+amp=()
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then amp=(--amp bf16); fi # half again as fast
 # A detector small enough to be trained from scratch on a CPU in minutes.
 small_detr=(--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim 128 --enc_layers 2 --dec_layers 3
