@@ -14,30 +14,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.link_settings import LinkSettings, add_linking_flags, existing_tar, link_settings, tar_of_tracks
+from utils import flags
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
-from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_run_flags
 from utils.results import Views, check_plot_video, motion_recall_by_cue, plain, print_table, write_results
 
 
 def make_parser() -> Parser:
     parser = Parser("Link detections into tracks, evaluate the tracks, and keep them for the action head.")
-    add_data_flags(parser)
+    flags.add_data_flags(parser)
     parser.flag("data", "subset", default="val", help="subset to link")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="fail unless the person encoder has a skip connection")
-    add_detector_flags(parser, detr=None, batch_flag="n_frames")
+    flags.add_detector_flags(parser, detr=None, batch_flag="n_frames")
     add_linking_flags(parser)
-    parser.flag("evaluation", "from_tar", action="store_true",
-                help="evaluate the existing tar of tracks without running any model")  # fmt: skip
-    parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
-                help="3D IoU thresholds, or ranges such as 0.5:0.95")  # fmt: skip
-    parser.flag("evaluation", "label_centric", action=BooleanOptionalAction, default=True,
-                help="only annotated frames count")  # fmt: skip
+    parser.flag("evaluation", "from_tar", action="store_true", help="evaluate the existing tar without any model")
+    what = "3D IoU thresholds, or ranges such as 0.5:0.95"
+    parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"], help=what)
+    what = "only annotated frames count"
+    parser.flag("evaluation", "label_centric", action=BooleanOptionalAction, default=True, help=what)
     parser.flag("evaluation", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
     parser.flag("evaluation", "protocol", choices=("pairs", "published"), default="pairs",
                 help="rule of recall and precision: pairs by falling 3D IoU, or as published")  # fmt: skip
-    add_evaluation_flags(parser)
-    add_run_flags(parser)
+    flags.add_evaluation_flags(parser)
+    flags.add_run_flags(parser)
     return parser
 
 
@@ -132,8 +131,11 @@ def link_subset(
     if not project.sampling.all_frames:
         made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
 
-    files = videos.sources() | {name: [] for name in videos.bad}
-    sources = {name: [*source, checksum_of(gt.get(name, []), project.multi_label)] for name, source in files.items()}
+    sources = videos.sources() | {name: [] for name in videos.bad}
+    for name, source in sources.items():
+        source.append(checksum_of(gt.get(name, []), project.multi_label))
+        if name in unusable:  # whose sample is made anew once the fault is gone
+            source.append(int(checksum(unusable[name]), 16))
     compared = made_with | {"detector": detector.key}  # not its path: a detector that was moved is the same
     with fill_cache(tar_of_tracks(args, settings, root, args.subset), sources, compared, args.skip_bad) as cache:
         for name in cache.missing:
@@ -285,17 +287,17 @@ def main() -> None:
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
             print(f"tracks: {store.path}")
-            name = [store.path.stem]
+            parts = [store.path.stem]
             if not args.label_centric:
-                name.append("all_frames")
+                parts.append("all_frames")
             if args.frame_iou is not None:
-                name.append(f"frame_iou{args.frame_iou:g}")
+                parts.append(f"frame_iou{args.frame_iou:g}")
             if args.protocol == "published":
-                name.append("published")
+                parts.append("published")
             used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
             page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
             views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
-            write_results(root, "eval_qmm", args.subset, "-".join(name), used, metrics, settings.load_epoch, views)
+            write_results(root, "eval_qmm", args.subset, "-".join(parts), used, metrics, settings.load_epoch, views)
 
 
 if __name__ == "__main__":

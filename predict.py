@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from models.head_types import add_action_flags
 from models.linkers import LINKERS
+from utils import flags
 from utils.cli import Parser, cosine, positive, positive_int, run, share
-from utils.flags import add_detector_flags, add_frame_flags, add_report_flags, add_run_flags
 
 ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
@@ -33,13 +33,13 @@ MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
 def make_parser() -> Parser:
     parser = Parser("Find people in videos, follow them, and classify their actions.")
     parser.add_argument("videos", nargs="+", help="video files, or folders of images")
-    add_detector_flags(parser, detr=None)
+    flags.add_detector_flags(parser, detr=None)
     parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py, or synthetic (shipped)")
     parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped)")
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
-    add_frame_flags(parser)
+    flags.add_frame_flags(parser)
     of_head = "(default: as the head was trained)"
-    parser.flag("models", "rate", type=positive, help=f"frames used a second, by presentation time {of_head}")
+    parser.flag("models", "rate", type=positive, help=f"frames per second that are used, by time stamps {of_head}")
     parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
     parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {of_head}")
@@ -53,8 +53,8 @@ def make_parser() -> Parser:
     what = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
     parser.flag("output", "export", choices=("cvat",), help=what)
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
-    add_report_flags(parser)
-    add_run_flags(parser)
+    flags.add_report_flags(parser)
+    flags.add_run_flags(parser)
     return parser
 
 
@@ -140,8 +140,8 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
     }
     if trained.get("strict"):
         settings |= {name: exceeding(settings[name]) for name in ("psn_score_th", "sim_th")}
-    flags = {name: value for name in settings if (value := getattr(args, name)) is not None}
-    return Namespace(**settings | flags)
+    given = {name: value for name in settings if (value := getattr(args, name)) is not None}
+    return Namespace(**settings | given)
 
 
 class VideoTracks:

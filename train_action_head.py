@@ -15,22 +15,15 @@ from pathlib import Path
 
 from models.head_types import HEAD_TYPES, add_head_flags, add_time_flags, head_folder
 from models.link_settings import add_linking_flags, existing_tar, link_settings
+from utils import flags
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
-from utils.flags import (
-    OF_DATA,
-    add_data_flags,
-    add_detector_flags,
-    add_frame_flags,
-    add_run_flags,
-    add_training_flags,
-)
 
 MAX_WEIGHT = 100  # of an action's presence
 
 
 def make_parser() -> Parser:
     parser = Parser("Train the action head on the decoder queries of tracks.")
-    add_data_flags(parser)
+    flags.add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to validate on, where it has tracks")
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
@@ -41,10 +34,10 @@ def make_parser() -> Parser:
     parser.flag("model", "nhead", type=positive_int, default=8, help="attention heads")
     parser.flag("model", "dim_feedforward", type=positive_int, default=256, help="width of feed-forward layers")
     parser.flag("model", "dropout", type=share, default=0.1, help="dropout")
-    add_frame_flags(parser)
-    add_detector_flags(parser, detr=None)
+    flags.add_frame_flags(parser)
+    flags.add_detector_flags(parser, detr=None)
     what = "tracks of a forward pass, padded to the longest: changes speed and memory alone, see --iter_update"
-    add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, batch_help=what)
+    flags.add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, batch_help=what)
     what = "maximum frames of a forward pass, padding included; a longer track has a pass of its own"
     parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000, help=what)
     what = "tracks of an optimizer step and process, in as many forward passes as --batch_size makes of them"
@@ -54,9 +47,9 @@ def make_parser() -> Parser:
     )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
                 help=f"{what} the action, up to {MAX_WEIGHT}")  # fmt: skip
-    what = f"weight of 'no action' in the cross-entropy {OF_DATA}"
+    what = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
     parser.flag("training", "no_action_weight", type=not_negative, help=what)
-    add_run_flags(parser)
+    flags.add_run_flags(parser)
     return parser
 
 

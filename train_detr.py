@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.detr_config import DETR_CONFIG
+from utils import flags
 from utils.cli import Parser, not_negative, number_or_name, positive, positive_int, run, run_name
-from utils.flags import add_clip_flags, add_data_flags, add_person_flag, add_run_flags, add_training_flags
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -53,10 +53,10 @@ AUXILIARY = {
 
 def make_parser() -> Parser:
     parser = Parser("Train or fine-tune DETR on single frames of a data set's shards.")
-    add_data_flags(parser, needs_videos=False)
+    flags.add_data_flags(parser, needs_videos=False)
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", default="val", help="subset to validate boxes on, where it has shards")
-    add_clip_flags(parser, n_frames=1, frames_help="; --batch_size counts frames")
+    flags.add_clip_flags(parser, n_frames=1, frames_help="; --batch_size counts frames")
     parser.flag("model", "ex_name", type=run_name, default="detr", help="name of the run")
     parser.flag("model", "detr", default="coco-r101-dc5",
                 help="initial weights: an official name, a checkpoint, 'scratch', or hf:<name or folder> of a detector "
@@ -66,14 +66,14 @@ def make_parser() -> Parser:
     parser.flag("model", "pad_square", action="store_true",
                 help="pad frames to squares without a mask and divide boxes by the square's side, as published "
                 "(default: the checkpoint's)")  # fmt: skip
-    add_person_flag(parser, "model")
+    flags.add_person_flag(parser, "model")
     for name, what in ARCHITECTURE.items():
         if isinstance(DETR_CONFIG[name], bool):
             parser.flag("model", name, action="store_true", default=None, help=f"{what}, with 'scratch'")
         else:
             kind = {int: positive_int, float: positive, str: str}[type(DETR_CONFIG[name])]
             parser.flag("model", name, type=kind, help=f"{what}, with 'scratch' (default: {DETR_CONFIG[name]})")
-    add_training_flags(
+    flags.add_training_flags(
         parser, epochs=20, batch_size=32, lr=1e-4, lr_drop=20, batch_help="frames of a batch and process"
     )
     parser.flag("training", "lr_backbone", type=not_negative, default=1e-5,
@@ -89,7 +89,7 @@ def make_parser() -> Parser:
     parser.flag("from scratch", "id_loss_tau", type=positive, default=0.1, help="temperature of the identity loss")
     parser.flag("from scratch", "id_loss_same_clip", type=not_negative, default=0.0,
                 help="X: negatives of the same clip weigh e^X times in the identity loss")  # fmt: skip
-    add_run_flags(parser)
+    flags.add_run_flags(parser)
     return parser
 
 

@@ -11,16 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from utils import flags
 from utils.cli import Parser, positive, positive_int, run, run_name, share, tell_left_out
-from utils.flags import (
-    OF_DATA,
-    add_clip_flags,
-    add_data_flags,
-    add_detector_flags,
-    add_run_flags,
-    add_strict_flag,
-    add_training_flags,
-)
 
 ID_STEP = 2**32  # between the person ids of two processes, which stay distinct when gathered
 SLOTS = 2**16  # above the number of a detector's queries: clip * SLOTS + slot is unique
@@ -28,32 +20,31 @@ SLOTS = 2**16  # above the number of a detector's queries: clip * SLOTS + slot i
 
 def make_parser() -> Parser:
     parser = Parser("Train the person encoder of query matching on the queries of a frozen DETR.")
-    add_data_flags(parser)
+    flags.add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to train on")
-    parser.flag("data", "val_subset",
-                help="subset to measure held-out metrics on, before and while training (default: none)")  # fmt: skip
-    parser.flag("data", "between_key_frames", action="store_true",
-                help="train on the frames between annotated key frames too, with interpolated boxes")  # fmt: skip
+    parser.flag("data", "val_subset", help="subset for held-out metrics, before and during training (default: none)")
+    what = "train between annotated key frames too, with interpolated boxes"
+    parser.flag("data", "between_key_frames", action="store_true", help=what)
     parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
-    add_clip_flags(parser, n_frames=8, frames_help=", at least 2", used_with="--no_query_cache: ")
+    flags.add_clip_flags(parser, n_frames=8, frames_help=", at least 2", used_with="--no_query_cache: ")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
     parser.flag("model", "is_skip", action="store_true", help="skip connection: add the query to the encoder's output")
     parser.flag("model", "hidden_d", type=positive_int, help="width of the encoder's inner layers (default: a query's)")
     parser.flag("model", "dropout", type=share, default=0.1, help="dropout of the encoder")
-    add_detector_flags(parser)
-    parser.flag("matching", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
+    flags.add_detector_flags(parser)
+    parser.flag("matching", "psn_score_th", type=share, help=f"minimum person score of a detection {flags.OF_DATA}")
     parser.flag("matching", "iou_th", type=share,
-                help=f"minimum IoU between a detection and its ground-truth person {OF_DATA}")  # fmt: skip
-    add_strict_flag(parser, "matching")
+                help=f"minimum IoU between a detection and its ground-truth person {flags.OF_DATA}")  # fmt: skip
+    flags.add_strict_flag(parser, "matching")
     parser.flag("matching", "matching", choices=("greedy", "hungarian"), default="greedy",
                 help="assignment of detections to people: by falling IoU, or DETR's, as published")  # fmt: skip
     parser.flag("matching", "identity", choices=("person", "slot"), default="person",
                 help="what positives share: the person, or the query number, as published")  # fmt: skip
-    add_training_flags(
+    flags.add_training_flags(
         parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, batch_help="clips of a batch and process", lr_flag="lr_en"
     )
     parser.flag("training", "tau", type=positive, default=1.0, help="temperature of the N-pair loss")
-    add_run_flags(parser)
+    flags.add_run_flags(parser)
     return parser
 
 

@@ -1,5 +1,6 @@
 """Other heads, link cues, metrics and settings through the chain, and settings that travel with the files."""
 
+import json
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_linking_by_iou_has_a_tar_and_a_head_of_its_own(stages: Stages) -> None:
     stages.run("eval_map", *flags)
     with pytest.raises(InputError, match="linked by another link_cues"):
         stages.run("eval_map", *flags, "--head_name", "vanilla")
+
+
+def test_a_video_is_left_out_as_long_as_its_annotation_is_wrong(stages: Stages, tmp_path: Path) -> None:
+    """Whatever the tar of tracks has of it from before."""
+    copy = stages.copy(tmp_path)
+    path = copy.data / "synthetic" / "annotations.json"
+    right, wrong = (json.loads(path.read_text()) for _ in range(2))
+    wrong["videos"]["val_0000"]["width"] *= 2  # its boxes fit in
+    for annotations, left_out in ((wrong, 1), (right, 0)):
+        path.write_text(json.dumps(annotations))
+        copy.run("eval_qmm", "--qmm_name", "one", "--skip_bad", *LOOSE)
+        (result,) = (r for r in copy.results("one", "eval_qmm") if r["args"]["subset"] == "val")
+        assert (result["metrics"]["videos_left_out"], result["metrics"]["videos"]) == (left_out, 2 - left_out)
 
 
 def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stages) -> None:
