@@ -1,12 +1,7 @@
-"""Transforms of frames and boxes before the detector: resizing, colour jitter, mirroring."""
-
-from typing import TYPE_CHECKING
+"""Transforms of frames and boxes before the detector: resizing, normalisation, colour jitter."""
 
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 JITTER = (0.2, 0.2, 0.2, 0.1)  # brightness, contrast, saturation, hue
 GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G, B (BT.601)
@@ -56,23 +51,3 @@ def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[fl
     matrix = hue @ colour * (brightness * contrast)
     offset = (hue @ colour).sum(1) * (1 - contrast) * brightness * mean_grey
     return np.column_stack([matrix, offset])
-
-
-def augment(images: "Tensor", colour: "Tensor", mirrored: "Tensor") -> "Tensor":
-    """Mirror images and change their colours; on the CPU in place.
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        colour: float32 (N, 3, 4), affine maps of `jitter_matrix`; results are rounded and saturated.
-        mirrored: bool (N,), which images are mirrored left to right.
-    """
-    if images.device.type == "cpu":
-        frames = images.permute(0, 2, 3, 1).contiguous()
-        for frame, matrix, flip in zip(frames.numpy(), colour.numpy(), mirrored.tolist(), strict=True):
-            cv2.transform(cv2.flip(frame, 1) if flip else frame, matrix, dst=frame)
-        return frames.permute(0, 3, 1, 2)
-    import torch  # here, as the commands that only resize start faster without it
-
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], images.flatten(2).float())
-    return flat.round_().clamp_(0, 255).to(torch.uint8).reshape(images.shape)

@@ -26,7 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, JITTER, augment, clip_boxes, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import GREY, JITTER, clip_boxes, jitter_matrix, normalise_boxes, resize, resized_shape
 from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -188,28 +188,35 @@ class Clips:
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
+    def _jitter(self, images: np.ndarray, draw: np.random.Generator, step: int) -> None:
+        """Change the colours of a clip's images (T, H, W, 3); each `step`-th column counts in their mean."""
+        mean = images[:: len(images) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
+        colour = jitter_matrix(draw, mean @ GREY, self.jitter).astype(np.float32)
+        for image in images:
+            cv2.transform(image, colour, dst=image)
+
     def pack(self, clips: Sequence[Clip], pin: bool = False) -> dict:
         """A batch of clips, packed in few arrays (`collate` gives them their form)."""
-        videos, all_frames, draws = zip(*clips, strict=True)
-        flips = [self.train and draw.random() < 0.5 and self.mirror for draw in draws]
+        videos = [clip.video for clip in clips]
+        lengths = [len(clip.frames) for clip in clips]
         shapes = [resized_shape(*v.stored, self.image_size) if self.image_size else v.stored for v in videos]
         sizes = [(max(shape), max(shape)) for shape in shapes] if self.pad_square else shapes
-        lengths = [len(frames) for frames in all_frames]
         images = self._images((sum(lengths), *map(max, zip(*sizes, strict=True)), 3), pin)
         padded = len({*shapes, *sizes}) > 1
         if padded:
             images.zero_()
-        images_of_clips = np.split(images.numpy(), np.cumsum(lengths)[:-1])
-        parts = [part[:, :h, :w] for part, (h, w) in zip(images_of_clips, shapes, strict=True)]
-        for clip, part, flip in zip(clips, parts, flips, strict=True):
-            self._read_clip(clip.video, clip.frames, part, flip and padded)
+        parts = np.split(images.numpy(), np.cumsum(lengths)[:-1])
         columns, first_id = [], 0
-        for clip, flip, shape, size in zip(clips, flips, shapes, sizes, strict=True):
+        for clip, part, (high, wide), size in zip(clips, parts, shapes, sizes, strict=True):
+            flip = self.train and clip.draw.random() < 0.5 and self.mirror
+            self._read_clip(clip.video, clip.frames, part[:, :high, :wide], flip)
+            if self.train:
+                self._jitter(part[:, :high, :wide], clip.draw, -16 if flip and not padded else 16)
             rows, counts = clip.video.rows(clip.frames)
             boxes = clip.video.boxes[rows]
             if flip:
                 boxes[:, 0] = 1 - boxes[:, 0]
-            boxes *= np.array([shape[1] / size[1], shape[0] / size[0]] * 2, np.float32)
+            boxes *= np.array([wide / size[1], high / size[0]] * 2, np.float32)
             persons, ids = np.unique(clip.video.persons[rows], return_inverse=True)
             columns.append((clip.frames, boxes, ids.reshape(-1) + first_id, clip.video.actions[rows], counts))
             first_id += len(persons)
@@ -217,18 +224,10 @@ class Clips:
         packed = {
             n: torch.from_numpy(np.concatenate(c)) for n, c in zip(names, zip(*columns, strict=True), strict=True)
         }
-        colour = None
-        if self.train:
-            means = [part[:: len(part) // 4 + 1, ::16, ::16].reshape(-1, 3).mean(0) for part in parts]
-            greys = np.array(means) @ GREY
-            colour = np.stack([jitter_matrix(draw, grey, self.jitter) for draw, grey in zip(draws, greys, strict=True)])
         return packed | {
             "images": images,
-            "shapes": torch.tensor(shapes),
             "sizes": torch.tensor(sizes),
             "lengths": torch.tensor(lengths),
-            "colour": None if colour is None else torch.from_numpy(colour.astype(np.float32)),
-            "mirrored": torch.tensor([flip and not padded for flip in flips]),  # still to be
             "names": [video.name for video in videos],
         }
 
@@ -274,16 +273,8 @@ class ClipDataset(Clips):
         return super().pack(clips, pin)
 
 
-def _beyond(sizes: Tensor, high: int, wide: int, device: torch.device) -> Tensor | None:
-    """Pixels beyond images of `sizes` (n, 2), height and width: bool (n, high, wide); None where all are that large."""
-    if (sizes == sizes.new_tensor([high, wide])).all():
-        return None
-    h, w = sizes.to(device, non_blocking=True).T[:, :, None]
-    return (torch.arange(high, device=device) >= h)[:, :, None] | (torch.arange(wide, device=device) >= w)[:, None]
-
-
 def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
-    """A batch of `ClipDataset` as training takes it, on `device`, with the colours changed there.
+    """A batch of `ClipDataset` as training takes it, on `device`.
 
     `images` uint8 RGB (N, 3, H, W), channels last in memory, padded with 0 right and below; `mask` bool (N, H, W),
     True on padding; `targets` N dicts of `boxes` (n, 4) cxcywh normalised by the image without it, `labels` (n,) all
@@ -294,24 +285,15 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     on = {key: value.to(device, non_blocking=True) for key, value in packed.items() if isinstance(value, Tensor)}
     images = on["images"].permute(0, 3, 1, 2)
     n, _, high, wide = images.shape
-    if packed["colour"] is not None:
-        colour, mirrored = (
-            on[key].repeat_interleave(on["lengths"], 0, output_size=n) for key in ("colour", "mirrored")
-        )
-        images = augment(images, colour, mirrored)
-    padding, mask = (
-        _beyond(packed[key].repeat_interleave(lengths, 0), high, wide, images.device) for key in ("shapes", "sizes")
-    )
-    if padding is not None:  # black, whatever the colour jitter has made of it
-        images = images.masked_fill(padding[:, None], 0)
-    if mask is None:
-        mask = torch.zeros((1, 1, 1), dtype=torch.bool, device=device).expand(n, high, wide)
+    heights, widths = on["sizes"].repeat_interleave(on["lengths"], 0, output_size=n).T[:, :, None]
+    below = torch.arange(high, device=device) >= heights
+    beside = torch.arange(wide, device=device) >= widths
     labels = torch.full_like(on["person_ids"], PERSON)
     columns = {"boxes": on["boxes"], "labels": labels, "person_ids": on["person_ids"], "actions": on["actions"]}
     split = {key: column.split(counts) for key, column in columns.items()}
     return {
         "images": images,
-        "mask": mask,
+        "mask": below[:, :, None] | beside[:, None],
         "targets": [dict(zip(split, row, strict=True)) for row in zip(*split.values(), strict=True)],
         "clip": torch.arange(len(lengths)).repeat_interleave(lengths),
         "frames": packed["frames"],
