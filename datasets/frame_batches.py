@@ -97,10 +97,9 @@ class SubsetVideos:
                 self.bad[name] = str(error)
 
     def sources(self) -> dict[str, list[int]]:
-        """What tells one version of a video's file from another: number of files and bytes in all, and, where not all
-        frames are used, a checksum of which."""
+        """Each video's `measure` and, where not all frames are used, a checksum of which."""
         sampled = [] if self.sampling.all_frames else [int(checksum(repr(self.sampling)), 16)]
-        return {name: _measure(path) + sampled for name, path in self.paths.items()}
+        return {name: measure(path) + sampled for name, path in self.paths.items()}
 
     def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterator[VideoBatches]:
         """Open these videos in order, `workers` of them decoding at a time. Memory does not grow with a video's length.
@@ -136,7 +135,8 @@ class SubsetVideos:
             raise (BadVideo if self.skip_bad else InputError)(str(error)) from None
 
 
-def _measure(path: Path) -> list[int]:
+def measure(path: Path) -> list[int]:
+    """What tells one version of a video from another: number of files and bytes in all."""
     if not path.is_dir():
         return [1, path.stat().st_size if path.is_file() else 0]
     sizes = [entry.stat().st_size for entry in os.scandir(path) if entry.is_file()]

@@ -21,7 +21,7 @@ import cv2
 from datasets.annotations import AnnotationFault, Video, fit_to_video, print_warnings, read_annotations, refuse
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
-from datasets.frame_batches import SubsetVideos
+from datasets.frame_batches import SubsetVideos, measure
 from datasets.sampling import Sampling
 from datasets.transforms import resize
 from utils.cli import Parser, count, percent, positive_int, run, tell_left_out
@@ -33,11 +33,11 @@ from utils.storage.video_cache import folder_name
 REMEDY = "make the shards again with python -m datasets.make_shards"
 
 
-def _made_from(video: Video, settings: dict) -> dict:
+def _made_from(video: Video, path: Path, settings: dict) -> dict:
     """What a sample depends on: when it is the same, the sample need not be made again."""
     text = json.dumps([(t.frames.tolist(), t.boxes.tolist(), t.label, t.person_id) for t in video.tubes])
     text += "" if video.key_frames is None else json.dumps(video.key_frames.tolist())
-    return {**settings, "annotation": zlib.crc32(text.encode())}
+    return {**settings, "source": measure(path), "annotation": zlib.crc32(text.encode())}
 
 
 def frame_member(number: int) -> str:
@@ -85,7 +85,7 @@ def encode_video(
     ]
     meta = {
         "name": video.name, "width": fitted.width, "height": fitted.height, "stored": stored, "fps": frames.fps,
-        "n_frames": len(jpegs), "tubes": tubes, "made_from": _made_from(video, settings),
+        "n_frames": len(jpegs), "tubes": tubes, "made_from": _made_from(video, path, settings),
     }  # fmt: skip
     if fitted.key_frames is not None:
         meta["key_frames"] = fitted.key_frames[fitted.key_frames < len(jpegs)].tolist()
@@ -105,13 +105,13 @@ def _encode(job: tuple[Video, Path], spools: Path, settings: dict) -> tuple[dict
         return error
 
 
-def _is_made(path: Path, videos: list[Video], settings: dict) -> bool:
-    """Whether a shard holds just these videos, made from the same annotation with the same settings."""
+def _is_made(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> bool:
+    """Whether a shard holds just these videos, made from the same files and annotation with the same settings."""
     try:
-        stored = [(meta["name"], meta.get("made_from")) for meta, _ in read_samples(path, "shard")]
+        stored = [(meta["name"], meta.get("made_from")) for meta, _ in read_samples(shard, "shard")]
     except InputError:
         return False
-    return stored == [(video.name, _made_from(video, settings)) for video in videos]
+    return stored == [(video.name, _made_from(video, path, settings)) for video, path in videos]
 
 
 def make_shards(
@@ -137,7 +137,8 @@ def make_shards(
         settings["n_actions"] = len(project.labels)
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
     bad = dict(listed.bad)
-    videos = list(read_annotations(project, listed.paths, bad if skip_bad else None).values())
+    annotated = read_annotations(project, listed.paths, bad if skip_bad else None)
+    videos = [(video, listed.paths[name]) for name, video in annotated.items()]
     groups = [videos[i : i + per_shard] for i in range(0, len(videos), per_shard)]
     files = [f"shard-{i:06d}.tar" for i in range(len(groups))]
     spools, faults = folder / ".work", []
@@ -146,7 +147,7 @@ def make_shards(
         shutil.rmtree(spools, ignore_errors=True)
         spools.mkdir()
         todo = [i for i, group in enumerate(groups) if not _is_made(folder / files[i], group, settings)]
-        jobs = [(video, listed.paths[video.name]) for i in todo for video in groups[i]]
+        jobs = [job for i in todo for job in groups[i]]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,
@@ -161,7 +162,7 @@ def make_shards(
             results = pool.map(partial(_encode, spools=spools, settings=settings), jobs)
             for i in todo:
                 samples = []
-                for video, result in zip(groups[i], results, strict=False):  # which go on with the next shard's
+                for (video, _), result in zip(groups[i], results, strict=False):  # which go on with the next shard's
                     bar.update()
                     if isinstance(result, InputError):
                         if not skip_bad:
@@ -177,7 +178,7 @@ def make_shards(
             bar.close()
             pool.shutdown(cancel_futures=True)
             shutil.rmtree(spools, ignore_errors=True)
-        if all(video.name in bad for video in videos):
+        if all(name in bad for name in annotated):
             raise InputError(f"{folder}: no video of subset {subset!r} can be used; {next(iter(bad.values()), '')}")
         write_sealed(folder / "index.json", index)
         for extra in set(folder.glob("shard-*.tar")) - {folder / name for name in files}:

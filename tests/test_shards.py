@@ -253,6 +253,22 @@ def test_damaged_shards_are_told_and_made_again(project, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") and p.name != ".lock"]
 
 
+def test_a_video_that_was_replaced_is_encoded_again(tmp_path):
+    folder = tmp_path / "videos" / "v"
+    folder.mkdir(parents=True)
+    project = load_project(own_project(tmp_path, {"v": {"tubes": []}}))
+    for grey in (40, 200, 200):
+        shard = tmp_path / "shards" / "shard-000000.tar"
+        before = shard.stat().st_mtime_ns if shard.exists() else 0
+        image = np.full((HEIGHT, WIDTH, 3), grey, np.uint8)
+        image[:, : grey // 8] = np.random.default_rng(0).integers(0, 256, (HEIGHT, grey // 8, 3))
+        cv2.imwrite(str(folder / "0.png"), image)
+        make_shards(project, "val", tmp_path / "shards")
+        stored = collate(ClipDataset(tmp_path / "shards", train=False).pack([(0, 0)]))["images"]
+        assert abs(int(stored[0, 0, 0, -1]) - grey) <= 2
+    assert shard.stat().st_mtime_ns == before  # nothing has changed since
+
+
 def test_annotations_that_do_not_fit_their_video_are_told(tmp_path, capsys):
     videos = {}
     for name, last in (("good", 4), ("tail", 6), ("long", 20), ("big", 4)):
