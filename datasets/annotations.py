@@ -77,14 +77,6 @@ class Video:
     empty_frames: np.ndarray | None = None
 
 
-def ground_truth(project: Project, subset: str, bad: dict[str, str] | None = None) -> dict[str, list[Tube]]:
-    """The annotated tubes of every video of a subset, never clipped; videos without tubes are keys too.
-
-    Arguments and errors are those of `read_annotations`.
-    """
-    return {name: video.tubes for name, video in read_annotations(project, project.split(subset), bad).items()}
-
-
 def read_annotations(
     project: Project,
     names: Iterable[str] | None = None,
@@ -253,21 +245,6 @@ def box_columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     of_tubes = np.array([(tube.person_id, tube.label) for tube in tubes], np.int64).reshape(-1, 2)
     persons, labels = of_tubes.repeat([len(tube) for tube in tubes], axis=0).T
     return *frames_and_boxes(tubes), persons, labels
-
-
-def max_people_per_frame(tubes: Mapping[str, Sequence[Tube]]) -> tuple[int, str, int]:
-    """The most people that are annotated in one frame, with that video and frame; (0, "", 0) without boxes.
-
-    A detector with fewer object queries than that cannot detect all of them.
-    """
-    most = 0, "", 0
-    for name, of_video in tubes.items():
-        frames, _, persons, _ = box_columns(of_video)
-        people = np.unique([frames, persons], axis=1)
-        frames, counts = np.unique(people[0], return_counts=True)
-        if len(frames) and counts.max() > most[0]:
-            most = int(counts.max()), name, int(frames[counts.argmax()])
-    return most
 
 
 def _impossible(frames: np.ndarray, boxes: np.ndarray, n_frames: int) -> dict[str, np.ndarray]:

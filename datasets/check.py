@@ -14,14 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotations import (
-    AnnotationFault,
-    Video,
-    box_columns,
-    fit_to_video,
-    max_people_per_frame,
-    read_used_frames,
-)
+from datasets.annotations import AnnotationFault, Video, box_columns, fit_to_video, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.formats import AnnotationFile
@@ -133,7 +126,13 @@ def summary(project: Project, videos: Mapping[str, Video]) -> Iterator[str]:
 
 def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
     """A line where more people are annotated in a frame than a detector of `num_queries` object queries can detect."""
-    people, name, frame = max_people_per_frame({name: video.tubes for name, video in videos.items()})
+    most = 0, "", 0
+    for name, video in videos.items():
+        frames, _, persons, _ = box_columns(video.tubes)
+        frames, counts = np.unique(np.unique([frames, persons], axis=1)[0], return_counts=True)
+        if len(frames) and counts.max() > most[0]:
+            most = counts.max(), name, frames[counts.argmax()]
+    people, name, frame = most
     if people > num_queries:
         yield f"{people} people in frame {frame} of {name!r}, but a detector of {num_queries} queries detects no more"
 

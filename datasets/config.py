@@ -31,7 +31,6 @@ DEFAULTS = {
     "iou_link_th": 0.3, "end_consecutive_frames": 8, "time_cycle": 100, "no_action_weight": 1.0, "min_tube_length": 9,
 }  # fmt: skip
 """Close to the published runs on JHMDB21 (exactly: `--preset published`), for what a project file leaves out."""
-MAX_BYTES = 2**20  # of a project file
 
 
 @dataclass(frozen=True)
@@ -194,8 +193,6 @@ def _sampling(fields: dict) -> Sampling:
 def read_yaml(path: Path) -> dict:
     """The mapping that a project file, or a preset, holds; InputError when it is not one."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than a project file can be")
         fields = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such project file") from None

@@ -12,7 +12,7 @@ from datasets.predictions import FORMATS, predictions_json
 from utils.box_ops import Tube
 from utils.metrics.evaluation import Evaluation
 from utils.misc import InputError
-from utils.storage.files import atomic, write_json
+from utils.storage.files import atomic, write_json, write_text
 
 FRAME_METRIC = "frame-mAP"
 OF_FRAMES = {
@@ -61,7 +61,8 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
             row = f"{','.join(map(repr, share))},{ids.get(e.labels[label], label + 1)},{score!r}"
             source, second = key(name, frame)
             lines.append(f"{source},{_second(second)},{row}\n")
-    return _write_text(folder / "ava.csv", lines)
+    write_text(folder / "ava.csv", "".join(lines))
+    return folder / "ava.csv"
 
 
 def _second(value: float) -> str:
@@ -80,7 +81,7 @@ def export_mot(folder: Path, e: Evaluation) -> Path:
             rows = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores]).tolist()
             for frame, row in zip(frames + 1, rows, strict=True):
                 lines.append(f"{frame},{track},{','.join(map(repr, row))},{label + 1},-1,-1\n")
-        _write_text(folder / "mot" / f"{name}.txt", lines)
+        write_text(folder / "mot" / f"{name}.txt", "".join(lines))
     return folder / "mot"
 
 
@@ -126,9 +127,3 @@ def _tubes(
     for name in e.pred if names is None else names:
         for tube, scores in zip(e.pred[name], e.frame_scores[name], strict=True):
             yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), np.asarray(scores, np.float64)
-
-
-def _write_text(path: Path, lines: Iterable[str]) -> Path:
-    with atomic(path) as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-    return path

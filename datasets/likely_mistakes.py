@@ -1,6 +1,7 @@
 """Annotations that break no rule, and yet are probably not what was meant: warnings of `datasets.check`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -34,14 +35,12 @@ def likely_mistakes(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int])
 
 def shared_videos(subsets: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """One line for each two subsets that share videos."""
-    names = list(subsets)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            second = set(subsets[b])
-            both = [name for name in subsets[a] if name in second]
-            if both:
-                text = "metrics are too good where a model was trained on what it is tested on"
-                yield f"{counted(len(both), 'video')} in {a} and in {b}; {text} (first: {both[0]!r})"
+    for a, b in combinations(subsets, 2):
+        second = set(subsets[b])
+        both = [name for name in subsets[a] if name in second]
+        if both:
+            text = "metrics are too good where a model was trained on what it is tested on"
+            yield f"{counted(len(both), 'video')} in {a} and in {b}; {text} (first: {both[0]!r})"
 
 
 def frame_step(video: RawVideo) -> int:

@@ -131,8 +131,6 @@ def streamed_video(sample: dict) -> ShardVideo:
     """A video as WebDataset gives it: the bytes of its json and of all its frames. InputError when it is damaged."""
     try:
         meta = unseal(sample["json"])
-        if "members" not in meta:
-            raise ValueError("a former form")
         checksums = [crc32 for _, crc32 in meta["members"].values()]
         jpegs = [sample[frame_member(i)] for i in range(len(checksums))]
         return ShardVideo(sample["__url__"], meta, checksums, partial(map, jpegs.__getitem__))

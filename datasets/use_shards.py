@@ -285,15 +285,18 @@ def collate(packed: dict, device: torch.device | str = "cpu") -> dict:
     on = {key: value.to(device, non_blocking=True) for key, value in packed.items() if isinstance(value, Tensor)}
     images = on["images"].permute(0, 3, 1, 2)
     n, _, high, wide = images.shape
-    heights, widths = on["sizes"].repeat_interleave(on["lengths"], 0, output_size=n).T[:, :, None]
-    below = torch.arange(high, device=device) >= heights
-    beside = torch.arange(wide, device=device) >= widths
+    if (packed["sizes"] == packed["sizes"][0]).all():  # nothing is padded
+        mask = torch.zeros((1, 1, 1), dtype=torch.bool, device=device).expand(n, high, wide)
+    else:
+        heights, widths = on["sizes"].repeat_interleave(on["lengths"], 0, output_size=n).T[:, :, None]
+        below, beside = torch.arange(high, device=device) >= heights, torch.arange(wide, device=device) >= widths
+        mask = below[:, :, None] | beside[:, None]
     labels = torch.full_like(on["person_ids"], PERSON)
     columns = {"boxes": on["boxes"], "labels": labels, "person_ids": on["person_ids"], "actions": on["actions"]}
     split = {key: column.split(counts) for key, column in columns.items()}
     return {
         "images": images,
-        "mask": below[:, :, None] | beside[:, None],
+        "mask": mask,
         "targets": [dict(zip(split, row, strict=True)) for row in zip(*split.values(), strict=True)],
         "clip": torch.arange(len(lengths)).repeat_interleave(lengths),
         "frames": packed["frames"],

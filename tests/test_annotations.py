@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.annotations import fit_to_video, ground_truth, max_people_per_frame, read_annotations, read_video
+from datasets.annotations import Video, fit_to_video, read_annotations, read_video
+from datasets.check import crowd
 from datasets.config import DEFAULTS, known_projects, load_project
 from datasets.formats import FORMATS
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
@@ -176,7 +177,7 @@ def test_a_tube_without_person_id_is_nobody_who_has_one(tmp_path):
     away = [[60, 10, 90, 50]] * 2
     tubes = tube(), tube(person_id=2, boxes=away), tube(), tube(person_id=-1)
     path = own_project(tmp_path, {"v": video(*tubes)})
-    assert [t.person_id for t in ground_truth(load_project(path), "val")["v"]] == [0, 2, 4, 3]
+    assert [t.person_id for t in make_gt_tubes(load_project(path), "val")["v"]] == [0, 2, 4, 3]
 
 
 @pytest.mark.parametrize("scale", [1, 3])
@@ -218,22 +219,22 @@ def test_label_indices_refer_to_the_annotation_files_own_list(tmp_path, named):
     path = own_project(tmp_path, {"v": video(*tubes)}, labels=labels)
     project = json.loads(path.read_text()) | {"labels": ["sit", "stand", "walk"]}
     path.write_text(json.dumps(project))
-    assert [t.label for t in ground_truth(load_project(path), "val")["v"]] == [2, 1]
+    assert [t.label for t in make_gt_tubes(load_project(path), "val")["v"]] == [2, 1]
     path.write_text(json.dumps(project | {"labels": ["stand", "run"]}))
     with pytest.raises(InputError, match="tube 0: label 'walk' is not among stand, run;"):
-        ground_truth(load_project(path), "val")
+        make_gt_tubes(load_project(path), "val")
 
 
 def test_files_with_a_byte_order_mark_are_read_as_without(tmp_path):
     path = own_project(tmp_path, {"v": video(tube())})
     for file in tmp_path.iterdir():
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert list(ground_truth(load_project(path), "val")) == ["v"]
+    assert list(make_gt_tubes(load_project(path), "val")) == ["v"]
 
 
 def test_whole_frame_numbers_and_padded_labels_are_taken_as_meant(tmp_path):
     path = own_project(tmp_path, {"v": video(tube(frames=(1.0, 2.0), label="walk ", person_id=3.0))})
-    (only,) = ground_truth(load_project(path), "val")["v"]
+    (only,) = make_gt_tubes(load_project(path), "val")["v"]
     assert (only.frames.tolist(), only.label, only.person_id) == ([1, 2], 1, 3)
 
 
@@ -242,7 +243,7 @@ def test_a_video_twice_in_the_json_is_refused(tmp_path):
     text = (tmp_path / "annotations.json").read_text()
     (tmp_path / "annotations.json").write_text(text.replace('"videos": {', '"videos": {"v": {"tubes": []}, '))
     with pytest.raises(InputError, match="'v' is there twice"):
-        ground_truth(load_project(path), "val")
+        make_gt_tubes(load_project(path), "val")
 
 
 @pytest.mark.parametrize("line", ["v.mp4", "v\t1", "v.avi 1", "v 1", "v,1", "videos/v", "./v.mp4"])
@@ -250,18 +251,20 @@ def test_a_list_that_says_more_than_the_name_is_refused_with_the_name(tmp_path, 
     path = own_project(tmp_path, {"v": video(tube())})
     (tmp_path / "val.txt").write_bytes(f"\r\n{line}\r\n\r\n".encode())
     with pytest.raises(InputError, match=r"has no video .*; it has 'v': lists give"):
-        ground_truth(load_project(path), "val")
+        make_gt_tubes(load_project(path), "val")
     (tmp_path / "val.txt").write_bytes(b"\r\nv \r\nv\r\n\r\n")
-    assert list(ground_truth(load_project(path), "val")) == ["v"]
+    assert list(make_gt_tubes(load_project(path), "val")) == ["v"]
 
 
 def test_people_in_a_frame_are_counted_once_whatever_they_do():
     boxes = np.tile(np.float32([0, 0, 9, 9]), (3, 1))
     tubes = [Tube(np.arange(3) + i, boxes, 0, person_id=person) for i, person in enumerate([7, 8, 8, 9])]
-    assert max_people_per_frame({"a": tubes[:1], "b": tubes, "c": []}) == (2, "b", 1)
-    assert max_people_per_frame({"c": []}) == (0, "", 0)
-    crowd = [Tube(np.arange(3), boxes, 0, person_id=i) for i in range(5)]
-    assert max_people_per_frame({"b": tubes, "d": crowd}) == (5, "d", 0)
+    five = [Tube(np.arange(3), boxes, 0, person_id=i) for i in range(5)]
+    videos = {name: Video(name, 0, 0, 0, of) for name, of in {"a": tubes[:1], "b": tubes, "c": [], "d": five}.items()}
+    assert not list(crowd({"c": videos["c"]}, 1)) and not list(crowd(videos, 5))
+    assert next(crowd(videos, 4)).startswith("5 people in frame 0 of 'd', but a detector of 4 queries")
+    del videos["d"]
+    assert not list(crowd(videos, 2)) and next(crowd(videos, 1)).startswith("2 people in frame 1 of 'b'")
 
 
 def test_a_format_is_one_function_in_the_table(tmp_path, monkeypatch):
@@ -272,7 +275,7 @@ def test_a_format_is_one_function_in_the_table(tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "one number", read)
     path = own_project(tmp_path, {"v": video()}, format="one number")
     (tmp_path / "annotations.json").write_text("5")
-    (only,) = ground_truth(load_project(path), "val")["v"]
+    (only,) = make_gt_tubes(load_project(path), "val")["v"]
     assert only.frames.tolist() == [5] and only.label == 1
 
 

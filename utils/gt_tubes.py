@@ -25,11 +25,11 @@ def make_gt_tubes(
     Raises InputError as `load_project` and `read_annotations` do; with `bad` given, videos that cannot be used are left
     out and entered there (name -> why).
     """
-    from datasets.annotations import ground_truth
+    from datasets.annotations import read_annotations
     from datasets.config import Project, load_project
 
     project = dataset if isinstance(dataset, Project) else load_project(dataset, **(params or {}))
-    return ground_truth(project, subset, bad)
+    return {name: video.tubes for name, video in read_annotations(project, project.split(subset), bad).items()}
 
 
 def label_frames(

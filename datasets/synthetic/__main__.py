@@ -16,14 +16,8 @@ def main() -> None:
     parser.flag("output", "seed", type=count, default=0, help="seed of people, actions and scenes")
     parser.flag("videos", "width", type=positive_int, default=160, help="pixels")
     parser.flag("videos", "height", type=positive_int, default=120, help="pixels; people are 35 to 60 %% of it")
-    parser.flag(
-        "videos",
-        "length",
-        type=positive_int,
-        nargs=2,
-        default=[40, 72],
-        help="frames of the shortest and longest video",
-    )
+    parser.flag("videos", "length", type=positive_int, nargs=2, default=[40, 72],
+                help="frames of the shortest and longest video")  # fmt: skip
     parser.flag("output", "layout", choices=("json", *LAYOUTS), default="json",
                 help="also write the annotation as that data set has it, with project.yml")  # fmt: skip
     parser.flag("videos", "two_at_once", type=share, default=0.0, help="share of walks and runs with waving")
