@@ -22,11 +22,11 @@ from datasets.likely_mistakes import likely_mistakes, shared_videos
 from datasets.transforms import resize
 from utils.box_ops import motion_category
 from utils.cli import Parser, positive_int, run
+from utils.drawing.draw import colour_of, draw_boxes
 from utils.misc import InputError, available_cores, counted, progress
 from utils.storage.files import atomic
 
 CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet: pixels, images
-COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (86, 180, 233))
 
 
 def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str, Video], list[str]]:
@@ -78,15 +78,12 @@ def decode(project: Project, video: Video) -> tuple[list[str], tuple[int, int] |
 
 def _with_boxes(frame: np.ndarray, video: Video, number: int) -> np.ndarray:
     """A cell of the contact sheet, uint8 RGB (CELL, CELL, 3)."""
-    small = resize(frame, CELL).copy()
-    scale = CELL / max(frame.shape[:2])
-    for tube in video.tubes:
-        row = np.searchsorted(tube.frames, number)
-        if row < len(tube) and tube.frames[row] == number:
-            x0, y0, x1, y1 = (tube.boxes[row] * scale).round().astype(int).tolist()
-            cv2.rectangle(small, (x0, y0), (x1, y1), COLOURS[tube.person_id % len(COLOURS)], 2)
+    small = resize(frame, CELL)
     cell = np.zeros((CELL, CELL, 3), np.uint8)
     cell[: small.shape[0], : small.shape[1]] = small
+    frames, boxes, persons, _ = box_columns(video.tubes)
+    shown = boxes[frames == number] * CELL / max(frame.shape[:2])
+    draw_boxes(cell, shown, [colour_of(n) for n in persons[frames == number].tolist()], [""] * len(shown), size=12)
     return cell
 
 

@@ -34,9 +34,8 @@ def export_frame_detections(folder: Path, e: Evaluation) -> Path:
     """ACT's and MultiSports' frame detections as `.npy`: float64 (N, 8), videos in the order of the ground truth."""
     names = {name: i for i, name in enumerate(e.gt)}
     rows = [
-        np.column_stack([np.full(n, names[name]), frames + 1, np.full(n, label), scores, boxes])
+        np.column_stack([np.full(len(frames), names[name]), frames + 1, np.full(len(frames), label), scores, boxes])
         for name, label, frames, boxes, scores in _tubes(e)
-        if (n := len(frames))
     ]
     path = folder / "frame_detections.npy"
     with atomic(path) as part, part.open("wb") as file:

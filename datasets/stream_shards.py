@@ -21,7 +21,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 from datasets.config import Project
 from datasets.frame_batches import Ahead
@@ -34,25 +33,13 @@ from utils.storage.files import unseal
 SHUFFLE, START = 512, 64  # clips in the buffer that they are drawn from at random, and before the first is drawn
 
 
-def training_clips(shards: str | Path, clips_per_epoch: int | None, **settings: object) -> Clips:
-    """Clips of a folder of shards, or of shards behind URLs with braces (`{000000..000063}`); settings as of `Clips`.
-
-    Raises:
-        InputError: shards that are missing or damaged, or URLs without `clips_per_epoch`.
-    """
-    if not is_url(shards):
-        return ClipDataset(shards, **settings)
-    if not clips_per_epoch:
-        raise InputError(f"{shards}: a stream does not say how many videos it holds; give --clips_per_epoch")
-    return StreamedClips(str(shards), clips_per_epoch, **settings)
-
-
 def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_square: bool) -> Clips:
     """The training clips that the flags of `utils.flags.add_clip_flags` ask for; the rest is as of `Clips`."""
-    on_disk = shards_folder(args.shards_path, project, args.subset, args.data_root)
-    return training_clips(
-        args.shards_path if is_url(args.shards_path) else on_disk,
-        args.clips_per_epoch,
+    if is_url(args.shards_path):
+        clips_of = partial(StreamedClips, args.shards_path, args.clips_per_epoch)
+    else:
+        clips_of = partial(ClipDataset, shards_folder(args.shards_path, project, args.subset, args.data_root))
+    return clips_of(
         n_frames=args.n_frames,
         sampling_rate=args.sampling_rate,
         image_size=image_size,
@@ -66,13 +53,16 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
 
 
 class StreamedClips(Clips):
-    """Clips of streamed shards; `len` is the number of clips an epoch, over all processes. See the module's text."""
+    """Clips of shards behind URLs with braces (`{000000..000063}`); `len` is the number of clips an epoch, over all
+    processes. See the module's text. InputError where `clips_per_epoch` is None."""
 
     in_order = True  # a clip's index is its place in the stream
 
-    def __init__(self, urls: str, clips_per_epoch: int, **settings: object) -> None:
+    def __init__(self, urls: str, clips_per_epoch: int | None, **settings: object) -> None:
         from webdataset.shardlists import expand_urls
 
+        if clips_per_epoch is None:
+            raise InputError(f"{urls}: a stream does not say how many videos it holds; give --clips_per_epoch")
         super().__init__(**settings)
         self.pattern, self.urls, self.clips_per_epoch = urls, expand_urls(urls), clips_per_epoch
         if len(self.urls) < world_size():

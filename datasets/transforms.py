@@ -31,11 +31,6 @@ def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.concatenate([(low + high) / 2, high - low], -1).astype(np.float32)
 
 
-def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """xyxy boxes (..., 4) clipped to the frame."""
-    return np.clip(boxes, 0, (width, height, width, height)).astype(boxes.dtype)
-
-
 def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[float, ...] = JITTER) -> np.ndarray:
     """Draw a colour jitter as one affine map of RGB, (3, 4) float64.
 

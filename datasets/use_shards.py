@@ -26,7 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, JITTER, clip_boxes, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import GREY, JITTER, jitter_matrix, normalise_boxes, resize, resized_shape
 from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -66,7 +66,8 @@ class ShardVideo:
         if "n_actions" in meta:
             self.actions = np.zeros((len(first), meta["n_actions"]), np.float32)
             self.actions[inverse.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
-        self.boxes = normalise_boxes(clip_boxes(boxes[first], self.width, self.height), self.width, self.height)
+        inside = np.clip(boxes[first], 0, (self.width, self.height, self.width, self.height))
+        self.boxes = normalise_boxes(inside, self.width, self.height)
         self.key_frames = np.array(meta["key_frames"], np.int64) if "key_frames" in meta else None
 
     def __len__(self) -> int:

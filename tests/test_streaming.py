@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.stream_shards import training_clips
+from datasets.stream_shards import StreamedClips
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from tests.killing import make_data
 from tests.stages import TINY_DETR, Stages
@@ -36,7 +36,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_streamed_clips_are_those_of_the_same_frames_on_disk(urls: tuple[str, Path], shards: Path) -> None:  # noqa: F811
-    streamed = training_clips(urls[0], 20, train=False, **SETTINGS)
+    streamed = StreamedClips(urls[0], 20, train=False, **SETTINGS)
     stored = ClipDataset(shards, train=False, **SETTINGS)
     known = {}
     for batch in load(stored, 1):
@@ -52,7 +52,7 @@ def test_streamed_clips_are_those_of_the_same_frames_on_disk(urls: tuple[str, Pa
 
 
 def test_the_stream_is_the_same_for_any_workers_and_after_a_restart(urls: tuple[str, Path]) -> None:
-    clips = [training_clips(urls[0], 10, **SETTINGS) for _ in range(3)]
+    clips = [StreamedClips(urls[0], 10, **SETTINGS) for _ in range(3)]
     plain, threads = load(clips[0]), load(clips[1], workers=2)
     again = plain[:3] + load(clips[2], first=3, workers=1)
     assert len(plain) == 5
@@ -68,7 +68,7 @@ def test_processes_share_the_shards(urls: tuple[str, Path], monkeypatch: pytest.
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setattr("datasets.stream_shards.rank", lambda rank=rank: rank)
         monkeypatch.setattr("datasets.stream_shards.world_size", lambda: 2)
-        clips = training_clips(urls[0], 4, **SETTINGS)  # as many as neither reads a shard again for
+        clips = StreamedClips(urls[0], 4, **SETTINGS)  # as many as neither reads a shard again for
         batches = epoch_batches(clips, 0, 1, rank, 2)
         loaded = list(make_loader(clips, batches))
         assert [len(batch["names"]) for batch in loaded] == [len(keys) for keys in batches]
@@ -77,25 +77,25 @@ def test_processes_share_the_shards(urls: tuple[str, Path], monkeypatch: pytest.
     assert names[0] and names[1] and not names[0] & names[1]
     monkeypatch.setattr("datasets.stream_shards.world_size", lambda: 3)
     with pytest.raises(InputError, match="2 shards cannot be shared by 3 processes"):
-        training_clips(urls[0], 10)
+        StreamedClips(urls[0], 10)
 
 
 def test_clips_are_mixed(urls: tuple[str, Path]) -> None:
-    (order,) = [[name for batch in load(training_clips(urls[0], 64, **SETTINGS)) for name in batch["names"]]]
+    (order,) = [[name for batch in load(StreamedClips(urls[0], 64, **SETTINGS)) for name in batch["names"]]]
     runs = [len(list(group)) for _, group in itertools.groupby(order)]
     assert np.mean(runs) < 1.7  # 2 where a video's clips stay together
 
 
 def test_a_command_gives_shards_too(urls: tuple[str, Path]) -> None:
-    streamed = load(training_clips(urls[0], 6, **SETTINGS))
-    piped = load(training_clips(f"pipe:cat {urls[1]}/shard-{{000000..000001}}.tar", 6, **SETTINGS))
+    streamed = load(StreamedClips(urls[0], 6, **SETTINGS))
+    piped = load(StreamedClips(f"pipe:cat {urls[1]}/shard-{{000000..000001}}.tar", 6, **SETTINGS))
     assert all(map(same, streamed, piped))
 
 
 def test_what_cannot_be_read_is_one_line(urls: tuple[str, Path]) -> None:
     pattern, folder = urls
     with pytest.raises(InputError, match="give --clips_per_epoch"):
-        training_clips(pattern, None)
+        StreamedClips(pattern, None)
     missing = pattern.replace("shard", "other")
     path = folder / "shard-000001.tar"
     whole = path.read_bytes()
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_one_line(urls: tuple[str, Path]) -> None:
     for data, where in ((whole, missing), (cut, pattern), (damaged, pattern), (b"x" * 999, pattern)):
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"(shard|other)-.*(cannot be read|is damaged)") as caught:
-            load(training_clips(where, 20, n_frames=30, clips_per_video=2), workers=1)
+            load(StreamedClips(where, 20, n_frames=30, clips_per_video=2), workers=1)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
