@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -94,17 +93,6 @@ def encode_video(
     return meta, jpegs, faults
 
 
-def _encode(job: tuple[Video, Path], spools: Path, settings: dict) -> tuple[dict, dict, list] | InputError:
-    """What `encode_video` gives, or the error that the video cannot be used for."""
-    video, path = job
-    spool = spools / folder_name(video.name)
-    try:
-        return encode_video(video, path, spool, settings)
-    except InputError as error:
-        spool.unlink(missing_ok=True)
-        return error
-
-
 def _is_made(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> bool:
     """Whether a shard holds just these videos, made from the same files and annotation with the same settings."""
     try:
@@ -147,7 +135,6 @@ def make_shards(
         shutil.rmtree(spools, ignore_errors=True)
         spools.mkdir()
         todo = [i for i, group in enumerate(groups) if not _is_made(folder / files[i], group, settings)]
-        jobs = [job for i in todo for job in groups[i]]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,
@@ -156,21 +143,26 @@ def make_shards(
             (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
         cv2.setNumThreads(0)
         pool = ThreadPoolExecutor(workers or available_cores(), "encoder")  # its work runs outside Python's lock
-        done = len(videos) - len(jobs)
+        encoded = {
+            video.name: pool.submit(encode_video, video, path, spools / folder_name(video.name), settings)
+            for i in todo
+            for video, path in groups[i]
+        }
+        done = len(videos) - len(encoded)
         bar = progress(total=len(videos), initial=done, desc=f"shards of {subset}", unit="video")
         try:
-            results = pool.map(partial(_encode, spools=spools, settings=settings), jobs)
             for i in todo:
                 samples = []
-                for (video, _), result in zip(groups[i], results, strict=False):  # which go on with the next shard's
-                    bar.update()
-                    if isinstance(result, InputError):
+                for video, _ in groups[i]:
+                    try:
+                        meta, jpegs, of_video = encoded.pop(video.name).result()
+                        samples.append((video.name, meta, jpegs))
+                        faults += of_video
+                    except InputError as error:
                         if not skip_bad:
-                            raise InputError(f"{result}; repair it, or leave such videos out with --skip_bad")
-                        bad[video.name] = str(result)
-                    else:
-                        samples.append((video.name, *result[:2]))
-                        faults += result[2]
+                            raise InputError(f"{error}; repair it, or leave such videos out with --skip_bad") from None
+                        bad[video.name] = str(error)
+                    bar.update()
                 write_tar(folder / files[i], samples)
                 for name, *_ in samples:
                     (spools / folder_name(name)).unlink()

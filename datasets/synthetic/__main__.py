@@ -25,7 +25,7 @@ def main() -> None:
     parser.flag("videos", "workers", type=positive_int, default=available_cores(), help="processes")
     args = vars(parser.parse_args())
     root = Path(args.pop("data_root")) / "synthetic"
-    make_synthetic(root, **{**args, "length": tuple(args["length"])}, show_progress=True)
+    make_synthetic(root, **args)
     print(f"{root}: {args['n_train']} training and {args['n_val']} held-out videos")
 
 

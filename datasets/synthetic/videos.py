@@ -300,7 +300,7 @@ def _write_video(path: Path, scene: Scene) -> list[dict]:
 
 
 def _make_video(
-    plan_scene: Callable[..., Scene], length: tuple[int, int], job: tuple[Path, tuple[int, ...], bool]
+    plan_scene: Callable[..., Scene], length: Sequence[int], job: tuple[Path, tuple[int, ...], bool]
 ) -> dict:
     """Write one video, whose path, seed and `fast` are the job; its entry in the annotation."""
     path, seed, fast = job
@@ -316,11 +316,10 @@ def make_synthetic(
     n_val: int = 30,
     width: int = 160,
     height: int = 120,
-    length: tuple[int, int] = (40, 72),
+    length: Sequence[int] = (40, 72),
     seed: int = 0,
     max_people: int = 4,
     workers: int = 1,
-    show_progress: bool = False,
     two_at_once: float = 0.0,
     layout: str = "json",
 ) -> None:
@@ -355,7 +354,7 @@ def make_synthetic(
     ]
     plan_scene = partial(plan, width=width, height=height, max_people=max_people, two_at_once=two_at_once)
     make = partial(_make_video, plan_scene, length)
-    bar = {"total": len(jobs), "desc": "rendering", "unit": "video", "disable": not show_progress}
+    bar = {"total": len(jobs), "desc": "rendering", "unit": "video"}
     if workers > 1:
         context = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
         context.set_forkserver_preload([__name__])
