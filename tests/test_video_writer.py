@@ -82,10 +82,9 @@ def test_brightness_and_colour_of_every_place_come_back(tmp_path: Path, size: tu
     coarse = np.random.default_rng(0).integers(0, 256, (6, height, width, 3), np.uint8)
     images = [cv2.blur(cv2.blur(image, (9, 9)), (9, 9)) for image in coarse]
     images = [cv2.convertScaleAbs(image, alpha=5, beta=-5 * 127 + 127) for image in images]
-    encoder = VideoEncoder(path, size, 25.0)
-    for image in images:
-        encoder.write(image)
-    encoder.close()
+    with VideoEncoder(path, size, 25.0) as encoder:
+        for image in images:
+            encoder.write(image)
     assert np.abs(read(path) - np.stack(images)).mean() < 8
 
 

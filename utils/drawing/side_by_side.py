@@ -1,7 +1,6 @@
 """A video with what is annotated and what is predicted side by side, each in a panel with a title."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +11,7 @@ import numpy as np
 from utils.box_ops import Tube
 from utils.drawing.draw import WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import GROUND
-from utils.drawing.video_encoder import VideoEncoder
-from utils.misc import InputError
-from utils.storage.files import atomic
+from utils.drawing.video_encoder import new_video
 
 PANEL_WIDTH = 480  # pixels, at most 1,920 for all panels
 TEXT = 15  # pixels
@@ -81,10 +78,7 @@ def write_side_by_side(
     height, head = round(size[1] * width / size[0]), text_size("0", TEXT)[1] + 4
     page = np.empty(((height + head + 1) // 2 * 2, width * len(panels), 3), np.uint8)
     scale = np.array([width / size[0], height / size[1]] * 2)
-    with ExitStack() as stack:
-        part = stack.enter_context(atomic(path))
-        encoder, number = VideoEncoder(part, (page.shape[1], page.shape[0]), fps), -1
-        stack.push(lambda kind, *_: encoder.close(flush=kind is None))
+    with new_video(path, page.shape[1::-1], fps) as encoder:
         for number, frame in enumerate(islice(frames, n_frames)):
             small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
             fill(page, 0, 0, page.shape[1], page.shape[0], GROUND)
@@ -96,6 +90,4 @@ def write_side_by_side(
                 page[head : head + height, k * width : (k + 1) * width] = image
                 put_text(page, panel.title, (k * width + 4, 2), TEXT, WHITE)
             encoder.write(page)
-        if number < 0:
-            raise InputError(f"{path}: a video without frames cannot be written")
     return path

@@ -1,5 +1,7 @@
 """Images to a video that browsers play: H.264, or VP9 where FFmpeg comes without x264."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,6 +9,9 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+
+from utils.misc import InputError
+from utils.storage.files import atomic
 
 CODECS = {
     # three quarters of the time of crf 21 with CABAC and deblocking, in as many bytes
@@ -37,6 +42,8 @@ def fit_image(image: np.ndarray, longest: int) -> np.ndarray:
 class VideoEncoder:
     """Encodes images one after another into `path`, whose suffix names the codec; the index comes first in the file.
 
+    A context manager, which finishes the file, and after an error drops what waits in the encoder.
+
     Args:
         path: a file of suffix .mp4 or .webm.
         size: (width, height) in pixels, both even.
@@ -58,7 +65,15 @@ class VideoEncoder:
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG  # players guess unnamed colours
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         self._reformatter = VideoReformatter()
-        self._frame = 0
+        self.n_frames = 0
+
+    def __enter__(self) -> "VideoEncoder":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with self._container:
+            if kind is None and self.n_frames:
+                self._container.mux(self._stream.encode(None))
 
     def write(self, image: np.ndarray) -> None:
         """Encode the next image, uint8 RGB (H, W, 3), contiguous."""
@@ -70,12 +85,15 @@ class VideoEncoder:
             interpolation=Interpolation.POINT,  # of chroma
             threads=1,
         )
-        frame.pts = self._frame
-        self._frame += 1
+        frame.pts = self.n_frames
+        self.n_frames += 1
         self._container.mux(self._stream.encode(frame))
 
-    def close(self, flush: bool = True) -> None:
-        """Finish the file; without `flush`, as after an error, what waits in the encoder is dropped."""
-        with self._container:
-            if flush and self._frame:
-                self._container.mux(self._stream.encode(None))
+
+@contextmanager
+def new_video(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoEncoder]:
+    """A `VideoEncoder` whose file appears when the block ends well; InputError where it has no frames."""
+    with atomic(path) as part, VideoEncoder(part, size, fps) as encoder:
+        yield encoder
+        if not encoder.n_frames:
+            raise InputError(f"{path}: a video without frames cannot be written")

@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
 
 from utils.drawing.draw import colour_of, draw_boxes
 from utils.drawing.timeline import GROUND, Person, Strip
-from utils.drawing.video_encoder import VideoEncoder
+from utils.drawing.video_encoder import new_video
 from utils.misc import InputError
-from utils.storage.files import atomic
 
 LEAST, MOST = 480, 1280  # pixels of the longer side: text must be readable, and encoding takes its time
 LEAST_WIDTH = 320  # of the strip
@@ -61,7 +58,7 @@ class TubeVideoWriter:
     ) -> None:
         if not (0 < fps < 1000 and min(size) > 0):
             raise InputError(f"{path}: no video has {size[0]} x {size[1]} pixels at {fps} frames a second")
-        self.path, self.fps, self.labels = Path(path), fps, labels
+        self.labels = labels
         width, height = image_size(size)
         self.scale = np.divide((width, height) * 2, size * 2)  # of boxes
         self.text = max(12, round(6 + 0.016 * math.sqrt(width * height)))
@@ -70,32 +67,22 @@ class TubeVideoWriter:
         self.strip = Strip(max(width, LEAST_WIDTH), ROWS, labels, fps, page, self.text)
         height += self.strip.height
         self.size = self.strip.width, height + height % 2
-        self.frame = 0
         self._page = np.full((*self.size[::-1], 3), GROUND, np.uint8)
-        self._stack = ExitStack()
+        self._file = new_video(Path(path), self.size, fps)
 
     def __enter__(self) -> "TubeVideoWriter":
-        with ExitStack() as stack:
-            part = stack.enter_context(atomic(self.path))
-            self._encoder = VideoEncoder(part, self.size, self.fps)
-            stack.push(lambda kind, *_: self._encoder.close(flush=kind is None))
-            self._stack = stack.pop_all()
+        self._encoder = self._file.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._stack:
-            if error is not None:
-                raise error
-            if self.frame == 0:
-                raise InputError(f"{self.path}: a video without frames cannot be written")
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(*error)
 
     def write(self, image: np.ndarray, people: Sequence[Person]) -> None:
         """Add the next frame, an image of `image_size` (see `resize_image`), and its people."""
-        if self.frame == self.strip.start + self.strip.page:
-            self.strip.turn(self.frame)
-        self.strip.mark(self.frame, people)
+        number = self._encoder.n_frames
+        if number == self.strip.start + self.strip.page:
+            self.strip.turn(number)
+        self.strip.mark(number, people)
         height, width = image.shape[:2]
         left = (self.size[0] - width) // 2
         shown = self._page[:height, left : left + width]
@@ -107,9 +94,8 @@ class TubeVideoWriter:
             [self._caption(person) for person in people],
             self.text,
         )
-        self._page[height : height + self.strip.height] = self.strip.image(self.frame)
+        self._page[height : height + self.strip.height] = self.strip.image(number)
         self._encoder.write(self._page)
-        self.frame += 1
 
     def _caption(self, person: Person) -> str:
         if 0 <= person.label < len(self.labels):

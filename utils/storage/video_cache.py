@@ -14,6 +14,7 @@ import io
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -40,46 +41,27 @@ class VideoSample:
     def __init__(self, folder: Path) -> None:
         self.json: dict = {}
         self._folder = folder
+        self._n_rows: Counter[str] = Counter()  # written so far, by column
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self._files: dict[Path, io.BufferedWriter] = {}
-        self._headers: dict[Path, dict] = {}
 
     def append(self, columns: Mapping[str, np.ndarray]) -> None:
         """Add rows, an array a column."""
         for column, rows in columns.items():
-            path = self._folder / f"{column}.npy"
-            kind = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False}
-            with naming(path):
-                if path not in self._files:
-                    self._files[path] = path.open("wb")
-                    self._headers[path] = {**kind, "shape": (0, *rows.shape[1:])}
-                    self._write_header(path)
-                n, *shape = self._headers[path]["shape"]
-                header = {**kind, "shape": (n, *rows.shape[1:])}
-                if header != self._headers[path]:
-                    raise ValueError(f"{column}: rows of {rows.dtype} {rows.shape[1:]} after {self._headers[path]}")
-                self._files[path].write(rows.tobytes())
-                self._headers[path]["shape"] = (n + len(rows), *shape)
-
-    def _write_header(self, path: Path) -> None:
-        """The header for the number of rows so far; NumPy leaves room in it for the number to grow."""
-        np.lib.format.write_array_header_1_0(self._files[path], self._headers[path])
+            path, mode = self._folder / f"{column}.npy", "r+b" if column in self._n_rows else "wb"
+            self._n_rows[column] += len(rows)
+            header = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False}
+            header["shape"] = (self._n_rows[column], *rows.shape[1:])
+            with naming(path), path.open(mode) as file:
+                np.lib.format.write_array_header_1_0(file, header)  # NumPy leaves room in it for the number to grow
+                file.seek(0, io.SEEK_END)
+                file.write(rows.tobytes())
 
     def finish(self) -> None:
-        """Write what is still to be written, through to the disk."""
-        for path, file in self._files.items():
+        """Flush the arrays to the disk."""
+        for path in self._folder.glob("*.npy"):
             with naming(path):
-                file.seek(0)
-                self._write_header(path)
-                file.close()
                 sync(path)
-
-    def close(self) -> None:
-        """Let the files go, finished or not."""
-        for file in self._files.values():
-            with contextlib.suppress(OSError):
-                file.close()
 
 
 class VideoCache:
@@ -101,11 +83,8 @@ class VideoCache:
             yield sample
             sample.finish()
         except BadVideo as error:
-            sample.close()
             sample = VideoSample(folder)
             sample.json["bad"] = str(error)
-        finally:
-            sample.close()
         write_json(folder / META, {**sample.json, "name": name, "made_from": self.made_from[name]})
 
     def finished(self, name: str) -> bool:

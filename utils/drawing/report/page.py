@@ -14,7 +14,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -163,11 +162,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
         The number of frames.
     """
     images = (np.ascontiguousarray(fit_image(frame, LONGEST_SIDE)) for frame in frames)
-    first, n_frames = next(images, None), 0
-    if first is None:
-        return 0
-    with closing(VideoEncoder(path, first.shape[1::-1], fps, max(round(fps / 2), 1))) as encoder:
+    first = next(images)
+    with VideoEncoder(path, first.shape[1::-1], fps, max(round(fps / 2), 1)) as encoder:
         for image in chain([first], images):
             encoder.write(image)
-            n_frames += 1
-    return n_frames
+    return encoder.n_frames
