@@ -215,7 +215,7 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     tracks = TrackStore(existing_tar(args, settings, root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
     tracks.require_videos(gt - (bad or {}).keys())
     check_plot_video(args, tracks.names)
-    sizes = {name: tuple(tracks.meta(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
+    sizes = {name: tuple(tracks.json(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
     path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)

@@ -248,7 +248,7 @@ def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> di
         errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
         errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: ground truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
-        size = tuple(e.store.meta(name)[key] for key in ("width", "height", "n_frames"))
+        size = tuple(e.store.json(name)[key] for key in ("width", "height", "n_frames"))
         entry = contents.video_entry(name, size, tracks[name], gt, errors, events)
         entry["counts"]["switches"] = len(events)
         videos.append(entry)

@@ -48,7 +48,8 @@ def main() -> None:
         columns = (np.concatenate([getattr(d, name) for d in parts]) for name in ("frames", "boxes", "scores"))
         panels.append(detections_panel(str(source)[-40:], *columns))
         print(f"{source}: {len(panels[-1].frames)} detections of at least {args.psn_score_th:g}")
-    print(f"video: {write_side_by_side(args.out, video, video.size, video.fps, panels, args.max_frames)}")
+    frames = islice(video, args.max_frames)
+    print(f"video: {write_side_by_side(args.out, frames, video.size, video.fps, panels)}")
 
 
 if __name__ == "__main__":

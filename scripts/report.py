@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from utils.cli import Parser, run
-from utils.misc import InputError
 from utils.results import print_table
 from utils.storage.files import read_json
 
@@ -21,8 +20,6 @@ def main() -> None:
         "results", help="folder of results; the times are read from standard input, lines of stage<tab>seconds"
     )
     folder = parser.parse_args().results
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder of results")
     rows = []
     for path in sorted(Path(folder).glob("eval_*.json")):
         results = read_json(path, "results")

@@ -3,7 +3,7 @@
     python -m scripts.soak --minutes 60 --csv soak.csv
 
 A line of the CSV for each round: seconds since the start, resident memory in MiB, open files, threads, child
-processes, files in the work folder. The last line printed gives the slopes over the second half, when caches are full.
+processes, files in the work folder. The last line printed compares the middle round, with full caches, to the last.
 """
 
 import contextlib
@@ -15,8 +15,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-import numpy as np
 
 from tests.killing import make_data
 from tests.stages import LOOSE, Stages
@@ -45,13 +43,6 @@ def one_round(root: Path) -> None:
             stages.run("eval_qmm", "--qmm_name", "one", "--subset", subset, "--link_cues", "iou", *LOOSE)
 
 
-def slopes(rows: np.ndarray) -> dict[str, float]:
-    """Change of each column an hour, by least squares over the second half of the rows."""
-    half = rows[len(rows) // 2 :]
-    hours = half[:, 1] / 3600
-    return {name: float(np.polyfit(hours, half[:, i], 1)[0]) for i, name in enumerate(FIELDS) if i > 1}
-
-
 def main() -> None:
     """The command line."""
     parser = Parser("Run the chain in a loop and watch memory, open files, threads and processes.")
@@ -69,12 +60,9 @@ def main() -> None:
             with atomic(args.csv) as part, part.open("w", newline="") as file:
                 csv.writer(file).writerows([FIELDS, *rows])
             print(*rows[-1], file=sys.stderr)
-    first, last = rows[0], rows[-1]
-    print(f"{len(rows)} rounds in {last[1] / 60:.1f} minutes; from the first round to the last: ", end="")
-    print(", ".join(f"{name} {a:g} -> {b:g}" for name, a, b in zip(FIELDS[2:], first[2:], last[2:], strict=True)))
-    if len(rows) >= 4:
-        changes = ", ".join(f"{name} {value:+.1f}" for name, value in slopes(np.array(rows, float)).items())
-        print(f"slopes an hour over the second half: {changes}")
+    middle, last = rows[len(rows) // 2], rows[-1]
+    print(f"{len(rows)} rounds in {last[1] / 60:.1f} minutes; from the middle one to the last: ", end="")
+    print(", ".join(f"{name} {a:g} -> {b:g}" for name, a, b in zip(FIELDS[2:], middle[2:], last[2:], strict=True)))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,14 @@ def test_precision_and_recall_by_class(tmp_path: Path) -> None:
     read(path)
 
 
+def test_the_coloured_area_is_the_average_precision_of_the_protocol(tmp_path: Path) -> None:
+    correct = [np.array([False, True, False, True, True])]
+    for protocol in ("voc", "act", "multisports"):
+        plot_precision_recall(tmp_path / f"{protocol}.png", correct, [4], ["walk"], protocol)
+    voc, act, multisports = (read(tmp_path / f"{protocol}.png") for protocol in ("voc", "act", "multisports"))
+    assert (voc == multisports).all() and (voc != act).any()  # the envelope, not the raw curve
+
+
 def people(n: int = 3, frames: int = 8, noise: float = 0.02) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, person ids and frames, shuffled."""
     random = rng(n, frames)

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from utils.box_ops import MOTION_CATEGORIES
 from utils.drawing.draw import colour_of
 from utils.drawing.plots import page, panels, plot_predictions, plot_tubes, rgb
+from utils.metrics.average_precision import PROTOCOLS, area_under_envelope, average_precision
 from utils.misc import InputError, counted
 from utils.run_log import metric_lines
-from utils.video_map import average_precision
 
 __all__ = [
     "plot_features",
@@ -67,7 +67,7 @@ def plot_precision_recall(
         for axes, c in zip(all_axes, sorted(ap, key=lambda c: -ap[c]), strict=True):
             precision, recall = precision_recall(correct[c], n_gt[c])
             precision, recall = np.append(1.0, precision), np.append(0.0, recall)
-            if protocol == "voc":
+            if PROTOCOLS[protocol].area is area_under_envelope:
                 envelope = np.maximum.accumulate(precision[::-1])[::-1]
                 axes.fill_between(recall, envelope, color=LIGHT, alpha=0.45, lw=0, step="pre")
             else:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from utils.storage.files import atomic, sync
+from utils.storage.files import atomic, naming, sync
 
 METRICS = "metrics.jsonl"
 
@@ -58,26 +58,17 @@ class RunLog:
             server accepts it; without, and with "offline", an archive `<folder>/comet/<key>.zip` is left, and the
             command that uploads it printed; "disabled" does not import Comet.
         resume_epoch: the epoch (from 1) that a resumed run begins with.
-        active: False (all ranks but one): every call does nothing.
     """
 
     def __init__(
-        self,
-        stage: str,
-        folder: Path,
-        params: dict,
-        comet: str = "online",
-        resume_epoch: int | None = None,
-        active: bool = True,
+        self, stage: str, folder: Path, params: dict, comet: str = "online", resume_epoch: int | None = None
     ) -> None:
         self.stage, self.folder, self.params = stage, Path(folder), params
-        self.mode, self.resume_epoch, self.active = comet, resume_epoch, active
+        self.mode, self.resume_epoch = comet, resume_epoch
         self._experiment = None
         self._parts = self.folder / "comet" / ".part"  # where Comet writes archives, before they are whole
 
     def __enter__(self) -> "RunLog":
-        if not self.active:
-            return self
         kept = [line for line in metric_lines(self.folder / METRICS) if line["epoch"] < (self.resume_epoch or 0)]
         with atomic(self.folder / METRICS) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -104,8 +95,6 @@ class RunLog:
 
     def metrics(self, values: dict[str, float], epoch: int) -> None:
         """Report an epoch's metrics (`epoch` from 1)."""
-        if not self.active:
-            return
         line = {"stage": self.stage, "epoch": epoch, **{name: _finite(value) for name, value in values.items()}}
         append_json(self.folder / METRICS, line)
         self._log_metrics(line)
@@ -156,12 +145,10 @@ class RunLog:
 
 def append_json(path: Path, value: dict) -> None:
     """Append `value` as a line of JSON, flushed to the disk. A full disk is an OSError that names the file."""
-    try:
+    with naming(path):
         with path.open("a") as file:
             file.write(json.dumps(value, allow_nan=False, default=str) + "\n")
         sync(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _say(line: str) -> None:

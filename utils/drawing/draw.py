@@ -83,26 +83,20 @@ def _font(file: str, size: int) -> "ImageFont.FreeTypeFont":
 
 @lru_cache(maxsize=2048)
 def _text_mask(text: str, size: int) -> np.ndarray:
-    """Coverage of a line of text, float32 (h, 3 w) from 0 to 1, that of each pixel three times in a row; h is the same
-    for every text of a size."""
+    """Coverage of a line of text, float32 (h, w, 1) from 0 to 1; h is the same for every text of a size."""
     from PIL import Image, ImageDraw
 
     font = _font(_font_file(text), size)
     ascent, descent = font.getmetrics()
     page = Image.new("L", (max(int(np.ceil(font.getlength(text))), 1), ascent + descent))
     ImageDraw.Draw(page).text((0, 0), text, 255, font)
-    return np.repeat(np.asarray(page, np.float32) / 255, 3, axis=1)
+    return np.asarray(page, np.float32)[..., None] / 255
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width and height in pixels of a line of text `size` pixels high."""
-    height, width = _text_mask(text, size).shape
-    return width // 3, height
-
-
-@lru_cache(maxsize=2048)
-def _ink_row(colour: Colour, width: int) -> np.ndarray:
-    return np.tile(np.float32(colour), width)
+    height, width, _ = _text_mask(text, size).shape
+    return width, height
 
 
 def put_text(image: np.ndarray, text: str, corner: tuple[int, int], size: int, colour: Colour) -> None:
@@ -111,9 +105,8 @@ def put_text(image: np.ndarray, text: str, corner: tuple[int, int], size: int, c
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
     if x0 >= x1 or y0 >= y1:
         return
-    mask = _text_mask(text, size)[y0 - y : y1 - y, 3 * (x0 - x) : 3 * (x1 - x)]
-    under = image[y0:y1, x0:x1].reshape(mask.shape)  # a view, whose rows NumPy goes through faster than through pixels
-    under[:] = under + mask * (_ink_row(colour, x1 - x0) - under) + 0.5
+    mask, under = _text_mask(text, size)[y0 - y : y1 - y, x0 - x : x1 - x], image[y0:y1, x0:x1]
+    under[:] = under + mask * (np.float32(colour) - under) + 0.5
 
 
 def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:

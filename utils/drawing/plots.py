@@ -24,7 +24,6 @@ from PIL import Image
 
 from utils.box_ops import Tube
 from utils.drawing.draw import BLACK, WHITE, Colour, colour_of, draw_boxes, font_families, ink_on, put_text
-from utils.misc import InputError
 from utils.storage.files import atomic
 
 CELL = 480  # pixels of a frame's longer side in the contact sheet
@@ -148,16 +147,10 @@ def plot_predictions(
     head, key = (np.full((line, rows[0].shape[1], 3), 255, np.uint8) for _ in range(2))
     put_text(head, title, (4, 2), size + 4, BLACK)
     put_text(key, "solid: predicted, with score, a colour a person; dashed: ground truth", (4, 4), size, BLACK)
-    sheet = np.vstack([head, *rows, key])
-    encoded, data = cv2.imencode(".png", sheet[..., ::-1])
-    if not encoded:
-        raise InputError(f"{path}: an image of {sheet.shape[1]} x {len(sheet)} pixels cannot be encoded")
+    sheet = Image.fromarray(np.vstack([head, *rows, key]))
     for file in _files(path):
         with atomic(file) as part:
-            if file.suffix == ".pdf":
-                Image.fromarray(sheet).save(part, "PDF", resolution=DPI)
-            else:
-                part.write_bytes(data.tobytes())
+            sheet.save(part, resolution=DPI)
 
 
 def plot_tubes(

@@ -1,14 +1,13 @@
 """A video with what is annotated and what is predicted side by side, each in a panel with a title."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from utils.box_ops import Tube
+from utils.box_ops import Tube, frames_and_boxes
 from utils.drawing.draw import WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import GROUND
 from utils.drawing.video_encoder import new_video
@@ -47,11 +46,9 @@ def tubes_panel(title: str, tubes: Sequence[Tube], labels: Sequence[str] = (), s
     for number, tube in zip(numbers, tubes, strict=True):
         parts = [str(number), labels[tube.label] if 0 <= tube.label < len(labels) else ""]
         captions.append(" ".join(filter(None, [*parts, f"{tube.score:.2f}" if scored else ""])))
-    lengths = [len(tube) for tube in tubes]
-    frames = np.concatenate([np.zeros(0, np.int64), *(tube.frames for tube in tubes)])
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(tube.boxes for tube in tubes)])
-    repeated = [caption for caption, n in zip(captions, lengths, strict=True) for _ in range(n)]
-    return _panel(title, frames, boxes, np.repeat(np.array(numbers, np.int64), lengths), repeated)
+    of_rows = np.repeat(np.arange(len(tubes)), [len(tube) for tube in tubes])
+    frames, boxes = frames_and_boxes(tubes)
+    return _panel(title, frames, boxes, np.array(numbers, np.int64)[of_rows], [captions[i] for i in of_rows])
 
 
 def write_side_by_side(
@@ -60,7 +57,6 @@ def write_side_by_side(
     size: tuple[int, int],
     fps: float,
     panels: Sequence[Panel],
-    n_frames: int | None = None,
 ) -> Path:
     """Write the panels of a video beside each other as an MP4 file; returns its path.
 
@@ -68,7 +64,6 @@ def write_side_by_side(
         frames: uint8 RGB (H, W, 3), in order.
         size: width and height in pixels of the original frames, which boxes refer to.
         fps: frames a second.
-        n_frames: how many frames are written; None for all.
 
     Raises:
         InputError: there is no frame, and no file is left then.
@@ -79,7 +74,7 @@ def write_side_by_side(
     page = np.empty(((height + head + 1) // 2 * 2, width * len(panels), 3), np.uint8)
     scale = np.array([width / size[0], height / size[1]] * 2)
     with new_video(path, page.shape[1::-1], fps) as encoder:
-        for number, frame in enumerate(islice(frames, n_frames)):
+        for number, frame in enumerate(frames):
             small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
             fill(page, 0, 0, page.shape[1], page.shape[0], GROUND)
             for k, panel in enumerate(panels):

@@ -22,7 +22,7 @@ import numpy as np
 
 from utils.distributed import barrier, per_rank, rank, world_size
 from utils.misc import InputError
-from utils.storage.files import lock, naming, remove_parts, sync, write_json
+from utils.storage.files import lock, naming, sync, write_json
 from utils.storage.tars import Sample, TarStore, whole_file, write_tar
 
 META = "sample.json"
@@ -151,9 +151,6 @@ def fill_cache(
         yield cache
         return
     with lock(cache.work / f"process-{rank()}", "run"):
-        if rank() == 0:
-            remove_parts(cache.work)
-            remove_parts(path.parent)
         stored = cache.stored()  # another run may have made it in the meantime
         missing = [name for name in cache.made_from if name not in stored and not cache.finished(name)]
         barrier()  # all have seen the same videos finished

@@ -113,14 +113,14 @@ class TrainingRun:
                     _say(f"nothing to resume in {self.folder}: starting at the beginning")
             self.saved_at = time.monotonic()
             epoch = self.progress.epoch
-            if epoch < self.args.epochs:
-                self.stop = stack.enter_context(StopFlag())
-                shown = {k: v for k, v in self.settings.items() if isinstance(v, int | float | str | None)}
-                first = epoch + 1 if resumed else None
-                log = RunLog(self.stage, self.folder, shown, self.args.comet, first, active=rank() == 0)
-                self.log = stack.enter_context(log)
-            else:
+            if epoch >= self.args.epochs:
                 _say(f"nothing to do: {self.folder} has {epoch} epochs (--epochs {self.args.epochs})")
+            else:
+                self.stop = stack.enter_context(StopFlag())
+                if rank() == 0:
+                    shown = {k: v for k, v in self.settings.items() if isinstance(v, int | float | str | None)}
+                    first = epoch + 1 if resumed else None
+                    self.log = stack.enter_context(RunLog(self.stage, self.folder, shown, self.args.comet, first))
             self._open = stack.pop_all()
         return self
 
@@ -254,8 +254,8 @@ class TrainingRun:
             if rank() == 0:
                 self.bare.eval()
                 metrics |= validate()
-        self.log.metrics(metrics, epoch)
         if rank() == 0:
+            self.log.metrics(metrics, epoch)
             if keep:
                 path = self.folder / f"epoch_{epoch}.pth"
                 weights = {name: value.cpu() for name, value in self.exported.state_dict().items()}

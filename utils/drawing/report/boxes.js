@@ -1,20 +1,14 @@
 // Tubes of a video, and their boxes on the canvas.
 
-// Where a frame's box lies in a tube, -1 where it has none; tube.runs are [first frame, number of frames].
-function indexAt(tube, frame) {
+// A tube's box in a frame, undefined where it has none; tube.runs are [first frame, number of frames].
+function boxAt(tube, frame) {
   let before = 0;
   for (const [first, n] of tube.runs) {
-    if (frame < first) return -1;
-    if (frame < first + n) return before + frame - first;
+    const i = before + frame - first;
+    if (frame >= first && frame < first + n) return tube.boxes.slice(4 * i, 4 * i + 4);
     before += n;
   }
-  return -1;
 }
-
-const boxAt = (tube, frame) => {
-  const i = indexAt(tube, frame);
-  return i < 0 ? null : tube.boxes.slice(4 * i, 4 * i + 4);
-};
 
 // One box for a person and place, with the captions of all its tubes: simultaneous actions share it.
 function boxesAt(tubes, frame, caption) {

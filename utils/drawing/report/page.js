@@ -99,10 +99,10 @@ function showTubes() {
 
 // After a switch: timeline, list of errors and picture.
 function refresh() {
-  const extra = (state.clip.tubes?.events ?? []).map((event) => ({ frame: event.frame, text: event.text }));
+  const events = state.clip.tubes?.events ?? [];
   const wrong = state.tubes.filter((tube) => tube.error && visible(tube));
   const text = (tube) => [tube.error, labelOf(tube), tube.name, scoreOf(tube)].filter(Boolean).join(", ");
-  state.errors = [...extra, ...wrong.map((tube) => ({ frame: tube.runs[0][0], text: text(tube) }))].sort((a, b) => a.frame - b.frame);
+  state.errors = [...events, ...wrong.map((tube) => ({ frame: tube.runs[0][0], text: text(tube) }))].sort((a, b) => a.frame - b.frame);
   byId("count").textContent = state.errors.length === 1 ? "1 error" : `${state.errors.length} errors`;
   byId("errors").replaceChildren(...state.errors.map((error) =>
     make("li", {}, make("button", { onclick: () => player.seek(error.frame) }, `frame ${error.frame}: ${error.text}`))));
