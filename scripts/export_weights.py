@@ -82,11 +82,10 @@ def main() -> None:
     parser.flag("output", "made_by", required=True, help="command that made the chain, for the text beside the weights")
     args = parser.parse_args()
     chain, folder = Path(args.run), SHIPPED / args.name
-    heads = sorted((chain / "head").rglob("epoch_*.pth"))
-    if len({path.parent for path in heads}) != 1:
-        n = len({path.parent for path in heads})
-        raise InputError(f"{chain / 'head'}: needs the checkpoints of one head, not of {n}")
-    folders = {"detr": chain / "detr", "encoder": chain / "encoder", "head": heads[0].parent}
+    heads = {path.parent for path in (chain / "head").rglob("epoch_*.pth")}
+    if len(heads) != 1:
+        raise InputError(f"{chain / 'head'}: needs the checkpoints of one head, not of {len(heads)}")
+    folders = {"detr": chain / "detr", "encoder": chain / "encoder", "head": heads.pop()}
     export({kind: epoch_path(folders[kind], None, kind, KINDS[kind]) for kind in KINDS}, folder, args.name)
     write_text(folder / "README.md", describe(folder, args.name, args.made_by))
     print(f"{folder}: {sum(path.stat().st_size for path in folder.glob('*.pth')) / 1e6:.1f} MB")

@@ -1,4 +1,4 @@
-"""What `scripts/reproduce.sh` says before it starts, and the tables that it ends with.
+"""What `scripts/reproduce.sh` says before it starts, and the tables that it and `scripts/demo.sh` end with.
 
 python -m scripts.reproduce cost --dataset jhmdb21 [--published] [--gpus 4] [--detr_rate 2778]
 python -m scripts.reproduce table checkpoint/jhmdb21/reproduce
@@ -79,7 +79,8 @@ def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float
 
 
 def table(folder: Path) -> None:
-    """Print what is in the results of a run: recall by link cue, and the metrics of every head type and top-k.
+    """Print what is in the results of a run on `val`: the metrics of tracks by link cue, and those of action tubes by
+    head type and top-k.
 
     Results that were linked by other settings than the newest ones of their cue are left out, and of several results
     of one cell the newest counts.
@@ -97,8 +98,10 @@ def table(folder: Path) -> None:
         if "head_type" not in args:
             for name, value in metrics.items():
                 if name.startswith("recall@"):
-                    parts = metrics[f"motion_{name}"].values()
-                    recalls[args["link_cues"], name.partition("@")[2]] = [value, *parts]
+                    level = name.partition("@")[2]
+                    parts = (metrics[f"motion_{name}"][category] for category in MOTION_CATEGORIES)
+                    others = (metrics[other] for other in (f"precision@{level}", "IDF1", "HOTA"))
+                    recalls[args["link_cues"], level] = [value, *parts, *others]
             continue
         by_name = heads.setdefault((args["link_cues"], args["head_type"], args["topk"]), {})
         for name, value in metrics.items():
@@ -107,7 +110,8 @@ def table(folder: Path) -> None:
             elif name.startswith(("v-mAP@", "frame-mAP@", "mAP@")):
                 by_name[name] = value
     rows = [[*key, *values] for key, values in sorted(recalls.items())]
-    print_table(["recall, linked by", "3D IoU", "all", *MOTION_CATEGORIES], rows)
+    kinds = [f"{kind} motion" for kind in MOTION_CATEGORIES]
+    print_table(["linked by", "3D IoU", "recall", *kinds, "precision", "IDF1", "HOTA"], rows)
     names = list(dict.fromkeys(name for values in heads.values() for name in values))
     rows = [[*key, *map(values.get, names)] for key, values in sorted(heads.items())]
     print()

@@ -81,8 +81,4 @@ for cue in feature iou; do
         done
     done
 done
-echo
-"$python" -m scripts.reproduce table "$checkpoint/$dataset/$run"
-times+=("in all	$((SECONDS - began))")
-printf '\nseconds of each stage\n'
-printf '%s\n' "${times[@]}" | tee -a "$checkpoint/$dataset/$run/times.tsv"
+summary "$checkpoint/$dataset/$run"

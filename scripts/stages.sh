@@ -35,6 +35,8 @@ stage() {
 
 summary() {
     echo
+    "$python" -m scripts.reproduce table "$1"
     times+=("in all	$((SECONDS - began))")
-    printf '%s\n' "${times[@]}" | "$python" -m scripts.report "$1/results"
+    printf '\nseconds of each stage\n'
+    printf '%s\n' "${times[@]}" | tee -a "$1/times.tsv"
 }

@@ -119,6 +119,15 @@ def test_a_folder_that_may_not_be_written_names_the_file(tmp_path: Path, capsys:
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_cache_leaves_the_unfinished_files_of_other_tars(tmp_path: Path) -> None:
+    """Another machine may be writing one in the same folder; its processes are unknown here."""
+    other, own = (tmp_path / f".{stem}.{2**30}-0a.part.tar" for stem in ("other", "cache"))
+    other.touch()
+    own.touch()
+    cache(tmp_path / "cache.tar")
+    assert other.exists() and not own.exists()
+
+
 def test_data_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     fsync, replace = os.fsync, Path.replace

@@ -187,7 +187,7 @@ def read_metrics(path: str | Path) -> list[dict]:
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
-def plot_training(path: str | Path, metrics: Sequence[Mapping], title: str = "") -> None:
+def plot_training(path: str | Path, metrics: Sequence[Mapping]) -> None:
     """A panel for each metric over the epochs: losses first, then others, then the learning rate and the like.
 
     A metric `val_x` shares the panel of `x`. Values that are null leave a gap.
@@ -203,7 +203,7 @@ def plot_training(path: str | Path, metrics: Sequence[Mapping], title: str = "")
     places = {name: n for n, name in enumerate(LAST_PANELS, 1)}
     order = sorted(by_panel, key=lambda name: (places.get(name, 0), "loss" not in name))
     stage = metrics[0].get("stage", "") if metrics else ""
-    with panels(path, len(order), 4, 2.5, 1.9, title or f"Training: {stage}") as (fig, all_axes):
+    with panels(path, len(order), 4, 2.5, 1.9, f"Training: {stage}") as (fig, all_axes):
         for axes, panel in zip(all_axes, order, strict=True):
             for name in by_panel[panel]:
                 lines = [line for line in metrics if name in line]

@@ -27,7 +27,9 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),  # vermilion
     (0, 114, 178),  # blue
 )
-# where DejaVu Sans, which comes with Matplotlib, lacks a label's characters
+# DejaVu Sans comes with Matplotlib, whose import takes long
+DEJAVU_FILE = str(Path(find_spec("matplotlib").submodule_search_locations[0], "mpl-data/fonts/ttf/DejaVuSans.ttf"))
+# where DejaVu Sans lacks a label's characters
 CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "Hiragino Sans", "Yu Gothic", "Meiryo")
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
@@ -53,25 +55,18 @@ def font_families() -> tuple[str, ...]:
 
 
 @lru_cache
-def _own_font() -> str:
-    package = find_spec("matplotlib").submodule_search_locations[0]  # its import takes long
-    return str(Path(package) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-@lru_cache
 def _font_file(text: str) -> str:
     """The first font that has all characters of `text`, else DejaVu Sans."""
-    own = _own_font()
     if text.isascii():
-        return own
+        return DEJAVU_FILE
     from matplotlib import font_manager, ft2font
 
-    files = [own, *(font_manager.findfont(name) for name in font_families()[1:])]
+    files = [DEJAVU_FILE, *(font_manager.findfont(name) for name in font_families()[1:])]
     for file in files:
         face = ft2font.FT2Font(file)
         if all(face.get_char_index(ord(character)) for character in text):
             return file
-    return own
+    return DEJAVU_FILE
 
 
 @lru_cache

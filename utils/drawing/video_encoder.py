@@ -54,9 +54,8 @@ class VideoEncoder:
     def __init__(self, path: str | Path, size: tuple[int, int], fps: float, gop: int = 0) -> None:
         path = Path(path)
         codec, options = CODECS[path.suffix]
-        kind = {".mp4": "mp4", ".webm": "webm"}[path.suffix]
-        faststart = {"movflags": "faststart"} if kind == "mp4" else {}
-        self._container = av.open(f"file:{path}", "w", format=kind, options=faststart)
+        faststart = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+        self._container = av.open(f"file:{path}", "w", format=path.suffix[1:], options=faststart)
         self._stream = self._container.add_stream(codec, rate=encoded_rate(fps), options=options)
         self._stream.width, self._stream.height = size
         context = self._stream.codec_context

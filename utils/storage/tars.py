@@ -136,8 +136,6 @@ def read_samples(
                 if info.size > MAX_JSON:
                     raise ValueError(f"a json of {info.size} bytes")
                 meta = unseal(file.read(info.size))
-                if not isinstance(meta["name"], str):
-                    raise ValueError("a name is not a string")
                 if "members" not in meta:
                     raise InputError(f"{path}: a {what} of a former form; {remedy}")
                 if meta["name"] in names:

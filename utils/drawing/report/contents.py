@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.box_ops import Tube, frames_and_boxes
 from utils.metrics.average_precision import PROTOCOLS, average_precision
-from utils.metrics.matching import candidates, matching
+from utils.metrics.matching import VideoTube, box_pairs, boxes_as_instances, candidates, matching
 from utils.misc import counted
 from utils.video_map import video_rankings
 
@@ -133,17 +133,14 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
     people = {side: sorted(set(own)) for side, own in numbers.items()}
     if not gt:
         return {"gt": {}, "pred": {person: person for person in people["pred"]}}
-    (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(pred), frames_and_boxes(gt)
     track, person = (
         np.repeat(np.searchsorted(people[side], numbers[side]), [len(tube) for tube in tubes])
         for side, tubes in (("pred", pred), ("gt", gt))
     )
-    order = np.argsort(gt_frames, kind="stable")
-    first, end = (np.searchsorted(gt_frames[order], frames, side) for side in ("left", "right"))
-    i = np.repeat(np.arange(len(frames)), end - first)  # every pair of boxes of one frame
-    j = order[np.arange(len(i)) + np.repeat(first - np.append(0, np.cumsum(end - first)[:-1]), end - first)]
+    sides = ([VideoTube(0, i, tube) for i, tube in enumerate(tubes)] for tubes in (pred, gt))
+    i, j, iou = box_pairs(*map(boxes_as_instances, sides), np.finfo(np.float64).tiny, any_class=True)
     shared = np.zeros((len(people["pred"]), len(people["gt"])))
-    np.add.at(shared, (track[i], person[j]), paired_iou(boxes[i], gt_boxes[j]))
+    np.add.at(shared, (track[i], person[j]), iou)
     colours = {number: int(row.argmax()) for number, row in zip(people["pred"], shared, strict=True) if row.any()}
     others = [number for number in people["pred"] if number not in colours]
     colours |= {number: len(people["gt"]) + place for place, number in enumerate(others)}
