@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from scripts.flag_tables import parser_of
-from utils.cli import Parser, cosine, positive_int, run
-from utils.misc import available_cores, cpu_quota
+from utils.cli import Parser, cosine, positive_int, run, thresholds
+from utils.misc import InputError, available_cores, cpu_quota
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "cv2", "scipy", "matplotlib", "comet_ml", "av")
@@ -69,6 +69,13 @@ def test_help_shows_a_default_where_there_is_one() -> None:
     parser.flag("a", "levels", nargs="+", default=["0.2", "0.5"], help="levels")
     shown = parser.format_help()
     assert "()" not in shown and "limit (default: 0)" in shown and "levels (default: 0.2 0.5)" in shown
+
+
+def test_ranges_of_thresholds_are_taken_as_written_or_refused() -> None:
+    assert thresholds(["0.5", "0.2:0.3", "0.2:0.6:0.2"]) == [0.5, 0.2, 0.25, 0.3, 0.4, 0.6]
+    for text in ("0.2:0.6:0", "0.2:0.6:0.2:9", "0.6:0.2", "0", "0.2:", "nan"):
+        with pytest.raises(InputError, match=f"--tiou_th {text}: "):
+            thresholds([text])
 
 
 def test_published_flags_exist() -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from scripts.reproduce import CLIP, EPOCHS, STEP, cost, main, table
 from tests.stages import Stages
+from utils.box_ops import MOTION_CATEGORIES
 from utils.misc import InputError
+from utils.results import cell
 
 
 def test_cost_counts_each_pass_over_the_frames(stages: Stages) -> None:
@@ -35,6 +37,10 @@ def test_the_table_has_both_stages_results(stages: Stages, capsys: pytest.Captur
     value = stages.results("one", "eval_map")[0]["metrics"]["v-mAP@0.2"]
     assert recall.splitlines()[1].split()[:2] == ["feature", "0.2"] and len(recall.splitlines()) == 3
     assert f"{value:.4f}" in heads and "vanilla" in heads
+    (tracks,) = (r["metrics"] for r in stages.results("one", "eval_qmm") if r["args"]["subset"] == "val")
+    motion = [tracks["motion_recall@0.2"][kind] for kind in MOTION_CATEGORIES]
+    numbers = [tracks["recall@0.2"], *motion, tracks["precision@0.2"], tracks["IDF1"], tracks["HOTA"]]
+    assert recall.splitlines()[1].split()[2:] == list(map(cell, numbers))
     with pytest.raises(InputError, match="has no results"):
         table(stages.folder("nobody"))
 

@@ -160,11 +160,11 @@ def thresholds(texts: list[str]) -> list[float]:
     values: list[float] = []
     for text in texts:
         try:
-            low, high, step = ([float(part) for part in text.split(":")] + [None, None])[:3]
+            parts = [float(part) for part in text.split(":")]
         except ValueError:
             raise InputError(f"--tiou_th {text}: not a number or a range such as 0.5:0.95") from None
-        high, step = (low if high is None else high), step or 0.05
-        if not (0 < low <= high <= 1 and step > 0):
+        low, high, step = parts if len(parts) == 3 else (parts[0], parts[-1], 0.05)
+        if len(parts) > 3 or not (0 < low <= high <= 1 and step > 0):
             raise InputError(f"--tiou_th {text}: thresholds lie above 0 and up to 1, ranges go upwards")
         values += [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-9) + 1)]
     return list(dict.fromkeys(values))

@@ -54,7 +54,6 @@ class Strip:
         self.start, self.rows, self.hidden = start, {}, set()  # row by person; people without one
         self.cells[:] = ABSENT
         self._drawn = np.full((self.height, self.width, 3), GROUND, np.uint8)
-        self._changed: set[int] = set()  # people whose rows are drawn again
         self._axis()
 
     def mark(self, frame: int, people: Sequence[Person]) -> None:
@@ -66,15 +65,12 @@ class Strip:
                 continue
             row = self.rows.setdefault(person.person_id, len(self.rows))
             self.cells[row, frame - self.start] = person.label if 0 <= person.label < len(self.labels) else IDLE
-            self._changed.add(person.person_id)
+            self._draw_row(person.person_id)
         if len(self.hidden) > before:
             self._axis()
 
     def image(self, frame: int) -> np.ndarray:
         """The strip with its cursor at `frame` of this page, uint8 RGB (height, width, 3)."""
-        for person_id in self._changed:
-            self._draw_row(person_id)
-        self._changed.clear()
         image = self._drawn.copy()
         cursor = (self._column(frame) + self._column(frame + 1)) // 2
         fill(image, cursor - 1, self.top - 2, cursor + 1, self.height - self.line - 3, WHITE)
