@@ -62,7 +62,7 @@ from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 from utils.misc import InputError, checksum, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
-from utils.storage.tracks import TrackStore
+from utils.storage.tracks import TrackStore, annotation_checksum
 from utils.storage.video_cache import BadVideo, VideoSample, fill_cache
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -133,7 +133,7 @@ def link_subset(
 
     sources = videos.sources() | {name: [] for name in videos.bad}
     for name, source in sources.items():
-        source.append(checksum_of(gt.get(name, []), project.multi_label))
+        source.append(annotation_checksum(gt.get(name, []), project.multi_label))
         if name in unusable:  # whose sample is made anew once the fault is gone
             source.append(int(checksum(unusable[name]), 16))
     compared = made_with | {"detector": detector.key}  # not its path: a detector that was moved is the same
@@ -159,14 +159,6 @@ def actions_of(tracks: Sequence[Track], gt: list[Tube], project: Project, iou_th
         return np.concatenate([np.zeros((0, n), np.uint8), *labels])
     labels = [label_frames(track.frames, track.boxes, gt, iou_th, no_action=n) for track in tracks]
     return np.concatenate([np.zeros(0, np.int64), *labels])
-
-
-def checksum_of(tubes: list[Tube], of_people: bool) -> int:
-    """A checksum of tubes, `of_people` with their person ids."""
-    parts = []
-    for tube in tubes:
-        parts += [tube.frames, tube.boxes, f"{tube.label} {tube.person_id}" if of_people else f"{tube.label}"]
-    return int(checksum(*parts), 16)
 
 
 class TrackEvaluation(NamedTuple):

@@ -70,6 +70,7 @@ from models.action_head import build_action_head
 from models.frame_features import Extractor, features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, world_size
+from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError, start
 from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
@@ -159,6 +160,14 @@ def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_
     return chunks + [[]] * (max(per_rank(len(chunks))) - len(chunks))
 
 
+def labelled_tracks(path: Path, project: Project, subset: str, bad: dict[str, str] | None) -> TrackStore:
+    """A subset's tracks. InputError where their labels are of another annotation than today's."""
+    gt = make_gt_tubes(project, subset, bad=bad)
+    store = TrackStore(path, f"eval_qmm.py --subset {subset}", bad)
+    store.require_annotations(gt, project.multi_label)
+    return store
+
+
 def track_batches(
     args: argparse.Namespace, project: Project, subset: str, store: TrackStore, frames: Extractor | None
 ) -> TrackBatches:
@@ -183,7 +192,7 @@ def main() -> None:
         by_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
-        store = TrackStore(existing_tar(args, linking, root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
+        store = labelled_tracks(existing_tar(args, linking, root, args.subset), project, args.subset, bad)
         if store.settings.get("multi_label", False) != project.multi_label:
             raise InputError(f"{store.path}: its labels are not of multi_label {project.multi_label}; run eval_qmm.py")
         frames = None
@@ -205,7 +214,8 @@ def main() -> None:
         head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
         metrics_of_val, val_tar = None, store.path.parents[1] / args.val_subset / store.path.name
         if val_tar.is_file():
-            val = track_batches(args, project, args.val_subset, TrackStore(val_tar, bad=bad), frames)
+            val_store = labelled_tracks(val_tar, project, args.val_subset, bad)
+            val = track_batches(args, project, args.val_subset, val_store, frames)
             if len(val):
                 metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
 

@@ -7,14 +7,22 @@ label), or of data with several actions at once uint8 (M, C), 1 for each of a fr
 video's `n_frames`, `width`, `height`, `fps`, the tracks' `lengths` in rows, and the `settings` it was made with.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from utils.box_ops import Track, Tube
-from utils.misc import InputError, counted
+from utils.misc import InputError, checksum, counted
 from utils.storage.tars import TarStore
+
+
+def annotation_checksum(tubes: list[Tube], of_people: bool) -> int:
+    """A checksum of a video's annotated tubes, `of_people` with their person ids; the last of a sample's `source`."""
+    parts = []
+    for tube in tubes:
+        parts += [tube.frames, tube.boxes, f"{tube.label} {tube.person_id}" if of_people else f"{tube.label}"]
+    return int(checksum(*parts), 16)
 
 
 class TrackStore(TarStore):
@@ -46,6 +54,13 @@ class TrackStore(TarStore):
         if others := {*self.names} ^ {*names}:
             text = f"{counted(len(others), 'video')} in it alone or in the subset alone, the first {min(others)!r}"
             raise InputError(f"{self.path}: {text}; run eval_qmm.py again")
+
+    def require_annotations(self, gt: Mapping[str, list[Tube]], of_people: bool) -> None:
+        """InputError unless the labels are of this annotation; arguments as of `annotation_checksum`, by video."""
+        for name in self.names:
+            if self.json(name)["made_from"]["source"][-1] != annotation_checksum(gt.get(name, []), of_people):
+                text = f"its labels are of another annotation of {name!r} than today's; run eval_qmm.py again"
+                raise InputError(f"{self.path}: {text}")
 
     def tracks(self, name: str) -> list[Track]:
         """The video's tracks; `rows` are places in the video's arrays."""
