@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
-from datasets.formats.sources import read_text, video_path
+from datasets.formats.sources import video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
+from utils.storage.files import read_text
 
 if TYPE_CHECKING:
     from datasets.dataset import VideoFrames

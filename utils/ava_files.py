@@ -6,7 +6,6 @@ alone, a key frame without people. There is no header; corners are shares of the
 
 import csv
 import io
-import math
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.misc import InputError, counted
+from utils.storage.files import not_a_number, read_text
 
 WIDTHS = (2, 7, 8)  # columns of a row
 MAX_SECOND = 10**6
@@ -77,15 +77,10 @@ def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
         InputError: an empty file; a column that is no number or a line of another number of columns, with the line.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    text = read_text(path)
     if not text.strip() and widths != (2,):  # no second need be excluded
         raise InputError(f"{path}: an empty file")
-    videos, index, numbers, lines = _plain(path, text, widths) or _careful(path, text, widths)
+    videos, index, numbers, lines = _parsed(path, text, widths)
     rows = AvaRows(path, videos, index, numbers[:, 0], numbers[:, 1:5], numbers[:, 5], numbers[:, 6], lines)
     classes = np.where(np.isnan(rows.classes), -1, rows.classes)
     rows.refuse((classes != np.floor(classes)) | (np.abs(classes) > 1e9), "class {class_id:g} is not a whole number")
@@ -103,63 +98,37 @@ def joined(parts: Sequence[AvaRows]) -> AvaRows:
     return AvaRows(parts[0].path, list(places), np.concatenate(video), *columns)
 
 
-Columns = tuple[list[str], np.ndarray, np.ndarray, np.ndarray]  # videos, video (n,), other columns (n, 7), lines (n,)
-
-
-def _plain(path: Path, text: str, widths: tuple[int, ...]) -> Columns | None:
-    """Parse at once what has one number of columns and no quotes; None for other files and those with a mistake."""
-    if '"' in text or not text.strip():
-        return None
+def _parsed(path: Path, text: str, widths: tuple[int, ...]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Videos, and of each row its video (n,), the other columns (n, 7), NaN where missing, and its line (n,)."""
     places: dict[str, int] = {}
-    converters = {0: lambda name: places.setdefault(name, len(places))}
-    try:
-        table = np.loadtxt(path, delimiter=",", comments=None, converters=converters, encoding="utf-8-sig", ndmin=2)
-    except (ValueError, OSError):
-        return None
-    n, width = table.shape
-    n_lines = text.count("\n") + (not text.endswith("\n"))  # more where some are blank, fewer where "\r" ends lines
-    named = all(name and name == name.strip() for name in places)
-    if n != n_lines or width not in widths or not named or not np.isfinite(table).all():
-        return None
-    numbers = np.pad(table[:, 1:], [(0, 0), (0, 8 - width)], constant_values=np.nan)
-    return list(places), table[:, 0].astype(np.int64), numbers, np.arange(1, n + 1)
-
-
-def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
-    """Parse line by line, with what `csv` takes; InputError names the line at fault."""
-    places: dict[str, int] = {}
-    index, lines, numbers = array("q"), array("q"), array("d")
+    index, lines, n_cells, numbers = array("q"), array("q"), array("q"), array("d")
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        for row in reader:
-            if not row or row == [""]:
-                continue
-            where = f"{path}, line {reader.line_num}"
-            if len(row) not in widths:
+        for name, *cells in filter(any, reader):  # without blank lines
+            if len(cells) + 1 not in widths:
                 known = " or ".join(str(width) for width in widths if width > 2 or len(widths) == 1)
-                scoreless = ": a detection has a score in the eighth" if (len(row), widths) == (7, (8,)) else ""
-                raise InputError(f"{where}: {len(row)} columns{scoreless or f', not {known}'}")
-            values = [_number(cell) for cell in row[1:]]
-            if None in values:
-                hint = " (a header line is not part of this format)" if reader.line_num == 1 else ""
-                raise InputError(f"{where}: {row[values.index(None) + 1][:40]!r} is not a number{hint}")
-            if not (name := row[0].strip()):
-                raise InputError(f"{where}: no video's name in the first column")
-            index.append(places.setdefault(name, len(places)))
+                scoreless = ": a detection has a score in the eighth" if (len(cells), widths) == (6, (8,)) else ""
+                text = f"{len(cells) + 1} columns{scoreless or f', not {known}'}"
+                raise InputError(f"{path}, line {reader.line_num}: {text}")
+            numbers.extend(map(float, cells))
+            n_cells.append(len(cells))
             lines.append(reader.line_num)
-            numbers.extend(values + [math.nan] * (7 - len(values)))
+            index.append(places.setdefault(name.strip(), len(places)))
+    except ValueError as error:
+        hint = " (a header line is not part of this format)" if reader.line_num == 1 else ""
+        raise InputError(f"{path}, line {reader.line_num}: {not_a_number(error)}{hint}") from None
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num + 1}: {error}") from None
-    return list(places), np.array(index, np.int64), np.array(numbers).reshape(-1, 7), np.array(lines, np.int64)
-
-
-def _number(text: str) -> float | None:
-    """A finite number; None for anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    given = np.arange(7) < np.array(n_cells)[:, None]
+    table = np.full(given.shape, np.nan)
+    table[given] = numbers
+    infinite = given & ~np.isfinite(table)
+    if infinite.any():
+        line, value = lines[int(infinite.any(1).argmax())], table[infinite][0]
+        raise InputError(f"{path}, line {line}: '{value}' is not a number")
+    if "" in places:
+        raise InputError(f"{path}, line {lines[index.index(places[''])]}: no video's name in the first column")
+    return list(places), np.array(index, np.int64), table, np.array(lines, np.int64)
 
 
 def all_of_ava(classes: Mapping[int, str], where: object) -> list[str]:
@@ -176,12 +145,7 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     Raises:
         InputError: no class in it, an id below 1 or twice, a name without an id.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{path}: label map cannot be read ({reason})") from None
+    text = read_text(path)
     classes: dict[int, str] = {}
     name = None
     for match in _NAMED.finditer(text):

@@ -16,10 +16,11 @@ import numpy as np
 from datasets.formats.ava_clips import in_clips, source_of
 from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import needed
-from datasets.formats.sources import read_text, size_of, without_suffix
+from datasets.formats.sources import size_of, without_suffix
 from utils.ava_files import MICRO, AvaRows, all_of_ava, joined, read_label_map, read_rows
 from utils.box_ops import paired_iou
 from utils.misc import InputError
+from utils.storage.files import read_text
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
 ROUNDING = 1e-5  # of IoU: boxes become float32 pixels before they are compared again

@@ -14,9 +14,8 @@ from pathlib import Path
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, refuse_names_of_nothing, whole_number
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import fill_steps, second_actions, tracks_of, tubes_of_person
-from datasets.formats.sources import not_a_number, read_text
 from utils.misc import InputError
-from utils.storage.files import write_text
+from utils.storage.files import not_a_number, read_text, write_text
 
 
 def read(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.predicted import TubeRows
-from datasets.formats.sources import read_text
 from utils.ava_files import MICRO, read_rows
+from utils.storage.files import read_text
 
 
 def read_yowo(tubes: TubeRows) -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.formats.common import MAX_FRAME
-from datasets.formats.sources import not_a_number
 from utils.misc import InputError, counted
+from utils.storage.files import not_a_number
 
 OPTIONS = {
     "labels": "names of the classes, in the order of their numbers",
@@ -64,9 +64,8 @@ class TubeRows:
         self.first_label, self.first_frame = int(options.get("first_label", 0)), int(options.get("first_frame", 0))
         self._names: dict[str, int] = {}
         none = np.zeros(0, np.int64)
-        self._tubes = [(none, none, none, np.zeros(0))]
-        self._rows = [(none, np.zeros((0, 6)))]
-        self._n = 0
+        self._parts: list[tuple] = [("", (), none, none, none, np.zeros(0), none, np.zeros((0, 6)))]
+        self._n_tubes = 0
 
     @functools.cached_property
     def label_names(self) -> list[str]:
@@ -115,8 +114,9 @@ class TubeRows:
             score = rows[0, 5] if (rows[:, 5] == rows[0, 5]).all() else rows[:, 5].mean()
         score = self._number(place, "score", score)
         person = -1 if person is None else int(self._number(place, "person_id", person))
-        tube = np.zeros(len(rows), np.int64)
-        self._append(lambda row: place, [self.video(video)], np.array([label]), [person], [score], tube, rows)
+        tube = np.full(len(rows), self._n_tubes)
+        self._parts.append((place, (), [self.video(video)], [label], [person], [score], tube, rows))
+        self._n_tubes += 1
 
     def add_boxes(
         self, kind: str, numbers: Sequence[int], videos: Sequence[int], labels: np.ndarray, rows: np.ndarray
@@ -129,60 +129,43 @@ class TubeRows:
             labels: (R,), as the file counts them.
             rows: (R, 6), as of `add`.
         """
-        nobody, tube = np.full(len(rows), -1), np.arange(len(rows))
-        self._append(lambda row: f"{kind} {numbers[row]}", videos, labels, nobody, rows[:, 5], tube, rows)
+        nobody, tube = np.full(len(rows), -1), self._n_tubes + np.arange(len(rows))
+        self._parts.append((kind, numbers, np.asarray(videos, np.int64), labels, nobody, rows[:, 5], tube, rows))
+        self._n_tubes += len(rows)
 
     def done(self) -> RawPredictions:
-        """All that was added, the boxes in pixels of their videos."""
-        video, label, person, score = map(np.concatenate, zip(*self._tubes, strict=True))
-        tube, rows = map(np.concatenate, zip(*self._rows, strict=True))
-        boxes = self._pixels(video[tube], rows[:, 1:5])
-        frames = rows[:, 0].astype(np.int64) - self.first_frame
-        names = list(self._names)
-        return RawPredictions(names, self.label_names, video, label, person, score, tube, frames, boxes, rows[:, 5])
-
-    def _append(
-        self,
-        place: Callable[[int], str],
-        video: Sequence[int],
-        label: np.ndarray,
-        person: Sequence[int],
-        score: Sequence[float],
-        tube: np.ndarray,
-        rows: np.ndarray,
-    ) -> None:
-        """Check and keep tubes; arguments as of `RawPredictions` and `add`, `place` of a row."""
-
-        def refuse(bad: np.ndarray, text: Callable[[int], str]) -> None:
-            if bad.any():
-                row = int(bad.argmax())
-                raise self.fault(place(row), text(row))
-
-        score, frames, low = np.asarray(score), rows[:, 0], self.first_frame
+        """All that was added, the boxes in pixels of their videos; InputError at the first that cannot be meant so."""
+        video, label, person, score, tube, rows = map(np.concatenate, list(zip(*self._parts, strict=True))[2:])
+        frames, low = rows[:, 0], self.first_frame
         finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
-        refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
-        labels, unknown = self._labels(label)
-        refuse(unknown[tube], lambda row: self._label_fault(label[tube[row]]))
+        self._refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
+        named = np.array([bool(name) for name in self.label_names])
+        index = np.where((label >= self.first_label) & (label == np.floor(label)), label - self.first_label, -1)
+        known = (index >= 0) & (index < len(named))
+        index = np.where(known, index, 0).astype(np.int64)
+        self._refuse(~(known & named[index])[tube], lambda row: self._label_fault(label[tube[row]]))
         whole = (frames == np.floor(frames)) & (np.abs(frames) < MAX_FRAME)
-        refuse(~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
+        self._refuse(~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
         near = f"; if they count from {low - 1}, say first_frame={low - 1}" if low > 0 else ""
-        refuse(
+        self._refuse(
             frames < low,
             lambda row: f"frame {frames[row]:g}, but frames count from {low}" + near * bool(frames[row] == low - 1),
         )
-        again = np.append(False, (frames[1:] <= frames[:-1]) & (tube[1:] == tube[:-1]))[: len(frames)]
-        refuse(again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
-        self._tubes.append((np.asarray(video, np.int64), labels, np.asarray(person), score))
-        self._rows.append((tube + self._n, rows))
-        self._n += len(labels)
+        again = (np.diff(frames, prepend=np.inf) <= 0) & (np.diff(tube, prepend=-1) == 0)
+        self._refuse(again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
+        boxes, frames = self._pixels(video[tube], rows[:, 1:5]), frames.astype(np.int64) - low
+        return RawPredictions(
+            list(self._names), self.label_names, video, index, person, score, tube, frames, boxes, rows[:, 5]
+        )
 
-    def _labels(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Class numbers as the file counts them, (n,) -> int64 from 0, and which of them do not exist, bool (n,)."""
-        named = np.array([bool(name) for name in self.label_names])
-        known = (values == np.floor(values)) & (values >= self.first_label)
-        known &= values < self.first_label + len(named)
-        labels = np.where(known, values, self.first_label).astype(np.int64) - self.first_label
-        return labels, ~(known & named[labels])
+    def _refuse(self, bad: np.ndarray, text: Callable[[int], str]) -> None:
+        """InputError, with its place in the file, at the first of the `bad` rows, bool (R,), if any."""
+        if bad.any():
+            row = first = int(bad.argmax())
+            for kind, numbers, *_, rows in self._parts:
+                if first < len(rows):
+                    raise self.fault(f"{kind} {numbers[first]}" if len(numbers) else kind, text(row))
+                first -= len(rows)
 
     def _label_fault(self, value: float) -> str:
         """What is wrong with a class number that does not exist."""

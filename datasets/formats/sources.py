@@ -7,16 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from utils.misc import InputError
+from utils.storage.files import read_text
 
 if TYPE_CHECKING:
     from datasets.dataset import VideoFrames
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
-
-
-def not_a_number(error: ValueError) -> str:
-    """What `float` says of a text, in words of ours."""
-    return f"{str(error).partition(': ')[2][:80]} is not a number"
 
 
 def video_path(pattern: str | Path, name: str) -> Path:
@@ -26,16 +22,6 @@ def video_path(pattern: str | Path, name: str) -> Path:
         return Path(path)
     folder, stem = Path(path).parent, Path(path).name[:-1]
     return min(folder.glob(glob.escape(stem) + "*"), default=Path(path))
-
-
-def read_text(path: Path) -> str:
-    """A text file; InputError where it is missing or not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_json_text(path: Path, pairs_hook: Callable[[list], object] | None = None) -> object:

@@ -89,6 +89,21 @@ def lock(folder: str | Path, what: str) -> Iterator[None]:
         yield
 
 
+def read_text(path: str | Path) -> str:
+    """A text file; InputError where it is missing or not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def not_a_number(error: ValueError) -> str:
+    """What `float` says of a text, as the end of an error line."""
+    return f"{str(error).partition(': ')[2][:80]} is not a number"
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8, atomically."""
     with atomic(path) as part:
