@@ -7,6 +7,7 @@ import pytest
 
 from datasets.annotations import read_annotations
 from datasets.config import load_project
+from tests.format_cases import written_json
 
 FRAMES = [0, 30, 60, 90]
 
@@ -27,3 +28,20 @@ def test_images_in_steps_are_filled_for_training(tmp_path, fields, expected):
     (tube,) = read_annotations(load_project(tmp_path / "own.yml"))["v"].tubes
     assert tube.frames.tolist() == expected
     np.testing.assert_allclose(tube.boxes[:, 0], 10 + tube.frames)
+
+
+@pytest.mark.parametrize("track", ["ann", 5.0, 5])
+def test_a_track_is_one_person_whatever_its_id_is_made_of(tmp_path, track):
+    """Its tubes would else be strangers to each other, which a matcher is trained to tell apart."""
+    content = {
+        "videos": [{"id": 1, "name": "v"}],
+        "categories": [{"id": 1, "name": "walk"}, {"id": 2, "name": "sit"}],
+        "images": [{"id": i, "video_id": 1, "frame_id": i} for i in range(4)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1 + i // 2, "track_id": track, "bbox": [0, 0, 9, 9]}
+            for i in range(4)
+        ],
+    }
+    (tmp_path / "ann.json").write_text(json.dumps(content))
+    walk, sit = written_json(tmp_path / "ann.json", "coco", {}, tmp_path / "out.json")["videos"]["v"]["tubes"]
+    assert (walk["label"], sit["label"]) == ("walk", "sit") and walk["person_id"] == sit["person_id"]

@@ -13,9 +13,8 @@ import numpy as np
 
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners, refuse_names_of_nothing, whole_number
 from datasets.formats.person_tubes import fill_steps, tubes_of_person
-from datasets.formats.sources import read_json_text
 from utils.misc import InputError
-from utils.storage.files import write_text
+from utils.storage.files import read_json, write_text
 
 NOTHING = "none"
 
@@ -32,7 +31,7 @@ def read(
     Where a video's images are every n-th frame, `fill` interpolates between a person's boxes of two that follow each
     other.
     """
-    content = read_json_text(path)
+    content = read_json(path, "annotation file")
     if not isinstance(content, dict) or not isinstance(content.get("videos"), list):
         raise InputError(f"{path}: no 'videos': plain COCO has no time")
     categories = {c["id"]: str(c["name"]).strip() for c in content["categories"]}
@@ -56,10 +55,9 @@ def read(
             actions[action] = box
     tubes: dict[object, list] = {id: [] for id in videos}
     steps = _steps(images) if fill else {}
-    for (video, track), annotated in people.items():
-        annotated = fill_steps(annotated, steps.get(video, 1))
-        number = track if isinstance(track, int) else None
-        tubes[video] += tubes_of_person(annotated, number, f"track {track}")
+    for number, ((video, track), annotated) in enumerate(people.items()):
+        person = track if isinstance(track, int) else number
+        tubes[video] += tubes_of_person(fill_steps(annotated, steps.get(video, 1)), person, f"track {track}")
     shapes: dict[object, tuple] = {}  # of each video: the size of its first image, its number of frames
     for id, frame, *size in images.values():
         *size, n_frames = shapes.get(id, (*size, 0))
