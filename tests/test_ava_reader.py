@@ -212,6 +212,7 @@ def test_videos_are_found_with_any_extension(tmp_path: Path) -> None:
         (ROWS + "a,0,0.1,0.2,0.5,1.0,1,0.93\n", MAP, {}, r"train.csv, line 5: person id 0.93 is not a whole"),
         (ROWS + "a,0.05,0.1,0.2,0.5,1.0,1,7\n", MAP, {}, r"two of its seconds are frame 1 at 25 a second"),
         (ROWS, MAP, {"rate": ""}, r"rate"),
+        (ROWS, MAP, {"clips": "true", "excluded": "[seconds.csv]"}, r"`excluded` and `included` go without them"),
         (ROWS, MAP, {"video_start": 900}, r"own.yml: start: 0 is before video_start 900, the first second of files"),
         (ROWS, MAP, {"start": 902, "end": 2}, r"own.yml: end: is before start 902"),
         (ROWS, MAP, {"proposal_file": "p.pkl"}, r"own.yml: proposal_file: not a field of a project file; known are"),

@@ -109,6 +109,7 @@ def test_labels_may_be_left_to_the_file(tmp_path):
         ("cvat", {"person_labels": "person"}, ["person_labels", "not a list of names"]),
         ("mot", {"step": 0}, ["step", "not a whole number from 1"]),
         ("json", {"fps": 25}, ["fps", "not a field"]),
+        ("ava", {"label_map": {"stand": 1}}, ["label_map", "not a file's name or a mapping from class id to name"]),
         ("label_studio", {"sizes": {"a": [3]}}, ["sizes", "not a mapping from video to [width, height]"]),
     ],
 )

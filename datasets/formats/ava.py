@@ -59,7 +59,12 @@ def read(
         raise needed(path, "rows are of seconds", "rate")
     if clips and videos is None:
         raise needed(path, "rows are of clips", "videos")
-    classes = read_label_map(folder / label_map) if isinstance(label_map, str) else _mapping(path, label_map)
+    if clips and (excluded or included):
+        raise InputError(f"{path}: clips count from their own beginning, so `excluded` and `included` go without them")
+    if isinstance(label_map, str):
+        classes = read_label_map(folder / label_map)
+    else:
+        classes = {int(number): str(name) for number, name in label_map.items()}
     if len(set(classes.values())) < len(classes):
         raise InputError(f"{path}: two classes of the label map have one name")
     files = {name: folder / file for name, file in subsets.items()} if subsets else {"": path}
@@ -114,14 +119,6 @@ def csv_writing(file: AnnotationFile, protocol: str = "") -> dict:
         print(f"warning: --protocol ava-2019: {text}", file=sys.stderr)
     options = csv_options(file)
     return {**options, "key": file.videos.key} if options else options
-
-
-def _mapping(path: Path, label_map: Mapping) -> dict[int, str]:
-    try:
-        classes = {int(number): str(name) for number, name in label_map.items()}
-    except ValueError:
-        raise InputError(f"{path}: label_map: its keys are not class ids") from None
-    return classes
 
 
 def _seconds(path: Path) -> np.ndarray:

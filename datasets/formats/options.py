@@ -28,6 +28,11 @@ def _sizes(value: object) -> bool:
     return all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs)
 
 
+def _label_map(value: object) -> bool:
+    ids = value if isinstance(value, dict) else []
+    return (isinstance(value, str) and value != "") or (bool(ids) and all(str(number).isdecimal() for number in ids))
+
+
 text = partial(Option, "a text", lambda value: isinstance(value, str) and value != "")
 names = partial(
     Option, "a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
@@ -42,7 +47,7 @@ OPTIONS: dict[str, Option] = {
     "labels": names("the actions, in the order of the label indices"),
     "label_map": Option(
         "a file's name or a mapping from class id to name",
-        lambda value: isinstance(value, str | dict) and bool(value),
+        _label_map,
         "the names of the class ids: a .pbtxt beside the annotation, or a mapping",
     ),
     "subsets": mapping("of a folder: the file of each subset, whose videos are a list of that name"),
