@@ -292,6 +292,12 @@ def test_the_json_of_predict_is_read(data, predictions, tmp_path):
     assert evaluate(data, tmp_path / "many")[0] == expected
 
 
+def test_a_byte_order_mark_is_no_part_of_a_json(predictions):
+    expected = convert("json", predictions, {})
+    predictions.write_text(predictions.read_text(), encoding="utf-8-sig")
+    assert convert("json", predictions, {}) == expected
+
+
 def test_a_folder_of_predict_may_hold_the_labels_for_cvat_too(data, predictions, tmp_path):
     expected, _ = evaluate(data, predictions)
     (tmp_path / "first").mkdir()

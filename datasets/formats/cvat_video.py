@@ -110,8 +110,6 @@ def _read_export(path: Path) -> tuple[dict[str, Task], dict[str, dict[str, list[
     try:
         for event, element in ET.iterparse(io.StringIO(_xml_text(path)), ("start", "end")):
             depth += 1 if event == "start" else -1
-            if event == "start" and depth == 1 and element.tag != "annotations":
-                raise InputError(f"{path}: <{element.tag}>: not an export of CVAT")
             if event == "start" or depth != 1:
                 continue
             if element.tag == "meta":
@@ -158,17 +156,6 @@ def _xml_text(path: Path) -> str:
     return text
 
 
-def _text(element: ET.Element, *paths: str) -> str:
-    """The text of the first of `paths` below an element that is there, stripped; empty where none is."""
-    texts = (element.findtext(path) for path in paths)
-    return next((text.strip() for text in texts if text is not None), "")
-
-
-def _number(element: ET.Element, path: str, default: int) -> int:
-    text = _text(element, path)
-    return int(text) if text else default
-
-
 def _tasks(meta: ET.Element) -> dict[str, Task]:
     """The tasks of a project by id, or the one task or job under the key ''."""
     if meta.find("project") is None:
@@ -176,23 +163,22 @@ def _tasks(meta: ET.Element) -> dict[str, Task]:
         return {"": _task(abouts[0], meta)} if abouts else {}
     tasks, before = {}, {}
     for element in meta.iterfind("project/tasks/task"):
-        subset, task = _text(element, "subset"), _task(element, element)
-        tasks[_text(element, "id")] = task._replace(offset=before.get(subset, 0))
-        before[subset] = before.get(subset, 0) + task.first + task.step * _number(element, "size", 0)
+        subset, task = element.findtext("subset"), _task(element, element)
+        tasks[element.findtext("id")] = task._replace(offset=before.get(subset, 0))
+        before[subset] = before.get(subset, 0) + task.first + task.step * int(element.findtext("size", 0))
     return tasks
 
 
 def _task(about: ET.Element, meta: ET.Element) -> Task:
     """A task from its element; older exports have its size and source beside it."""
-    source = _text(about, "source") or _text(meta, "source")
-    name = _text(about, "name")
-    stem = PurePosixPath(source.replace("\\", "/")).stem or name or f"job_{_text(about, 'id')}"
-    rule = _text(about, "frame_filter")
-    step = int(rule.partition("step=")[2] or 1)
-    first = _number(about, "start_frame", 0)
-    last = _number(about, "stop_frame", first + step * (_number(about, "size", 1) - 1))
-    width, height = (_number(about, f"original_size/{side}", 0) or _number(meta, f"original_size/{side}", 0)
-                     for side in ("width", "height"))  # fmt: skip
+    source = about.findtext("source") or meta.findtext("source", "")
+    name = about.findtext("name", "").strip()
+    stem = PurePosixPath(source.strip().replace("\\", "/")).stem or name or f"job_{about.findtext('id')}"
+    step = int(about.findtext("frame_filter", "").partition("step=")[2] or 1)
+    first = int(about.findtext("start_frame", 0))
+    last = int(about.findtext("stop_frame", first + step * (int(about.findtext("size", 1)) - 1)))
+    size = meta.find(".//original_size")
+    width, height = (0, 0) if size is None else (int(size.findtext(side)) for side in ("width", "height"))
     if not 0 <= first <= last < MAX_FRAMES:
         raise ValueError(f"a task of the frames {first} to {last}")
     return Task(name if name.endswith(f"/{stem}") else stem, width, height, first, last, max(step, 1))
@@ -204,13 +190,14 @@ def _declared(meta: ET.Element) -> dict[str, dict[str, list[str]]]:
     for label in meta.iter("label"):
         if label.find("parent") is not None or label.find("name") is None:  # points of a skeleton
             continue
-        attributes = declared.setdefault(_text(label, "name"), {})
+        attributes = declared.setdefault(label.findtext("name").strip(), {})
         for attribute in label.iterfind("attributes/attribute"):
-            if attribute.find("name") is not None:
-                attributes[_text(attribute, "name")] = [v.strip() for v in _text(attribute, "values").split("\n")]
+            if (name := attribute.findtext("name")) is not None:
+                values = attribute.findtext("values", "").split("\n")
             else:
-                name, _, values = (attribute.text or "").partition("=")[2].partition(":")
-                attributes[name.strip()] = [value.strip() for value in values.split(",")]
+                name, _, text = (attribute.text or "").partition("=")[2].partition(":")
+                values = text.split(",")
+            attributes[name.strip()] = [value.strip() for value in values]
     return declared
 
 

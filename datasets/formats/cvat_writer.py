@@ -35,11 +35,14 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
         Lines about what was not carried over as it is.
     """
     refuse_names_of_nothing(file.labels)
-    if path.suffix == ".xml":
-        _save(_document(file.labels, file.videos, tolerance), path)
-    else:
-        for name, video in file.videos.items():
-            _save(_document(file.labels, {name: video}, tolerance), path / f"{name}.xml")
+    parts = {path: file.videos}
+    if path.suffix != ".xml":
+        parts = {path / f"{name}.xml": {name: video} for name, video in file.videos.items()}
+    for part, videos in parts.items():
+        document = _document(file.labels, videos, tolerance)
+        ET.indent(document)
+        with atomic(part) as written:
+            ET.ElementTree(document).write(written, encoding="utf-8", xml_declaration=True)
     endless = sum(not video.n_frames for video in file.videos.values())
     lines = [f"{counted(endless, 'video')} without n_frames: the task ends with the last box"] * bool(endless)
     return lines + second_actions(file.videos)
@@ -134,14 +137,14 @@ def _joined(boxes: np.ndarray, i: int, tolerance: float) -> np.ndarray:
 
 def _document(labels: Sequence[str], videos: dict[str, RawVideo], tolerance: float) -> ET.Element:
     root = ET.Element("annotations")
-    _add_text(root, "version", "1.1")
+    _add(root, "version", "1.1")
     meta = ET.SubElement(root, "meta")
     single = len(videos) == 1
     tasks = meta if single else ET.SubElement(ET.SubElement(meta, "project"), "tasks")
     offset, number = 0, itertools.count()
     for n, (name, video) in enumerate(videos.items()):
         size = max([video.n_frames, 1, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
-        _add_task(tasks, n, name, video, size, labels)
+        _add(tasks, "task", _task(n, name, video, size, labels))
         for track in tracks_of(video.tubes):
             element = ET.SubElement(root, "track", id=str(next(number)), label=PERSON, source="manual")
             if not single:
@@ -151,28 +154,24 @@ def _document(labels: Sequence[str], videos: dict[str, RawVideo], tolerance: flo
     return root
 
 
-def _add_text(parent: ET.Element, tag: str, value: object) -> None:
-    ET.SubElement(parent, tag).text = str(value)
+def _add(parent: ET.Element, tag: str, content: object) -> None:
+    """Add an element of a text, or of elements: a mapping from tag to content."""
+    element = ET.SubElement(parent, tag)
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _add(element, name, value)
+    else:
+        element.text = str(content)
 
 
-def _add_task(parent: ET.Element, number: int, name: str, video: RawVideo, size: int, labels: Sequence[str]) -> None:
-    task = ET.SubElement(parent, "task")
-    fields = {"id": number, "name": name, "size": size, "mode": "interpolation", "overlap": 0, "start_frame": 0}
-    for key, value in {**fields, "stop_frame": size - 1, "frame_filter": ""}.items():
-        _add_text(task, key, value)
-    for definition in label_definition(labels):
-        label = ET.SubElement(ET.SubElement(task, "labels"), "label")
-        _add_text(label, "name", definition["name"])
-        attributes = ET.SubElement(label, "attributes")
-        for attribute in definition["attributes"]:
-            element = ET.SubElement(attributes, "attribute")
-            for key, value in attribute.items():
-                _add_text(element, key, "\n".join(value) if isinstance(value, list) else value)
+def _task(number: int, name: str, video: RawVideo, size: int, labels: Sequence[str]) -> dict:
+    attribute = label_definition(labels)[0]["attributes"][0]
+    label = {"name": PERSON, "attributes": {"attribute": {**attribute, "values": "\n".join(attribute["values"])}}}
+    task = {"id": number, "name": name, "size": size, "mode": "interpolation", "overlap": 0, "start_frame": 0}
+    task |= {"stop_frame": size - 1, "frame_filter": "", "labels": {"label": label}}
     if video.width and video.height:
-        shape = ET.SubElement(task, "original_size")
-        _add_text(shape, "width", video.width)
-        _add_text(shape, "height", video.height)
-    _add_text(task, "source", f"{name.rpartition('/')[2]}.mp4")
+        task["original_size"] = {"width": video.width, "height": video.height}
+    return {**task, "source": f"{name.rpartition('/')[2]}.mp4"}
 
 
 def _add_boxes(element: ET.Element, track: Sequence[RawTube], size: int, offset: int, tolerance: float) -> None:
@@ -200,9 +199,3 @@ def _add_box(element: ET.Element, frame: int, corners: np.ndarray, outside: bool
     state = {"frame": str(frame), "keyframe": "1", "outside": str(int(outside)), "occluded": "0"}
     box = ET.SubElement(element, "box", **state, **sides, z_order="0")
     ET.SubElement(box, "attribute", name=ACTION).text = action or NOTHING
-
-
-def _save(document: ET.Element, path: Path) -> None:
-    ET.indent(document)
-    with atomic(path) as part:
-        ET.ElementTree(document).write(part, encoding="utf-8", xml_declaration=True)

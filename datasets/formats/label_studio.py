@@ -8,7 +8,6 @@ the video has: the video's frame is (frame - 1) * fps / rate.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -16,18 +15,11 @@ import numpy as np
 from datasets.formats.common import MAX_FRAMES, NO_ACTION, AnnotationFile, RawVideo, whole_number
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import tubes_of_person
-from datasets.formats.sources import fps_of, read_json_text, size_of, video_name
+from datasets.formats.sources import fps_of, size_of, video_name
 from utils.misc import InputError
+from utils.storage.files import read_json
 
 DEFAULT_RATE = 24  # frames a second of the editor
-
-
-class Task(NamedTuple):
-    """A video as annotated: for messages the task's id, the video's name, and values of regions by their ids."""
-
-    id: object
-    video: str
-    regions: dict[str, Mapping]
 
 
 def read(
@@ -43,31 +35,30 @@ def read(
     videos: str | None = None,
 ) -> AnnotationFile:
     """Read an export; a task that nobody has annotated is left out. `fps` is the videos' own."""
-    content = read_json_text(path)
+    content = read_json(path, "annotation file")
     video = video and video_name(video)
     read_videos: dict[str, RawVideo] = {}
-    for task in _tasks(path, content, video, annotation_ids):
-        size, own_fps = size_of(task.video, sizes, width, height, videos), fps_of(task.video, fps, videos)
+    for id, name, regions in _tasks(path, content, video, annotation_ids):
+        size, own_fps = size_of(name, sizes, width, height, videos), fps_of(name, fps, videos)
         if size is None:
-            text = f"the size of video {task.video!r} is not in the file"
-            raise needed(path, text, "width", "height", "sizes", "videos")
-        if task.video in read_videos:
-            raise InputError(f"{path}: task {task.id}: video {task.video!r} is there twice")
+            raise needed(path, f"the size of video {name!r} is not in the file", "width", "height", "sizes", "videos")
+        if name in read_videos:
+            raise InputError(f"{path}: task {id}: video {name!r} is there twice")
         tubes = []
-        for person, (region, value) in enumerate(task.regions.items()):
-            where = f"{path}: task {task.id}, region {region}"
-            named = (str(name).strip() for name in value.get("labels") or [])
-            labels = [name for name in named if name not in no_action] or [None]
-            boxes = _boxes_by_frame(where, task.video, size, value, own_fps)
+        for person, (region, value) in enumerate(regions.items()):
+            where = f"{path}: task {id}, region {region}"
+            named = (str(label).strip() for label in value.get("labels") or [])
+            labels = [label for label in named if label not in no_action] or [None]
+            boxes = _boxes_by_frame(where, name, size, value, own_fps)
             annotated = {frame: dict.fromkeys(labels, box) for frame, box in boxes.items()}
             tubes += tubes_of_person(annotated, person, f"region {region}")
-        read_videos[task.video] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
+        read_videos[name] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
     labels = dict.fromkeys(t.label for v in read_videos.values() for t in v.tubes if t.label is not None)
     return AnnotationFile(path, read_videos, list(labels))
 
 
-def _tasks(path: Path, content: object, video: str | None, annotation_ids: Sequence[int] | None) -> Iterator[Task]:
-    """The annotated tasks of any of the three forms."""
+def _tasks(path: Path, content: object, video: str | None, annotation_ids: Sequence[int] | None) -> Iterator[tuple]:
+    """Of any of the three forms the annotated tasks: id (for messages), video, and values of regions by their ids."""
     if isinstance(content, dict) and "result" in content:
         content = content["result"]
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
@@ -75,7 +66,7 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
     if content and all("value" in item for item in content):
         if video is None:
             raise needed(path, "regions without a task", "video")
-        yield Task(1, video, _regions(content))
+        yield 1, video, _regions(content)
         return
     if video is not None and len(content) > 1:
         raise InputError(f"{path}: video {video!r} cannot be the name of {len(content)} tasks")
@@ -87,7 +78,7 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
         if "data" not in task:  # JSON-MIN
             values = [v for value in task.values() if isinstance(value, list) for v in value]
             values = [v for v in values if isinstance(v, dict) and "sequence" in v]
-            yield Task(id, name, {str(i): value for i, value in enumerate(values, 1)})
+            yield id, name, {str(i): value for i, value in enumerate(values, 1)}
             continue
         annotations = [a for a in task.get("annotations", []) if not a.get("was_cancelled")]
         if annotation_ids is not None:
@@ -97,7 +88,7 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
             ask = f"task {id}: two annotations ({ids})" if len(annotations) == 2 else f"task {id}: annotations {ids}"
             raise needed(path, f"{ask}; say which, or keep one", "annotation_ids")
         for annotation in annotations:
-            yield Task(id, name, _regions(annotation.get("result", [])))
+            yield id, name, _regions(annotation.get("result", []))
 
 
 def _regions(result: Sequence[Mapping]) -> dict[str, Mapping]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, refuse_names_of_nothing, whole_number
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import fill_steps, second_actions, tracks_of, tubes_of_person
+from datasets.formats.sources import lines_of
 from utils.misc import InputError
 from utils.storage.files import not_a_number, read_text, write_text
 
@@ -65,11 +66,9 @@ def _people(
 ) -> dict[tuple[int | None, int], dict[int, dict[str | None, list[float]]]]:
     """Frame (from 1) -> action -> box of each track, whose key is its id, or None and a line."""
     people: dict[tuple[int | None, int], dict[int, dict]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, cells in lines_of(path, ","):
         where = f"{path}: {path.name}, line {number}"
-        frame, track, box, confidence, label = _row(where, line)
+        frame, track, box, confidence, label = _row(where, cells)
         if confidence == 0:
             continue
         if label > 0 and not classes:
@@ -86,24 +85,21 @@ def _people(
     return people
 
 
-def _row(where: str, line: str) -> tuple[int, int, list[float], float, int]:
+def _row(where: str, cells: list[str]) -> tuple[int, int, list[float], float, int]:
     """Frame, id, xyxy box, confidence and class of a line; InputError where it has others than numbers in them."""
-    cells = [cell.strip() for cell in line.split(",")]
     if not 6 <= len(cells) <= 10:
         raise InputError(f"{where}: {len(cells)} columns, not 6 to 10 parted by commas")
     try:
-        numbers = [float(cell) for cell in cells[:8]]
+        numbers = [float(cell) for cell in (cells + ["1", "-1"][len(cells) - 6 :])[:8]]
     except ValueError as error:
         raise InputError(f"{where}: {not_a_number(error)}") from None
-    left, top, width, height = numbers[2:6]
+    frame, track, left, top, width, height, confidence, label = numbers
     try:
-        frame, track = whole_number(numbers[0], "frame"), whole_number(numbers[1], "id")
-        label = whole_number(numbers[7], "class") if len(numbers) > 7 else -1
+        frame, track, label = map(whole_number, (frame, track, label), ("frame", "id", "class"))
     except (ValueError, OverflowError) as error:
         raise InputError(f"{where}: {error}") from None
     if frame < 1:
         raise InputError(f"{where}: frame {frame}, but frames count from 1")
-    confidence = numbers[6] if len(numbers) > 6 else 1.0
     return frame, track, [left, top, left + width, top + height], confidence, label
 
 

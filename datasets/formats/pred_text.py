@@ -1,14 +1,14 @@
 """Predictions as text: YOWO, AVA's csv, TubeR, MOT. Frames and classes count from 1, but for AVA's seconds."""
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 
+from datasets.formats.common import corners
 from datasets.formats.predicted import TubeRows
+from datasets.formats.sources import lines_of
 from utils.ava_files import MICRO, read_rows
-from utils.storage.files import read_text
 
 
 def read_yowo(tubes: TubeRows) -> None:
@@ -22,7 +22,7 @@ def read_yowo(tubes: TubeRows) -> None:
         if video not in known or not frame.isdecimal():
             raise tubes.fault(file.name, "no video of the data set has this name")
         numbers, rows = [], []
-        for n, values in _lines(file, None):
+        for n, values in lines_of(file, None):
             if len(values) != 6:
                 kind = "this is a label, not a detection" if len(values) == 5 else "not a detection"
                 raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns: {kind} (class score x1 y1 x2 y2)")
@@ -56,7 +56,7 @@ def read_tuber(tubes: TubeRows) -> None:
     videos = tubes.need("videos")
     names = {name.replace("/", "_"): name for name in videos}
     for file in sorted(tubes.path.glob("*.txt")) if tubes.path.is_dir() else [tubes.path]:
-        for line, (text,) in _lines(file, "\0"):
+        for line, (text,) in lines_of(file, "\0"):
             place = f"{file.name}, line {line}"
             match = re.fullmatch(r"(\S+) \[(.*)\]", text)
             if not match:
@@ -86,7 +86,7 @@ def read_mot(tubes: TubeRows) -> None:
         name = file.relative_to(tubes.path).with_suffix("").as_posix() if tubes.path.is_dir() else file.stem
         video, rows = name if tubes.path.is_dir() else tubes.options.get("video") or name, []
         tubes.video(video)
-        for n, values in _lines(file, ","):
+        for n, values in lines_of(file, ","):
             if not 8 <= len(values) <= 10:
                 raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns, not 8 to 10: which action is it?")
             rows.append(tubes.numbers(f"{file.name}, line {n}", values)[:8])
@@ -95,13 +95,5 @@ def read_mot(tubes: TubeRows) -> None:
         begins = np.flatnonzero((table[1:, [1, 7]] != table[:-1, [1, 7]]).any(1)) + 1
         for own in np.split(table, begins) if len(table) else ():
             track, label = own[0, [1, 7]]
-            corner = own[:, 2:4] - 0.0
-            boxes = np.column_stack([own[:, 0], corner, corner + own[:, 4:6], own[:, 6]])
+            boxes = np.column_stack([own[:, :1], corners(own[:, 2:6]), own[:, 6]])
             tubes.add(f"{file.name}, track {track:g}", video, label, boxes)
-
-
-def _lines(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not blank, each with its number from 1 and parted by `separator`."""
-    for n, line in enumerate(read_text(path).splitlines(), 1):
-        if line.strip():
-            yield n, line.strip().split(separator)

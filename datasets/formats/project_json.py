@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
-from datasets.formats.sources import read_json_text
 from utils.misc import InputError
-from utils.storage.files import write_text
+from utils.storage.files import read_json, write_text
 
 
 def read(path: Path) -> AnnotationFile:
     """Read a JSON annotation; InputError names the video and the tube at fault."""
-    content = read_json_text(path, _distinct)
+    content = read_json(path, "annotation file", _distinct)
     _require(isinstance(content, dict) and isinstance(content.get("videos"), dict), path, '"videos" is not a mapping')
     labels = content.get("labels") or []
     names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)

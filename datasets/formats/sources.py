@@ -1,12 +1,10 @@
 """The files that annotations are read from, and the videos that they are about."""
 
 import glob
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from utils.misc import InputError
 from utils.storage.files import read_text
 
 if TYPE_CHECKING:
@@ -24,12 +22,11 @@ def video_path(pattern: str | Path, name: str) -> Path:
     return min(folder.glob(glob.escape(stem) + "*"), default=Path(path))
 
 
-def read_json_text(path: Path, pairs_hook: Callable[[list], object] | None = None) -> object:
-    """What a JSON file holds; InputError where it is not JSON, or `pairs_hook` (of `json.loads`) raises ValueError."""
-    try:
-        return json.loads(read_text(path), object_pairs_hook=pairs_hook)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON that can be read ({error})") from None
+def lines_of(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a text that are not blank, each with its number from 1 and parted by `separator`."""
+    for n, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield n, line.strip().split(separator)
 
 
 def size_of(

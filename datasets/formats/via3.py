@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import tubes_of_person
-from datasets.formats.sources import fps_of, read_json_text, size_of
+from datasets.formats.sources import fps_of, size_of
 from utils.misc import InputError
+from utils.storage.files import read_json
 
 PARTS = ("project", "attribute", "file", "metadata", "view")
 RECTANGLE = 2  # the first number of `xy`
@@ -36,7 +37,7 @@ def read(
 
     The frame of an image is (number - first) / frame_step, that of a time is time * fps.
     """
-    content = read_json_text(path)
+    content = read_json(path, "annotation file")
     if not isinstance(content, dict) or not all(part in content for part in PARTS):
         known = ", ".join(f"{part!r}" for part in PARTS)
         via2 = isinstance(content, dict) and any(str(key).startswith("_via") for key in content)

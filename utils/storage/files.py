@@ -11,7 +11,7 @@ import re
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from utils.misc import InputError
@@ -115,13 +115,12 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, what: str = "JSON file") -> object:
-    """Read JSON; InputError when the file is missing or damaged."""
-    path = Path(path)
+def read_json(path: str | Path, what: str = "JSON file", pairs_hook: Callable[[list], object] | None = None) -> object:
+    """Read JSON; InputError when the file is missing, damaged, or holds what `pairs_hook` refuses by a ValueError."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such {what}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such {what}") from None
+        return json.loads(read_text(path), object_pairs_hook=pairs_hook)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable {what} ({error})") from None
 
