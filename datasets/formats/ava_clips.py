@@ -29,25 +29,19 @@ def in_clips(rows: AvaRows, videos: str, notes: list[str]) -> AvaRows:
         name = path.stem if after == ".*" else path.name.removesuffix(after)
         if match := CLIP.fullmatch(name.removeprefix(before)):
             clips.setdefault(match[1], []).append((int(match[2]), int(match[3]), match[0]))
-    kept, clip_of_row, begins, names = [], [], [], {}
+    clip_of_row, begins, names = np.full(len(rows.time), -1), np.zeros(len(rows.time), np.int64), {}
     for row, (video, time) in enumerate(zip(rows.video.tolist(), rows.time.tolist(), strict=True)):
         for first, last, clip in clips.get(rows.videos[video], ()):
             if first * MICRO <= time <= last * MICRO:
-                kept.append(row)
-                clip_of_row.append(names.setdefault(clip, len(names)))
-                begins.append(first * MICRO)
+                clip_of_row[row], begins[row] = names.setdefault(clip, len(names)), first * MICRO
                 break
-    if not kept:
+    kept = clip_of_row >= 0
+    if not kept.any():
         raise InputError(f"{rows.path}: no row has a clip {videos} named <name>_<first second>_<last second>")
-    left_out = np.ones(len(rows.time), bool)
-    left_out[kept] = False
-    if left_out.any():
+    if not kept.all():
         text = "no clip of {video!r} has second {second}; such rows are left out ({lines})"
-        notes.append(rows.line(left_out, text))
-    of_clips = rows.where(np.array(kept))
-    return of_clips._replace(
-        videos=list(names), video=np.array(clip_of_row), time=of_clips.time - np.array(begins, np.int64)
-    )
+        notes.append(rows.line(~kept, text))
+    return rows._replace(videos=list(names), video=clip_of_row, time=rows.time - begins).where(kept)
 
 
 def source_of(clip: str) -> tuple[str, int]:

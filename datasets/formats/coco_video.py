@@ -37,7 +37,7 @@ def read(
     categories = {c["id"]: str(c["name"]).strip() for c in content["categories"]}
     videos = {v["id"]: v for v in content["videos"]}
     images = _images(path, content.get("images", []), videos)
-    people: dict[tuple, dict[int, dict[str | None, list]]] = {}
+    people: dict[object, dict[object, dict[int, dict]]] = {id: {} for id in videos}  # of each video, by their tracks
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation.get('id')}"
         if annotation.get("iscrowd"):
@@ -49,27 +49,28 @@ def read(
             continue
         action = None if name in no_action else name
         for video, track, frame, box in _boxes(where, annotation, images, videos):
-            actions = people.setdefault((video, track), {}).setdefault(frame, {})
+            actions = people[video].setdefault(track, {}).setdefault(frame, {})
             if action in actions:
                 raise InputError(f"{where}: track {track} has two boxes of one category in frame {frame}")
             actions[action] = box
-    tubes: dict[object, list] = {id: [] for id in videos}
-    steps = _steps(images) if fill else {}
-    for number, ((video, track), annotated) in enumerate(people.items()):
-        person = track if isinstance(track, int) else number
-        tubes[video] += tubes_of_person(fill_steps(annotated, steps.get(video, 1)), person, f"track {track}")
-    shapes: dict[object, tuple] = {}  # of each video: the size of its first image, its number of frames
+    shown: dict[object, dict[int, tuple]] = {id: {} for id in videos}  # of each video, by frame, an image's size
     for id, frame, *size in images.values():
-        *size, n_frames = shapes.get(id, (*size, 0))
-        shapes[id] = (*size, max(n_frames, frame + 1))
+        shown[id][frame] = size
     raw: dict[str, RawVideo] = {}
     for id, video in videos.items():
-        of_images = zip(("width", "height", "length"), shapes.get(id, (0, 0, 0)), strict=True)
-        shape = [whole_number(video.get(key) or value) for key, value in of_images]
+        frames = sorted(shown[id])
+        step = int(np.gcd.reduce(np.diff(frames))) if fill and len(frames) > 2 else 1  # its images are every n-th frame
+        tubes = []
+        for number, (track, annotated) in enumerate(people[id].items()):
+            person = track if isinstance(track, int) else number
+            tubes += tubes_of_person(fill_steps(annotated, step), person, f"track {track}")
+        of_images = (*next(iter(shown[id].values())), frames[-1] + 1) if frames else (0, 0, 0)
+        keys = ("width", "height", "length")
+        shape = [whole_number(video.get(key) or value) for key, value in zip(keys, of_images, strict=True)]
         name = _name(video)
         if name in raw:
             raise InputError(f"{path}: video {name!r} is there twice")
-        raw[name] = RawVideo(*shape, tubes[id])
+        raw[name] = RawVideo(*shape, tubes)
     return AnnotationFile(path, raw, [name for name in categories.values() if name not in no_action])
 
 
@@ -93,14 +94,6 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         size = image.get("width") or 0, image.get("height") or 0
         by_id[image["id"]] = image["video_id"], whole_number(frame, f"image {image['id']}: frame"), *size
     return by_id
-
-
-def _steps(images: Mapping[object, tuple]) -> dict[object, int]:
-    """The step n of each video whose images, three or more, are every n-th frame."""
-    frames: dict[object, set[int]] = {}
-    for video, frame, *_ in images.values():
-        frames.setdefault(video, set()).add(frame)
-    return {id: int(np.gcd.reduce(np.diff(sorted(known)))) for id, known in frames.items() if len(known) > 2}
 
 
 def _boxes(where: str, annotation: Mapping, images: Mapping, videos: Mapping) -> Iterator[tuple]:
