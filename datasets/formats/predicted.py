@@ -106,9 +106,14 @@ class TubeRows:
 
         `score` is the tube's; None: the mean of its frames'.
         """
-        rows = self._array(place, rows)
-        if not len(rows):
+        try:
+            rows = np.asarray(rows, np.float64)
+        except (TypeError, ValueError):
+            raise self.fault(place, "rows are not numbers, or not of one length") from None
+        if not rows.size:
             raise self.fault(place, "a tube without frames")
+        if rows.ndim != 2 or rows.shape[1] != 6:
+            raise self.fault(place, f"an array of shape {rows.shape}, not (frames, 6): frame, x1, y1, x2, y2, score")
         label = self._number(place, "label", label)
         if score is None:  # the mean of equal numbers may differ from them in its last digit
             score = rows[0, 5] if (rows[:, 5] == rows[0, 5]).all() else rows[:, 5].mean()
@@ -199,15 +204,6 @@ class TubeRows:
             sizes = np.repeat(sizes.min(1, keepdims=True) / float(options["short_side"]), 2, 1)
         scale = sizes / (1 if shares or factors else np.array(options["picture"], np.float64))
         return boxes * scale[video][:, [0, 1, 0, 1]]
-
-    def _array(self, place: str, rows: object) -> np.ndarray:
-        try:
-            rows = np.asarray(rows, np.float64)
-        except (TypeError, ValueError):
-            raise self.fault(place, "rows are not numbers, or not of one length") from None
-        if rows.size and (rows.ndim != 2 or rows.shape[1] != 6):
-            raise self.fault(place, f"an array of shape {rows.shape}, not (frames, 6): frame, x1, y1, x2, y2, score")
-        return rows.reshape(-1, 6)
 
     def _number(self, place: str, what: str, value: object) -> float:
         array = np.asarray(value)
