@@ -6,7 +6,8 @@ label. A second t is frame round((t - start) * rate).
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -240,7 +241,7 @@ def _persons(rows: AvaRows, per_label: bool, loose_boxes: bool) -> np.ndarray:
     return person
 
 
-class AvaVideos(Mapping):
+class AvaVideos(UserDict):
     """The videos of a csv by name, each made when it is asked for: its size may have to be read from the video."""
 
     def __init__(
@@ -253,25 +254,16 @@ class AvaVideos(Mapping):
         tubes_of: Callable[[AvaRows, np.ndarray, tuple[int, int]], list[RawTube]],
         clips: bool,
     ) -> None:
+        super().__init__()  # `data`: each video's file, and the indices of its rows there
         self.clock, self._size_of, self._tubes_of, self._clips = clock, size_of, tubes_of, clips
         self._parts, self._included, self._excluded = parts, included, excluded
-        self._rows: dict[str, tuple[AvaRows, np.ndarray]] = {}
         for rows in parts:
             order = np.argsort(rows.video, kind="stable")
             ends = np.searchsorted(rows.video[order], np.arange(1, len(rows.videos)))
             for name, of_video in zip(rows.videos, np.split(order, ends), strict=True):
-                self._rows[name] = rows, of_video
+                self.data[name] = rows, of_video
         self._made: dict[str, RawVideo] = {}
         self._seconds: dict[str, dict[int, float]] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rows
 
     def __getitem__(self, name: str) -> RawVideo:
         if name not in self._made:
@@ -284,7 +276,7 @@ class AvaVideos(Mapping):
         Raises:
             InputError: a video has no rows.
         """
-        missing = next((name for name in names if name not in self._rows), None)
+        missing = next((name for name in names if name not in self.data), None)
         if missing is not None:
             raise InputError(f"{self._parts[0].path}: the annotation has no video {missing!r}")
         parts = [part.of_videos(names) for part in self._parts if not set(names).isdisjoint(part.videos)]
@@ -292,7 +284,7 @@ class AvaVideos(Mapping):
 
     def place(self, name: str, frame: int) -> str:
         """Where the file has a frame of a video, for messages: ", second 905 (ava.csv, line 33)"; empty if nowhere."""
-        file, of_video = self._rows[name]
+        file, of_video = self.data[name]
         rows = of_video[self.clock.frames(file.time[of_video]) == frame]
         if not len(rows):
             return ""
@@ -301,7 +293,7 @@ class AvaVideos(Mapping):
     def key(self, name: str, frame: int) -> tuple[str, float]:
         """The name and second of a frame in a csv; a key frame has its own second, which may lie between two frames."""
         if name not in self._seconds:
-            file, of_video = self._rows[name]
+            file, of_video = self.data[name]
             times = np.unique(file.time[of_video])
             seconds = (times / MICRO).tolist()
             self._seconds[name] = dict(zip(self.clock.frames(times).tolist(), seconds, strict=True))
@@ -315,7 +307,7 @@ class AvaVideos(Mapping):
         return self._included is not None
 
     def _make(self, name: str) -> RawVideo:
-        file, of_video = self._rows[name]
+        file, of_video = self.data[name]
         rows = file.where(of_video)
         gone = self._excluded.of_videos([name]).time if self._excluded else np.zeros(0, np.int64)
         rows = rows.where(~np.isin(rows.time, gone))
