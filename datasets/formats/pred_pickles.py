@@ -48,19 +48,15 @@ def read_act_tubes(tubes: TubeRows) -> None:
     for file in files:
         name = file.name if file == tubes.path else file.relative_to(tubes.path).as_posix()
         tubes.video(name.removesuffix(TUBES))
-        content = _mapping(read_pickle(file, "file of predictions"), file, "label -> list of (array, score)")
-        for label, pairs in content.items():
-            for pair in pairs:
-                rows, score = _parts(pair, 2, file, "(array, score)")
+        for label, pairs in read_pickle(file, "file of predictions").items():
+            for rows, score in pairs:
                 tubes.add(name, name.removesuffix(TUBES), label, rows, score)
 
 
 def read_multisports(tubes: TubeRows) -> None:
     """MultiSports' `video_detections.pkl`: {label: [(video, score of the tube, (T, 6))]}."""
-    content = _mapping(content_of(tubes.path), tubes.path, "label -> list of (video, score, array)")
-    for label, triples in content.items():
-        for i, triple in enumerate(triples):
-            video, score, rows = _parts(triple, 3, tubes.path, "(video, score, array)")
+    for label, triples in content_of(tubes.path).items():
+        for i, (video, score, rows) in enumerate(triples):
             tubes.add(f"label {label}, tube {i}", video, label, rows, score)
 
 
@@ -86,11 +82,11 @@ def read_retinanet(tubes: TubeRows) -> None:
 
     Boxes are pixels of `picture`, 682 x 512 there.
     """
-    content = _mapping(content_of(tubes.path), tubes.path, "label type -> video -> list of tubes")
+    content = content_of(tubes.path)
     kind = tubes.options.get("label_type") or (next(iter(content)) if len(content) == 1 else "action")
     if kind not in content:
         raise tubes.fault("", f"no label type {kind!r}; the file has: {', '.join(map(str, content))}")
-    for video, of_video in _mapping(content[kind], tubes.path, "video -> list of tubes").items():
+    for video, of_video in content[kind].items():
         tubes.video(video)
         for i, tube in enumerate(of_video):
             place = f"video {video!r}, tube {i}"
@@ -107,15 +103,3 @@ def _npy(path: Path) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a readable NumPy file ({error})"[:300]) from None
-
-
-def _mapping(content: object, path: Path, what: str) -> Mapping:
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: a {type(content).__name__}, not a mapping {what}")
-    return content
-
-
-def _parts(item: object, n: int, path: Path, what: str) -> tuple:
-    if not isinstance(item, tuple | list) or len(item) != n:
-        raise InputError(f"{path}: a {type(item).__name__} where {what} is expected")
-    return tuple(item)
