@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -160,6 +161,23 @@ def test_times_of_via_are_frames_of_the_video(tmp_path):
     assert {tuple(t["frames"]) for t in got["videos"]["ward"]["tubes"]} == {(15, 16)}
     with pytest.raises(InputError, match="metadata a: a time in seconds; give `fps`"):
         convert.convert(tmp_path / "via.json", "via3", {"person_attribute": "person"}, tmp_path / "out.json")
+
+
+def test_a_video_is_opened_once_however_many_boxes_ask_for_its_rate(tmp_path, monkeypatch):
+    opened = []
+    video = SimpleNamespace(size=(640, 360), fps=30.0)
+    monkeypatch.setattr("datasets.dataset.VideoFrames", lambda path: opened.append(path.name) or video)
+    _, path = described(OWN / "via3/1")
+    content = json.loads(path.read_text())
+    content["file"], content["view"] = {"1": {**content["file"]["1"], "fname": "ward.mp4"}}, {"1": {"fid_list": ["1"]}}
+    first = content["metadata"]["image1_a"]
+    content["metadata"] = {str(i): {**first, "z": [i / 30]} for i in range(9)}
+    for about in content["attribute"].values():  # typed with blanks around
+        about["options"] = {id: f" {name} " for id, name in about.get("options", {}).items()}
+    (tmp_path / "via.json").write_text(json.dumps(content))
+    options = {"person_attribute": "person", "videos": f"{tmp_path}/{{name}}.mp4"}
+    got = written_json(tmp_path / "via.json", "via3", options, tmp_path / "out.json")
+    assert all(tube["frames"] == [*range(9)] for tube in got["videos"]["ward"]["tubes"]) and opened == ["ward.mp4"]
 
 
 def test_youtube_vis_has_an_annotation_a_track(tmp_path):

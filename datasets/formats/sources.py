@@ -1,14 +1,11 @@
 """The files that annotations are read from, and the videos that they are about."""
 
+import functools
 import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from utils.storage.files import read_text
-
-if TYPE_CHECKING:
-    from datasets.dataset import VideoFrames
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 
@@ -38,18 +35,20 @@ def size_of(
         return tuple(sizes[name])
     if width and height:
         return width, height
-    return _opened(videos, name).size if videos else None
+    return _size_and_fps(videos, name)[0] if videos else None
 
 
 def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
     """Frames a second of a video by the option, else by the video itself, else None."""
-    return _opened(videos, name).fps if fps is None and videos else fps
+    return _size_and_fps(videos, name)[1] if fps is None and videos else fps
 
 
-def _opened(videos: str, name: str) -> "VideoFrames":
-    from datasets.dataset import VideoFrames
+@functools.lru_cache(maxsize=4096)  # opening a video decodes a frame, and VIA's times ask once a box
+def _size_and_fps(videos: str, name: str) -> tuple[tuple[int, int], float]:
+    from datasets.dataset import VideoFrames  # PyAV and OpenCV only where a video is opened
 
-    return VideoFrames(video_path(videos, name))
+    video = VideoFrames(video_path(videos, name))
+    return video.size, video.fps
 
 
 def video_name(location: str) -> str:

@@ -72,7 +72,7 @@ def read(
             tubes += tubes_of_person(annotated, number, f"person {person}")
         size = size_of(name, sizes, width, height) or (0, 0)
         raw[name] = RawVideo(int(size[0]), int(size[1]), 0, tubes)
-    labels = [label for name in action_attributes for label in attributes[name].get("options", {}).values()]
+    labels = [label.strip() for name in action_attributes for label in attributes[name].get("options", {}).values()]
     return AnnotationFile(path, raw, list(dict.fromkeys(label for label in labels if label not in no_action)))
 
 
