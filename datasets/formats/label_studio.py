@@ -85,7 +85,8 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
             annotations = [a for a in annotations if a.get("id") in annotation_ids]
         if len(annotations) > 1:
             ids = " and ".join(str(a.get("id")) for a in annotations)
-            raise needed(path, f"task {id}: annotations {ids}; say which, or keep one", "annotation_ids")
+            ask = f"task {id}: two annotations ({ids})" if len(annotations) == 2 else f"task {id}: annotations {ids}"
+            raise needed(path, f"{ask}; say which, or keep one", "annotation_ids")
         for annotation in annotations:
             yield id, name, _regions(annotation.get("result", []))
 
