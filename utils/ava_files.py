@@ -130,8 +130,8 @@ def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
             if len(cells) + 1 not in widths:
                 known = " or ".join(str(width) for width in widths if width > 2 or len(widths) == 1)
                 scoreless = ": a detection has a score in the eighth" if (len(cells), widths) == (6, (8,)) else ""
-                text = f"{len(cells) + 1} columns{scoreless or f', not {known}'}"
-                raise InputError(f"{path}, line {reader.line_num}: {text}")
+                fault = f"{len(cells) + 1} columns{scoreless or f', not {known}'}"
+                raise InputError(f"{path}, line {reader.line_num}: {fault}")
             numbers.extend(map(float, cells))
             n_cells.append(len(cells))
             lines.append(reader.line_num)
