@@ -191,6 +191,18 @@ def test_every_error_has_one_cause_and_all_mended_is_one(metric, threshold):
                 assert counts == len(wrong)
 
 
+@pytest.mark.parametrize("metric", ["v-mAP", "frame-mAP"])
+def test_of_one_video_alone_the_cost_is_all_that_is_missing(metric):
+    """Also where its errors leave a class without any ground truth, which is perfect then."""
+    for seed in range(4):
+        pred, gt = random_case(seed, 3)
+        gt = {"v": gt["only annotated"] + gt["v1"]}
+        for predicted in ({"v": pred["v1"]}, {}):
+            found = summary(metric, predicted, gt)
+            (worst,) = found["worst_videos"]
+            assert worst["cost"] == pytest.approx(1 - found["mAP"])
+
+
 def obvious_act_errors(pred: dict, gt: dict, n_labels: int, threshold: float) -> dict[str, float]:
     """The kinds as the ACT detector's evaluation counts them, box by box; boxes have inclusive pixels."""
     wide = np.array([0, 0, 1, 1])

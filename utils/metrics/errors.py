@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube
-from utils.metrics.average_precision import PROTOCOLS, average_precision
-from utils.metrics.bootstrap import mean_of_classes, resampled_classes
+from utils.metrics.average_precision import average_precision
 from utils.metrics.broken_links import FAINT, broken_links
 from utils.metrics.evaluation import Evaluation
 from utils.metrics.matching import Candidates, candidates, matching
 from utils.metrics.overlaps import span_overlap
 from utils.results import print_table
-from utils.video_map import Ranking, mean_ap
+from utils.video_map import mean_ap
 
 CAUSES = ("class", "box", "time", "link", "duplicate", "both", "background", "missed")
 CLASS, BOX, TIME, LINK, DUPLICATE, BOTH, BACKGROUND, MISSED = range(len(CAUSES))
@@ -167,18 +166,26 @@ def mended_map(c: Candidates, causes: Causes, mended: Sequence[int], e: Evaluati
     """The mAP with some causes mended.
 
     A false positive of such a cause is gone. A ground truth that it would match is found by it, with the best of their
-    scores; one that is missed is taken off. A class without any ground truth left is perfect if it has no detection.
+    scores; one that is missed is taken off.
     """
-    n_labels = len(e.labels)
     found, scores = _mended(c, causes, mended)
-    rows = _by_class(c, ~np.isin(causes.of_pred, mended), found, scores, n_labels)
-    correct = np.append(causes.matched >= 0, np.ones(len(found), bool))
-    n_gt = np.bincount(c.gt.label[c.gt.label >= 0], minlength=n_labels)
+    kept = np.append(~np.isin(causes.of_pred, mended), np.ones(len(found), bool))
     off = (causes.of_gt == MISSED) & (MISSED in mended)
-    n_left = n_gt - np.bincount(c.gt.label[off], minlength=n_labels)
-    ap = np.full(n_labels, np.nan)
-    for label in np.flatnonzero((n_gt > 0) & ~np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))).tolist():
-        own, n = correct[rows[label]], int(n_left[label])
+    return _map_of(c, causes, _by_class(c, found, scores), kept, off, e)
+
+
+def _map_of(
+    c: Candidates, causes: Causes, rows: Sequence[np.ndarray], kept: np.ndarray, off: np.ndarray, e: Evaluation
+) -> float:
+    """The mAP of those of `rows` (`_by_class`) that are `kept`, bool (P + k,), without the ground truths that are
+    `off`, bool (G,). A class without any ground truth left is perfect if it has no detection."""
+    correct = np.append(causes.matched >= 0, np.ones(len(kept) - len(causes.matched), bool))
+    n_gt = np.bincount(c.gt.label[c.gt.label >= 0], minlength=c.num_classes)
+    n_left = n_gt - np.bincount(c.gt.label[off], minlength=c.num_classes)
+    ap = np.full(c.num_classes, np.nan)
+    for label in np.flatnonzero((n_gt > 0) & ~np.isin(e.labels, list(c.rule.left_out))).tolist():
+        own, n = rows[label], int(n_left[label])
+        own = correct[own[kept[own]]]
         ap[label] = average_precision(own, n, e.protocol) if n else float(not len(own))
     return mean_ap(ap)
 
@@ -193,47 +200,31 @@ def _mended(c: Candidates, causes: Causes, mended: Sequence[int]) -> tuple[np.nd
     return found, scores[found]
 
 
-def _by_class(
-    c: Candidates, kept: np.ndarray, found: np.ndarray, scores: np.ndarray, n_labels: int
-) -> list[np.ndarray]:
-    """Of each class the detections that are kept, bool (P,), and what mending finds (`_mended`), by falling score: the
-    detection's number, or P + the place in `found`."""
-    rows = np.append(c.ranked[kept[c.ranked]], len(kept) + np.arange(len(found)))
+def _by_class(c: Candidates, found: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """Of each class the detections and what mending finds (`_mended`), by falling score: the detection's number, or
+    P + the place in `found`."""
+    rows = np.append(c.ranked, len(c.ranked) + np.arange(len(found)))
     label, score = (np.append(*pair)[rows] for pair in ((c.pred.label, c.gt.label[found]), (c.pred.score, scores)))
     order = np.lexsort((-score, label))
-    return np.split(rows[order], np.searchsorted(label[order], np.arange(n_labels)))[1:]
+    return np.split(rows[order], np.searchsorted(label[order], np.arange(c.num_classes)))[1:]
 
 
 def _worst(c: Candidates, causes: Causes, e: Evaluation, base: float) -> list[dict]:
     """The videos whose errors cost most: "cost" is what the mAP would gain if all errors of this video were mended."""
-    n = len(c.names)
-    counts = np.zeros((n, len(CAUSES)), np.int64)
+    counts = np.zeros((len(c.names), len(CAUSES)), np.int64)
     wrong, missed = causes.of_pred != NO_ERROR, causes.of_gt == MISSED
     np.add.at(counts, (c.pred.video[wrong], causes.of_pred[wrong]), 1)
     np.add.at(counts, (c.gt.video[missed], MISSED), 1)
-    looked_at = np.argsort(-counts.sum(1), kind="stable")[:LOOKED_AT]
-    # A mended video loses its false positives and its missed ground truth, and gains what mending finds. As for a
-    # bootstrap these are "videos" that count or not: 0 to n - 1 what it loses, n to 2n - 1 what it gains, 2n the rest.
-    mended = np.zeros((n, len(looked_at)), np.int64)
-    mended[looked_at, np.arange(len(looked_at))] = 1
-    times = np.concatenate([1 - mended, mended, np.ones((1, len(looked_at)), np.int64)])
     found, scores = _mended(c, causes, range(len(CAUSES)))
-    right = np.append(causes.matched >= 0, np.ones(len(found), bool))
-    place = np.append(np.where(wrong, c.pred.video, 2 * n), n + c.gt.video[found])
-    gt_place = np.where(missed, c.gt.video, 2 * n)
-    rankings = []
-    for label, rows in enumerate(_by_class(c, np.ones(len(wrong), bool), found, scores, len(e.labels))):
-        gts = (c.gt.label == label) & (e.labels[label] not in PROTOCOLS[e.protocol].left_out)
-        rankings.append(Ranking(right[rows], place[rows], np.bincount(gt_place[gts], minlength=2 * n + 1)))
-    cost = np.nan_to_num(mean_of_classes(resampled_classes(rankings, times, e.protocol)) - base)
-    rows = []
-    for column in np.argsort(-cost, kind="stable")[:WORST].tolist():
-        of_video = counts[looked_at[column]]
-        by_cause = {name: int(count) for name, count in zip(CAUSES, of_video, strict=True) if count}
+    by_class, videos = _by_class(c, found, scores), []
+    for video in np.argsort(-counts.sum(1), kind="stable")[:LOOKED_AT].tolist():
+        by_cause = {name: int(count) for name, count in zip(CAUSES, counts[video], strict=True) if count}
         if by_cause:
-            about = {"video": c.names[looked_at[column]], "cost": float(cost[column])}
-            rows.append({**about, "errors": int(of_video.sum()), "causes": by_cause})
-    return rows
+            kept = np.append(~(wrong & (c.pred.video == video)), c.gt.video[found] == video)
+            mended = _map_of(c, causes, by_class, kept, missed & (c.gt.video == video), e)
+            about = {"video": c.names[video], "cost": float(np.nan_to_num(mended - base))}
+            videos.append({**about, "errors": sum(by_cause.values()), "causes": by_cause})
+    return sorted(videos, key=lambda row: -row["cost"])[:WORST]
 
 
 def _list(c: Candidates, causes: Causes, labels: Sequence[str]) -> list[dict]:
