@@ -61,6 +61,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.annotations import read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
@@ -70,7 +71,6 @@ from models.action_head import build_action_head
 from models.frame_features import Extractor, features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, world_size
-from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError, start
 from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
@@ -162,9 +162,9 @@ def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_
 
 def labelled_tracks(path: Path, project: Project, subset: str, bad: dict[str, str] | None) -> TrackStore:
     """A subset's tracks. InputError where their labels are of another annotation than today's."""
-    gt = make_gt_tubes(project, subset, bad=bad)
+    annotations = read_annotations(project, project.split(subset), bad)
     store = TrackStore(path, f"eval_qmm.py --subset {subset}", bad)
-    store.require_annotations(gt, project.multi_label)
+    store.require_annotations({name: video.tubes for name, video in annotations.items()}, project.multi_label)
     return store
 
 

@@ -82,7 +82,7 @@ def test_a_video_is_left_out_as_long_as_its_annotation_is_wrong(stages: Stages, 
     for annotations, left_out in ((wrong, 1), (right, 0)):
         path.write_text(json.dumps(annotations))
         copy.run("eval_qmm", "--qmm_name", "one", "--skip_bad", *LOOSE)
-        (result,) = (r for r in copy.results("one", "eval_qmm") if r["args"]["subset"] == "val")
+        (result,) = (r for r in copy.results("one", "eval_qmm") if r["args"]["skip_bad"])
         assert (result["metrics"]["videos_left_out"], result["metrics"]["videos"]) == (left_out, 2 - left_out)
 
 

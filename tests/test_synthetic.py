@@ -13,7 +13,7 @@ from datasets.dataset import VideoFrames
 from datasets.synthetic.people import ACTIONS, IDLE, LIFT, mirrored, random_looks, skeleton
 from datasets.synthetic.videos import FAST_EVERY, MIN_VISIBLE, Scene, _tubes, make_synthetic, plan, render
 from tests.processes import start_server
-from utils.box_ops import Tube, motion_categories, paired_iou
+from utils.box_ops import Tube, motion_category, paired_iou
 from utils.misc import InputError, rng
 
 SMALL = {"n_train": 3, "n_val": 1, "width": 96, "height": 72, "length": (14, 18)}
@@ -198,7 +198,7 @@ def test_fast_videos_break_linking_by_overlap_and_others_do_not() -> None:
         stolen, ious, motion = [], [], []
         for scene in scenes(4, fast):
             boxes, seen = annotated(scene)
-            motion += motion_categories(action_tubes(scene, boxes, seen))
+            motion += map(motion_category, action_tubes(scene, boxes, seen))
             visible = seen >= MIN_VISIBLE
             for p in range(len(scene.looks)):
                 moving = (scene.labels[:-1, p] >= 0) & visible[:-1, p] & visible[1:, p]

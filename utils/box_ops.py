@@ -182,18 +182,10 @@ def motion_category(tube: Tube) -> str:
     if not len(tube):
         raise ValueError("an empty tube has no motion category")
     age = tube.frames - tube.frames[0]
-    pairs = []
+    means = []
     for stride in MOTION_STRIDES:
         sampled = np.flatnonzero(age % stride == 0)
         apart = np.flatnonzero(np.diff(age[sampled]) == stride)
-        pairs.append(sampled[[apart, apart + 1]] if len(apart) else np.array([[0], [len(tube) - 1]]))
-    a, b = np.concatenate(pairs, axis=1)
-    ends = np.cumsum([pair.shape[1] for pair in pairs])
-    ious = np.split(paired_iou(tube.boxes[a], tube.boxes[b]), ends[:-1])
-    overlap = np.mean([iou.mean() for iou in ious])
-    return next((name for name, bound in MOTION_BOUNDS.items() if overlap < bound), "small")
-
-
-def motion_categories(tubes: Sequence[Tube]) -> list[str]:
-    """The `motion_category` of each tube."""
-    return [motion_category(tube) for tube in tubes]
+        a, b = (sampled[apart], sampled[apart + 1]) if len(apart) else ([0], [-1])
+        means.append(paired_iou(tube.boxes[a], tube.boxes[b]).mean())
+    return next((name for name, bound in MOTION_BOUNDS.items() if np.mean(means) < bound), "small")

@@ -12,24 +12,20 @@ if TYPE_CHECKING:
 
 
 def make_gt_tubes(
-    dataset: "str | Project",
-    subset: str,
-    params: Mapping[str, object] | None = None,
-    bad: dict[str, str] | None = None,
+    dataset: "str | Project", subset: str, params: Mapping[str, object] | None = None
 ) -> dict[str, list[Tube]]:
     """The annotated tubes of every video of a subset, as annotated (never clipped); videos without tubes are keys too.
 
     `dataset` is a built-in data set's name, a project file's path or a `datasets.config.Project`. `params` may
     give `data_root` and replace fields of the project file. Tubes: `frames` int64 (T,) from 0, `boxes`
     float32 (T, 4) xyxy pixels, `label` an index of the project's labels or -1 for a person without action.
-    Raises InputError as `load_project` and `read_annotations` do; with `bad` given, videos that cannot be used are left
-    out and entered there (name -> why).
+    Raises InputError as `load_project` and `read_annotations` do.
     """
     from datasets.annotations import read_annotations
     from datasets.config import Project, load_project
 
     project = dataset if isinstance(dataset, Project) else load_project(dataset, **(params or {}))
-    return {name: video.tubes for name, video in read_annotations(project, project.split(subset), bad).items()}
+    return {name: video.tubes for name, video in read_annotations(project, project.split(subset)).items()}
 
 
 def label_frames(

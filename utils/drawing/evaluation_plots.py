@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Track, Tube, frames_and_boxes, motion_categories
+from utils.box_ops import Track, Tube, frames_and_boxes, motion_category
 from utils.plot_utils import (
     plot_features,
     plot_motion_recall,
@@ -40,7 +40,7 @@ def recall_plots(folder: Path, recalls: Mapping[float, Mapping[str, Mapping[str,
     Returns:
         The files' paths, as the other functions here.
     """
-    counts = Counter(motion_categories([tube for tubes in gt.values() for tube in tubes]))
+    counts = Counter(motion_category(tube) for tubes in gt.values() for tube in tubes)
     paths = []
     for level, by_cue in recalls.items():
         paths.append(folder / f"motion_recall@{level:g}.png")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, Tube, motion_categories
+from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
 from utils.metrics.overlaps import by_content, check_thresholds, check_tubes, tube_ious
 
 
@@ -116,7 +116,7 @@ def _simultaneous(a: Tube, b: Tube) -> bool:
 def _groups(gt: Sequence[Tube], num_classes: int) -> np.ndarray:
     """To which of all, the classes and the motion categories each tube belongs: bool (m, 1 + num_classes + 3)."""
     labels = np.array([tube.label for tube in gt]).reshape(-1, 1)
-    motion = np.array(motion_categories(gt)).reshape(-1, 1)
+    motion = np.array([motion_category(tube) for tube in gt]).reshape(-1, 1)
     everything = np.ones((len(gt), 1), bool)
     return np.hstack([everything, labels == np.arange(num_classes), motion == np.array(MOTION_CATEGORIES)])
 
