@@ -11,7 +11,7 @@ from tests.test_predictions import data, evaluate, predictions  # noqa: F401 (fi
 from tests.tube_cases import random_case
 from utils.box_ops import MOTION_CATEGORIES
 from utils.metrics import compare
-from utils.metrics.bootstrap import draw_resamples, interval, mean_of_classes, resampled_ap, resampled_classes
+from utils.metrics.bootstrap import draw_resamples, interval, resampled_ap, resampled_classes
 from utils.metrics.evaluation import Evaluation, measure
 from utils.misc import InputError
 from utils.video_map import Ranking, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
@@ -82,7 +82,7 @@ def drawn_rankings(rng: np.random.Generator, n_videos: int, n_classes: int = 8) 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     def mean_in(rankings: list[Ranking], times: np.ndarray) -> np.ndarray:
-        return mean_of_classes(resampled_classes(rankings, times, "voc"))
+        return mean_ap(resampled_classes(rankings, times, "voc"))
 
     rng, n, trials = np.random.default_rng(0), 250, 100
     (truth,) = mean_in(drawn_rankings(rng, 100_000), np.ones((100_000, 1), np.int64))
@@ -100,7 +100,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 def test_classes_without_ground_truth_in_a_resample_are_left_out():
     ap = np.array([[0.5, np.nan, np.nan], [1.0, 0.25, np.nan]])
-    np.testing.assert_array_equal(mean_of_classes(ap), [0.75, 0.25, np.nan])
+    np.testing.assert_array_equal(mean_ap(ap), [0.75, 0.25, np.nan])
     assert np.isnan(interval(np.full(3, np.nan), np.nan)).all()
     assert interval(np.array([0.0, np.nan, 1.0]), 0.75) == pytest.approx([0.525, 1.475])
 

@@ -110,10 +110,14 @@ def calc_frame_map(
     return ap if np.ndim(iou_th) else ap[0]
 
 
-def mean_ap(ap: np.ndarray) -> float:
-    """The mean over the classes that have ground truth, NaN where none has; `ap` (num_classes,)."""
-    known = ap[~np.isnan(ap)]
-    return float(known.mean()) if len(known) else float("nan")
+def mean_ap(ap: np.ndarray) -> float | np.ndarray:
+    """The mean over the classes that have ground truth, NaN where none has; `ap` (num_classes,).
+
+    Of many sets of classes at once: `ap` (num_classes, B) -> float64 (B,).
+    """
+    known = ~np.isnan(ap)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, ap, 0).sum(0) / known.sum(0)
 
 
 def video_rankings(

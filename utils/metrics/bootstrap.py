@@ -49,14 +49,8 @@ def resampled_classes(rankings: Sequence[Ranking], times: np.ndarray, protocol: 
     return np.array([resampled_ap(ranking, times, protocol) for ranking in rankings]).reshape(-1, times.shape[1])
 
 
-def mean_of_classes(ap: np.ndarray) -> np.ndarray:
-    """The mean over the classes with ground truth in each resample, NaN where none has; `ap` (classes, B) -> (B,)."""
-    known = ~np.isnan(ap)
-    return np.where(known.any(0), np.where(known, ap, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
-
-
-def interval(values: np.ndarray, point: float, level: float = LEVEL) -> list[float]:
-    """The basic bootstrap interval of a metric, NaN where it is defined nowhere.
+def interval(values: np.ndarray, point: float) -> list[float]:
+    """The basic bootstrap interval of a metric, which should hold the truth in a share `LEVEL` of cases.
 
     AP is biased upwards where a class has little ground truth, and AP of resamples once more: their percentiles lie
     too high (the tests measure it). The basic interval reflects them at the metric's value, which takes both off.
@@ -64,11 +58,13 @@ def interval(values: np.ndarray, point: float, level: float = LEVEL) -> list[flo
     Args:
         values: the metric in each resample, float64 (B,).
         point: the metric itself.
-        level: how often the interval should hold the truth.
+
+    Returns:
+        Both ends, NaN where the metric is defined in no resample.
     """
     known = values[~np.isnan(values)]
     if not len(known):
         return [float("nan")] * 2
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = 2 * point - np.quantile(known, [1 - tail, tail])
     return [float(low), float(high)]

@@ -13,7 +13,7 @@ import numpy as np
 from utils.box_ops import MOTION_CATEGORIES, Tube
 from utils.metrics import ava
 from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.bootstrap import draw_resamples, interval, mean_of_classes, resampled_classes
+from utils.metrics.bootstrap import draw_resamples, interval, resampled_classes
 from utils.metrics.matching import candidates
 from utils.metrics.multisports import RANGES
 from utils.misc import InputError
@@ -93,8 +93,7 @@ def motion_ap(e: Evaluation) -> dict:
     for category, ap in by_category.items():
         values |= zip(names[category], map(mean_ap, _evaluated(ap, e)), strict=True)
         if e.bootstrap and rankings:
-            means = map(mean_of_classes, _resampled(rankings[category], e))
-            resamples |= zip(names[category], means, strict=True)
+            resamples |= zip(names[category], map(mean_ap, _resampled(rankings[category], e)), strict=True)
     intervals = _intervals(values, resamples)
     _print_thresholds("motion-AP", e, names, values, intervals)
     return _nested(values) | _kept(resamples, intervals)
@@ -136,8 +135,8 @@ def ap_by_class(
         rankings: what `ap` was computed from, which a bootstrap needs.
     """
     ap = _evaluated(ap, e)
-    values = _by_name(metric, ap, e, mean_ap)
-    resamples = _by_name(metric, _resampled(rankings, e), e, mean_of_classes) if e.bootstrap and rankings else {}
+    values = _by_name(metric, ap, e)
+    resamples = _by_name(metric, _resampled(rankings, e), e) if e.bootstrap and rankings else {}
     intervals = _intervals(values, resamples)
     for name in _ranges(e):
         print(f"{metric}@{name}: {_shown(f'{metric}@{name}', values, intervals)}")
@@ -181,13 +180,13 @@ def _ranges(e: Evaluation) -> dict[str, list[int]]:
     return ranges
 
 
-def _by_name(metric: str, ap: np.ndarray, e: Evaluation, mean: Callable) -> dict:
+def _by_name(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     """`ap` (thresholds, classes, ...) and its means over the classes by name: `v-mAP@0.5`, `AP@0.5/walk`, ..."""
     values = {}
     for threshold, row in zip(e.thresholds, ap, strict=True):
-        values[f"{metric}@{threshold:g}"] = mean(row)
+        values[f"{metric}@{threshold:g}"] = mean_ap(row)
         values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
-    return values | {f"{metric}@{name}": mean(ap[places].mean(0)) for name, places in _ranges(e).items()}
+    return values | {f"{metric}@{name}": mean_ap(ap[places].mean(0)) for name, places in _ranges(e).items()}
 
 
 def _intervals(values: Mapping[str, float], resamples: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
