@@ -92,7 +92,7 @@ def write_results(
     write_json(path, {"args": args, "metrics": metrics})
     print(f"results: {path}")
     with RunLog(stage, folder, args, args["comet"]) as log:
-        log.metrics(dict(_flat(metrics)), epoch)
+        log.metrics(dict(flat(metrics)), epoch)
         _log_parts(log, metrics)
         if views:
             _show(views, folder, args, log)
@@ -156,20 +156,21 @@ def _log_table(log: RunLog, name: str, head: list[str], rows: list[list]) -> Non
     log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
 
 
-def _flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+def flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
     """Metrics with the path to them as their name, `AP@0.5/walk`; lists and texts are left out."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
+            yield from flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float | type(None)):
             yield prefix + name, value
 
 
-def _read_results(path: Path) -> dict:
+def read_results(path: Path, stage: str, flag: str) -> dict:
+    """A results file, `{"args": {...}, "metrics": {...}}`; InputError unless its `args` have the stage's `flag`."""
     results = read_json(path, "results file")
     known = isinstance(results, dict) and all(isinstance(results.get(name), dict) for name in ("args", "metrics"))
-    if not known or "link_cues" not in results["args"]:
-        raise InputError(f"{path}: not a results file of eval_qmm.py; remove it, or evaluate again")
+    if not known or flag not in results["args"]:
+        raise InputError(f"{path}: not a results file of {stage}.py; remove it, or evaluate again")
     return results
 
 
@@ -184,11 +185,11 @@ def motion_recall_by_cue(path: Path, threshold: float) -> dict[str, dict[str, fl
     Returns:
         Link cue -> "small", "medium", "large" -> recall.
     """
-    mine = _read_results(path)
+    mine = read_results(path, "eval_qmm", "link_cues")
     same = {name: value for name, value in mine["args"].items() if name in _COMPARABLE}
     by_cue = {mine["args"]["link_cues"]: mine}
     for other in sorted(path.parent.glob("eval_qmm-*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        results = _read_results(other)
+        results = read_results(other, "eval_qmm", "link_cues")
         if all(results["args"].get(name) == value for name, value in same.items()):
             by_cue.setdefault(results["args"]["link_cues"], results)
     key = f"motion_recall@{threshold:g}"

@@ -15,8 +15,8 @@ import numpy as np
 from utils.cli import Parser, run
 from utils.metrics.bootstrap import LEVEL, interval
 from utils.misc import InputError, checksum
-from utils.results import print_table
-from utils.storage.files import atomic, read_json
+from utils.results import flat, print_table, read_results
+from utils.storage.files import atomic
 
 FILE = "resamples.npz"  # in the folder beside a results file
 COUNTING = ("protocol", "count_duplicates")  # flags by which metrics of one name differ
@@ -80,15 +80,10 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
 
 def _flat_metrics(path: Path) -> tuple[dict[str, float | None], dict[str, object]]:
     """The metrics of a results file, those by class or motion as `AP@0.5/walk`; the flags that say what they count."""
-    content = read_json(path, "results file")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in ("args", "metrics")):
-        raise InputError(f"{path}: not a results file")
+    content = read_results(path, "eval_map", "protocol")
     if "intervals" not in content["metrics"]:  # the resamples beside it are those of an earlier run
         raise InputError(f"{path}: has no intervals; evaluate again with eval_map.py --bootstrap 1000")
-    values = {}
-    for name, value in content["metrics"].items():
-        values |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
-    return values, {flag: content["args"].get(flag) for flag in COUNTING}
+    return dict(flat(content["metrics"])), {flag: content["args"].get(flag) for flag in COUNTING}
 
 
 def main() -> None:
