@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.box_ops import Tube, frames_and_boxes, paired_iou
 from utils.metrics.average_precision import PROTOCOLS, Protocol
-from utils.metrics.overlaps import by_content, check_tubes, tube_ious
+from utils.metrics.overlaps import by_content, check_tubes, edges, tube_ious
 from utils.misc import InputError
 
 BLOCK = 2**10  # boxes that are compared with ground truth at a time
@@ -94,14 +94,13 @@ def boxes_as_instances(
 
     Args:
         scores: of the boxes of each tube; None: the tube's.
-        inclusive: x1 and y1 are the last pixels: the edges are 1 further.
+        inclusive: see `utils.metrics.overlaps.edges`.
     """
     frames, boxes = frames_and_boxes([t.tube for t in tubes])
     video, label, score = (column.repeat([len(t.tube) for t in tubes]) for column in tubes_as_instances(tubes)[:3])
     if scores is not None:
         score = np.concatenate([np.zeros(0), *scores])
-    boxes = boxes + np.array([0.0, 0, inclusive, inclusive])
-    return Instances(video, label, score, (video << 32) + frames, boxes, tubes)
+    return Instances(video, label, score, (video << 32) + frames, edges(boxes, inclusive), tubes)
 
 
 def candidates(

@@ -11,7 +11,7 @@ ground truth and without detections is 0. Detections in videos that are not test
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from utils.box_ops import Tube
 from utils.cli import Parser, run
 from utils.metrics.average_precision import NOT_EVALUATED
 from utils.metrics.frame_boxes import frame_ap
-from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
+from utils.metrics.matching import Instances, Tubes, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 from utils.video_map import calc_video_map, mean_ap
@@ -32,8 +32,6 @@ RANGES = {  # name -> thresholds, as the official code makes them
     "0.50:0.95": np.arange(0.5, 0.96, 0.05),
 }
 TUBE_TH = (0.2, 0.5)
-
-Tubes = Mapping[str, list[Tube]]
 
 
 def read_groundtruth(path: str | Path) -> tuple[Tubes, list[str], list[str]]:

@@ -13,8 +13,7 @@ from utils.misc import InputError
 class Boxes(NamedTuple):
     """The R boxes of several tubes of one video, by rising frame.
 
-    frames: int64 (R,); boxes: float64 (4, R), left, top, right and bottom edges; tube: int64 (R,), index of a box's
-    tube.
+    frames: int64 (R,); boxes: float64 (R, 4) xyxy; tube: int64 (R,), index of a box's tube.
     """
 
     frames: np.ndarray
@@ -31,10 +30,8 @@ def stack(tubes: Sequence[Tube], inclusive: bool = False) -> Boxes:
 
 
 def edges(boxes: np.ndarray, inclusive: bool) -> np.ndarray:
-    """Boxes (R, 4) xyxy as float64 (4, R). With `inclusive`, x1 and y1 are the last pixels: the edges are 1 further."""
-    edges = boxes.T.astype(np.float64, order="C")
-    edges[2:] += inclusive
-    return edges
+    """Boxes (R, 4) xyxy as float64. With `inclusive`, x1 and y1 are the last pixels: the edges are 1 further."""
+    return boxes + np.array([0.0, 0, inclusive, inclusive])
 
 
 def overlaps_with(
@@ -50,7 +47,7 @@ def overlaps_with(
     within = slice(begin[0], begin[-1])
     row = np.repeat(np.arange(len(tube)), np.diff(begin))  # a frame in the tube's gap has the row before it
     both = tube.frames[row] == boxes.frames[within]
-    iou = paired_iou(boxes.boxes[:, within].T, edges(tube.boxes, inclusive)[:, row].T)
+    iou = paired_iou(boxes.boxes[within], edges(tube.boxes, inclusive)[row])
     return within, both, row, np.where(both, iou, 0.0)
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
+from utils.metrics.matching import Tubes
 from utils.metrics.overlaps import check_tubes, tube_ious
 
-Tubes = Mapping[str, Sequence[Tube]]
 Group = Callable[[str, Tube], object]
 """What a tube of a video belongs to: its class, its motion category, ..."""
 
