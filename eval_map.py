@@ -165,7 +165,7 @@ def draw(e: Evaluation, metrics: dict, project: Project, video: str | None, fold
     from utils.drawing.error_plots import analysis_plots
     from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
-    video = video or detailed_video({name: e.gt[name] for name in e.pred if name in e.gt})
+    video = video or detailed_video(e.gt)
     paths = precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol)
     paths += analysis_plots(folder, metrics)
     if not project.frames_path(video).exists():  # predictions need no videos
@@ -178,7 +178,7 @@ def panels(e: Evaluation, video: str) -> list:
     """A video's annotated and predicted action tubes, side by side."""
     from utils.drawing.side_by_side import tubes_panel
 
-    pred = tubes_panel("action tubes", e.pred.get(video, ()), e.labels, scored=True)
+    pred = tubes_panel("action tubes", e.pred[video], e.labels, scored=True)
     return [tubes_panel("ground truth", e.gt[video], e.labels), pred]
 
 
@@ -188,7 +188,7 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path,
     wrong = contents.caused_errors(lists.get(f"v-mAP@{level:g}", ()))
     wrong = wrong or contents.wrong_tubes(e.pred, e.gt, len(e.labels), level, protocol)
     videos = [
-        contents.video_entry(name, e.sizes.get(name, (0, 0, 0)), e.pred.get(name, ()), tubes, wrong.get(name, ()))
+        contents.video_entry(name, e.sizes[name], e.pred[name], tubes, wrong.get(name, ()))
         for name, tubes in e.gt.items()
     ]
     facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": f"at 3D IoU {level:g}"}

@@ -30,12 +30,12 @@ class _Detection(NamedTuple):
 
 
 def _detections(
-    pred: Tubes, gt: Tubes, group_of: Group, label_centric: bool = False
+    pred: Tubes, gt: Tubes, group_of: Group, num_classes: int | None = None, label_centric: bool = False
 ) -> tuple[Mapping[object, list[_Detection]], Counter]:
     """The detections of each group, in the order given, and how many ground truths it has. People without an action
     (label -1) count where labels do not: `label_centric`, of tracks."""
-    check_tubes(pred)
-    check_tubes(gt)
+    check_tubes(pred, num_classes)
+    check_tubes(gt, num_classes, lowest_label=-1)
     by_group: dict[object, list[_Detection]] = defaultdict(list)
     n_gt: Counter = Counter()
     for video in dict.fromkeys([*pred, *gt]):
@@ -74,9 +74,7 @@ def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     Returns:
         float64 (num_classes,).
     """
-    check_tubes(pred, num_classes)
-    check_tubes(gt, num_classes, -1)
-    by_group, n_gt = _detections(pred, gt, lambda _, tube: tube.label)
+    by_group, n_gt = _detections(pred, gt, lambda _, tube: tube.label, num_classes)
     usable = [label for label in range(num_classes) if label in by_group and label in n_gt]
     ap = np.zeros(num_classes)
     ap[usable] = [_average_precision(by_group[label], n_gt[label], tiou_th, any_class=True) for label in usable]
@@ -88,8 +86,7 @@ def published_motion_ap(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
 
     A detection is correct when the ground truth of its category that it overlaps most, of any class, has its class.
     """
-    check_tubes(pred, num_classes)
-    by_group, n_gt = _detections(pred, gt, _motion)
+    by_group, n_gt = _detections(pred, gt, _motion, num_classes)
     ap = dict.fromkeys(MOTION_CATEGORIES, float("nan"))
     for category, detections in by_group.items():
         ap[category] = _average_precision(detections, n_gt[category], tiou_th, any_class=False)
@@ -116,9 +113,13 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
         `recall`, `precision`, `precision_filter`, each also as `motion_<name>`, a mapping by category, and
         `class_<name>`, float64 (len(labels),); NaN where there is nothing to count.
     """
-    rates = _rates(*_detections(pred, gt, lambda *_: "all", True), ["all"], tiou_th)["all"]
-    by_motion = _rates(*_detections(pred, gt, _motion, True), MOTION_CATEGORIES, tiou_th)
-    by_class = _rates(*_detections(pred, gt, lambda video, _: video.partition("/")[0], True), labels, tiou_th)
+
+    def rates_of(group_of: Group, groups: Sequence[object]) -> dict[object, dict[str, float]]:
+        return _rates(*_detections(pred, gt, group_of, label_centric=True), groups, tiou_th)
+
+    rates = rates_of(lambda *_: "all", ["all"])["all"]
+    by_motion = rates_of(_motion, MOTION_CATEGORIES)
+    by_class = rates_of(lambda video, _: video.partition("/")[0], labels)
     grouped = {f"motion_{name}": {group: by_motion[group][name] for group in MOTION_CATEGORIES} for name in rates}
     grouped |= {f"class_{name}": np.array([by_class[label][name] for label in labels], np.float64) for name in rates}
     return rates | grouped
