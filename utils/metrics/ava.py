@@ -78,7 +78,7 @@ def tubes_ap(
     gt: Mapping[str, Sequence[Tube]],
     more_frames: Mapping[str, np.ndarray | None],
     num_classes: int,
-    iou_th: Sequence[float] = (IOU_TH,),
+    iou_th: Sequence[float],
 ) -> np.ndarray:
     """AP of every class of action tubes, float64 (thresholds, num_classes).
 

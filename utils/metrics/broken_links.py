@@ -36,7 +36,10 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
             if (matched[own] >= 0).all():
                 continue
             boxes = stack([c.pred.tubes[i].tube for i in own], c.rule.inclusive)
-            on = _on_people(boxes, people, c.rule.inclusive)
+            overlaps = [overlaps_with(boxes, person, c.rule.inclusive) for person in people]
+            on = np.zeros((len(people), len(boxes.frames)), bool)
+            for row, (within, _, _, iou) in zip(on, overlaps, strict=True):
+                row[within] = iou >= ON
             for k, person in enumerate(people):
                 if person.label != label:
                     continue
@@ -44,7 +47,7 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
                 keeper = int(np.searchsorted(own, finder[g])) if finder[g] >= 0 else None
                 strangers = [i for i, p in enumerate(people) if i != k and not p.person_id == person.person_id >= 0]
                 elsewhere = on[strangers].any(0) & ~on[k]
-                iou, parts = _join(boxes, person, elsewhere, c.rule, keeper)
+                iou, parts = _join(boxes, person, overlaps[k], elsewhere, c.rule, keeper)
                 pieces = own[list(parts)]
                 if keeper is None:
                     mixed = (elsewhere & np.isin(boxes.tube, list(parts))).any()
@@ -57,17 +60,8 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
     return joined, piece_of
 
 
-def _on_people(boxes: Boxes, people: list[Tube], inclusive: bool) -> np.ndarray:
-    """Whether each box is on each person, bool (people, R)."""
-    on = np.zeros((len(people), len(boxes.frames)), bool)
-    for row, person in zip(on, people, strict=True):
-        within, _, _, iou = overlaps_with(boxes, person, inclusive)
-        row[within] = iou >= ON
-    return on
-
-
 def _join(
-    boxes: Boxes, target: Tube, elsewhere: np.ndarray, rule: Protocol, keeper: int | None
+    boxes: Boxes, target: Tube, overlap: tuple, elsewhere: np.ndarray, rule: Protocol, keeper: int | None
 ) -> tuple[float, dict[int, int]]:
     """Join the pieces of tubes that are on a ground truth.
 
@@ -78,6 +72,7 @@ def _join(
     Args:
         boxes: of the tubes of one class and video.
         target: the ground truth.
+        overlap: of the boxes with it, as of `overlaps_with`.
         elsewhere: bool (R,), boxes that are on another person.
         rule: how the protocol overlaps tubes.
         keeper: the tube that is matched to the ground truth, None where it is missed.
@@ -86,7 +81,7 @@ def _join(
         The 3D IoU of the joined tube; its pieces (but the keeper) -> in how many frames they are on the ground truth.
         With a keeper a piece is a tube of which this is at least half.
     """
-    within, both, row, iou = overlaps_with(boxes, target, rule.inclusive)
+    within, both, row, iou = overlap
     owner, iou, row = boxes.tube[within][both], iou[both], row[both]
     order = np.argsort(-np.bincount(owner, iou, minlength=1), kind="stable").tolist()
     if keeper is not None:

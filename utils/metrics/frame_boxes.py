@@ -20,7 +20,7 @@ def frame_ap(
     gt: Instances,
     videos: Sequence[str],
     num_classes: int,
-    iou_th: Sequence[float] = (0.5,),
+    iou_th: Sequence[float],
     most_per_frame: int | None = None,
 ) -> np.ndarray:
     """AP of every class: float64 (thresholds, num_classes), NaN where a class has no ground truth.
