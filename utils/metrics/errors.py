@@ -224,7 +224,7 @@ def _worst(c: Candidates, causes: Causes, e: Evaluation, base: float) -> list[di
             mended = _map_of(c, causes, by_class, kept, missed & (c.gt.video == video), e)
             about = {"video": c.names[video], "cost": float(np.nan_to_num(mended - base))}
             videos.append({**about, "errors": sum(by_cause.values()), "causes": by_cause})
-    return sorted(videos, key=lambda row: -row["cost"])[:WORST]
+    return sorted(videos, key=lambda row: -round(row["cost"], 9))[:WORST]  # equal costs: most errors first
 
 
 def _list(c: Candidates, causes: Causes, labels: Sequence[str]) -> list[dict]:
