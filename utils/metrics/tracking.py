@@ -63,7 +63,7 @@ def tracking_counts(
     """What `metrics_of_counts` needs of each video, float64 (42,); of several videos their sum. Arguments as in
     `tracking_metrics`."""
     counts = {}
-    for video in {*pred, *gt}:
+    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
         people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
         n_gt, n_pred = (sum(map(len, side)) for side in (people, tracks))
         single = [n_gt, n_pred, _identity_hits(pairs), len(_switches(people, tracks, pairs))]
@@ -77,7 +77,7 @@ def identity_switches(
     """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as of
     `tracking_metrics`."""
     switches = {}
-    for video in {*pred, *gt}:
+    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
         people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
         switches[video] = [
             (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)

@@ -46,7 +46,7 @@ def tube_precision_recall(
     check_tubes(gt)
     n_groups = 1 + num_classes + len(MOTION_CATEGORIES)  # all, classes, motion categories
     accepted_gt, all_gt, accepted_pred, all_pred = np.zeros((4, len(thresholds), n_groups))
-    for video in {*pred, *gt}:
+    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
         tracks = sorted((tube for tube in pred.get(video, ()) if len(tube)), key=by_content)
         targets = [tube for tube in gt.get(video, ()) if len(tube)]
         ious = tube_ious(tracks, targets, label_centric, frame_iou)

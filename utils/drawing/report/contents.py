@@ -29,7 +29,7 @@ class Wrong(NamedTuple):
 
 def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[Wrong]]:
     """Missed ground truth and false positives of every video, as they count in v-mAP."""
-    errors: dict[str, list[Wrong]] = {name: [] for name in {*pred, *gt}}
+    errors: dict[str, list[Wrong]] = {name: [] for name in sorted({*pred, *gt})}
     c = candidates(pred, gt, n_classes, threshold, protocol)
     matched = matching(c, threshold)
     missed = (c.gt.label >= 0) & ~np.isin(np.arange(len(c.gt.label)), matched)
