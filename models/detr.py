@@ -111,25 +111,25 @@ class DETR(nn.Module):
         device = images.device.type
         with contextlib.nullcontext() if self.dtype is None else torch.autocast(device, self.dtype):
             features = self.backbone(images)
-            if mask is not None:
-                mask = F.interpolate(mask[:, None].float(), size=features.shape[-2:])[:, 0] > 0.5
-            pos = self.position(mask, tuple(features.shape[-2:]), features.device)
+            size = features.shape[-2:]
+            if mask is None:
+                inside = torch.ones(1, *size, dtype=torch.bool, device=features.device)
+            else:
+                mask = F.interpolate(mask[:, None].float(), size=size)[:, 0] > 0.5
+                inside = ~mask
+            pos = self.position(inside)
             # full precision between the layers and in the heads: bf16 rounds a box at 500 pixels by up to 2
             embed = self.query_embed.weight
             source = self.input_proj(features).to(embed.dtype)
             if self.position_in_features:
                 source = source + pos
-            states, _ = self.transformer(source, mask, embed, pos, self.query_layer)
+            states = self.transformer(source, mask, embed, pos)
         with torch.autocast(device, enabled=False):
             states = states.to(embed.dtype)
-            logits, boxes = self.class_embed(states), self.bbox_embed(states).sigmoid()
-        chosen = -1 if self.query_layer is None else self.query_layer - 1 if self.training else 0
-        out = {
-            "pred_logits": logits[-1],
-            "pred_boxes": boxes[-1],
-            "queries": states[chosen],
-            "features": features,
-        }
+            answering = states if self.training else states[-1:]
+            logits, boxes = self.class_embed(answering), self.bbox_embed(answering).sigmoid()
+        queries = states[-1 if self.query_layer is None else self.query_layer - 1]
+        out = {"pred_logits": logits[-1], "pred_boxes": boxes[-1], "queries": queries, "features": features}
         if self.training and self.aux_loss:
             earlier = zip(logits[:-1], boxes[:-1], strict=True)
             out["aux_outputs"] = [{"pred_logits": a, "pred_boxes": b} for a, b in earlier]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.matcher import HungarianMatcher, Matches, match_indices, pairwise_overlap
+from models.matcher import Matches, match_indices, match_layers, pairwise_overlap
 from utils.distributed import rank_mean
 
 
@@ -20,8 +20,7 @@ class SetCriterion(nn.Module):
         super().__init__()
         self.num_classes = config["num_classes"]
         self.box_overlap = config["box_overlap"]
-        costs = (config[f"set_cost_{name}"] for name in ("class", "bbox", "giou"))
-        self.matcher = HungarianMatcher(*costs, self.box_overlap)
+        self.costs = {name: config[f"set_cost_{name}"] for name in ("class", "bbox", "giou")}
         weights = {f"loss_{name}": config[f"{name}_loss_coef"] for name in ("ce", "bbox", "giou")}
         earlier = range(config["dec_layers"] - 1) if config["aux_loss"] else ()
         self.weight_dict = weights | {f"{name}_{i}": weight for i in earlier for name, weight in weights.items()}
@@ -31,7 +30,7 @@ class SetCriterion(nn.Module):
 
     def match(self, outputs: dict, targets: list[dict]) -> list[Matches]:
         """Match queries and targets in each decoder layer: the last one first, then the earlier ones in order."""
-        return self.matcher.of_layers([outputs, *outputs.get("aux_outputs", [])], targets)
+        return match_layers([outputs, *outputs.get("aux_outputs", [])], targets, self.costs, self.box_overlap)
 
     def forward(self, outputs: dict, targets: list[dict], matches: list[Matches] | None = None) -> dict[str, Tensor]:
         """The losses and metrics of a batch.

@@ -1,5 +1,7 @@
 """Attention over tracks of any length, whose memory in training too grows with the length and not with its square."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,33 +15,25 @@ class LongAttention(nn.MultiheadAttention):
 
     PyTorch's kernels that compute attention block by block do not drop single weights on a CPU. Beyond `MATRIX` the
     weights of random keys are dropped instead, the same ones for all queries of a track and head: the output's
-    expectation is the same. Smaller batches, and evaluation, are computed as by `nn.MultiheadAttention`.
+    expectation is the same. Smaller batches, and evaluation, are computed as by `nn.MultiheadAttention`, which takes
+    the `options`.
     """
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        **options: bool,
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         """`query` (T, B, d), `key` and `value` (S, B, d), `key_padding_mask` (B, S), True or -inf on padding."""
         weights = query.shape[1] * self.num_heads * len(query) * len(key)
         by_kernel = query.is_cuda and self.head_dim % ALIGNED == 0  # it drops single weights, block by block
         if not self.training or not self.dropout or weights <= MATRIX or by_kernel:
-            masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
-            return super().forward(query, key, value, need_weights=need_weights, **masks, **options)
+            return super().forward(query, key, value, key_padding_mask, **options)
         w, b = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (self._heads(F.linear(x, *of)) for x, *of in zip((query, key, value), w, b, strict=True))
         v = v * F.dropout(v.new_ones(*v.shape[:3], 1), self.dropout)
-        mask = key_padding_mask
-        if mask is not None:
-            padding = mask if mask.dtype == torch.bool else mask < 0
-            mask = torch.zeros_like(padding, dtype=q.dtype).masked_fill(padding, -torch.inf)[:, None, None]
-        out = F.scaled_dot_product_attention(q, k, v, mask, scale=self.head_dim**-0.5)[..., : self.head_dim]
+        visible = key_padding_mask
+        if visible is not None:
+            visible = (visible == 0)[:, None, None]
+        out = F.scaled_dot_product_attention(q, k, v, visible, scale=self.head_dim**-0.5)[..., : self.head_dim]
         return self.out_proj(out.permute(2, 0, 1, 3).flatten(2)), None
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.box_ops import box_cxcywh_to_xyxy, box_iou, generalized_box_iou
 
@@ -19,37 +19,27 @@ Matches = list[tuple[Tensor, Tensor]]
 """An image's matched predictions and their targets, int64 (n,) each on the CPU; one pair an image."""
 
 
-class HungarianMatcher(nn.Module):
-    """Matches of a batch, see `Matches`: of all one-to-one assignments those of the lowest cost in each image.
+@torch.no_grad()
+def match_layers(layers: list[dict], targets: list[dict], costs: dict[str, float], box_overlap: str) -> list[Matches]:
+    """The one-to-one matches of predictions and targets of the lowest cost, in each image of each decoder layer.
 
-    A pair costs the weighted sum of -probability of the class, L1 distance and -GIoU of the boxes (`box_overlap` as in
-    `pairwise_overlap`). `outputs`: `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh normalised; `targets`: B
-    dicts of `labels` int64 (n,), `boxes` (n, 4).
+    Args:
+        layers: outputs of each layer, `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh normalised.
+        targets: B dicts of `labels` int64 (n,), `boxes` (n, 4).
+        costs: weights in a pair's cost of the class's negative probability (`class`), the boxes' L1 distance (`bbox`)
+            and their negative overlap (`giou`).
+        box_overlap: as in `pairwise_overlap`.
     """
-
-    def __init__(
-        self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0, box_overlap: str = "giou"
-    ) -> None:
-        super().__init__()
-        self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
-        self.box_overlap = box_overlap
-
-    def forward(self, outputs: dict, targets: list[dict]) -> Matches:
-        return self.of_layers([outputs], targets)[0]
-
-    @torch.no_grad()
-    def of_layers(self, layers: list[dict], targets: list[dict]) -> list[Matches]:
-        """Matches of several decoder layers, from the `outputs` of each."""
-        logits, boxes = (torch.stack([layer[name] for layer in layers]) for name in ("pred_logits", "pred_boxes"))
-        labels, gt_boxes = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
-        # all predictions with all targets of the batch: more pairs than needed, but few calls and one transfer
-        prob, predicted = logits.float().softmax(-1).flatten(0, 2), boxes.float().flatten(0, 2)
-        overlap = pairwise_overlap(predicted, gt_boxes.float(), self.box_overlap)
-        distance = torch.cdist(predicted, gt_boxes.float(), p=1)
-        costs = self.cost_bbox * distance - self.cost_class * prob[:, labels] - self.cost_giou * overlap
-        costs = costs.unflatten(0, boxes.shape[:3]).cpu().numpy()
-        parts = np.split(costs, np.cumsum([len(t["labels"]) for t in targets])[:-1], axis=3)
-        return [[_assign(part[i]) for i, part in enumerate(of_layer)] for of_layer in zip(*parts, strict=True)]
+    logits, boxes = (torch.stack([layer[name] for layer in layers]) for name in ("pred_logits", "pred_boxes"))
+    labels, gt_boxes = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
+    # all predictions with all targets of the batch: more pairs than needed, but few calls and one transfer
+    prob, predicted = logits.float().softmax(-1).flatten(0, 2), boxes.float().flatten(0, 2)
+    overlap = pairwise_overlap(predicted, gt_boxes.float(), box_overlap)
+    distance = torch.cdist(predicted, gt_boxes.float(), p=1)
+    cost = costs["bbox"] * distance - costs["class"] * prob[:, labels] - costs["giou"] * overlap
+    cost = cost.unflatten(0, boxes.shape[:3]).cpu().numpy()
+    parts = np.split(cost, np.cumsum([len(t["labels"]) for t in targets])[:-1], axis=3)
+    return [[_assign(part[i]) for i, part in enumerate(of_layer)] for of_layer in zip(*parts, strict=True)]
 
 
 def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -13,22 +13,9 @@ class SinePositionEncoding(nn.Module):
     def __init__(self, d: int, temperature: float = 10000.0) -> None:
         super().__init__()
         self.d, self.temperature = d, temperature
-        self._unpadded: dict[tuple, Tensor] = {}
 
-    def forward(self, mask: Tensor | None, size: tuple[int, int], device: torch.device) -> Tensor:
-        """`mask` bool (B, h, w), True on padding -> (B, d, h, w); None -> (1, d, h, w), cached by `size`."""
-        if mask is not None:
-            return self._encode(~mask)
-        inside = torch.ones(1, *size, dtype=torch.bool, device=device)
-        if torch.compiler.is_compiling():  # each new entry of the cache would compile anew
-            return self._encode(inside)
-        if (size, device) not in self._unpadded:
-            if len(self._unpadded) == 64:  # training on many shapes must not fill the memory
-                self._unpadded.clear()
-            self._unpadded[size, device] = self._encode(inside)
-        return self._unpadded[size, device]
-
-    def _encode(self, inside: Tensor) -> Tensor:
+    def forward(self, inside: Tensor) -> Tensor:
+        """`inside` bool (B, h, w), False on padding -> (B, d, h, w)."""
         half = self.d // 2
         wave = torch.arange(half, dtype=torch.float32, device=inside.device)
         wave = self.temperature ** (2 * (wave // 2) / half)

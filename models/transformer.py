@@ -101,23 +101,15 @@ class Transformer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(
-        self, src: Tensor, mask: Tensor | None, query_embed: Tensor, pos: Tensor, query_layer: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Encode and decode.
+    def forward(self, src: Tensor, mask: Tensor | None, query_embed: Tensor, pos: Tensor) -> Tensor:
+        """The states (L, B, N, d) of all decoder layers, after the final norm.
 
         Args:
             src: feature map (B, d, h, w).
             mask: bool (B, h, w), True on padding, or None.
             query_embed: (N, d).
             pos: position embedding (B or 1, d, h, w).
-            query_layer: decoder layer, from 1, that is returned in evaluation too; None for the last one alone.
-
-        Returns:
-            Decoder states (L, B, N, d) after the final norm, of all layers in training, of `query_layer` and
-            the last one (L = 2, or 1 where these are the same) in evaluation; encoder memory (B, d, h, w).
         """
-        size = src.shape[-2:]
         memory = src.flatten(2).transpose(1, 2)
         pos = pos.flatten(2).transpose(1, 2).to(memory.dtype)
         padding = None if mask is None else mask.flatten(1)
@@ -131,9 +123,5 @@ class Transformer(nn.Module):
         states = []
         for layer in self.decoder.layers:
             x = layer(x, query_pos, memory, key, padding)
-            states.append(x)
-        if not self.training:
-            earlier = query_layer not in (None, len(states))
-            states = [states[query_layer - 1], states[-1]] if earlier else states[-1:]
-        memory = memory.transpose(1, 2).unflatten(2, size)
-        return torch.stack([self.decoder.norm(state) for state in states]), memory
+            states.append(self.decoder.norm(x))
+        return torch.stack(states)

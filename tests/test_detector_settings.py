@@ -46,11 +46,9 @@ def without_config(path: Path, folder: Path, n_classes: int) -> Path:
 def test_queries_of_each_layer_are_the_decoder_s_own_outputs(small: Path) -> None:
     last = Detector(small, CPU)
     source = last.detr.input_proj(last.detr.backbone(last._input(FRAMES)))
-    position = last.detr.position(None, tuple(source.shape[-2:]), CPU)
-    last.detr.transformer.train()  # in which all layers are returned; there is no dropout
+    position = last.detr.position(torch.ones(1, *source.shape[-2:], dtype=torch.bool))
     with torch.inference_mode():
-        states, _ = last.detr.transformer(source, None, last.detr.query_embed.weight, position)
-    last.detr.transformer.eval()
+        states = last.detr.transformer(source, None, last.detr.query_embed.weight, position)
     for layer in (1, 2, 3):
         detector = Detector(small, CPU, query_layer=layer)
         found, wanted = detections(detector), detections(last)
