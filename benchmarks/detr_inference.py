@@ -26,7 +26,7 @@ from datasets.transforms import resize
 from models import hf_detector
 from models.detr import DETR, PERSON, build_model, for_inference, normalize
 from models.hf_detector import for_inference as hf_fast
-from models.weights import load_detr
+from models.weights import build_detr, read_detector
 from utils.cli import Parser, run
 from utils.misc import InputError, pick_device
 from utils.storage.files import epoch_path
@@ -120,7 +120,7 @@ def other_detectors(plain: DETR, frames: Tensor, device: torch.device) -> list[R
 @torch.inference_mode()
 def accuracy(trained: str | Path, device: torch.device) -> list[Row]:
     """How far 16 bits move the boxes of a trained detector's people, and how many people across a threshold."""
-    plain, config = load_detr(trained, device=device)
+    plain, config = build_detr(*read_detector(trained, "checkpoint"), device)
     detectors = [plain, *(for_inference(copy.deepcopy(plain), dtype) for dtype in SHORT)]
     boxes, scores = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -48,36 +48,23 @@ def checkpoint_path(name: str | Path, kind: str) -> Path:
     return SHIPPED / str(name) / f"{kind}.pth" if str(name) in shipped_names() else Path(name)
 
 
-def read_detector(
-    source: str | Path, checkpoint_root: str | Path = "checkpoint", url: str = OFFICIAL_URL
-) -> tuple[Path, object]:
+def read_detector(source: str | Path, checkpoint_root: str | Path) -> tuple[Path, object]:
     """File of a detector, and what it holds.
 
     Args:
-        source: a name of `OFFICIAL` (kept in `checkpoint_root`/detr, downloaded once from `url`), a shipped
-            checkpoint's name, or a path.
+        source: a name of `OFFICIAL` (downloaded once, to `checkpoint_root`/detr), a shipped checkpoint's name, or a
+            path.
     """
     if str(source) in OFFICIAL:
         name = OFFICIAL[str(source)]
         path = Path(checkpoint_root) / "detr" / name
-        download(url + name, path, name.removesuffix(".pth").rsplit("-", 1)[1])
+        download(OFFICIAL_URL + name, path, name.removesuffix(".pth").rsplit("-", 1)[1])
     else:
         path = checkpoint_path(source, "detr")
         if not path.exists():
             known = ", ".join([*OFFICIAL, *shipped_names()])
             raise InputError(f"{source}: no such detector checkpoint; give a file or one of {known}")
     return path, load_torch(path, "detector checkpoint")
-
-
-def load_detr(
-    source: str | Path,
-    checkpoint_root: str | Path = "checkpoint",
-    device: str | torch.device = "cpu",
-    url: str = OFFICIAL_URL,
-    person_label: int | str | None = None,
-) -> tuple[DETR, dict]:
-    """`build_detr` of the file that `read_detector` finds."""
-    return build_detr(*read_detector(source, checkpoint_root, url), device, person_label)
 
 
 def build_detr(
@@ -245,11 +232,7 @@ def download(url: str, path: str | Path, sha256: str = "") -> None:
             if not path.is_file():
                 _download_locked(url, path, sha256)
                 return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(sha256):
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(sha256):
         raise InputError(f"{path}: damaged (its SHA-256 does not start with {sha256}); remove it and try again")
 
 

@@ -124,17 +124,12 @@ def x3d_xs(num_classes: int = 400) -> X3D:
     return X3D(num_classes)
 
 
-def load_x3d(
-    weights: str | Path | None,
-    checkpoint_root: str | Path = "checkpoint",
-    device: str | torch.device = "cpu",
-    url: str = X3D_URL,
-) -> X3D:
+def load_x3d(weights: str | Path | None, checkpoint_root: str | Path, device: str | torch.device = "cpu") -> X3D:
     """X3D-XS with the weights of a file, in evaluation mode on `device`.
 
     Args:
         weights: the official file (`{"model_state"}`) or a state dict. None: torch.hub's copy, else
-            `checkpoint_root`/x3d/X3D_XS.pyth, downloaded once from `url`; the release names no checksum.
+            `checkpoint_root`/x3d/X3D_XS.pyth, downloaded once; the release names no checksum.
 
     Raises:
         InputError: the file cannot be downloaded, is damaged or does not fit.
@@ -142,7 +137,7 @@ def load_x3d(
     path = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / "X3D_XS.pyth")
     if weights is None and not path.is_file():
         path = Path(checkpoint_root) / "x3d" / "X3D_XS.pyth"
-        download(url, path)
+        download(X3D_URL, path)
     checkpoint = load_torch(path, "X3D-XS weights")
     state = checkpoint.get("model_state", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     with torch.device("meta"):  # no time lost on random weights

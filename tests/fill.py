@@ -2,11 +2,13 @@
 
 import functools
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from models.detr import DETR, build_model
+from models.weights import build_detr, read_detector
 
 SMALL = {
     "backbone": "resnet18", "stages": 3, "norm": "bn", "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2,
@@ -50,3 +52,8 @@ def filled_detr(config: dict) -> DETR:
     state = {name: filled_once(name, tuple(value.shape)) for name, value in detr.state_dict().items()}
     detr.load_state_dict(state, assign=True)
     return detr.eval()
+
+
+def load_detr(source: str | Path, checkpoint_root: str | Path = "checkpoint") -> tuple[DETR, dict]:
+    """A detector by name or path, as the stages load it, and its configuration."""
+    return build_detr(*read_detector(source, checkpoint_root))

@@ -28,8 +28,7 @@ from datasets.config import load_project
 from datasets.dataset import VideoFrames
 from datasets.make_shards import make_shards
 from datasets.use_shards import ClipDataset
-from models.weights import load_detr
-from tests.fill import SMALL
+from tests.fill import SMALL, load_detr
 from tests.pickles import pickled
 from tests.processes import fork
 from tests.tars import as_members

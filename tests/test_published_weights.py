@@ -13,9 +13,8 @@ from models.detr import build_model
 from models.head_types import HEAD_TYPES
 from models.person_encoder import PersonEncoder, load_encoder
 from models.published_weights import published_encoder, published_head
-from models.weights import load_detr
 from scripts.import_published import main as import_published
-from tests.fill import fill_array, fill_state_dict
+from tests.fill import fill_array, fill_state_dict, load_detr
 from tests.stages import LOOSE, QUIET, Stages
 from utils.misc import InputError
 

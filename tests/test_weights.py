@@ -11,8 +11,8 @@ from torch import nn
 
 from models import weights
 from models.detr import DETR_CONFIG, build_model
-from models.weights import download, infer_config, load_detr, load_weights, weights_hash
-from tests.fill import SMALL, fill_state_dict
+from models.weights import download, infer_config, load_weights, weights_hash
+from tests.fill import SMALL, fill_state_dict, load_detr
 from utils.misc import InputError
 
 NOWHERE = "http://127.0.0.1:9/"  # nothing listens on the discard port
@@ -57,14 +57,16 @@ def test_official_weights_are_downloaded_once_and_verified(tmp_path, server, mon
     (folder / "made.pth").rename(folder / name)
     monkeypatch.setitem(weights.OFFICIAL, "small", name)
     root = tmp_path / "checkpoint"
-    first = load_detr("small", root, url=url)
+    monkeypatch.setattr(weights, "OFFICIAL_URL", url)
+    first = load_detr("small", root)
     assert first[1]["num_queries"] == 5
-    again = load_detr("small", root, url=NOWHERE)
+    monkeypatch.setattr(weights, "OFFICIAL_URL", NOWHERE)
+    again = load_detr("small", root)
     assert weights_hash(first[0].state_dict()) == weights_hash(again[0].state_dict())
     kept = root / "detr" / name
     kept.write_bytes(kept.read_bytes()[:-1])
     with pytest.raises(InputError, match=f"{name}: damaged.*remove it"):
-        load_detr("small", root, url=url)
+        load_detr("small", root)
 
 
 def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
@@ -75,9 +77,10 @@ def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
     assert not [path for path in (tmp_path / "kept").iterdir() if not path.name.endswith(".lock")]
 
 
-def test_without_network_one_line_says_where_the_file_goes(tmp_path):
+def test_without_network_one_line_says_where_the_file_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "OFFICIAL_URL", NOWHERE)
     with pytest.raises(InputError) as caught:
-        load_detr("coco-r101-dc5", tmp_path, url=NOWHERE)
+        load_detr("coco-r101-dc5", tmp_path)
     told = str(caught.value)
     assert str(tmp_path / "detr" / "detr-r101-dc5-a2e86def.pth") in told and "refused" in told and "\n" not in told
 

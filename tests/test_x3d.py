@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import x3d
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_WIDTH, load_x3d, normalize_x3d, x3d_xs
 from tests.fill import fill_state_dict
 from utils.misc import InputError
@@ -78,26 +79,30 @@ def test_a_given_file_is_used_whatever_its_form(tmp_path, state, wrap, as_zip):
     assert same(model, state) and not model.training
 
 
-def test_the_hubs_copy_comes_before_a_download(tmp_path, hub, state):
+def test_the_hubs_copy_comes_before_a_download(tmp_path, hub, state, monkeypatch):
+    monkeypatch.setattr(x3d, "X3D_URL", NOWHERE)
     hub.mkdir(parents=True)
     torch.save({"model_state": state}, hub / "X3D_XS.pyth")
-    assert same(load_x3d(None, tmp_path / "checkpoint", url=NOWHERE), state)
+    assert same(load_x3d(None, tmp_path / "checkpoint"), state)
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_the_file_is_downloaded_once(tmp_path, server, state):
+def test_the_file_is_downloaded_once(tmp_path, server, state, monkeypatch):
     url, folder = server
+    monkeypatch.setattr(x3d, "X3D_URL", url + "X3D_XS.pyth")
     torch.save({"model_state": state}, folder / "X3D_XS.pyth")
     root = tmp_path / "checkpoint"
-    assert same(load_x3d(None, root, url=url + "X3D_XS.pyth"), state)
+    assert same(load_x3d(None, root), state)
     kept = (root / "x3d" / "X3D_XS.pyth").read_bytes()
     assert kept == (folder / "X3D_XS.pyth").read_bytes()
-    assert same(load_x3d(None, root, url=NOWHERE), state)
+    monkeypatch.setattr(x3d, "X3D_URL", NOWHERE)
+    assert same(load_x3d(None, root), state)
 
 
-def test_without_network_one_line_says_where_the_file_goes(tmp_path):
+def test_without_network_one_line_says_where_the_file_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(x3d, "X3D_URL", NOWHERE)
     with pytest.raises(InputError) as caught:
-        load_x3d(None, tmp_path, url=NOWHERE)
+        load_x3d(None, tmp_path)
     told = str(caught.value)
     assert str(tmp_path / "x3d" / "X3D_XS.pyth") in told and NOWHERE in told and "refused" in told and "\n" not in told
 
@@ -136,7 +141,7 @@ def test_files_that_do_not_fit_are_told_in_a_line(tmp_path, state, content, said
     else:
         torch.save(held, path)
     with pytest.raises(InputError, match=said) as caught:
-        load_x3d(path)
+        load_x3d(path, tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
@@ -147,4 +152,4 @@ def test_damage_within_a_weight_is_seen(tmp_path, state):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"x3d\.pyth: damaged X3D-XS weights"):
-        load_x3d(path)
+        load_x3d(path, tmp_path)
