@@ -11,7 +11,7 @@ from models.linkers import LINKERS
 from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
-from utils.misc import InputError, exceeding
+from utils.misc import exceeding
 from utils.storage.files import epoch_path, load_checkpoint
 
 if TYPE_CHECKING:
@@ -69,14 +69,12 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
 
 def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettings:
     """The settings of `add_linking_flags`, with the data set's defaults and the last epoch of the run in `root`."""
-    if LINKERS[args.linker].averages and not LINK_CUES[args.link_cues].needs_features:
-        raise InputError(f"--linker {args.linker}: averages person features; --link_cues {args.link_cues} has none")
     patience = args.end_consecutive_frames or LINKERS[args.linker].end_consecutive_frames
     epoch = args.load_epoch
     if epoch is None:
         newest = epoch_path(root / "encoder", None, "person encoder", "train_qmm.py")
         epoch = int(newest.stem.removeprefix("epoch_"))
-    return LinkSettings(
+    settings = LinkSettings(
         load_epoch=epoch,
         psn_score_th=project.default("psn_score_th", given=args.psn_score_th),
         sim_th=project.default(LINK_CUES[args.link_cues].default_th, given=args.sim_th),
@@ -87,6 +85,8 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         linker=args.linker,
         strict=args.strict,
     )
+    settings.make_linker()  # a linker that the cue cannot serve is told before a detector runs
+    return settings
 
 
 def tar_of_tracks(args: Namespace, settings: LinkSettings, root: Path, subset: str) -> Path:

@@ -27,11 +27,6 @@ class LinkOptions:
     join: tuple[float, int] | None = None
     end_consecutive_frames: int | None = None
 
-    @property
-    def averages(self) -> bool:
-        """Whether the representations of several detections are averaged."""
-        return self.memory > 1 or self.join is not None
-
 
 LINKERS = {
     "published": LinkOptions(),

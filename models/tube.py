@@ -9,22 +9,21 @@ import numpy as np
 
 from models.linkers import ASSIGNMENTS, LinkOptions, distinct_detections, join_tracks, second_detections
 from utils.box_ops import Track, Tube, paired_iou
+from utils.misc import InputError
 
 
 @dataclass(frozen=True)
 class LinkCue:
-    """What tracks and detections are compared by. A new cue is one more entry of `_CUES`, its default threshold one of
-    `datasets.config.DEFAULTS`.
+    """What tracks and detections are compared by. A new cue is one more entry of `LINK_CUES`, its default threshold one
+    of `datasets.config.DEFAULTS`.
 
     Args:
-        name: value of `--link_cues`.
         represent: boxes (n, 4) and person features (n, d) of n detections -> their representation (n, k).
         similarity: representations of tracks (t, k) and detections (n, k) -> similarities (t, n).
         default_th: the data set's default that `--sim_th` falls back to.
         needs_features: whether `represent` reads the person features, which may be None otherwise.
     """
 
-    name: str
     represent: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
     similarity: Callable[[np.ndarray, np.ndarray], np.ndarray]
     default_th: str
@@ -48,18 +47,11 @@ def _iou(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
     return paired_iou(tracks[:, None], detections[None])
 
 
-_CUES = (
-    LinkCue("feature", _unit_features, _cosine, default_th="sim_th", needs_features=True),
-    LinkCue("iou", _boxes, _iou, default_th="iou_link_th", needs_features=False),
-)
-LINK_CUES = {cue.name: cue for cue in _CUES}
-
-
-def link_cue(name: str) -> LinkCue:
-    """The entry `name` of `LINK_CUES`; ValueError when there is none."""
-    if name not in LINK_CUES:
-        raise ValueError(f"link_cues is one of {', '.join(LINK_CUES)}, not {name!r}")
-    return LINK_CUES[name]
+LINK_CUES = {
+    "feature": LinkCue(_unit_features, _cosine, default_th="sim_th", needs_features=True),
+    "iou": LinkCue(_boxes, _iou, default_th="iou_link_th", needs_features=False),
+}
+"""Values of `--link_cues`."""
 
 
 def link(
@@ -105,7 +97,8 @@ class Linker:
         options: deviations from the published rule (default: none).
 
     Raises:
-        ValueError: a cue that does not exist, or options that average representations which are not person features.
+        ValueError: there is no such cue.
+        InputError: options that average representations which are not person features.
     """
 
     def __init__(
@@ -115,10 +108,12 @@ class Linker:
         link_cues: str = "feature",
         options: LinkOptions | None = None,
     ) -> None:
+        if link_cues not in LINK_CUES:
+            raise ValueError(f"link_cues is one of {', '.join(LINK_CUES)}, not {link_cues!r}")
         self.sim_th, self.end_consecutive_frames = sim_th, end_consecutive_frames
-        self.cue, self.options = link_cue(link_cues), options or LinkOptions()
-        if self.options.averages and not self.cue.needs_features:
-            raise ValueError(f"a track has no mean {link_cues}; only person features are averaged")
+        self.cue, self.options = LINK_CUES[link_cues], options or LinkOptions()
+        if (self.options.memory > 1 or self.options.join) and not self.cue.needs_features:
+            raise InputError(f"--linker: averages person features, and a track has no mean {link_cues}")
         self._closed: list[_PackedTrack] = []
         self._open: list[_PackedTrack] = []
         self._recent: np.ndarray | None = None  # (t, memory, k): representations of each open track's newest detections

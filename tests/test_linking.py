@@ -30,6 +30,7 @@ from models.linkers import (
 )
 from models.tube import LINK_CUES, Linker, link
 from utils.box_ops import Track, Tube
+from utils.misc import InputError
 
 
 @pytest.mark.parametrize("cue", LINK_CUES)
@@ -179,7 +180,7 @@ def test_the_mean_of_a_track_outweighs_one_odd_detection() -> None:
     assert [1, 3, 4, 5, 7] in rows(LinkOptions(memory=8))
     assert [0, 2, 6] in rows(LinkOptions(memory=8))
     for options in (LinkOptions(memory=8), LinkOptions(join=(0.5, 10))):
-        with pytest.raises(ValueError, match="no mean iou"):
+        with pytest.raises(InputError, match="no mean iou"):
             Linker(0.3, 8, "iou", options)
 
 

@@ -110,6 +110,17 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
     assert {person["person_id"]: {*person["frames"]} for person in numbers} == {0: present[0], 2: present[1]}
 
 
+def test_a_linker_that_averages_features_is_refused_where_boxes_link(models: Path, tmp_path: Path) -> None:
+    head = torch.load(models / "head.pth", weights_only=True)
+    head["config"]["settings"]["link_cues"] = "iou"
+    save_torch(tmp_path / "head.pth", head)
+    for name in ("detr.pth", "encoder.pth"):
+        (tmp_path / name).symlink_to(models / name)
+    video = write_video(tmp_path / "a.mp4", gradient_frames(12))
+    with pytest.raises(InputError, match="--linker: averages person features, and a track has no mean iou"):
+        run(tmp_path, tmp_path / "out", video, "--no_video", "--linker=robust")
+
+
 def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20)
     out = tmp_path / "out"
