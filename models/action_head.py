@@ -155,15 +155,13 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
     """
     path = checkpoint_path(path, "head")
     checkpoint = load_checkpoint(path, "action head")
+    config = checkpoint["config"]
+    if not {"head", "labels", "settings", "frames"} <= config.keys():
+        raise InputError(f"{path}: not an action head's checkpoint; make one with train_action_head.py")
     try:
-        head, config = build_action_head(**checkpoint["config"]["head"]), checkpoint["config"]
-        known = len(config["labels"]) == config["head"]["n_classes"] and {"settings", "frames"} <= config.keys()
-    except (KeyError, TypeError, ValueError, AttributeError):
-        known = False
+        head = build_action_head(**config["head"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if not known:
-        raise InputError(f"{path}: not an action head's checkpoint; make one with train_action_head.py")
     load_weights(head, checkpoint["model"], path)
     return head.to(device).eval(), config, checkpoint["epoch"]
 

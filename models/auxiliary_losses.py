@@ -67,22 +67,20 @@ class QueryLosses(nn.Module):
         """
         ((image, query, target),) = match_indices([matches], targets, out["action"].device)
         ids, actions = (torch.cat([t[name] for t in targets])[target] for name in ("person_ids", "actions"))
-        cells = self._cell_loss(out, targets)
-        if not len(query):
-            return {"loss_id": out["identity"].sum() * 0, "loss_action": out["action"].sum() * 0, "loss_place": cells}
         return {
             "loss_id": self.contrast(out["identity"][image, query], ids, clips.to(image.device)[image]),
             "loss_action": self._action_loss(out["action"][image, query].float(), actions),
-            "loss_place": cells,
+            "loss_place": self._cell_loss(out, targets),
         }
 
     def _action_loss(self, logits: Tensor, actions: Tensor) -> Tensor:
-        """The mean cross-entropy of actions (n,), or the binary one of sets (n, C) where there is any action."""
+        """The mean cross-entropy of actions (n,), or the binary one of sets (n, C) with any action; 0 of none."""
         if actions.dim() == 2:
             known = actions.any(1).float()
             losses = F.binary_cross_entropy_with_logits(logits[:, :-1], actions, reduction="none").mean(1)
             return (losses * known).sum() / known.sum().clamp(min=1)
-        return F.cross_entropy(logits, torch.where(actions < 0, self.n_actions, actions))
+        labels = torch.where(actions < 0, self.n_actions, actions)
+        return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
 
     def _cell_loss(self, out: dict, targets: list[dict]) -> Tensor:
         """The binary cross-entropy of a person's presence over all cells, plus the cross-entropy of each person's
@@ -101,7 +99,5 @@ class QueryLosses(nn.Module):
         present = torch.zeros_like(cells[:, -1]).index_add_(0, image, inside).clamp(max=1)
         real = ((x < shown[:, 0, None, None]) & (y < shown[:, 1, None, None])).float()
         person = F.binary_cross_entropy_with_logits(cells[:, -1], present, real, reduction="sum") / real.sum()
-        if not len(boxes):
-            return person
         mean = torch.einsum("nchw,nhw->nc", cells[image, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
         return person + self._action_loss(mean, torch.cat([t["actions"] for t in targets]))

@@ -13,23 +13,15 @@ from utils.storage.files import load_checkpoint
 
 
 class PersonEncoder(nn.Module):
-    """f_p: one decoder query -> one person feature; queries of one person come close in cosine similarity.
+    """f_p: decoder queries (..., in_d) -> person features (..., out_d); those of one person come close in cosine
+    similarity.
 
     Three linear layers with ReLU and dropout between them. With `skip` the weights start from N(0, 0.01)
-    and the input is added to the output, so that training starts from DETR's own queries.
-
-    Args: `in_d`, `out_d` widths of query and feature (equal when `skip`); `hidden_d` of the layers between;
-    `dropout` probability.
-    Shapes: (..., in_d) -> (..., out_d), float.
+    and the input is added to the output (in_d == out_d), so that training starts from DETR's own queries.
     """
 
     def __init__(
-        self,
-        in_d: int = 256,
-        out_d: int = 256,
-        skip: bool = False,
-        hidden_d: int | None = None,
-        dropout: float = 0.1,
+        self, in_d: int = 256, out_d: int = 256, skip: bool = False, hidden_d: int | None = None, dropout: float = 0.1
     ) -> None:
         super().__init__()
         if skip and in_d != out_d:
@@ -63,13 +55,10 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
     """
     path = checkpoint_path(path, "encoder")
     checkpoint = load_checkpoint(path, "person encoder")
-    try:
-        encoder, config = PersonEncoder(**checkpoint["config"]["encoder"]), checkpoint["config"]
-        known = {"source", "weights", "image_size"} <= config["detector"].keys()
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        known = False
-    if not known:
+    config = checkpoint["config"]
+    if not {"encoder", "detector"} <= config.keys():
         raise InputError(f"{path}: not a person encoder's checkpoint; make one with train_qmm.py")
+    encoder = PersonEncoder(**config["encoder"])
     load_weights(encoder, checkpoint["model"], path)
     return encoder.to(device).eval(), config, checkpoint["epoch"]
 
