@@ -62,7 +62,7 @@ def open_detr(path: Path, checkpoint: object, device: torch.device, use: Setting
     changed = f"-layer{layer}" * (layer != n_layers) + f"-person{person}" * (person != PERSON)
     key = f"{weights}-{size}{'-square' * square}{changed}{_amp(use)}"
 
-    def prepare(images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def prepare(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return normalize(pad_square(images) if square else images), mask
 
     def scores(out: dict) -> Tensor:

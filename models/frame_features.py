@@ -85,19 +85,6 @@ class X3DFeatures:
 Extractor = BackboneFeatures | X3DFeatures
 
 
-def cache_features(folder: Path, videos: "SubsetVideos", extractor: Extractor) -> TarStore:
-    """The tar of a subset's frame features, `features` float32 (n_frames, width) a video; made where it is missing."""
-    path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
-    with fill_cache(path, videos.sources(), {"extractor": extractor.key}, videos.skip_bad) as cache:
-        opened = videos.open(cache.missing, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
-        what = f"{extractor.key.split('-')[0]} over {videos.subset}"
-        for video, batches in run_frozen(what, cache.missing, opened, lambda video: extractor.start(video.batches)):
-            with cache.sample(video.name) as sample:
-                for _, (features,) in batches:
-                    sample.append({"features": features})
-    return TarStore(path, "cache of frame features")
-
-
 def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> Extractor:
     """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
     if kind == "res":
@@ -106,8 +93,19 @@ def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: 
 
 
 def features_of_tracks(folder: Path, videos: "SubsetVideos", extractor: Extractor) -> Callable[[Track], np.ndarray]:
-    """A function that gives the features of a track's frames, float32 (T, width), out of the subset's cache."""
-    store = cache_features(folder, videos, extractor)
+    """A function that gives the features of a track's frames, float32 (T, width).
+
+    They come from the subset's tar of frame features in `folder`, which is made first where it is missing.
+    """
+    path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
+    with fill_cache(path, videos.sources(), {"extractor": extractor.key}, videos.skip_bad) as cache:
+        opened = videos.open(cache.missing, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
+        what = f"{extractor.key.split('-')[0]} over {videos.subset}"
+        for video, batches in run_frozen(what, cache.missing, opened, lambda video: extractor.start(video.batches)):
+            with cache.sample(video.name) as sample:
+                for _, (features,) in batches:
+                    sample.append({"features": features})
+    store = TarStore(path, "cache of frame features")
 
     def features_of(track: Track) -> np.ndarray:
         if track.video in store.bad:  # it could still be read when its people were followed

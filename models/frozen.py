@@ -59,14 +59,9 @@ def run_frozen(
 ) -> Iterator[tuple[Any, Iterator[tuple[int, Any]]]]:
     """Run a frozen model over videos and yield each with its batches, (number of frames, outputs).
 
-    `AHEAD` more batches, of this video or the next, are started before the outputs of one are waited for. A video's
-    batches must be read before the next video; where it cannot be used, they raise BadVideo.
-
-    Args:
-        what: text beside the progress bar.
-        names: the videos' names.
-        videos: the videos, opened one after another.
-        start: starts the model on a video's batches.
+    `start` starts the model on a video. `AHEAD` more batches, of this video or the next, are started before the outputs
+    of one are waited for. A video's batches must be read before the next video; where it cannot be used, they raise
+    BadVideo. The progress bar says `what` is done to the videos `names`.
     """
     with progress(desc=what, unit="frame", disable=rank() != 0 or not names) as bar:
         for done, (video, batches) in enumerate(groupby(run_ahead(_started(videos, start)), key=itemgetter(0)), 1):

@@ -55,9 +55,6 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
         InputError: there is none, it is not whole, or it is not an object detector.
     """
     hf = load_transformers()
-    local = Path(name).exists() or name.startswith((".", "/", "~"))
-    if local and not Path(name).is_dir():
-        raise InputError(f"{PREFIX}{name}: no such folder; give one that save_pretrained left, or a name of the hub")
     try:
         model, info = hf.AutoModelForObjectDetection.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
@@ -66,8 +63,9 @@ def load_pretrained(name: str) -> tuple[nn.Module, Any]:
     except ImportError as error:  # timm, of some backbones
         raise InputError(f"{PREFIX}{name}: {_one_line(error)}; pip install -r requirements-hf.txt") from None
     except Exception as error:  # the library raises whatever its parts do
-        reason = "the folder is not whole, or not a detector's"
-        reason = reason if local else "no such folder, and not found on the hub (or no network)"
+        reason = "no such folder, and not found on the hub (or no network)"
+        if Path(name).is_dir():
+            reason = "the folder is not whole, or not a detector's"
         raise InputError(f"{PREFIX}{name}: {reason} ({type(error).__name__}: {_one_line(error)})") from None
     if faults := [*info["missing_keys"], *map(str, info["mismatched_keys"])]:
         raise InputError(

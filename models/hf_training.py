@@ -29,13 +29,10 @@ class HFTraining(nn.Module):
 
         `targets`: one dict an image, `boxes` (n, 4) cxcywh divided by the image without padding; n may be 0.
         """
-        labels = [
-            {
-                "boxes": t["boxes"],
-                "class_labels": torch.full_like(t["boxes"][:, 0], self.person_label, dtype=torch.int64),
-            }
-            for t in targets
-        ]
+        labels = []
+        for boxes in (target["boxes"] for target in targets):
+            people = torch.full((len(boxes),), self.person_label, device=boxes.device)
+            labels.append({"boxes": boxes, "class_labels": people})
         out = self.model(pixel_values=images, pixel_mask=None if mask is None else (~mask).long(), labels=labels)
         loss = out.loss
         if world_size() > 1:  # what a batch without people leaves out has a gradient in every process
@@ -47,15 +44,12 @@ class LibraryLoss:
     """What `models.detr_loss.SetCriterion` is for DETR: the losses are in `HFTraining`'s outputs already."""
 
     def match(self, outputs: dict, targets: list[dict]) -> list[None]:
-        """The library matches by itself."""
-        return [None]
+        return [None]  # the library matches by itself
 
     def __call__(self, outputs: dict, targets: list[dict], matches: list[None]) -> dict[str, Tensor]:
-        """The losses by their names."""
         return dict(outputs)
 
     def total(self, losses: dict) -> Tensor:
-        """The scalar that is minimised."""
         return losses["loss"]
 
 

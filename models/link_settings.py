@@ -131,12 +131,7 @@ def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: st
 def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str:
     """Where the tracks that a head was trained on were linked otherwise than those that it is given.
 
-    Args:
-        head_settings: `settings` of the tar of tracks that the head was trained on, as its checkpoint has them.
-        track_settings: those of the tar of tracks that it classifies.
-
-    Returns:
-        For instance "sim_th 0.5, here 0.4; filter_length 8, here 4"; empty where all settings are equal.
+    For instance "sim_th 0.5, here 0.4; filter_length 8, here 4"; empty where all settings are equal.
     """
     differences = []
     for field in fields(LinkSettings):

@@ -67,9 +67,7 @@ def hungarian_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[in
     from scipy.optimize import linear_sum_assignment
 
     links = similarity >= sim_th
-    gain = np.where(
-        links, similarity + 10, 0
-    )  # cosines and IoUs are small beside 10, so that another pair is worth more
+    gain = np.where(links, similarity + 10, 0)  # cosines and IoUs are small beside 10: another pair is worth more
     rows, columns = linear_sum_assignment(gain, maximize=True)
     return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if links[i, j]]
 
@@ -164,7 +162,6 @@ def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float
 
 def _concatenate(pieces: list[Track]) -> Track:
     pieces = sorted(pieces, key=lambda track: track.frames[0])
-    columns = {
-        name: np.concatenate([getattr(p, name) for p in pieces]) for name in ("frames", "boxes", "scores", "rows")
-    }
-    return Track(**columns, person_id=min(p.person_id for p in pieces))
+    names = ("frames", "boxes", "scores", "rows")
+    columns = [np.concatenate([getattr(piece, name) for piece in pieces]) for name in names]
+    return Track(*columns, person_id=pieces[0].person_id)

@@ -194,9 +194,6 @@ class CachedDetections:
         self.frames, self.scores = store.read(name, "frames")[self.rows], scores[self.rows]
         self.boxes = store.read(name, "boxes")[self.rows]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def queries(self, chosen: slice | np.ndarray) -> np.ndarray:
         """float32 (k, d) of the chosen detections, e.g. those of a run of frames."""
         return self._store.read(self.name, "queries", self.rows[chosen])
@@ -208,7 +205,7 @@ class CachedDetections:
 
     def blocks(self, n: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Frames, scores, boxes and queries of all detections in order, about `n` at a time, frames never divided."""
-        edges = np.unique([0, *np.searchsorted(self.frames, self.frames[n::n]), len(self)])
+        edges = np.unique([0, *np.searchsorted(self.frames, self.frames[n::n]), len(self.frames)])
         for a, b in itertools.pairwise(edges):
             yield self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b))
 

@@ -80,13 +80,6 @@ class DecoderLayer(_Layer):
         return self.step(x, self.norm3, self.feed_forward)
 
 
-class _Stack(nn.Module):
-    def __init__(self, layers: list[nn.Module], norm: nn.Module | None) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-
-
 class Transformer(nn.Module):
     """DETR's encoder-decoder (Carion et al., ECCV 2020)."""
 
@@ -95,8 +88,10 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         layer = (d, heads, ff, dropout, pre_norm)
-        self.encoder = _Stack([EncoderLayer(*layer) for _ in range(enc_layers)], nn.LayerNorm(d) if pre_norm else None)
-        self.decoder = _Stack([DecoderLayer(*layer) for _ in range(dec_layers)], nn.LayerNorm(d))
+        encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(enc_layers))
+        decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(dec_layers))
+        self.encoder = nn.ModuleDict({"layers": encoder, "norm": nn.LayerNorm(d) if pre_norm else nn.Identity()})
+        self.decoder = nn.ModuleDict({"layers": decoder, "norm": nn.LayerNorm(d)})
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -115,13 +110,12 @@ class Transformer(nn.Module):
         padding = None if mask is None else mask.flatten(1)
         for layer in self.encoder.layers:
             memory = layer(memory, padding, pos)
-        if self.encoder.norm is not None:
-            memory = self.encoder.norm(memory)
+        memory = self.encoder.norm(memory)
         key = memory + pos
         query_pos = query_embed.to(memory.dtype).expand(len(src), -1, -1)
         x = torch.zeros_like(query_pos)
         states = []
         for layer in self.decoder.layers:
             x = layer(x, query_pos, memory, key, padding)
-            states.append(self.decoder.norm(x))
-        return torch.stack(states)
+            states.append(x)
+        return torch.stack([self.decoder.norm(state) for state in states])

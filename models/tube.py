@@ -141,7 +141,9 @@ class Linker:
             representations, rows, boxes, scores = (x[kept] for x in (representations, rows, boxes, scores))
         track_of = np.full(len(boxes), -1)
         if self._open:
-            similarity = self.cue.similarity(self._track_representations(), representations)
+            averaged = self.options.memory > 1
+            tracks = self.cue.represent(None, self._recent.sum(1)) if averaged else self._recent[:, 0]
+            similarity = self.cue.similarity(tracks, representations)
             for track, detection in ASSIGNMENTS[self.options.assignment](similarity, self.sim_th):
                 track_of[detection] = track
         linked = track_of >= 0
@@ -160,10 +162,6 @@ class Linker:
             self._open[track].append(frame, row, box, score)
         self._remember(tracks, representations)
 
-    def _track_representations(self) -> np.ndarray:
-        """What represents each open track: its newest detection, or the mean of several."""
-        return self._recent[:, 0] if self.options.memory == 1 else self.cue.represent(None, self._recent.sum(1))
-
     def _remember(self, tracks: list[int], representations: np.ndarray) -> None:
         """Take the representations (n, k) of n open tracks' new detections in place of their oldest."""
         if self._recent is None:
@@ -171,9 +169,7 @@ class Linker:
         if len(self._recent) < len(self._open):
             new = np.zeros((len(self._open) - len(self._recent), *self._recent.shape[1:]), representations.dtype)
             self._recent = np.concatenate([self._recent, new])
-        memory, slots = self.options.memory, 0
-        if memory > 1:
-            slots = [(len(self._open[track].frames) - 1) % memory for track in tracks]
+        slots = [(len(self._open[track].frames) - 1) % self.options.memory for track in tracks]
         self._recent[tracks, slots] = representations
         if self.options.join:
             for track, representation in zip(tracks, representations, strict=True):
@@ -197,7 +193,7 @@ class Linker:
         self._closed, self._open = [], []
         sums = [track.sum for track in reversed(packed)]
         tracks = [packed.pop().finish() for _ in range(len(packed))]  # memory holds one track twice, not all
-        return join_tracks(tracks, np.stack(sums), *self.options.join) if self.options.join and tracks else tracks
+        return join_tracks(tracks, np.array(sums), *self.options.join) if self.options.join else tracks
 
 
 class _PackedTrack:

@@ -163,11 +163,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
     own = module.state_dict()
     faults = [f"{name} is missing" for name in own if name not in state]
     faults += [f"{name} is not in this model" for name in state if name not in own]
-    faults += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
+    shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state}
+    faults += [f"{name} is {given}, not {needed}" for name, (given, needed) in shapes.items() if given != needed]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
