@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.backbone import CHANNELS, Backbone, fuse_batchnorm
 from models.detr_config import DETR_CONFIG
 from models.detr_loss import SetCriterion
-from models.position_encoding import SinePositionEncoding
+from models.position_encoding import sine_position_encoding
 from models.transformer import Attention, Transformer
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError
@@ -83,8 +83,7 @@ class DETR(nn.Module):
         backbone = Backbone(config["backbone"], config["dilation"], config["norm"], config["stages"])
         self.backbone = nn.Sequential(backbone)  # the official names begin with backbone.0
         self.input_proj = nn.Conv2d(backbone.num_channels, d, 1)
-        self.position = SinePositionEncoding(d, config["temperature"])
-        self.position_in_features = config["position_in_features"]
+        self.temperature, self.position_in_features = config["temperature"], config["position_in_features"]
         names = ("nheads", "enc_layers", "dec_layers", "dim_feedforward", "dropout", "pre_norm")
         self.transformer = Transformer(d, *(config[name] for name in names))
         self.query_embed = nn.Embedding(config["num_queries"], d)
@@ -117,9 +116,9 @@ class DETR(nn.Module):
             else:
                 mask = F.interpolate(mask[:, None].float(), size=size)[:, 0] > 0.5
                 inside = ~mask
-            pos = self.position(inside)
             # full precision between the layers and in the heads: bf16 rounds a box at 500 pixels by up to 2
             embed = self.query_embed.weight
+            pos = sine_position_encoding(inside, embed.shape[1], self.temperature)
             source = self.input_proj(features).to(embed.dtype)
             if self.position_in_features:
                 source = source + pos

@@ -32,8 +32,6 @@ def _merge_branches(block: nn.Module) -> None:
     convs = isinstance(large, nn.Conv2d) and isinstance(small, nn.Conv2d)
     if not (convs and large.kernel_size == (3, 3) and small.kernel_size == (1, 1) and large.padding == (1, 1)):
         return  # LW-DETR's blocks of that name are one after another
-    if not isinstance(block.conv2.norm, nn.Identity) or large.bias is None or small.bias is None:
-        return
     large.weight += F.pad(small.weight, (1, 1, 1, 1))
     large.bias += small.bias
     block.forward = nn.Sequential(block.conv1, block.activation).forward
@@ -43,7 +41,7 @@ def _merge_branches(block: nn.Module) -> None:
 def _fold_affine(block: nn.Module) -> None:
     """scale * relu(conv(x)) + bias is max(scale * conv(x) + bias, bias) for a scale that is not negative."""
     conv, affine = block.convolution, block.lab
-    if isinstance(affine, nn.Identity) or conv.bias is None or affine.scale.item() < 0:
+    if isinstance(affine, nn.Identity) or affine.scale.item() < 0:
         return
     conv.weight *= affine.scale
     conv.bias.mul_(affine.scale).add_(affine.bias)

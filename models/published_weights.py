@@ -81,8 +81,6 @@ def published_head(path: str | Path, head_type: str | None = None) -> ActionHead
             inferred, sizes["frame_d"] = head_type, state["frame_proj.weight"].shape[1]
             if inferred not in ("x3d", "res"):
                 raise InputError("a head with frame features; say with --head_type whether they are x3d or res")
-            if table is None:
-                raise InputError(f"its table of times, {TIME_TABLE}, is missing")
         if head_type not in (None, inferred):
             raise InputError(f"a head of type {inferred}, not {head_type}")
         n_layers = len({name.split(".")[2] for name in state if name.startswith("transformer.layers.")})

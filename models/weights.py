@@ -215,11 +215,7 @@ def download(url: str, path: str | Path, sha256: str = "") -> None:
 
     Processes that want the same file wait for the one that downloads it.
 
-    Args:
-        sha256: start of the checksum in hex, compared with a file that existed already too.
-
-    Raises:
-        InputError: the file is damaged or cannot be downloaded.
+    InputError when it cannot be downloaded, or its checksum does not begin with the hex digits `sha256`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +224,6 @@ def download(url: str, path: str | Path, sha256: str = "") -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():
                 _download_locked(url, path, sha256)
-                return
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(sha256):
         raise InputError(f"{path}: damaged (its SHA-256 does not start with {sha256}); remove it and try again")
 

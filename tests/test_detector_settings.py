@@ -10,6 +10,7 @@ import torch
 from models.detr import build_model
 from models.hf_detector import person_class
 from models.person_queries import Detector, detector_of
+from models.position_encoding import sine_position_encoding
 from tests.fill import fill_state_dict, filled_detr
 from utils.misc import InputError
 
@@ -46,7 +47,7 @@ def without_config(path: Path, folder: Path, n_classes: int) -> Path:
 def test_queries_of_each_layer_are_the_decoder_s_own_outputs(small: Path) -> None:
     last = Detector(small, CPU)
     source = last.detr.input_proj(last.detr.backbone(last._input(FRAMES)))
-    position = last.detr.position(torch.ones(1, *source.shape[-2:], dtype=torch.bool))
+    position = sine_position_encoding(torch.ones(1, *source.shape[-2:], dtype=torch.bool), source.shape[1])
     with torch.inference_mode():
         states = last.detr.transformer(source, None, last.detr.query_embed.weight, position)
     for layer in (1, 2, 3):
