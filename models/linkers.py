@@ -1,45 +1,11 @@
 """Parts of the linking rule: assignments, options beyond the published rule, and the named linkers, `LINKERS`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.box_ops import Track, paired_iou
-
-
-@dataclass(frozen=True)
-class LinkOptions:
-    """How detections are associated, besides the thresholds; the defaults are the published rule.
-
-    Args:
-        assignment: an entry of `ASSIGNMENTS`.
-        memory: a track is represented by the mean of its newest `memory` detections.
-        duplicates: minimum (similarity, IoU) of two detections of a frame of which the weaker is dropped.
-        echoes: minimum (similarity, IoU) to a linked detection with which an unmatched one starts no track.
-        join: minimum similarity and maximum gap in frames of finished tracks that are joined (`join_tracks`).
-        end_consecutive_frames: default of the flag of this name; None: the data set's.
-    """
-
-    assignment: str = "greedy"
-    memory: int = 1
-    duplicates: tuple[float, float] | None = None
-    echoes: tuple[float, float] | None = None
-    join: tuple[float, int] | None = None
-    end_consecutive_frames: int | None = None
-
-
-LINKERS = {
-    "published": LinkOptions(),
-    "robust": LinkOptions(
-        assignment="hungarian",
-        memory=8,
-        duplicates=(0.7, 0.5),
-        echoes=(0.4, 0.2),
-        join=(0.5, 100),
-        end_consecutive_frames=12,
-    ),
-}
-"""Values of `--linker`. `python -m benchmarks.link_cues` compares them, option by option."""
 
 
 def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
@@ -72,7 +38,39 @@ def hungarian_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[in
     return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if links[i, j]]
 
 
-ASSIGNMENTS = {"greedy": greedy_assignment, "hungarian": hungarian_assignment}
+@dataclass(frozen=True)
+class LinkOptions:
+    """How detections are associated, besides the thresholds; the defaults are the published rule.
+
+    Args:
+        assignment: similarities (t, n) and their minimum -> pairs (track, detection).
+        memory: a track is represented by the mean of its newest `memory` detections.
+        duplicates: minimum (similarity, IoU) of two detections of a frame of which the weaker is dropped.
+        echoes: minimum (similarity, IoU) to a linked detection with which an unmatched one starts no track.
+        join: minimum similarity and maximum gap in frames of finished tracks that are joined (`join_tracks`).
+        end_consecutive_frames: default of the flag of this name; None: the data set's.
+    """
+
+    assignment: Callable[[np.ndarray, float], list[tuple[int, int]]] = greedy_assignment
+    memory: int = 1
+    duplicates: tuple[float, float] | None = None
+    echoes: tuple[float, float] | None = None
+    join: tuple[float, int] | None = None
+    end_consecutive_frames: int | None = None
+
+
+LINKERS = {
+    "published": LinkOptions(),
+    "robust": LinkOptions(
+        assignment=hungarian_assignment,
+        memory=8,
+        duplicates=(0.7, 0.5),
+        echoes=(0.4, 0.2),
+        join=(0.5, 100),
+        end_consecutive_frames=12,
+    ),
+}
+"""Values of `--linker`. `python -m benchmarks.link_cues` compares them, option by option."""
 
 
 def distinct_detections(

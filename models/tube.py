@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.linkers import ASSIGNMENTS, LinkOptions, distinct_detections, join_tracks, second_detections
+from models.linkers import LinkOptions, distinct_detections, join_tracks, second_detections
 from utils.box_ops import Track, Tube, paired_iou
 from utils.misc import InputError
 
@@ -144,7 +144,7 @@ class Linker:
             averaged = self.options.memory > 1
             tracks = self.cue.represent(None, self._recent.sum(1)) if averaged else self._recent[:, 0]
             similarity = self.cue.similarity(tracks, representations)
-            for track, detection in ASSIGNMENTS[self.options.assignment](similarity, self.sim_th):
+            for track, detection in self.options.assignment(similarity, self.sim_th):
                 track_of[detection] = track
         linked = track_of >= 0
         if self.options.echoes and linked.any() and not linked.all():
