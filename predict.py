@@ -75,7 +75,7 @@ from models.frame_features import Extractor, frame_extractor
 from models.frozen import run_ahead
 from models.person_encoder import PersonEncoder, encode, load_encoder
 from models.person_queries import Detector, detector_of
-from models.tube import LINK_CUES, Linker, action_tubes, carried_actions
+from models.tube import Linker, action_tubes, carried_actions
 from models.weights import weights_hash
 from utils.box_ops import Track
 from utils.drawing.report.contents import predicted_page
@@ -115,6 +115,7 @@ def load_models(args: Namespace, device: torch.device) -> Models:
             raise InputError(f"{args.head}: was trained with features {config['frames']}, not {extractor.key}")
     sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
     settings = resolve_settings(args, config, head.config["multi_label"])
+    make_linker(settings, trained["link_cues"])  # a mistake here stops the run before a video is opened
     return Models(detector, encoder, head, extractor, config["labels"], trained["link_cues"], sampling, settings)
 
 
@@ -122,9 +123,6 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
     """Settings by the flags, else as the head was trained, which `head_config`, its checkpoint's, says."""
     trained = {"linker": "published", **head_config["settings"]}
     linker = args.linker or trained["linker"]
-    if LINKERS[linker].averages and not LINK_CUES[trained["link_cues"]].needs_features:
-        text = f"averages person features, but {args.head} was trained on tracks linked by {trained['link_cues']}"
-        raise InputError(f"--linker {linker}: {text}")
     patience = trained["end_consecutive_frames"]
     if linker != trained["linker"]:
         patience = LINKERS[linker].end_consecutive_frames or patience
@@ -144,13 +142,17 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
     return Namespace(**settings | given)
 
 
+def make_linker(settings: Namespace, link_cues: str) -> Linker:
+    """The linker of the settings. InputError where it cannot link by `link_cues`."""
+    return Linker(settings.sim_th, settings.end_consecutive_frames, link_cues, LINKERS[settings.linker])
+
+
 class VideoTracks:
     """The tracks of one video while it is read, and their actions."""
 
     def __init__(self, video: VideoFrames, models: Models) -> None:
         self.video, self.models, self.settings = video, models, models.settings
-        options = LINKERS[self.settings.linker]
-        self.linker = Linker(self.settings.sim_th, self.settings.end_consecutive_frames, models.link_cues, options)
+        self.linker = make_linker(self.settings, models.link_cues)
         self.queries: list[np.ndarray] = []
         self.numbers: dict[int, int] = {}  # of the people, by their track's id
         self.n_frames = 0

@@ -209,19 +209,17 @@ def test_the_head_says_how_long_an_action_tube_must_be(models: Path, tmp_path: P
     assert result(tmp_path / "flag" / "a.json")["tubes"]
 
 
-def test_a_linker_other_than_the_heads_brings_its_own_patience_and_needs_its_cue() -> None:
-    def patience(trained: str, end: int, *flags: str, cue: str = "feature") -> int:
+def test_a_linker_other_than_the_heads_brings_its_own_patience() -> None:
+    def patience(trained: str, end: int, *flags: str) -> int:
         args = predict.make_parser().parse_args(["a.mp4", "--encoder", "e.pth", "--head", "h.pth", *flags])
         settings = {"psn_score_th": 0.9, "sim_th": 0.5, "filter_length": 8, "end_consecutive_frames": end}
-        config = {"settings": settings | {"linker": trained, "link_cues": cue}}
+        config = {"settings": settings | {"linker": trained}}
         return predict.resolve_settings(args, config, multi_label=False).end_consecutive_frames
 
     assert patience("robust", 20) == patience("robust", 20, "--linker", "robust") == 20
     assert patience("published", 8, "--linker", "robust") == LINKERS["robust"].end_consecutive_frames != 8
     assert patience("robust", 20, "--linker", "published") == 20
     assert patience("published", 8, "--linker", "robust", "--end_consecutive_frames", "5") == 5
-    with pytest.raises(InputError, match=r"--linker robust: averages person features, but h\.pth was trained"):
-        patience("published", 8, "--linker", "robust", cue="iou")
 
 
 def test_people_are_exported_for_correction_with_sparse_key_frames(models: Path, tmp_path: Path) -> None:

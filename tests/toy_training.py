@@ -28,7 +28,7 @@ N, D, BATCH = 48, 6, 4
 def arguments(*given: str) -> argparse.Namespace:
     """A trainer's arguments, in small."""
     parser = Parser("toy")
-    add_training_flags(parser, epochs=3, batch_size=BATCH, lr=1e-2, lr_drop=2, unit="rows")
+    add_training_flags(parser, epochs=3, batch_size=BATCH, lr=1e-2, lr_drop=2, batch_help="rows")
     add_run_flags(parser)
     return parser.parse_args(["--comet", "disabled", "--device", "cpu", "--threads", "1", *given])
 
