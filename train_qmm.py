@@ -117,15 +117,18 @@ def query_clips(
 ) -> QueryClips:
     """Clips of a subset's cached queries; DETR runs first on the videos that are not cached.
 
-    Videos left out enter `bad`. Without `train` there is one clip of each video, and identities are persons whatever
-    `--identity` says.
+    Videos left out enter `bad`. Without `train` there is one clip of each video, no frame is mirrored, and identities
+    are persons whatever `--identity` says.
     """
-    videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
     floor = least["psn_score_th"]
     if args.matching == "hungarian":  # weaker queries can take a person away too
         floor = min(floor, FLOOR)
-    store = cache_queries(Path(args.checkpoint_root) / project.name / "queries", videos, detector, floor)
-    bad |= videos.bad | store.bad
+    folder, views = Path(args.checkpoint_root) / project.name / "queries", []
+    for mirrored in (False, True) if train and args.mirror_frames else (False,):
+        videos = SubsetVideos(project, subset, args.workers, args.skip_bad, mirrored)
+        store = cache_queries(folder, videos, detector, floor)
+        views.append(partial(CachedDetections, store, psn_score_th=floor))
+        bad |= videos.bad | store.bad
     metas = {name: store.json(name) for name in store.names if name not in bad}
     decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
     annotations = read_annotations(project, decoded, bad if args.skip_bad else None, decoded)
@@ -136,7 +139,7 @@ def query_clips(
 
     data = QueryClips(
         annotations,
-        partial(CachedDetections, store, psn_score_th=floor),
+        views,
         match_video,
         args.n_frames,
         args.sampling_rate,
@@ -206,6 +209,8 @@ def main() -> None:
         names = ("psn_score_th", "iou_th")
         thresholds = {name: project.default(f"qmm_{name}", name, given=getattr(args, name)) for name in names}
         least = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
+        if args.mirror_frames and args.identity == "slot":
+            raise InputError("--mirror_frames: goes with --identity person; a mirrored person has another query")
         project.split(args.subset)  # a mistake here stops the run before a detector is built
         detector = detector_of(args, device)
         bad: dict[str, str] = {}

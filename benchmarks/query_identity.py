@@ -82,7 +82,7 @@ def clips(store: TarStore, videos: dict[str, Video], threshold: float) -> QueryC
     def match(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         return match_people(detections.frames, detections.boxes, frames, boxes, MATCH_IOU)
 
-    return QueryClips(videos, partial(CachedDetections, store, psn_score_th=threshold), match, 8, 4, seed=0)
+    return QueryClips(videos, [partial(CachedDetections, store, psn_score_th=threshold)], match, 8, 4, seed=0)
 
 
 def train(encoder: PersonEncoder, criterion: NPairLoss, data: QueryClips, steps: int, lr: float) -> None:

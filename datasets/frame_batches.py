@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -82,10 +83,14 @@ class SubsetVideos:
         paths: file or folder of each video's name.
         bad: with `skip_bad`, the names that lead out of the data's folder, and why they are left out.
         workers: how many videos decode at a time.
+        mirrored: whether frames are mirrored left to right.
     """
 
-    def __init__(self, project: "Project", subset: str, workers: int = 1, skip_bad: bool = False) -> None:
+    def __init__(
+        self, project: "Project", subset: str, workers: int = 1, skip_bad: bool = False, mirrored: bool = False
+    ) -> None:
         self.subset, self.workers, self.skip_bad, self.sampling = subset, workers, skip_bad, project.sampling
+        self.mirrored = mirrored
         self.paths: dict[str, Path] = {}
         self.bad: dict[str, str] = {}
         for name in project.split(subset):
@@ -130,7 +135,8 @@ class SubsetVideos:
         try:
             frames = VideoFrames(self.paths[name], self.sampling)
             yield frames.size, frames.fps
-            yield from batches(frames, image_size, batch_size, pin)
+            shown = (cv2.flip(frame, 1) for frame in frames) if self.mirrored else frames
+            yield from batches(shown, image_size, batch_size, pin)
         except InputError as error:
             raise (BadVideo if self.skip_bad else InputError)(str(error)) from None
 

@@ -13,19 +13,20 @@ from utils.misc import checksum, rng
 class QueryClips:
     """Clips of `n_frames` frames, `sampling_rate` apart, of detections that are assigned to ground truth.
 
-    `detections_of(name)` gives a video's detections (`frames`, `boxes`, `queries(rows)`, `slots`, `meta`), `match`
-    assigns them to ground-truth boxes, frames (G,) and boxes (G, 4) (-1: none). A clip is named (epoch, index); `len`
-    is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips start at random
-    between a video's first and last annotated frame, or with `whole_videos` anywhere. Of a video annotated in key
-    frames they consist of these, which `sampling_rate` counts, or with `between` of all frames, between key frames with
-    interpolated boxes. With `by_slot` the identity of a detection is its query's number, as in the published training,
-    not the person.
+    Each of `views` is a function of a video's name that gives its detections (`frames`, `boxes`, `queries(rows)`,
+    `slots`, `meta`): in the frames as they are, or in mirrored ones. Each frame of a clip is of a view at random.
+    `match` assigns detections to ground-truth boxes, frames (G,) and boxes (G, 4) (-1: none). A clip is named (epoch,
+    index); `len` is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips
+    start at random between a video's first and last annotated frame, or with `whole_videos` anywhere. Of a video
+    annotated in key frames they consist of these, which `sampling_rate` counts, or with `between` of all frames,
+    between key frames with interpolated boxes. With `by_slot` the identity of a detection is its query's number, as in
+    the published training, not the person.
     """
 
     def __init__(
         self,
         videos: Mapping[str, Video],
-        detections_of: Callable,
+        views: Sequence[Callable],
         match: Callable,
         n_frames: int,
         sampling_rate: int,
@@ -45,16 +46,18 @@ class QueryClips:
             if between and keys is not None:
                 frames, boxes, persons = with_boxes_between(frames, boxes, persons, keys)
                 keys = None
-            detections = detections_of(name)
-            matched = match(detections, frames, boxes)
-            rows = np.flatnonzero(matched >= 0)
-            self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
-            if len(rows):
+            of_views = []
+            for detections in (detections_of(name) for detections_of in views):
+                matched = match(detections, frames, boxes)
+                rows = np.flatnonzero(matched >= 0)
+                identities = detections.slots[rows] if by_slot else persons[matched[rows]]
+                of_views.append((detections, detections.frames[rows], identities, rows))
+                self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
+            if all(len(rows) for *_, rows in of_views):
                 span = (int(frames[0]), int(frames[-1]) + 1, None) if keys is None else (0, len(keys), keys)
                 if whole_videos:
                     span = 0, detections.meta["n_frames"], None
-                identities = detections.slots[rows] if by_slot else persons[matched[rows]]
-                self.videos.append((detections, span, detections.frames[rows], identities, rows))
+                self.videos.append((name, span, of_views))
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
@@ -67,26 +70,31 @@ class QueryClips:
 
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""
-        return [self.videos[index // self.clips_per_video][0].name for _, index in keys]
+        return [self.videos[index // self.clips_per_video][0] for _, index in keys]
 
     def pack(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Queries float32 (M, d) and identities int64 (M,), distinct between the clips `keys`, (epoch, index) each."""
         queries, ids, first_id = [], [], 0
         for epoch, index in keys:
-            detections, (low, high, key_frames), frames, persons, rows = self.videos[index // self.clips_per_video]
-            wanted = choose_frames(low, high, self.n_frames, self.sampling_rate, rng(self.seed, epoch, index))
+            _, (low, high, key_frames), views = self.videos[index // self.clips_per_video]
+            draw = rng(self.seed, epoch, index)
+            wanted = choose_frames(low, high, self.n_frames, self.sampling_rate, draw)
             if key_frames is not None:
                 wanted = key_frames[wanted]
-            chosen = np.flatnonzero(np.isin(frames, wanted))
-            distinct, inverse = np.unique(persons[chosen], return_inverse=True)
-            queries.append(detections.queries(rows[chosen]))
+            view_of = draw.integers(len(views), size=len(wanted))
+            chosen_persons = []
+            for number, (detections, frames, persons, rows) in enumerate(views):
+                chosen = np.flatnonzero(np.isin(frames, wanted[view_of == number]))
+                queries.append(detections.queries(rows[chosen]))
+                chosen_persons.append(persons[chosen])
+            distinct, inverse = np.unique(np.concatenate(chosen_persons), return_inverse=True)
             ids.append(inverse.reshape(-1) + first_id)
             first_id += len(distinct)
         return np.concatenate(queries), np.concatenate(ids)
 
     def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[tuple, tuple]:
-        """Detections of a frame of each clip's video and those `gap` frames later, as `pack` gives them, identities
-        distinct between the videos, each of which comes once.
+        """Detections of a frame of each clip's video and those `gap` frames later, of the first view, as `pack` gives
+        them, identities distinct between the videos, each of which comes once.
 
         Args:
             indices: of clips, whose videos are meant.
@@ -96,7 +104,7 @@ class QueryClips:
         def shown(later: int) -> tuple[np.ndarray, np.ndarray]:
             queries, ids = [], []
             for number in dict.fromkeys(index // self.clips_per_video for index in indices):
-                detections, _, frames, persons, rows = self.videos[number]
+                _, _, ((detections, frames, persons, rows), *_) = self.videos[number]
                 starts = np.intersect1d(frames, frames - gap)
                 frame = starts[int(len(starts) * place)] + later if len(starts) else -1
                 chosen = np.flatnonzero(frames == frame)

@@ -120,10 +120,11 @@ class Clips:
 
     Clips lie between the first and the last annotated frame, since people outside it may be there without boxes, unless
     `whole_videos`, or consist of key frames alone (`sampling_rate` counts these), since people between them have no
-    boxes; what is shorter than a clip gives fewer frames. In training the start is random, the clip is
-    mirrored half of the time (if `mirror`) and changes colour as a whole (`jitter`: brightness, contrast, saturation,
-    hue); otherwise clips are spread evenly. Frames come with their longer side `image_size` (0: as stored); with
-    `pad_square` the padding up to a square counts as image: it has no mask, and boxes are divided by the square.
+    boxes; what is shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of
+    the time (if `mirror`; with `mirror_frames` each of its frames by itself) and changes colour as a whole (`jitter`:
+    brightness, contrast, saturation, hue); otherwise clips are spread evenly. Frames come with their longer side
+    `image_size` (0: as stored); with `pad_square` the padding up to a square counts as image: it has no mask, and boxes
+    are divided by the square.
     """
 
     n_frames: int = 1
@@ -136,6 +137,7 @@ class Clips:
     pad_square: bool = False
     whole_videos: bool = False
     mirror: bool = True
+    mirror_frames: bool = False
     in_order: ClassVar[bool] = False  # whether the clips of an epoch come in the order of their indices
 
     def __post_init__(self) -> None:
@@ -168,12 +170,12 @@ class Clips:
         weakref.finalize(view, self._free.append, memory).atexit = False
         return torch.from_numpy(view).view(shape)
 
-    def _read_clip(self, video: ShardVideo, frames: np.ndarray, out: np.ndarray, flip: bool) -> None:
-        """Decode frames into `out` (T, H, W, 3)."""
+    def _read_clip(self, video: ShardVideo, frames: np.ndarray, out: np.ndarray, flips: np.ndarray) -> None:
+        """Decode frames into `out` (T, H, W, 3), mirrored where `flips`, bool (T,)."""
         size = max(out.shape[1:3])
         shrink = next((k for k in (8, 4, 2) if size * k <= max(video.stored)), 0)
         try:
-            for frame, data, place in zip(frames, video.read(frames), out, strict=True):
+            for frame, data, place, flip in zip(frames, video.read(frames), out, flips, strict=True):
                 where = f"{video.where}: frame {frame} of {video.name!r}"
                 if zlib.crc32(data) != video.checksums[frame]:
                     raise InputError(f"{where} is damaged; {REMEDY}")
@@ -209,14 +211,17 @@ class Clips:
         parts = np.split(images.numpy(), np.cumsum(lengths)[:-1])
         columns, first_id = [], 0
         for clip, part, (high, wide), size in zip(clips, parts, shapes, sizes, strict=True):
-            flip = self.train and clip.draw.random() < 0.5 and self.mirror
-            self._read_clip(clip.video, clip.frames, part[:, :high, :wide], flip)
+            flips = np.zeros(len(clip.frames), bool)
             if self.train:
-                self._jitter(part[:, :high, :wide], clip.draw, -16 if flip and not padded else 16)
+                draws = clip.draw.random(len(flips) if self.mirror_frames else 1)
+                flips |= (draws < 0.5) & self.mirror
+            self._read_clip(clip.video, clip.frames, part[:, :high, :wide], flips)
+            if self.train:
+                self._jitter(part[:, :high, :wide], clip.draw, -16 if flips.all() and not padded else 16)
             rows, counts = clip.video.rows(clip.frames)
             boxes = clip.video.boxes[rows]
-            if flip:
-                boxes[:, 0] = 1 - boxes[:, 0]
+            flipped = np.repeat(flips, counts)
+            boxes[flipped, 0] = 1 - boxes[flipped, 0]
             boxes *= np.array([wide / size[1], high / size[0]] * 2, np.float32)
             persons, ids = np.unique(clip.video.persons[rows], return_inverse=True)
             columns.append((clip.frames, boxes, ids.reshape(-1) + first_id, clip.video.actions[rows], counts))

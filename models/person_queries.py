@@ -210,10 +210,11 @@ class CachedDetections:
             yield self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b))
 
 
-def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR) -> Path:
+def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR, mirrored: bool = False) -> Path:
     """The tar of a subset's queries: those of a person score of at least `FLOOR`, or all of them for a lower threshold;
-    `key` as of `Detector`."""
-    return Path(folder) / f"{subset}-{key}{'' if psn_score_th >= FLOOR else '-all'}.tar"
+    `key` as of `Detector`, `mirrored` those of mirrored frames."""
+    parts = [subset, key, *(["mirrored"] if mirrored else []), *(["all"] if psn_score_th < FLOOR else [])]
+    return Path(folder) / f"{'-'.join(parts)}.tar"
 
 
 def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
@@ -221,9 +222,10 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
 
     Queries of a person score of at least `FLOOR` are kept (all of them where `psn_score_th` is lower). A video that is
     left out has a sample without arrays, whose json says why (`bad`). Under `torchrun` the processes share the videos.
+    Where frames are mirrored, boxes are those of the frames as they are.
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
-    path = query_cache_path(folder, videos.subset, detector.key, psn_score_th)
+    path = query_cache_path(folder, videos.subset, detector.key, psn_score_th, videos.mirrored)
     settings = {"detector": detector.key, "floor": floor}
     with fill_cache(path, videos.sources(), settings, videos.skip_bad) as cache:
         opened = videos.open(cache.missing, detector.frame_size, detector.batch_size, detector.device.type == "cuda")
@@ -235,11 +237,19 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
             with cache.sample(video.name) as sample:
                 total = 0
                 for n_frames, detections in batches:
+                    if videos.mirrored:
+                        detections = detections._replace(boxes=_mirrored(detections.boxes, video.size[0]))
                     sample.append({name: x for name, x in detections._asdict().items() if x is not None})
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}
     return TarStore(path, "query cache")
+
+
+def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
+    """xyxy boxes (M, 4) of a mirrored frame, as they are in the frame itself."""
+    x0, y0, x1, y1 = boxes.T
+    return np.stack([width - x1, y0, width - x0, y1], 1)
 
 
 def match_people(

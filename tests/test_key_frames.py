@@ -49,7 +49,7 @@ def test_clips_of_queries_follow_people_over_key_frames(between: bool) -> None:
                 found[frame] = i
         return found
 
-    clips = QueryClips({"v": video()}, lambda _: detections, match, 3, 1, seed=0, between=between)
+    clips = QueryClips({"v": video()}, [lambda _: detections], match, 3, 1, seed=0, between=between)
     seen = {tuple(clips.pack([(epoch, 0)])[0].ravel().astype(int).tolist()) for epoch in range(60)}
     if between:
         assert seen == {(f, f + 1, f + 2) for f in range(2, 9)} | {(9, 10), (10,), (), (18,)}

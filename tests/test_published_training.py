@@ -118,7 +118,7 @@ def clips_of(seed: int = 0, **settings) -> QueryClips:
     def by_place(detections, frames, boxes):
         return np.arange(len(detections.frames))
 
-    return QueryClips(videos, detections.get, by_place, 8, 4, seed, **settings)
+    return QueryClips(videos, [detections.get], by_place, 8, 4, seed, **settings)
 
 
 def test_identities_are_persons_or_query_numbers() -> None:
@@ -132,6 +132,30 @@ def test_identities_are_persons_or_query_numbers() -> None:
         if not (ids == by_slot).all():  # a clip over the frame where they change
             return
     pytest.fail("no clip saw the change")
+
+
+def test_a_clip_takes_each_frame_from_either_view() -> None:
+    """As with queries of mirrored frames beside those of the frames as they are."""
+    frames, boxes = np.repeat(np.arange(40), 2), np.zeros((80, 4), np.float32)
+    tubes = [Tube(np.arange(40), boxes[i::2], 0, person_id=i) for i in (0, 1)]
+
+    def view(number: int) -> SimpleNamespace:
+        queries = np.stack([np.full(80, number), frames, np.tile([0, 1], 40)], 1).astype(np.float32)
+        return SimpleNamespace(frames=frames, boxes=boxes, queries=queries.__getitem__, meta={"n_frames": 40})
+
+    def match(detections: SimpleNamespace, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        return np.arange(80)
+
+    videos = {"v": Video("v", 100, 100, 40, tubes)}
+    clips = QueryClips(videos, [lambda _: view(0), lambda _: view(1)], match, 8, 4, seed=0)
+    shares = []
+    for epoch in range(20):
+        queries, ids = clips.pack([(epoch, 0)])
+        assert len(queries) == 16 and (ids == queries[:, 2]).all()
+        of_frame = {frame: set(queries[queries[:, 1] == frame, 0].tolist()) for frame in queries[:, 1].tolist()}
+        assert len(of_frame) == 8 and all(len(views) == 1 for views in of_frame.values())
+        shares.append(queries[:, 0].mean())
+    assert 0.3 < np.mean(shares) < 0.7 and np.std(shares) > 0
 
 
 def test_whole_videos_reach_beyond_the_annotation() -> None:
@@ -179,7 +203,7 @@ def test_a_gap_compares_frames_that_far_apart() -> None:
     assert len(anchors) == len(later) == 4 and (ids == later_ids).all() and len(set(ids.tolist())) == 4
     frames = np.arange(10, 90)
     start = np.intersect1d(frames, frames - 64)[8]
-    video = clips.videos[2][0]
+    video = clips.videos[2][2][0][0]
     np.testing.assert_array_equal(anchors[2:], video.queries(np.flatnonzero(video.frames == start)))
     np.testing.assert_array_equal(later[2:], video.queries(np.flatnonzero(video.frames == start + 64)))
     assert not len(clips.across([1], 80, 0.5)[0][1])

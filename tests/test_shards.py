@@ -12,9 +12,11 @@ import webdataset
 from datasets import use_shards
 from datasets.config import load_project
 from datasets.dataset import VideoFrames
+from datasets.frame_batches import SubsetVideos
 from datasets.make_shards import make_shards
 from datasets.transforms import jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
+from models.person_queries import Detections, cache_queries
 from tests.images import claim_size
 from tests.test_annotations import own_project
 from utils.misc import InputError
@@ -150,23 +152,59 @@ def test_keys_are_distinct_short_and_safe():
     assert safe_key(keys[-1]) != keys[-1]  # a name that looks like a cut key
 
 
-def test_clips_hold_the_frames_and_boxes_that_they_name(shards):
-    for train in (False, True):
-        dataset = ClipDataset(shards, 4, 3, train=train, clips_per_video=6, jitter=(0, 0, 0, 0))
-        for epoch, index in [(e, i) for e in range(3) for i in range(len(dataset))]:
-            batch = collate(dataset.pack([(epoch, index)]))
-            frames, name = batch["frames"].numpy(), batch["names"][0]
-            assert len(frames) == min(4, -(-LENGTHS[name] // 3)) and set(np.diff(frames)) <= {3}
-            images = batch["images"].permute(0, 2, 3, 1).numpy()
-            assert np.abs(images[:, 0, 0, 0].astype(int) - (20 + 5 * frames)).max() <= 2
-            for image, target in zip(images, batch["targets"], strict=True):
-                if name == "nobody":
-                    assert target["boxes"].shape == (0, 4)
-                    continue
-                ((cx, cy, w, h),) = target["boxes"].numpy() * np.tile(image.shape[1::-1], 2)
-                rows, columns = np.nonzero(image[:, :, 0] > 225)
-                assert abs(columns.mean() + 0.5 - cx) < 1 and abs(rows.mean() + 0.5 - cy) < 1
-                assert abs(w - 10) < 1e-3 and abs(h - 30) < 1e-3
+@pytest.mark.parametrize(("train", "mirror_frames"), [(False, False), (True, False), (True, True)])
+def test_clips_hold_the_frames_and_boxes_that_they_name(shards, train, mirror_frames):
+    settings = {"train": train, "mirror_frames": mirror_frames, "jitter": (0, 0, 0, 0)}
+    dataset, mirrored = ClipDataset(shards, 4, 3, clips_per_video=6, **settings), []
+    for epoch, index in [(e, i) for e in range(3) for i in range(len(dataset))]:
+        batch = collate(dataset.pack([(epoch, index)]))
+        frames, name = batch["frames"].numpy(), batch["names"][0]
+        assert len(frames) == min(4, -(-LENGTHS[name] // 3)) and set(np.diff(frames)) <= {3}
+        images = batch["images"].permute(0, 2, 3, 1).numpy()
+        assert np.abs(images[:, 0, 0, 0].astype(int) - (20 + 5 * frames)).max() <= 2
+        for image, target in zip(images, batch["targets"], strict=True):
+            if name == "nobody":
+                assert target["boxes"].shape == (0, 4)
+                continue
+            ((cx, cy, w, h),) = target["boxes"].numpy() * np.tile(image.shape[1::-1], 2)
+            rows, columns = np.nonzero(image[:, :, 0] > 225)
+            assert abs(columns.mean() + 0.5 - cx) < 1 and abs(rows.mean() + 0.5 - cy) < 1
+            assert abs(w - 10) < 1e-3 and abs(h - 30) < 1e-3
+        centres = [float(target["boxes"][0, 0]) * WIDTH for target in batch["targets"]] if name[0] in "ax" else []
+        mirrored.append({bool(abs(c - (9 + f)) > 0.01) for c, f in zip(centres, frames.tolist(), strict=False)})
+    assert any(True in clip for clip in mirrored) == train
+    assert any(len(clip) == 2 for clip in mirrored) == mirror_frames  # one frame of a clip, and another not
+
+
+class WhiteBlocks:
+    """A detector of `draw_frame`'s white person, whose query is the place that the person has in the image."""
+
+    key, frame_size, batch_size, device = "white", 0, 4, torch.device("cpu")
+
+    def start(self, batches, size, floor):
+        first = 0
+        for images in batches:
+            columns = (images[:, 0, 20] > 225).numpy()
+            x0, x1 = columns.argmax(1), size[0] - columns[:, ::-1].argmax(1)
+            boxes = np.stack([x0, x0 * 0 + 10, x1, x0 * 0 + 40], 1).astype(np.float32)
+            numbers, ones = np.arange(first, first + len(images)), np.ones(len(images), np.float32)
+            detections = Detections(numbers, ones, boxes, boxes[:, :1], numbers * 0)
+            yield len(images), lambda found=detections: found
+            first += len(images)
+
+
+def test_mirrored_frames_have_queries_of_their_own_and_the_same_boxes(project, tmp_path):
+    stores = [
+        cache_queries(tmp_path, SubsetVideos(project, "val", mirrored=mirrored), WhiteBlocks())
+        for mirrored in (False, True)
+    ]
+    assert stores[0].path != stores[1].path
+    for name, length in LENGTHS.items():
+        plain, mirrored = ({column: store.read(name, column) for column in ("boxes", "queries")} for store in stores)
+        width = stores[0].json(name)["width"]
+        assert plain["boxes"][:, 0].tolist() == [4 + i for i in range(length)] == plain["queries"][:, 0].tolist()
+        np.testing.assert_array_equal(mirrored["boxes"], plain["boxes"])
+        np.testing.assert_array_equal(mirrored["queries"][:, 0], width - plain["boxes"][:, 2])
 
 
 def test_a_batch_pads_masks_and_keeps_identities_apart(shards):

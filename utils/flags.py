@@ -60,6 +60,8 @@ def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: s
     parser.flag("data", "whole_videos", action="store_true",
                 help="take clips from whole videos, as published, not from the annotated part")  # fmt: skip
     parser.flag("data", "no_flip", action="store_true", help=f"{used_with}do not mirror clips, as published")
+    what = "mirror each frame of a clip by itself: who is who is then learnt from looks, not from places"
+    parser.flag("data", "mirror_frames", action="store_true", help=what)
 
 
 def add_log_flags(parser: Parser) -> None:
