@@ -2,10 +2,11 @@
 
     python -m benchmarks.link_cues --dataset synthetic --qmm_name demo
 
-Needs the query cache that `eval_qmm.py` left and the encoder of `train_qmm.py`; runs no detector. Several data sets,
-`--data_root A B`, of one name, are evaluated together (their caches are `--checkpoint_root A B`). Intervals are of 95 %
-of resampled sets of videos. The last rows say where the robust linker loses: with true identities of the people who
-overlap nobody, or of those who do, and with the boxes that are missing in overlaps.
+Needs the query cache that `eval_qmm.py` left and the encoder of `train_qmm.py`; runs no detector. Where there is that
+of `python -m models.person_queries --mirrored` too, features are also compared with those of mirrored frames. Several
+data sets, `--data_root A B`, of one name, are evaluated together (their caches are `--checkpoint_root A B`). Intervals
+are of 95 % of resampled sets of videos. The last rows say where the robust linker loses: with true identities of the
+people who overlap nobody, or of those who do, and with the boxes that are missing in overlaps.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import numpy as np
 from datasets.config import load_project
 from models.linkers import LINKERS, LinkOptions, greedy_assignment
 from models.person_encoder import encode, load_encoder
-from models.person_queries import CachedDetections, match_people
+from models.person_queries import CachedDetections, match_people, query_cache_path
 from models.tube import LINK_CUES, Linker
 from utils.box_ops import Track, Tube, paired_iou
 from utils.cli import Parser, positive_int, run, run_name, share
@@ -65,11 +66,15 @@ def linker_rows(end: int) -> Iterator[tuple[str, str, int, LinkOptions]]:
         yield f"robust, {field.name} as published", "feature", patience, changed
 
 
-def read_videos(root: Path, project, subset: str, epoch: int | None, psn_score_th: float) -> dict[str, Video]:
-    """The videos of a subset, out of the query cache of the run in `root`."""
+def read_videos(
+    root: Path, project, subset: str, epoch: int | None, psn_score_th: float, mirrored: bool = False
+) -> dict[str, Video]:
+    """The videos of a subset, out of the query cache of the run in `root`; none where there is none of `mirrored`."""
     encoder, config, _ = load_encoder(epoch_path(root / "encoder", epoch, "person encoder", "train_qmm.py"))
-    path = root.parent / "queries" / f"{subset}-{config['detector']['key']}.tar"
+    path = query_cache_path(root.parent / "queries", subset, config["detector"]["key"], mirrored=mirrored)
     if not path.is_file():
+        if mirrored:
+            return {}
         raise InputError(f"{path}: no query cache; run eval_qmm.py --subset {subset} first")
     store, videos = TarStore(path, "query cache"), {}
     for name, gt in make_gt_tubes(project, subset).items():
@@ -175,18 +180,21 @@ def second_numbers(video: Video, tracks: list[Track]) -> int:
     return count
 
 
-def rank_1(videos: Mapping[str, Video], gap: int) -> float:
-    """Share of detections whose most similar one `gap` frames later, of at least two people, is of the same person."""
+def rank_1(videos: Mapping[str, Video], gap: int, videos_later: Mapping[str, Video]) -> float:
+    """Share of detections whose most similar one of `videos_later` `gap` frames later, of at least two people, is of
+    the same person."""
     hits = total = 0
-    for video in videos.values():
-        unit = video.features / np.linalg.norm(video.features, axis=1, keepdims=True)
-        rows_of = {frame: np.flatnonzero(video.frames == frame) for frame in np.unique(video.frames).tolist()}
-        for frame, rows in rows_of.items():
-            later = rows_of.get(frame + gap, [])
-            persons = video.person[later] if len(later) else np.zeros(0, np.int64)
-            for row in rows:
-                if video.person[row] >= 0 and video.person[row] in persons and len(np.unique(persons)) > 1:
-                    hits += persons[(unit[later] @ unit[row]).argmax()] == video.person[row]
+    for name, video in videos.items():
+        later = videos_later[name]
+        unit, unit_later = (x.features / np.linalg.norm(x.features, axis=1, keepdims=True) for x in (video, later))
+        for frame in np.unique(video.frames).tolist():
+            rows = np.flatnonzero(later.frames == frame + gap)
+            persons = later.person[rows]
+            if len(np.unique(persons)) > 1:
+                for row in np.flatnonzero(
+                    (video.frames == frame) & (video.person >= 0) & np.isin(video.person, persons)
+                ):
+                    hits += persons[(unit_later[rows] @ unit[row]).argmax()] == video.person[row]
                     total += 1
     return hits / total if total else float("nan")
 
@@ -238,17 +246,22 @@ def main() -> None:
     if len(args.data_root) != len(args.checkpoint_root):
         raise InputError("--data_root, --checkpoint_root: name as many folders of runs as of data")
     videos: dict[str, Video] = {}
+    mirrored: dict[str, Video] = {}
     for data_root, checkpoint_root in zip(args.data_root, args.checkpoint_root, strict=True):
         project = load_project(args.dataset, data_root)
         psn_score_th = project.default("psn_score_th") if args.psn_score_th is None else args.psn_score_th
         root = Path(checkpoint_root) / project.name / args.qmm_name
-        part = read_videos(root, project, args.subset, args.load_epoch, psn_score_th)
-        videos |= {f"{checkpoint_root}/{name}": video for name, video in part.items()}
+        for read, is_mirrored in ((videos, False), (mirrored, True)):
+            part = read_videos(root, project, args.subset, args.load_epoch, psn_score_th, is_mirrored)
+            read |= {f"{checkpoint_root}/{name}": video for name, video in part.items()}
     min_length = args.filter_length or int(project.default("filter_length"))
     sim_th = {name: project.default(cue.default_th) for name, cue in LINK_CUES.items()}
 
     print(f"{len(videos)} videos, {sum(len(video.frames) for video in videos.values())} detections")
-    print_table(["frames later", *map(str, GAPS)], [["rank-1 of the feature", *(rank_1(videos, gap) for gap in GAPS)]])
+    ranks = [["rank-1 of the feature", *(rank_1(videos, gap, videos) for gap in GAPS)]]
+    if mirrored.keys() == videos.keys():
+        ranks.append(["in mirrored frames", *(rank_1(videos, gap, mirrored) for gap in GAPS)])
+    print_table(["frames later", *map(str, GAPS)], ranks)
     ceiling, counts_of_ceiling = evaluate(videos, true_tracks, min_length)
     rows = [["true identities", *ceiling, "100", "100"]]
 

@@ -22,6 +22,8 @@ def make_parser() -> Parser:
     parser = Parser("Run DETR over a subset's videos and fill the query cache, which the later stages read.")
     add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to run DETR over")
+    what = "mirror the frames: for train_qmm.py --mirror_frames"
+    parser.flag("data", "mirrored", action="store_true", help=what)
     add_detector_flags(parser)
     add_run_flags(parser)
     return parser
@@ -327,7 +329,7 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
+        videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad, args.mirrored)
         folder = Path(args.checkpoint_root) / project.name / "queries"
         store = cache_queries(folder, videos, detector_of(args, device))
         if rank() == 0:
