@@ -4,7 +4,7 @@
 #
 #     bash scripts/make_weights.sh
 #
-# Under two hours on one core with AVX2. In float32 on every processor, so that the same machine and number of threads give the
+# About two and a half hours on one core with AVX2. In float32 on every processor, so that the same machine and number of threads give the
 # same weights. $DATA_ROOT (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
@@ -21,10 +21,13 @@ for subset in train val; do
 done
 stage "train_detr" "$python" train_detr.py "${detr[@]}" "${small_detr[@]}" --ex_name weights_boxes --n_frames 2 --epochs 18 \
     --save_epochs 6
-stage "train_detr, who is who" "$python" train_detr.py "${detr[@]}" --ex_name weights --n_frames 4 --epochs 4 \
-    --detr "$checkpoint/synthetic/weights_boxes/detr/epoch_18.pth" --id_loss_same_clip 3 --eos_coef 0.3 --dropout 0 \
-    --lr 4e-4 --lr_backbone 1.5e-3 --lr_schedule cosine --warmup_steps 40
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_4.pth"
+apart=("${detr[@]}" --n_frames 4 --id_loss_same_clip 3 --eos_coef 0.3 --dropout 0 --lr 4e-4 --lr_backbone 1.5e-3
+    --lr_schedule cosine --warmup_steps 40)
+stage "train_detr, who is who" "$python" train_detr.py "${apart[@]}" --ex_name weights_apart --epochs 10 \
+    --detr "$checkpoint/synthetic/weights_boxes/detr/epoch_18.pth"
+stage "train_detr, wherever they are" "$python" train_detr.py "${apart[@]}" --ex_name weights --epochs 8 --mirror_frames \
+    --detr "$checkpoint/synthetic/weights_apart/detr/epoch_10.pth"
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_8.pth"
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done
