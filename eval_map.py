@@ -46,7 +46,7 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
-from utils.results import Views, check_plot_video, plain, write_results
+from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
 
@@ -234,9 +234,10 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     topk = args.topk or (len(project.labels) if project.multi_label else 1)
     pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
     carried = f"top{topk}" if args.action_th is None else f"th{args.action_th:g}"
-    name = f"{tracks.path.stem}-{folder.name}{epoch}-{carried}-min{min_tube_length}"
+    name = f"{tracks.path.stem}-{folder.name}-epoch{epoch}-{carried}-min{min_tube_length}"
     used = asdict(settings) | {"min_tube_length": min_tube_length, "topk": topk}
-    used |= {"load_epoch_head": epoch, "head_settings": config["settings"]}
+    used |= {"load_epoch_head": epoch, "head_settings": config["settings"], "head_name": folder.name, **tracks.models}
+    used |= {name: head.config[name] for name in ("head_type", "time_encoding")}  # not the flags' defaults
     return Measured(pred, scores, sizes, root, name, used, epoch)
 
 
@@ -341,6 +342,7 @@ def main() -> None:
     name = f"{measured.name}-{args.metric}"
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
+    used["ground_truth"] = ground_truth_checksum(gt, project.labels)
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, views)
     if resamples:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)

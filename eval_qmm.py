@@ -16,7 +16,15 @@ from typing import NamedTuple
 from models.link_settings import LinkSettings, add_linking_flags, existing_tar, link_settings, tar_of_tracks
 from utils import flags
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
-from utils.results import Views, check_plot_video, motion_recall_by_cue, plain, print_table, write_results
+from utils.results import (
+    Views,
+    check_plot_video,
+    ground_truth_checksum,
+    motion_recall_by_cue,
+    plain,
+    print_table,
+    write_results,
+)
 
 
 def make_parser() -> Parser:
@@ -286,7 +294,8 @@ def main() -> None:
                 parts.append(f"frame_iou{args.frame_iou:g}")
             if args.protocol == "published":
                 parts.append("published")
-            used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds}
+            used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds} | store.models
+            used["ground_truth"] = ground_truth_checksum(gt, project.labels)
             page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
             views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
             write_results(root, "eval_qmm", args.subset, "-".join(parts), used, metrics, settings.load_epoch, views)

@@ -80,19 +80,20 @@ def cost(dataset: str, data_root: str, tuned: bool, published: bool, rate: float
 
 def table(folder: Path) -> None:
     """Print what is in the results of a run on `val`: the metrics of tracks by link cue, and those of action tubes by
-    head type and top-k.
+    head and by what makes and counts tubes.
 
-    Results that were linked by other settings than the newest ones of their cue are left out, and of several results
-    of one cell the newest counts.
+    Results of tracks that were made otherwise than the newest ones of their cue are left out, and of several results of
+    one cell the newest counts.
     """
     if not (folder / "results").is_dir():
         raise InputError(f"{folder}: has no results; run scripts/reproduce.sh first")
     paths = sorted((folder / "results").glob("eval_*-val-*.json"), key=lambda path: path.stat().st_mtime_ns)
     found = [(result["args"], result["metrics"]) for result in (read_json(path, "results") for path in paths)]
-    newest = {args["link_cues"]: _linking(args) for args, _ in found}
-    current = [(args, metrics) for args, metrics in found if _linking(args) == newest[args["link_cues"]]]
+    newest = {args["link_cues"]: _tracks_of(args) for args, _ in found}
+    current = [(args, metrics) for args, metrics in found if _tracks_of(args) == newest[args["link_cues"]]]
     if older := len(found) - len(current):
-        print(f"note: {counted(older, 'result')} of other linking settings left out", file=sys.stderr)
+        text = f"{counted(older, 'result')} of other linking settings left out (models and ground truth among them)"
+        print(f"note: {text}", file=sys.stderr)
     recalls, heads = {}, {}
     for args, metrics in current:
         if "head_type" not in args:
@@ -101,9 +102,14 @@ def table(folder: Path) -> None:
                     level = name.partition("@")[2]
                     parts = (metrics[f"motion_{name}"][category] for category in MOTION_CATEGORIES)
                     others = (metrics[other] for other in (f"precision@{level}", "IDF1", "HOTA"))
-                    recalls[args["link_cues"], level] = [value, *parts, *others]
+                    rule = _counting(args)
+                    linked = args["link_cues"] if rule == "pairs" else f"{args['link_cues']} ({rule})"
+                    recalls[linked, level] = [value, *parts, *others]
             continue
-        by_name = heads.setdefault((args["link_cues"], args["head_type"], args["topk"]), {})
+        carried = f"top {args['topk']}" if args.get("action_th") is None else f"from {args['action_th']:g}"
+        head = args.get("head_name") or args["head_type"], args["load_epoch_head"]
+        key = args["link_cues"], *head, carried, args["min_tube_length"], _counting(args)
+        by_name = heads.setdefault(key, {})
         for name, value in metrics.items():
             if isinstance(value, dict) and name.startswith("motion-AP@"):
                 by_name |= {f"{name}, {category}": value[category] for category in MOTION_CATEGORIES}
@@ -115,12 +121,25 @@ def table(folder: Path) -> None:
     names = list(dict.fromkeys(name for values in heads.values() for name in values))
     rows = [[*key, *map(values.get, names)] for key, values in sorted(heads.items())]
     print()
-    print_table(["linked by", "head", "topk", *names], rows)
+    print_table(["linked by", "head", "epoch", "actions", "min. length", "counted by", *names], rows)
 
 
-def _linking(args: dict) -> dict:
-    """The settings of linking among a result's `args`."""
-    return {field.name: args.get(field.name) for field in fields(LinkSettings)}
+def _tracks_of(args: dict) -> dict:
+    """What made the tracks of a result, and what they are compared with, among its `args`."""
+    names = [field.name for field in fields(LinkSettings)]
+    return {name: args.get(name) for name in (*names, "detector_key", "encoder_hash", "ground_truth")}
+
+
+def _counting(args: dict) -> str:
+    """The rules of a result's metrics, in words, from its `args`."""
+    words = [args["protocol"]]
+    if args.get("label_centric") is False:
+        words.append("all frames")
+    if args.get("frame_iou") is not None:
+        words.append(f"frame IoU {args['frame_iou']:g}")
+    if args.get("count_duplicates"):
+        words.append("duplicates")
+    return ", ".join(words)
 
 
 def main() -> None:

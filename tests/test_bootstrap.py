@@ -1,6 +1,7 @@
 """Intervals: against evaluating every resample anew, and their coverage where the truth is known."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -121,6 +122,28 @@ def test_means_over_thresholds_have_intervals(capsys):
     assert f"v-mAP@0.50:0.95: {metrics['v-mAP@0.50:0.95']:.4f} [{low:.4f}, {high:.4f}]" in capsys.readouterr().out
 
 
+def test_results_of_another_ground_truth_are_not_compared(data, predictions, tmp_path, capsys):  # noqa: F811
+    moved = shutil.copytree(data, tmp_path / "moved")
+    annotation = json.loads((moved / "gt.json").read_text())
+    for video in annotation["videos"].values():
+        for tube in video["tubes"]:
+            tube["boxes"] = [[x - 5 for x in box] for box in tube["boxes"]]
+    (moved / "gt.json").write_text(json.dumps(annotation))
+    (tmp_path / "again").mkdir()
+    folders = []
+    for root, path in ((data, predictions), (moved, shutil.copy(predictions, tmp_path / "again"))):
+        folders.append(evaluate(root, eval_map.Path(path), "--bootstrap", 20)[1])
+    a, b = (folder.with_suffix(".json") for folder in folders)
+    with pytest.raises(InputError, match="not the same ground truth; evaluate both on the same annotation"):
+        compare.compare(a, b)
+    older = json.loads(b.read_text())
+    older["args"].pop("ground_truth")
+    b.write_text(json.dumps(older))
+    capsys.readouterr()
+    compare.compare(a, b)
+    assert f"warning: {b}: older than the record of the ground truth" in capsys.readouterr().err
+
+
 def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path, capsys):  # noqa: F811
     flags = ("--bootstrap", 200, "--seed", 5)
     metrics, one = evaluate(data, predictions, *flags)
@@ -159,6 +182,9 @@ def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path,
     evaluate(data, fewer, "--protocol", "act")  # the resamples of the earlier run are still there
     with pytest.raises(InputError, match="has no intervals; evaluate again"):
         compare.compare(*[act.with_suffix(".json")] * 2)
+    _, boxes = evaluate(data, fewer, *flags, "--metric", "frame-mAP")
+    with pytest.raises(InputError, match="no metric is in both; evaluate both with the same --metric"):
+        compare.compare(eval_map.Path(results[0]), boxes.with_suffix(".json"))
     (one / compare.FILE).unlink()
     with pytest.raises(InputError, match=r"evaluate again with eval_map\.py --bootstrap"):
         compare.compare(*map(eval_map.Path, results))

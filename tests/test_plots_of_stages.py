@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import re
+import shutil
 import sys
 import zipfile
 from functools import partial
@@ -34,7 +35,7 @@ from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
 from utils.plot_utils import precision_recall
 from utils.results import motion_recall_by_cue
-from utils.storage.files import save_torch
+from utils.storage.files import load_checkpoint, save_torch
 from utils.storage.video_cache import VideoSample, fill_cache
 from utils.video_map import average_precision, calc_video_map
 
@@ -136,10 +137,34 @@ def test_both_cues_meet_in_one_plot_when_all_else_is_equal(root: Path) -> None:
     for flags in (["--frame_iou", 0.3], ["--no-label_centric"]):  # each a results file of its own
         run(root, "eval_qmm", "--from_tar", *flags)
     assert path.read_bytes() == before and len(list(path.parent.glob("eval_qmm-val-*-feature*.json"))) == 3
-    path.with_name(f"eval_qmm-val-{LINKED[1]}.json").unlink()
+    other = path.with_name(f"eval_qmm-val-{LINKED[1]}.json")
+    results = json.loads(other.read_text())
+    for name in ("ground_truth", "detector_key", "encoder_hash"):
+        assert results["args"][name]
+        without = {key: value for key, value in results["args"].items() if key != name}
+        for args in (without | {name: "another"}, without):  # of other tracks or people; of unknown ones
+            other.write_text(json.dumps({**results, "args": args}))
+            assert list(motion_recall_by_cue(path, 0.5)) == ["feature"]
+    other.unlink()
     run(root, "eval_qmm", "--from_tar", "--link_cues", "iou", "--frame_iou", 0.3)
     assert list(motion_recall_by_cue(path, 0.5)) == ["feature"]
     assert motion_recall_by_cue(path, 0.9) == {}
+
+
+def test_results_say_which_head_was_evaluated_and_stand_apart(root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(root, tmp_path / "copy")
+    folder = root / "checkpoint/synthetic/one"
+    kind = {"head_type": "time_ecd:add", "time_encoding": "periodic"}
+    head = build_action_head(n_classes=N, in_d=D, nhead=2, dim_feedforward=8, **kind)
+    config = load_checkpoint(folder / "head/vanilla/epoch_3.pth", "head")["config"] | {"head": head.config}
+    for name, epoch in (("h1", 11), ("h11", 1)):
+        content = {"model": head.state_dict(), "config": config, "epoch": epoch}
+        save_torch(folder / "head" / name / f"epoch_{epoch}.pth", content)
+        run(root, "eval_map", "--head_name", name, "--min_tube_length", 1)
+        (path,) = (folder / "results").glob(f"eval_map-*-{name}-epoch{epoch}-top1-min1-v-mAP.json")
+        args = json.loads(path.read_text())["args"]
+        assert (args["head_name"], args["load_epoch_head"]) == (name, epoch) and kind.items() <= args.items()
+        assert (args["detector_key"], args["encoder_hash"]) == ("k", "e")
 
 
 def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,43 @@ def test_the_table_takes_no_results_of_other_settings(stages: Stages, tmp_path: 
     assert "0.1234" in capsys.readouterr().out
 
 
+def test_the_table_has_a_row_for_each_way_to_make_and_count_tubes(stages: Stages, tmp_path: Path, capsys) -> None:
+    (path,) = (stages.folder("one") / "results").glob("eval_map-val-*.json")
+    original, results = json.loads(path.read_text()), tmp_path / "results"
+    results.mkdir()
+    changes = [
+        ("protocol", "act"), ("min_tube_length", 25), ("count_duplicates", True), ("action_th", 0.25),
+        ("load_epoch_head", 1), ("head_name", "mine"), ("topk", 3), ("protocol", original["args"]["protocol"]),
+    ]  # fmt: skip
+    for i, (name, value) in enumerate(changes):
+        result = json.loads(path.read_text())
+        result["args"][name], result["metrics"]["v-mAP@0.2"] = value, (i + 1) / 10000
+        (results / f"eval_map-val-{i}.json").write_text(json.dumps(result))
+    table(tmp_path)
+    rows = [line.split() for line in capsys.readouterr().out.split("\n\n")[1].splitlines()[1:]]
+    assert sorted(row[-2] for row in rows) == [f"0.000{i + 1}" for i in range(len(changes))]
+    for name in ("ground_truth", "detector_key", "encoder_hash"):
+        newer = {**original, "args": original["args"] | {name: "another"}}
+        (results / "eval_map-val-newer.json").write_text(json.dumps(newer))
+        table(tmp_path)
+        shown = capsys.readouterr()
+        assert "0.0008" not in shown.out and "8 results of other linking settings left out" in shown.err
+
+
+def test_tracks_that_are_counted_otherwise_have_rows_of_their_own(stages: Stages, tmp_path: Path, capsys) -> None:
+    (path,) = (stages.folder("one") / "results").glob("eval_qmm-val-*.json")
+    (tmp_path / "results").mkdir()
+    for i, change in enumerate(({}, {"protocol": "published"}, {"label_centric": False}, {"frame_iou": 0.3})):
+        result = json.loads(path.read_text())
+        result["args"] |= change
+        (tmp_path / "results" / f"eval_qmm-val-{i}.json").write_text(json.dumps(result))
+    table(tmp_path)
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.split("\n\n")[0].splitlines()[1::2]]
+    assert names == [
+        f"feature{more}" for more in ("", " (pairs, all frames)", " (pairs, frame IoU 0.3)", " (published)")
+    ]
+
+
 @pytest.mark.parametrize(
     ("gpus", "processes", "batches"), [(0, 1, (32, 8, 64)), (1, 1, (32, 8, 64)), (6, 4, (8, 2, 16))]
 )

@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.misc import InputError, did_you_mean
+from utils.box_ops import Tube
+from utils.misc import InputError, checksum, did_you_mean
 from utils.run_log import RunLog
 from utils.storage.files import read_json, write_json
+from utils.storage.tracks import annotation_checksum
 
 _COMPARABLE = {
     "subset", "load_epoch", "psn_score_th", "filter_length", "end_consecutive_frames", "label_centric", "frame_iou",
-    "protocol", "linker", "strict", "amp", "image_size", "pad_square", "person_label",
+    "protocol", "linker", "strict", "amp", "image_size", "pad_square", "person_label", "ground_truth", "detector_key",
+    "encoder_hash",
 }  # fmt: skip
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
@@ -51,6 +54,11 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
             raise InputError(f"--{flag} {video}: no usable video of subset {args.subset!r}{near}")
 
 
+def ground_truth_checksum(gt: Mapping[str, Sequence[Tube]], labels: Sequence[str]) -> str:
+    """A checksum of the ground truth of a subset's videos and of the labels; the setting `ground_truth` of results."""
+    return checksum(*labels, *(f"{name} {annotation_checksum(gt[name], of_people=True)}" for name in sorted(gt)))
+
+
 def plain(value: object) -> object:
     """`value` as JSON holds it: NumPy numbers as Python's, undefined metrics (NaN) as None."""
     if isinstance(value, Mapping):
@@ -78,15 +86,18 @@ def write_results(
 
     Args:
         root: the run's folder.
-        stage, subset, name: make the file's name, `root/results/<stage>-<subset>-<name>.json`; `name` names every
-            setting that changes a metric.
+        stage, subset, name: make the file's name, `root/results/<stage>-<subset>-<name>.json`; `name` names the
+            settings that change a metric.
         args: the flags as they were used, those of `add_evaluation_flags` among them.
-        metrics: name -> value, or mappings of such.
+        metrics: name -> value, or mappings of such; `videos_left_out` above 0 is in the file's name too, so that
+            metrics of fewer videos never take the place of those of all.
         epoch: of the evaluated checkpoint, for the log.
 
     Returns:
         The results file; the folder of the same name holds the log (`utils.run_log`) and the plots.
     """
+    if left_out := metrics.get("videos_left_out"):
+        name += f"-without{left_out}"
     path = root / "results" / f"{stage}-{subset}-{name}.json"
     args, metrics, folder = plain(args), plain(metrics), path.with_suffix("")
     write_json(path, {"args": args, "metrics": metrics})
@@ -178,19 +189,18 @@ def motion_recall_by_cue(path: Path, threshold: float) -> dict[str, dict[str, fl
     """Recall by motion category of each link cue, as `eval_qmm.py` left it.
 
     Args:
-        path: a results file; beside it, the newest of each other cue with the same settings counts too (but for the
-            similarity threshold, which differs in kind).
+        path: a results file; beside it, the newest of each other cue with the same settings, models and ground truth
+            counts too (but for the similarity threshold, which differs in kind).
         threshold: 3D IoU.
 
     Returns:
         Link cue -> "small", "medium", "large" -> recall.
     """
     mine = read_results(path, "eval_qmm", "link_cues")
-    same = {name: value for name, value in mine["args"].items() if name in _COMPARABLE}
     by_cue = {mine["args"]["link_cues"]: mine}
     for other in sorted(path.parent.glob("eval_qmm-*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
         results = read_results(other, "eval_qmm", "link_cues")
-        if all(results["args"].get(name) == value for name, value in same.items()):
+        if all(results["args"].get(name) == mine["args"].get(name) for name in _COMPARABLE):
             by_cue.setdefault(results["args"]["link_cues"], results)
     key = f"motion_recall@{threshold:g}"
     return {cue: by_cue[cue]["metrics"][key] for cue in sorted(by_cue) if key in by_cue[cue]["metrics"]}

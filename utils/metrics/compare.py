@@ -6,6 +6,7 @@ Both are results files of `eval_map.py --bootstrap N` with the same N and seed, 
 for both: the differences are paired, and what makes a video hard or easy for both does not widen their interval.
 """
 
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,19 +53,27 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
         of its 95 % interval, and "wins", the share of resamples in which A is better (a tie counts half).
 
     Raises:
-        InputError: a file is missing or damaged, or the resamples or the protocols are not the same.
+        InputError: a file is missing or damaged, or resamples, protocols or ground truth are not the same.
     """
     (of_a, drawn_a), (of_b, drawn_b) = read_resamples(a), read_resamples(b)
     if drawn_a != drawn_b or len(next(iter(of_a.values()))) != len(next(iter(of_b.values()))):
         raise InputError(f"{a} and {b}: not the same videos, --bootstrap and --seed; evaluate both alike")
     (values_a, how_a), (values_b, how_b) = _flat_metrics(a), _flat_metrics(b)
-    for flag, value in how_a.items():
-        if value != how_b[flag]:
-            raise InputError(f"{a} and {b}: --{flag} is {value} and {how_b[flag]}; evaluate both alike")
+    for flag in COUNTING:
+        if how_a.get(flag) != how_b.get(flag):
+            raise InputError(f"{a} and {b}: --{flag} is {how_a.get(flag)} and {how_b.get(flag)}; evaluate both alike")
     if (n := values_a.get("gt_tubes")) != (m := values_b.get("gt_tubes")):
         raise InputError(f"{a} and {b}: {n} and {m} tubes of ground truth; evaluate both on the same annotation")
-    rows = {}
-    for name in (name for name in of_a if name in of_b):
+    gt_a, gt_b = how_a.get("ground_truth"), how_b.get("ground_truth")
+    if None in (gt_a, gt_b):
+        text = "older than the record of the ground truth, which may not be the same; evaluate both again to be sure"
+        print(f"warning: {a if gt_a is None else b}: {text}", file=sys.stderr)
+    elif gt_a != gt_b:
+        raise InputError(f"{a} and {b}: not the same ground truth; evaluate both on the same annotation")
+    rows, alike = {}, how_a.get("metric") == how_b.get("metric")
+    for name in of_a:
+        if name not in of_b or (name.startswith("AP@") and not alike):  # AP of tubes and of boxes have one name
+            continue
         difference = of_a[name] - of_b[name]
         known = difference[~np.isnan(difference)]
         if len(known) and None not in (values_a.get(name), values_b.get(name)):
@@ -78,12 +87,12 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     return rows
 
 
-def _flat_metrics(path: Path) -> tuple[dict[str, float | None], dict[str, object]]:
-    """The metrics of a results file, those by class or motion as `AP@0.5/walk`; the flags that say what they count."""
+def _flat_metrics(path: Path) -> tuple[dict[str, float | None], dict]:
+    """The metrics of a results file, those by class or motion as `AP@0.5/walk`, and its `args`."""
     content = read_results(path, "eval_map", "protocol")
     if "intervals" not in content["metrics"]:  # the resamples beside it are those of an earlier run
         raise InputError(f"{path}: has no intervals; evaluate again with eval_map.py --bootstrap 1000")
-    return dict(flat(content["metrics"])), {flag: content["args"].get(flag) for flag in COUNTING}
+    return dict(flat(content["metrics"])), content["args"]
 
 
 def main() -> None:

@@ -81,6 +81,11 @@ class TrackStore(TarStore):
         return {name: [track.tube() for track in self.tracks(name)] for name in self.names}
 
     @property
+    def models(self) -> dict[str, str | None]:
+        """Which detector and person encoder made the tracks, as results hold it."""
+        return {"detector_key": self.settings["detector"].get("key"), "encoder_hash": self.settings.get("encoder")}
+
+    @property
     def width(self) -> int:
         """Width of a query vector."""
         return self.read(self.names[0], "queries", slice(0)).shape[1]
