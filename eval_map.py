@@ -252,7 +252,7 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     options = data_set_options(format, project.labels, sizes, given)
     raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
     missing = tell_missing(raw, path, list(sizes))
-    content = checksum(*raw[2:], *raw.names)
+    content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     return Measured(*as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)

@@ -69,6 +69,7 @@ from datasets.dataset import VideoFrames
 from datasets.formats.common import refuse_names_of_nothing
 from datasets.formats.cvat_writer import write_predicted
 from datasets.frame_batches import Ahead, batches
+from datasets.predictions import shortened
 from datasets.sampling import Sampling
 from models.action_head import ActionHead, action_probabilities, load_head
 from models.frame_features import Extractor, frame_extractor
@@ -230,14 +231,14 @@ class VideoTracks:
             for tube, scores in action_tubes(
                 track.frames, track.boxes, probabilities, s.topk, s.min_tube_length, number, s.action_th
             ):
-                entry = {"label": self.models.labels[tube.label], "score": round(tube.score, 4), "person_id": number}
+                entry = {"label": self.models.labels[tube.label], "score": float(tube.score), "person_id": number}
                 tubes.append({**entry, **_columns(tube.frames, tube.boxes, scores)})
         return {"tubes": sorted(tubes, key=lambda tube: -tube["score"]), "people": people}
 
 
 def _columns(frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> dict[str, list]:
-    boxes, scores = boxes.astype(float).round(2), scores.astype(float).round(4)
-    return {"frames": frames.tolist(), "boxes": boxes.tolist(), "scores": scores.tolist()}
+    """To the last digit: rounded scores tie where the network is sure, which changes metrics."""
+    return {"frames": frames.tolist(), "boxes": shortened(boxes).tolist(), "scores": shortened(scores).tolist()}
 
 
 class Drawing:

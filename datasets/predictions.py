@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datasets.annotations import TAIL
 from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube
@@ -18,8 +19,8 @@ STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their f
 SHOWN = 10  # names in a warning
 USER_OPTIONS = {
     "first_label": int, "first_frame": int, "start": float, "rate": float, "short_side": float, "label_type": str,
-    "boxes": ("pixels", "shares"), "other_videos": ("ignore",), "late_frames": ("ignore",), "multi_label": ("yes",),
-    "picture": "WIDTHxHEIGHT",
+    "boxes": ("pixels", "shares"), "other_videos": ("ignore",), "late_frames": ("ignore",), "n_frames": ("ignore",),
+    "multi_label": ("yes",), "picture": "WIDTHxHEIGHT",
 }  # fmt: skip
 """What `--predictions_options` may say: a type, the values, or how a value is written."""
 
@@ -161,6 +162,7 @@ def of_data_set(
         other = raw.names[int((~known).argmax())]
         text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"
         raise InputError(f"{path}: video {other!r} {text}; to leave such out, say other_videos=ignore")
+    _compare_shapes(raw.shapes, path, sizes, options)
     video = raw.video[raw.tube]
     size = np.array([sizes.get(name, (0, 0, 0)) for name in raw.names]).reshape(-1, 3)[video]
     width, height, n_frames = size.T
@@ -196,11 +198,28 @@ def of_data_set(
     return raw if keep.all() else _rows(raw, keep)
 
 
+def _compare_shapes(
+    shapes: Mapping[str, tuple[int, int, int]], path: str | Path, sizes: Mapping, options: Mapping
+) -> None:
+    """InputError where a file's video has not the frames that were annotated; arguments as of `of_data_set`."""
+    for name in (name for name in shapes if name in sizes):
+        (*size, n_frames), (width, height, annotated) = shapes[name], sizes[name]
+        where = f"{path}: video {name!r}"
+        if all(size) and width > 2 and height > 2 and tuple(size) != (width, height):
+            text = f"{size[0]} x {size[1]} pixels, but annotated as {width} x {height}; predict the annotated video"
+            raise InputError(f"{where}: {text}")
+        ignored = options.get("n_frames") == "ignore"
+        if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
+            text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
+            raise InputError(f"{where}: {text} these are the same frames, say n_frames=ignore")
+
+
 def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:
     """Some of the boxes; tubes without any are gone."""
     tubes, tube = np.unique(raw.tube[keep], return_inverse=True)
     of_tubes = (column[tubes] for column in (raw.video, raw.label, raw.person, raw.score))
-    return RawPredictions(raw.names, raw.labels, *of_tubes, tube, raw.frames[keep], raw.boxes[keep], raw.scores[keep])
+    of_boxes = (column[keep] for column in (raw.frames, raw.boxes, raw.scores))
+    return RawPredictions(raw.names, raw.labels, *of_tubes, tube, *of_boxes, raw.shapes)
 
 
 def as_tubes(raw: RawPredictions, names: Iterable[str]) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
@@ -249,7 +268,7 @@ def predictions_json(
                     "score": float(tube.score),
                     **({"person_id": tube.person_id} if tube.person_id >= 0 else {}),
                     "frames": tube.frames.tolist(),
-                    "boxes": _shortened(tube.boxes).tolist(),
+                    "boxes": shortened(tube.boxes).tolist(),
                     "scores": np.asarray(scores).tolist(),
                 }
                 for tube, scores in zip(of_video, frame_scores[name], strict=True)
@@ -258,8 +277,9 @@ def predictions_json(
     return {"labels": list(labels), "videos": videos}
 
 
-def _shortened(boxes: np.ndarray) -> np.ndarray:
-    """float32 numbers as float64 of nine significant digits, which are the same float32 and take half the file."""
+def shortened(boxes: np.ndarray) -> np.ndarray:
+    """float32 numbers as float64 of nine significant digits, which are the same float32 and take half the file; of
+    others only those that are float32 numbers too."""
     exact = boxes.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 10.0 ** (8 - np.floor(np.log10(np.abs(exact))))

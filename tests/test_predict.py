@@ -209,6 +209,30 @@ def test_the_head_says_how_long_an_action_tube_must_be(models: Path, tmp_path: P
     assert result(tmp_path / "flag" / "a.json")["tubes"]
 
 
+def test_the_json_has_every_digit(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def watched(*args: object) -> list:
+        made.extend(action_tubes(*args))
+        return action_tubes(*args)
+
+    action_tubes = predict.action_tubes
+    monkeypatch.setattr(predict, "action_tubes", watched)
+    run(
+        models,
+        tmp_path / "out",
+        write_video(tmp_path / "a.mp4", gradient_frames(30)),
+        "--no_video",
+        "--min_tube_length=1",
+    )
+    written = result(tmp_path / "out" / "a.json")["tubes"]
+    expected = sorted(made, key=lambda pair: -pair[0].score)
+    assert [tube["score"] for tube in written] == [tube.score for tube, _ in expected] and written
+    for entry, (tube, scores) in zip(written, expected, strict=True):
+        assert np.array_equal(np.float32(entry["boxes"]), tube.boxes)
+        assert np.array_equal(np.array(entry["scores"], scores.dtype), scores)
+
+
 def test_a_linker_other_than_the_heads_brings_its_own_patience() -> None:
     def patience(trained: str, end: int, *flags: str) -> int:
         args = predict.make_parser().parse_args(["a.mp4", "--encoder", "e.pth", "--head", "h.pth", *flags])

@@ -197,6 +197,16 @@ def from_one(_, content):
             tube["frames"] = [frame + N_FRAMES - tube["frames"][-1] for frame in tube["frames"]]
 
 
+def stating(width: int, height: int, n_frames: int):
+    """A change by which the file says this of every video."""
+
+    def change(_, content):
+        for video in content["videos"].values():
+            video.update(width=width, height=height, n_frames=n_frames)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -216,6 +226,10 @@ def from_one(_, content):
         (larger, "boxes lie outside of their frames: they reach to .*, the frames to 400 x 300; .* say picture="),
         (turned, "boxes are reversed, .*not x1, y1, x2, y2"),
         (from_one, "if they count from 1, say first_frame=1"),
+        (stating(*SIZE, N_FRAMES // 2), "100 frames, but 200 are annotated; .*frame rate, .*say n_frames=ignore"),
+        (stating(*SIZE, N_FRAMES + 4), "204 frames, but 200 are annotated"),
+        (stating(*SIZE, "many"), "video '.*': n_frames 'many' is not a number"),
+        (stating(800, 600, N_FRAMES), "800 x 600 pixels, but annotated as 400 x 300; predict the annotated video"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(data, predictions, change, message):
@@ -230,6 +244,7 @@ def test_what_does_not_fit_is_one_line(data, predictions, change, message):
         (shares, "boxes=shares"),
         (larger, "picture=1200x900"),
         (lambda _, c: c["videos"].update(w={"tubes": []}), "other_videos=ignore"),
+        (stating(*SIZE, 300), "n_frames=ignore"),
     ],
 )
 def test_the_suggested_option_is_right(data, predictions, change, option):
@@ -290,6 +305,30 @@ def test_the_json_of_predict_is_read(data, predictions, tmp_path):
         content = {"video": f"somewhere/videos/{name}.avi", "labels": LABELS, "people": [], **video}
         (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
     assert evaluate(data, tmp_path / "many")[0] == expected
+
+
+def test_decoders_may_differ_by_a_few_frames(data, predictions):
+    expected, folder = evaluate(data, predictions)
+    for shape in ((*SIZE, N_FRAMES - 3), (0, 0, 0)):
+        folder.with_suffix(".json").unlink()
+        assert evaluate(data, changed(predictions, stating(*shape)).replace(predictions))[0] == expected
+
+
+def test_files_of_other_settings_in_one_folder_are_told(data, predictions, tmp_path, capsys):
+    (tmp_path / "many").mkdir()
+    videos = json.loads(predictions.read_text())["videos"]
+    for name, video in videos.items():
+        content = {"video": f"{name}.avi", "labels": LABELS, "settings": {"sim_th": 0.5, "topk": 1}, **video}
+        (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
+    evaluate(data, tmp_path / "many")
+    assert "other settings" not in capsys.readouterr().err
+    for name in ("v2", "v3"):
+        path = tmp_path / "many" / f"{name}.json"
+        path.write_text(path.read_text().replace('"sim_th": 0.5', '"sim_th": 0.25'))
+    evaluate(data, tmp_path / "many", "--metric", "frame-mAP")
+    told = capsys.readouterr().err
+    assert "v2.json: predicted with other settings than v0.json: sim_th 0.25 and 0.5\n" in told
+    assert told.count("other settings") == 1
 
 
 def test_a_byte_order_mark_is_no_part_of_a_json(predictions):

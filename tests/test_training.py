@@ -62,6 +62,17 @@ def next_save(run: BaseProcess, state: Path, after: int) -> int:
     return after
 
 
+def test_a_cosine_that_ends_elsewhere_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for schedule in ("cosine", "step"):
+        folder, flags = tmp_path / schedule, ("--lr_schedule", schedule)
+        train(folder, arguments(*flags, "--epochs", "1"))
+        train(folder, arguments(*flags, "--epochs", "1", "--resume"))
+        assert "note: " not in capsys.readouterr().err
+        train(folder, arguments(*flags, "--epochs", "2", "--resume"))
+        told = "was started with --epochs 1: its cosine now ends at 2, so the learning rate jumps"
+        assert (told in capsys.readouterr().err) == (schedule == "cosine")
+
+
 def test_killed_anywhere_and_resumed(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     log = tmp_path / "whole.txt"

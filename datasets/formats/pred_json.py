@@ -4,10 +4,12 @@
 
 Frames count from 0, boxes are xyxy in pixels; "label" is a name, or an index of "labels". "scores", a score for each
 frame (default: the tube's), and "person_id" may be left out. `predict.py`'s file has "video" and "tubes" in place of
-"videos"; a folder of such files is read whole.
+"videos"; a folder of such files is read whole. A video's "width", "height" and "n_frames" are compared with the data
+set's, since other frames than the annotated ones give other numbers.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,8 @@ def read(tubes: TubeRows) -> None:
     places = {label: i for i, label in enumerate(tubes.label_names)}
     for name, video, labels in _videos(tubes):
         tubes.video(name)
-        for i, tube in enumerate(video):
+        tubes.shape(name, video)
+        for i, tube in enumerate(video["tubes"]):
             place = f"video {name!r}, tube {i}"
             try:
                 label = tube["label"]
@@ -50,8 +53,8 @@ def read(tubes: TubeRows) -> None:
             tubes.add(place, name, number, rows, tube["score"], tube.get("person_id"))
 
 
-def _videos(tubes: TubeRows) -> Iterator[tuple[str, list, list]]:
-    """Every video's name, tubes and names of labels."""
+def _videos(tubes: TubeRows) -> Iterator[tuple[str, dict, list]]:
+    """Every video's name, what the file has of it, and names of labels; a warning where settings differ."""
     path = tubes.path
     files = [path]
     if path.is_dir():  # that of `predict.py --export cvat` holds the labels of the task too
@@ -59,11 +62,18 @@ def _videos(tubes: TubeRows) -> Iterator[tuple[str, list, list]]:
     if not files:
         raise InputError(f"{path}: a folder without .json files")
     seen: dict[str, Path] = {}
+    first: tuple[Path, object] | None = None
+    warned = False
     for file in files:
         content = read_json(file, "predictions file")
         if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
             raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
-        labels = content.get("labels") or []
+        labels, settings = content.get("labels") or [], content.get("settings")
+        first = first or (file, settings)
+        if settings != first[1] and not warned:
+            warned = True
+            text = f"predicted with other settings than {first[0].name}: {_differences(first[1], settings)}"
+            print(f"warning: {file}: {text}", file=sys.stderr)
         if "videos" not in content:
             content["videos"] = {_name_of(str(content["video"]), tubes.options.get("videos") or []): content}
         if not isinstance(content["videos"], dict) or not isinstance(labels, list):
@@ -73,7 +83,15 @@ def _videos(tubes: TubeRows) -> Iterator[tuple[str, list, list]]:
                 raise InputError(f"{file}: video {name!r} is in {seen[name].name} too; leave one of them in the folder")
             if not isinstance(video, dict) or not isinstance(video.get("tubes"), list):
                 raise InputError(f'{file}: video {name!r}: "tubes" is not a list')
-            yield name, video["tubes"], labels
+            yield name, video, labels
+
+
+def _differences(first: object, other: object) -> str:
+    """Where the settings of two files differ, in words."""
+    if not (isinstance(first, Mapping) and isinstance(other, Mapping)):
+        return "one of them says none"
+    names = [name for name in first | other if first.get(name) != other.get(name)]
+    return ", ".join(f"{name} {other.get(name)} and {first.get(name)}" for name in names)
 
 
 def _name_of(path: str, names: list[str]) -> str:

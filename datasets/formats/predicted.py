@@ -29,6 +29,7 @@ OPTIONS = {
     "rate": "for AVA: frames a second",
     "other_videos": "ignore: leave out videos that are not in the subset",
     "late_frames": "ignore: leave out boxes after a video's last frame",
+    "n_frames": "ignore: take a video of another number of frames than annotated, whose frames are the same ones",
 }
 """What a file of predictions does not say: its format's defaults, or what the data set or the user says."""
 
@@ -38,7 +39,8 @@ class RawPredictions(NamedTuple):
 
     names: of the videos; labels: of the classes. video, label, person: int64 (n,), of each tube the place of its
     video's name, its class and its person (-1 unknown); score: float64 (n,). tube: int64 (R,), the tube of each box,
-    rising; frames: int64 (R,), from 0; boxes: float64 (R, 4) xyxy pixels of the video; scores: float64 (R,).
+    rising; frames: int64 (R,), from 0; boxes: float64 (R, 4) xyxy pixels of the video; scores: float64 (R,). shapes:
+    of the videos where the file says it, width, height and number of frames, 0 where unknown.
     """
 
     names: list[str]
@@ -51,6 +53,7 @@ class RawPredictions(NamedTuple):
     frames: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
+    shapes: dict[str, tuple[int, int, int]]
 
 
 class TubeRows:
@@ -63,6 +66,7 @@ class TubeRows:
         self.path, self.options = path, options
         self.first_label, self.first_frame = int(options.get("first_label", 0)), int(options.get("first_frame", 0))
         self._names: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, int, int]] = {}
         none = np.zeros(0, np.int64)
         self._parts: list[tuple] = [("", (), none, none, none, np.zeros(0), none, np.zeros((0, 6)))]
         self._n_tubes = 0
@@ -87,6 +91,12 @@ class TubeRows:
     def video(self, name: object) -> int:
         """The place of a video's name."""
         return self._names.setdefault(str(name), len(self._names))
+
+    def shape(self, name: str, video: Mapping) -> None:
+        """Keep a video's "width", "height" and "n_frames", where the file says them."""
+        place, keys = f"video {name!r}", ("width", "height", "n_frames")
+        shape = tuple(int(self._number(place, key, video.get(key) or 0)) for key in keys)
+        self._shapes[name] = shape
 
     def numbers(self, place: str, texts: Sequence[str]) -> list[float]:
         """Texts as numbers."""
@@ -159,8 +169,9 @@ class TubeRows:
         again = (np.diff(frames, prepend=np.inf) <= 0) & (np.diff(tube, prepend=-1) == 0)
         self._refuse(again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
         boxes, frames = self._pixels(video[tube], rows[:, 1:5]), frames.astype(np.int64) - low
+        of_tubes = video, index, person, score
         return RawPredictions(
-            list(self._names), self.label_names, video, index, person, score, tube, frames, boxes, rows[:, 5]
+            list(self._names), self.label_names, *of_tubes, tube, frames, boxes, rows[:, 5], self._shapes
         )
 
     def _refuse(self, bad: np.ndarray, text: Callable[[int], str]) -> None:

@@ -137,6 +137,7 @@ def save_state(run: "TrainingRun") -> None:
             "scaler": run.scaler.state_dict(),
             "ranks": ranks,
             "args": _fixed(run.settings),
+            "epochs": run.args.epochs,
             "data": run.data,
         }
         save_torch(run.folder / STATE, state)
@@ -152,6 +153,10 @@ def load_state(run: "TrainingRun") -> None:
     state = load_torch(path, "training state to resume")
     try:
         _compare_settings(path, state["args"], run)
+        epochs = state.get("epochs", run.args.epochs)  # unknown of an older state
+        if run.args.lr_schedule == "cosine" and epochs != run.args.epochs and rank() == 0:
+            text = f"was started with --epochs {epochs}: its cosine now ends at {run.args.epochs}, so the learning rate"
+            print(f"note: {path}: {text} jumps, and the run is not an uninterrupted one", file=sys.stderr)
         if state.get("data", run.data) != run.data:
             raise InputError(
                 f"{path}: the run was started on other training data (videos or annotations have changed since); "
