@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ from datasets.check import contact_sheet
 from models.person_queries import Detector
 from tests.killing import write_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
+from tests.tars import as_members
 from utils.cli import run
 from utils.misc import InputError
 from utils.run_log import append_json
@@ -117,6 +119,28 @@ def test_a_folder_that_may_not_be_written_names_the_file(tmp_path: Path, capsys:
     with pytest.raises(SystemExit) as stop:
         run(lambda: write_json(tmp_path / "file" / "a.json", 1))
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_tar_that_takes_the_place_of_an_open_one_is_not_read(tmp_path: Path) -> None:
+    """A trainer reads a query cache for hours, and another command may make it anew meanwhile."""
+    arrays = {name: np.arange(600, dtype=np.float32) + i for i, name in enumerate("ab")}
+    members = as_members(arrays)
+    write_tar(tmp_path / "x.tar", [("v", {"name": "v"}, members), ("w", {"name": "w"}, members)])
+    store = TarStore(tmp_path / "x.tar")
+    np.testing.assert_array_equal(store.read("w", "a"), arrays["a"])
+    other = as_members({name: np.arange(9000, dtype=np.float32) for name in arrays})
+    write_tar(tmp_path / "x.tar", [("w", {"name": "w"}, other)])
+
+    def assert_is_read() -> None:
+        for name in "vw":
+            for column, values in arrays.items():
+                np.testing.assert_array_equal(store.read(name, column, slice(2, 9)), values[2:9])
+
+    reader = multiprocessing.get_context("fork").Process(target=assert_is_read)
+    reader.start()
+    reader.join()
+    assert reader.exitcode == 0
+    assert_is_read()
 
 
 def test_a_cache_leaves_the_unfinished_files_of_other_tars(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ a range of an array's rows is mapped (`numpy.memmap`) at its offset, and no read
 """
 
 import hashlib
+import io
 import os
 import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from utils.storage.files import atomic, seal, unseal
 BLOCK = tarfile.BLOCKSIZE
 MAX_KEY = 64  # characters: with its extension a member's name fits the 100 of a header
 MAX_JSON = 2**30  # bytes: a header that claims more is damaged
+MAX_NPY_HEADER = 10 + 2**16  # bytes of an array's magic, version, length and header
 END = (2 * BLOCK, 2 * BLOCK + tarfile.RECORDSIZE)  # bytes of zeros after the last member, at least and at most
 ALL = slice(None)  # rows of an array
 COPY = 2**20  # bytes that are read at a time
@@ -58,23 +60,22 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def checksum(path: Path, offset: int, size: int) -> int:
+def checksum(file: BinaryIO, offset: int, size: int) -> int:
     """crc32 of `size` bytes of a file from `offset` on; ValueError when the file ends before."""
     crc = 0
-    with path.open("rb") as file:
-        file.seek(offset)
-        while size:
-            data = file.read(min(size, COPY))
-            if not data:
-                raise ValueError("the file ends too early")
-            crc, size = zlib.crc32(data, crc), size - len(data)
+    while size:
+        data = os.pread(file.fileno(), min(size, COPY), offset)
+        if not data:
+            raise ValueError("the file ends too early")
+        crc, offset, size = zlib.crc32(data, crc), offset + len(data), size - len(data)
     return crc
 
 
 def whole_file(path: Path) -> Member:
     """A file as a member."""
     size = path.stat().st_size
-    return Member(path, 0, size, checksum(path, 0, size))
+    with path.open("rb") as file:
+        return Member(path, 0, size, checksum(file, 0, size))
 
 
 def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
@@ -118,43 +119,54 @@ def read_samples(
     Raises InputError, naming the file, when it is missing, damaged, cut off, foreign or of a former form, or holds a
     video twice. Members' own checksums are for those who read them (`checksum`).
     """
-    path = Path(path)
+    with _open(Path(path), what) as file:
+        yield from _samples(file, Path(path), what, remedy)
+
+
+def _open(path: Path, what: str) -> BinaryIO:
     if not path.is_file():
         raise InputError(f"{path}: no such {what}")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _samples(file: BinaryIO, path: Path, what: str, remedy: str) -> Iterator[tuple[dict, dict[str, Member]]]:
+    """`read_samples` of the open file `path`."""
     at, names = 0, set()
     try:
-        with path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            while True:
-                file.seek(at)
-                block = file.read(BLOCK)
-                if not any(block):
-                    break
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-                if not (info.isreg() and re.fullmatch(r"[A-Za-z0-9_=-]+\.json", info.name)):
-                    raise InputError(f"{path}: member {info.name[:80]!r} does not belong in a {what}; {remedy}")
-                if info.size > MAX_JSON:
-                    raise ValueError(f"a json of {info.size} bytes")
-                meta = unseal(file.read(info.size))
-                if "members" not in meta:
-                    raise InputError(f"{path}: a {what} of a former form; {remedy}")
-                if meta["name"] in names:
-                    raise InputError(f"{path}: video {meta['name'][:80]!r} is there twice; {remedy}")
-                names.add(meta["name"])
-                at += BLOCK + padded(info.size)
-                members = {}
-                for extension, (size, crc32) in meta.pop("members").items():
-                    if not (isinstance(size, int) and size >= 0):
-                        raise ValueError(f"{extension} of {size} bytes")
-                    members[extension] = Member(path, at + BLOCK, size, crc32)
-                    at += BLOCK + padded(size)
-                if at > length:
-                    raise ValueError("it ends too early")
-                yield meta, members
+        length = os.fstat(file.fileno()).st_size
+        while True:
             file.seek(at)
-            rest = file.read(END[1] + 1)
-            if not END[0] <= len(rest) <= END[1] or any(rest):
-                raise ValueError(f"no sample and no end at byte {at}")
+            block = file.read(BLOCK)
+            if not any(block):
+                break
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+            if not (info.isreg() and re.fullmatch(r"[A-Za-z0-9_=-]+\.json", info.name)):
+                raise InputError(f"{path}: member {info.name[:80]!r} does not belong in a {what}; {remedy}")
+            if info.size > MAX_JSON:
+                raise ValueError(f"a json of {info.size} bytes")
+            meta = unseal(file.read(info.size))
+            if "members" not in meta:
+                raise InputError(f"{path}: a {what} of a former form; {remedy}")
+            if meta["name"] in names:
+                raise InputError(f"{path}: video {meta['name'][:80]!r} is there twice; {remedy}")
+            names.add(meta["name"])
+            at += BLOCK + padded(info.size)
+            members = {}
+            for extension, (size, crc32) in meta.pop("members").items():
+                if not (isinstance(size, int) and size >= 0):
+                    raise ValueError(f"{extension} of {size} bytes")
+                members[extension] = Member(path, at + BLOCK, size, crc32)
+                at += BLOCK + padded(size)
+            if at > length:
+                raise ValueError("it ends too early")
+            yield meta, members
+        file.seek(at)
+        rest = file.read(END[1] + 1)
+        if not END[0] <= len(rest) <= END[1] or any(rest):
+            raise ValueError(f"no sample and no end at byte {at}")
     except (tarfile.TarError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: damaged {what} ({error}); {remedy}") from None
 
@@ -163,12 +175,15 @@ class TarStore:
     """Random access to a tar of arrays. Raises InputError, naming the file, as `read_samples` does.
 
     `names` are the videos' true names in the tar's order, `bad` those that could not be used when it was made, and why.
-    The checksum of an array is compared when it is first read.
+    The checksum of an array is compared when it is first read. The tar stays open, so that one that takes its place
+    meanwhile is not read at the offsets of this one, here or in a process forked from this.
     """
 
     def __init__(self, path: str | Path, what: str = "tar") -> None:
         self.path = Path(path)
-        self._samples = {meta["name"]: (meta, members) for meta, members in read_samples(path, what)}
+        self._file = _open(self.path, what)
+        samples = _samples(self._file, self.path, what, "make it again")
+        self._samples = {meta["name"]: (meta, members) for meta, members in samples}
         self.names = list(self._samples)
         self.bad = {name: str(meta["bad"]) for name, (meta, _) in self._samples.items() if "bad" in meta}
         self._arrays: dict[tuple[str, str], tuple[np.dtype, int, tuple[int, ...]]] = {}
@@ -191,7 +206,7 @@ class TarStore:
 
     def _check(self, name: str, extension: str, member: Member) -> None:
         try:
-            if checksum(*member[:3]) != member.crc32:
+            if checksum(self._file, member.offset, member.size) != member.crc32:
                 raise ValueError("its checksum is wrong")
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path}: {extension} of {name!r} is damaged ({error}); make it again") from None
@@ -208,19 +223,19 @@ class TarStore:
         if not shape[0]:
             return np.empty(shape, dtype)[rows]
         try:
-            return np.array(np.memmap(self.path, dtype, "r", offset, shape)[rows])
+            return np.array(np.memmap(self._file, dtype, "r", offset, shape)[rows])
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path}: cannot be read ({error}); make it again") from None
 
     def _place(self, name: str, column: str, member: Member) -> tuple[np.dtype, int, tuple[int, ...]]:
         """dtype, offset and shape of an array."""
         try:
-            with self.path.open("rb") as file:
-                file.seek(member.offset)
-                if np.lib.format.read_magic(file) != (1, 0):
-                    raise ValueError("it is stored in another form")
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-                offset = file.tell()
+            start = os.pread(self._file.fileno(), min(member.size, MAX_NPY_HEADER), member.offset)
+            header = io.BytesIO(start)
+            if np.lib.format.read_magic(header) != (1, 0):
+                raise ValueError("it is stored in another form")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+            offset = member.offset + header.tell()
             size = int(np.prod(shape, dtype=object)) * dtype.itemsize
             if fortran or dtype.hasobject or not shape or offset + size != member.offset + member.size:
                 raise ValueError("it does not hold the array that it names")
