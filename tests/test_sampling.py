@@ -128,7 +128,7 @@ def test_annotations_and_shards_count_the_frames_that_are_used(tmp_path: Path, l
     assert shown.frames.tolist() == tube.frames.tolist()
     sampled = SubsetVideos(project, "train")
     assert sum(len(b) for v in sampled.open(["v"], 0, 3, False) for b in v.batches) == video.n_frames
-    assert len(sampled.sources()["v"]) == 3  # another rate is another source
+    assert len(sampled.sources()["v"]) == 4  # another rate is another source
 
 
 def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
