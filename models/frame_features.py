@@ -98,14 +98,15 @@ def features_of_tracks(folder: Path, videos: "SubsetVideos", extractor: Extracto
     They come from the subset's tar of frame features in `folder`, which is made first where it is missing.
     """
     path = Path(folder) / f"{videos.subset}-{extractor.key}.tar"
-    with fill_cache(path, videos.sources(), {"extractor": extractor.key}, videos.skip_bad) as cache:
+    sources = videos.sources()
+    with fill_cache(path, sources, {"extractor": extractor.key}, videos.skip_bad, keep=True) as cache:
         opened = videos.open(cache.missing, extractor.image_size, extractor.batch_size, extractor.device.type == "cuda")
         what = f"{extractor.key.split('-')[0]} over {videos.subset}"
         for video, batches in run_frozen(what, cache.missing, opened, lambda video: extractor.start(video.batches)):
             with cache.sample(video.name) as sample:
                 for _, (features,) in batches:
                     sample.append({"features": features})
-    store = TarStore(path, "cache of frame features")
+    store = TarStore(path, "cache of frame features", sources)
 
     def features_of(track: Track) -> np.ndarray:
         if track.video in store.bad:  # it could still be read when its people were followed

@@ -222,14 +222,16 @@ def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = 
 def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
     """Run DETR over a subset: the tar of its queries, in which a video that is already there stays as it is.
 
+    The tar may hold videos of former lists too, which the store that is returned does not name.
     Queries of a person score of at least `FLOOR` are kept (all of them where `psn_score_th` is lower). A video that is
     left out has a sample without arrays, whose json says why (`bad`). Under `torchrun` the processes share the videos.
     Where frames are mirrored, boxes are those of the frames as they are.
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
+    sources = videos.sources()
     path = query_cache_path(folder, videos.subset, detector.key, psn_score_th, videos.mirrored)
     settings = {"detector": detector.key, "floor": floor}
-    with fill_cache(path, videos.sources(), settings, videos.skip_bad) as cache:
+    with fill_cache(path, sources, settings, videos.skip_bad, keep=True) as cache:
         opened = videos.open(cache.missing, detector.frame_size, detector.batch_size, detector.device.type == "cuda")
 
         def start(video: Any) -> Started:
@@ -245,7 +247,7 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}
-    return TarStore(path, "query cache")
+    return TarStore(path, "query cache", sources)
 
 
 def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:

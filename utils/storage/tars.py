@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -174,18 +174,19 @@ def _samples(file: BinaryIO, path: Path, what: str, remedy: str) -> Iterator[tup
 class TarStore:
     """Random access to a tar of arrays. Raises InputError, naming the file, as `read_samples` does.
 
-    `names` are the videos' true names in the tar's order, `bad` those that could not be used when it was made, and why.
+    `names` are the videos' true names in the tar's order, or those given: the tar may hold other videos too. `bad` are
+    those of them that could not be used when it was made, and why.
     The checksum of an array is compared when it is first read. The tar stays open, so that one that takes its place
     meanwhile is not read at the offsets of this one, here or in a process forked from this.
     """
 
-    def __init__(self, path: str | Path, what: str = "tar") -> None:
+    def __init__(self, path: str | Path, what: str = "tar", names: Collection[str] | None = None) -> None:
         self.path = Path(path)
         self._file = _open(self.path, what)
         samples = _samples(self._file, self.path, what, "make it again")
-        self._samples = {meta["name"]: (meta, members) for meta, members in samples}
-        self.names = list(self._samples)
-        self.bad = {name: str(meta["bad"]) for name, (meta, _) in self._samples.items() if "bad" in meta}
+        self._samples = {m["name"]: (m, members) for m, members in samples if names is None or m["name"] in names}
+        self.names = list(self._samples if names is None else names)
+        self.bad = {name: str(self.json(name)["bad"]) for name in self.names if "bad" in self.json(name)}
         self._arrays: dict[tuple[str, str], tuple[np.dtype, int, tuple[int, ...]]] = {}
 
     def _sample(self, name: str) -> tuple[dict, dict[str, Member]]:

@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.distributed import barrier, per_rank, rank, world_size
-from utils.misc import InputError
+from utils.misc import InputError, counted
 from utils.storage.files import lock, naming, sync, write_json
-from utils.storage.tars import Sample, TarStore, whole_file, write_tar
+from utils.storage.tars import Member, Sample, TarStore, whole_file, write_tar
 
 META = "sample.json"
+Place = TarStore | Path  # of a sample: the tar as it is, or a folder in which it waits to be merged
 
 
 class BadVideo(InputError):
@@ -65,13 +66,20 @@ class VideoSample:
 
 
 class VideoCache:
-    """A tar of arrays that is being made: `missing` are the videos whose samples this process has to add."""
+    """A tar of arrays that is being made: `missing` are the videos whose samples this process has to add.
 
-    def __init__(self, path: Path, sources: Mapping[str, list[int]], settings: dict, skip_bad: bool) -> None:
+    `samples` are those that had been made and can stay when `look` was last called, the listed videos' first: their
+    json, and where they are.
+    """
+
+    def __init__(
+        self, path: Path, sources: Mapping[str, list[int]], settings: dict, skip_bad: bool, keep: bool
+    ) -> None:
         self.path, self.work = path, path.with_name(f"{path.stem}.parts")
         self.made_from = {name: {"source": source, "settings": settings} for name, source in sources.items()}
-        self.skip_bad = skip_bad
+        self.settings, self.skip_bad, self.keep = settings, skip_bad, keep
         self.missing: Sequence[str] = ()
+        self.look()
 
     @contextlib.contextmanager
     def sample(self, name: str) -> Iterator[VideoSample]:
@@ -87,40 +95,75 @@ class VideoCache:
             sample.json["bad"] = str(error)
         write_json(folder / META, {**sample.json, "name": name, "made_from": self.made_from[name]})
 
-    def finished(self, name: str) -> bool:
-        """Whether a video's sample has been made, of what it would be made from now."""
-        try:
-            return self._fits(json.loads((self.work / folder_name(name) / META).read_text()), name)
-        except (OSError, ValueError, AttributeError):
-            return False
+    def look(self) -> None:
+        """Look at what has been made."""
+        made: dict[str, tuple[dict, Place]] = {}
+        for meta, place in self._all():
+            if self._fits(meta):
+                made.setdefault(meta["name"], (meta, place))
+        listed = {name: made.pop(name) for name in self.made_from if name in made}
+        self.samples = listed | made
 
-    def stored(self) -> dict[str, TarStore]:
-        """The tar as it is, by the videos whose samples in it can stay."""
-        try:
+    def of_size_alone(self) -> list[str]:
+        """The listed videos whose samples are older than the checksums of the videos' files."""
+        now = self.made_from
+        return [name for name, (meta, _) in self.samples.items() if name in now and meta["made_from"] != now[name]]
+
+    def _all(self) -> Iterator[tuple[dict, Place]]:
+        with contextlib.suppress(InputError):
             store = TarStore(self.path)
-        except InputError:
-            return {}
-        return {name: store for name in store.names if self._fits(store.json(name), name)}
+            yield from ((store.json(name), store) for name in store.names)
+        if not self.work.is_dir():
+            return
+        listed = [self.work / folder_name(name) for name in self.made_from]
+        for folder in dict.fromkeys([*listed, *sorted(self.work.iterdir())]):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                meta = json.loads((folder / META).read_text())
+                if folder.name == folder_name(meta["name"]):
+                    yield meta, folder
+
+    def _fits(self, meta: dict) -> bool:
+        listed, made_from = self.made_from.get(meta["name"]), meta.get("made_from")
+        if "bad" in meta and not (listed and self.skip_bad):
+            return False
+        if listed is None:
+            return self.keep and isinstance(made_from, dict) and made_from.get("settings") == self.settings
+        return made_from == listed or (self.keep and made_from == _of_size_alone(listed))
 
     def is_complete(self) -> bool:
-        """Whether the tar as it is holds all samples, in order, and no other."""
-        names, stored = list(self.made_from), self.stored()
+        """Whether the tar holds all listed videos; without `keep` in order, and no other."""
+        stored = {name: place for name, (_, place) in self.samples.items() if isinstance(place, TarStore)}
+        if self.keep:
+            return stored.keys() >= self.made_from.keys()
+        names = list(self.made_from)
         return list(stored) == names and all(store.names == names for store in stored.values())
 
-    def write(self, stored: Mapping[str, TarStore]) -> None:
-        """Write the tar of samples that are `stored` in the former one, and of finished ones."""
-        write_tar(self.path, (self._sample_of(name, stored.get(name)) for name in self.made_from))
+    def write(self) -> None:
+        """Write the tar of `samples`, which have to hold all listed videos; damaged ones of others are left out."""
+        assert self.samples.keys() >= self.made_from.keys(), "the block has not made all samples"
+        write_tar(self.path, self._with_members())
 
-    def _sample_of(self, name: str, store: TarStore | None) -> Sample:
-        if store:
-            return name, store.json(name), store.members(name)
-        folder = self.work / folder_name(name)
-        arrays = {path.name: whole_file(path) for path in sorted(folder.glob("*.npy"))}
-        return name, json.loads((folder / META).read_text()), arrays
+    def _with_members(self) -> Iterator[Sample]:
+        for name, (meta, place) in self.samples.items():
+            try:
+                members = _members_at(name, place)
+            except InputError:
+                if name in self.made_from:
+                    raise
+                continue
+            yield name, meta, members
 
-    def _fits(self, meta: dict, name: str) -> bool:
-        made_from = self.made_from.get(name)
-        return meta.get("made_from") == made_from is not None and (self.skip_bad or "bad" not in meta)
+
+def _members_at(name: str, place: Place) -> dict[str, Member]:
+    if isinstance(place, TarStore):
+        return place.members(name)
+    return {path.name: whole_file(path) for path in sorted(place.glob("*.npy"))}
+
+
+def _of_size_alone(made_from: dict) -> dict:
+    """The same as samples hold it that are older than the checksum of a video's file, which comes third."""
+    source = made_from["source"]
+    return {**made_from, "source": source[:2] + source[3:]}
 
 
 def folder_name(name: str) -> str:
@@ -130,7 +173,7 @@ def folder_name(name: str) -> str:
 
 @contextlib.contextmanager
 def fill_cache(
-    path: Path, sources: Mapping[str, list[int]], settings: dict, skip_bad: bool = False
+    path: Path, sources: Mapping[str, list[int]], settings: dict, skip_bad: bool = False, keep: bool = False
 ) -> Iterator[VideoCache]:
     """Bring the tar `path` up to date: the block makes the samples that are missing in it, or have changed.
 
@@ -138,37 +181,53 @@ def fill_cache(
     the missing videos, and the first merges them when all have ended the block.
 
     Args:
-        sources: name -> what identifies the video's file, e.g. number of files and bytes; stored with each sample.
-        settings: what else the samples depend on; stored likewise.
+        sources: name -> what identifies the video's file: number of files, bytes, a checksum, and whatever else its
+            sample depends on; stored with each sample.
+        settings: what all samples depend on; stored likewise.
         skip_bad: take samples of videos that could not be used for made.
+        keep: of samples that take hours. Those of videos that are not in `sources` stay, in whatever order, so readers
+            have to pick theirs; and those older than the files' checksums too, with a note.
 
     Raises:
         InputError: another run is writing the same tar.
     """
-    cache = VideoCache(path, sources, settings, skip_bad)
+    cache = VideoCache(path, sources, settings, skip_bad, keep)
+    if rank() == 0:
+        _say_unchecked(path, cache.of_size_alone())
     if per_rank(cache.is_complete())[0]:
-        _remove_left_over(cache.work)
+        _remove_left_over(cache)
         yield cache
         return
     with lock(cache.work / f"process-{rank()}", "run"):
-        stored = cache.stored()  # another run may have made it in the meantime
-        missing = [name for name in cache.made_from if name not in stored and not cache.finished(name)]
+        cache.look()  # another run may have made some in the meantime
+        missing = [name for name in cache.made_from if name not in cache.samples]
         barrier()  # all have seen the same videos finished
         cache.missing = missing[rank() :: world_size()]
         yield cache
         barrier()
         if rank() == 0:
             _say_why(path, settings)
-            cache.write(stored)
+            cache.look()
+            cache.write()
             shutil.rmtree(cache.work)
         barrier()
 
 
-def _remove_left_over(work: Path) -> None:
-    """Remove what a run that was killed at its very end has left, unless another run is at work there."""
-    if rank() == 0 and work.is_dir():
-        with contextlib.suppress(InputError), lock(work / "process-0", "run"):
-            shutil.rmtree(work)
+def _remove_left_over(cache: VideoCache) -> None:
+    """Remove what a run that was killed at its very end has left, unless another run is at work there, or other videos'
+    samples wait there."""
+    if rank() == 0 and cache.work.is_dir():
+        with contextlib.suppress(InputError), lock(cache.work / "process-0", "run"):
+            cache.look()
+            if all(isinstance(place, TarStore) for _, place in cache.samples.values()):
+                shutil.rmtree(cache.work)
+
+
+def _say_unchecked(path: Path, names: Sequence[str]) -> None:
+    """Say which samples are not known to be of the videos' files of today."""
+    if names:
+        text = f"{counted(len(names), 'video')} in it, the first {names[0]!r}, known by the file's size alone"
+        print(f"{path}: {text}; if one was replaced by another of its size, remove the tar", file=sys.stderr)
 
 
 def _say_why(path: Path, settings: dict) -> None:
