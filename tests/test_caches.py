@@ -77,23 +77,6 @@ def test_what_a_stopped_run_of_a_longer_list_has_finished_stays(tmp_path: Path) 
     assert fill(path, sources) == ["d"]
 
 
-def test_a_cache_older_than_the_files_checksums_is_taken_with_a_note(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, old, new = tmp_path / "x.tar", {"a": [1, 5, 77], "b": [1, 6, 77]}, {"a": [1, 5, 9, 77], "b": [1, 6, 9, 77]}
-    fill(path, old)
-    assert not capsys.readouterr().err
-    for _ in range(2):
-        assert fill(path, new) == []
-        assert capsys.readouterr().err.splitlines() == [
-            f"{path}: 2 videos in it, the first 'a', known by the file's size alone; if one was replaced by another of "
-            "its size, remove the tar"
-        ]
-    assert fill(path, {"a": [1, 5, 9, 78], "b": [1, 7, 9, 77]}) == ["a", "b"]
-    fill(path, old, keep=False)
-    assert fill(path, new, keep=False) == ["a", "b"], "what takes seconds is made anew"
-
-
 class Constant:
     """A detector that finds one person in each frame, with the frame's first pixel as query."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.distributed import barrier, per_rank, rank, world_size
-from utils.misc import InputError, counted
+from utils.misc import InputError
 from utils.storage.files import lock, naming, sync, write_json
 from utils.storage.tars import Member, Sample, TarStore, whole_file, write_tar
 
@@ -104,11 +104,6 @@ class VideoCache:
         listed = {name: made.pop(name) for name in self.made_from if name in made}
         self.samples = listed | made
 
-    def of_size_alone(self) -> list[str]:
-        """The listed videos whose samples are older than the checksums of the videos' files."""
-        now = self.made_from
-        return [name for name, (meta, _) in self.samples.items() if name in now and meta["made_from"] != now[name]]
-
     def _all(self) -> Iterator[tuple[dict, Place]]:
         with contextlib.suppress(InputError):
             store = TarStore(self.path)
@@ -128,7 +123,7 @@ class VideoCache:
             return False
         if listed is None:
             return self.keep and isinstance(made_from, dict) and made_from.get("settings") == self.settings
-        return made_from == listed or (self.keep and made_from == _of_size_alone(listed))
+        return made_from == listed
 
     def is_complete(self) -> bool:
         """Whether the tar holds all listed videos; without `keep` in order, and no other."""
@@ -160,12 +155,6 @@ def _members_at(name: str, place: Place) -> dict[str, Member]:
     return {path.name: whole_file(path) for path in sorted(place.glob("*.npy"))}
 
 
-def _of_size_alone(made_from: dict) -> dict:
-    """The same as samples hold it that are older than the checksum of a video's file, which comes third."""
-    source = made_from["source"]
-    return {**made_from, "source": source[:2] + source[3:]}
-
-
 def folder_name(name: str) -> str:
     """The name of what is kept of a video while it is worked on; a video's name may be longer than a file's can be."""
     return hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -185,15 +174,13 @@ def fill_cache(
             sample depends on; stored with each sample.
         settings: what all samples depend on; stored likewise.
         skip_bad: take samples of videos that could not be used for made.
-        keep: of samples that take hours. Those of videos that are not in `sources` stay, in whatever order, so readers
-            have to pick theirs; and those older than the files' checksums too, with a note.
+        keep: samples of videos that are not in `sources` stay, in whatever order, so readers have to pick theirs: of
+            samples that take hours.
 
     Raises:
         InputError: another run is writing the same tar.
     """
     cache = VideoCache(path, sources, settings, skip_bad, keep)
-    if rank() == 0:
-        _say_unchecked(path, cache.of_size_alone())
     if per_rank(cache.is_complete())[0]:
         _remove_left_over(cache)
         yield cache
@@ -221,13 +208,6 @@ def _remove_left_over(cache: VideoCache) -> None:
             cache.look()
             if all(isinstance(place, TarStore) for _, place in cache.samples.values()):
                 shutil.rmtree(cache.work)
-
-
-def _say_unchecked(path: Path, names: Sequence[str]) -> None:
-    """Say which samples are not known to be of the videos' files of today."""
-    if names:
-        text = f"{counted(len(names), 'video')} in it, the first {names[0]!r}, known by the file's size alone"
-        print(f"{path}: {text}; if one was replaced by another of its size, remove the tar", file=sys.stderr)
 
 
 def _say_why(path: Path, settings: dict) -> None:
