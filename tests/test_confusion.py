@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_predictions import data, evaluate, predictions  # noqa: F401 (fixtures)
 from tests.tube_cases import random_case
-from utils.box_ops import tube_iou
+from utils.box_ops import Tube, tube_iou
 from utils.metrics.confusion import confusion
 from utils.metrics.evaluation import Evaluation
 from utils.misc import InputError
@@ -51,6 +51,17 @@ def test_confusion_is_that_of_counting_pair_by_pair():
             }
 
         np.testing.assert_array_equal(found["frames"]["counts"], obvious_confusion(boxes(pred), boxes(gt), 4, 0.5))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_actions_of_one_person_are_not_taken_for_each_other(order):
+    frames, boxes = np.arange(10), np.tile([10.0, 10, 30, 60], (10, 1))
+    gt = {"v": [Tube(frames, boxes, label) for label in order]}
+    pred = {"v": [Tube(frames, boxes, label, 0.9 - 0.1 * label) for label in range(2)]}
+    scores = {"v": [np.full(10, tube.score) for tube in pred["v"]]}
+    found = confusion(Evaluation(pred, scores, gt, {}, list("ab"), [0.5]))
+    assert found["tubes@0.5"]["counts"] == np.diag([1, 1, 0]).tolist()
+    assert found["frames"]["counts"] == np.diag([10, 10, 0]).tolist()
 
 
 def test_the_stage_keeps_and_plots_errors_and_confusion(data, predictions, capsys):  # noqa: F811

@@ -8,6 +8,7 @@ import pytest
 from tests.test_box_ops import obvious_iou
 from tests.tube_cases import random_case
 from utils.box_ops import Tube
+from utils.metrics import errors as module
 from utils.metrics.errors import CAUSES, act_errors, errors
 from utils.metrics.evaluation import Evaluation
 from utils.video_map import calc_frame_map, calc_video_map, mean_ap
@@ -283,6 +284,39 @@ def test_gaps_are_no_errors_of_time_where_spans_are_compared(gt):
 
     found = summary("v-mAP", changed(gt, with_gaps), gt, 0.5, "multisports")
     assert {row["cause"] for row in found["list"]} == {"box"}
+
+
+@pytest.mark.parametrize("metric", ["v-mAP", "frame-mAP"])
+def test_the_order_of_a_persons_two_actions_does_not_matter(metric):
+    """Somebody of whom one action is found, and one of whom none is; each with a detection of a wrong class."""
+    pred, gt, swapped = {}, {}, {}
+    for video, found in (("one", True), ("none", False)):
+        gt[video] = [person(0, 0, 0), person(0, 1, 0)]
+        swapped[video] = gt[video][::-1]
+        pred[video] = [replace(person(0, 2, 0), score=0.9), *gt[video][: int(found)]]
+    results = [summary(metric, pred, annotation) for annotation in (gt, swapped)]
+    listed = [
+        sorted((row["video"], row["kind"], row["label"], row["cause"]) for row in result.pop("list", ()))
+        for result in results
+    ]
+    assert results[0] == results[1] and listed[0] == listed[1]
+    n = 1 if metric == "v-mAP" else 40
+    assert results[0]["causes"]["class"]["count"] == 2 * n
+    assert results[0]["causes"]["missed"]["count"] == n  # where both are missed, one detection explains one of them
+    if metric == "v-mAP":
+        misses = [row for row in listed[0] if row[1] == "miss"]
+        assert misses == [("none", "miss", "a", "class"), ("none", "miss", "b", "missed"), ("one", "miss", "b", "class")]
+
+
+def test_a_videos_cost_needs_only_the_classes_of_its_errors(gt, monkeypatch):
+    pred = changed(gt, missed)  # of each second video one person
+    calls = []
+    counted = lambda *args: calls.append(args) or average_precision(*args)  # noqa: E731
+    average_precision = module.average_precision
+    monkeypatch.setattr(module, "average_precision", counted)
+    found = summary("v-mAP", pred, gt)
+    whole = 2 + len(CAUSES)  # nothing, each cause, and all of them mended
+    assert len(calls) <= 3 * whole + 3 and len(found["worst_videos"]) == 3
 
 
 def test_nothing_predicted_is_all_missed(gt):

@@ -14,8 +14,9 @@ def confusion(e: Evaluation) -> dict:
     """Confusion matrices of tubes at every threshold, and of frames at IoU 0.5.
 
     By falling score, whatever its class, a detection takes the free ground truth of its video (frame) that it overlaps
-    most, if by the threshold. "no action" is the row of people without an action and of detections that overlap nobody,
-    and the column of ground truth that nothing was matched to. Further detections of a ground truth are not counted.
+    most, if by the threshold; of equals that of its own class, then of the lower label. "no action" is
+    the row of people without an action and of detections that overlap nobody, and the column of ground truth that
+    nothing was matched to. Further detections of a ground truth are not counted.
 
     Returns:
         "tubes@T", "frames" -> "labels", the classes' names and "no action"; "counts", rows of the ground truth's class,

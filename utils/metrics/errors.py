@@ -87,8 +87,10 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
         boxes: they are boxes, which have no association, not tubes.
     """
     wrong = matched < 0
+    missed = c.gt.label >= 0
+    missed[matched[~wrong]] = False
     same_class = c.pred.label[c.i] == c.gt.label[c.j]
-    (same, target), (other, other_target) = _nearest(c, same_class), _nearest(c, ~same_class)
+    (same, target), (other, other_target) = (_nearest(c, pairs, missed) for pairs in (same_class, ~same_class))
     joined, piece_of = np.full(len(c.gt.label), -np.inf), np.full(len(wrong), -1)
     loose, wrong_frame = np.full(len(wrong), BOX), np.zeros(len(wrong), bool)
     if boxes:
@@ -110,8 +112,6 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
     }
     cause = np.select(list(rules.values()), [loose if name == BOX else name for name in rules], BACKGROUND)
     target = np.select([cause == CLASS, cause == LINK, wrong], [other_target, piece_of, target], -1)
-    missed = c.gt.label >= 0
-    missed[matched[~wrong]] = False
     of_gt = np.where(missed, MISSED, NO_ERROR)
     mendable = np.flatnonzero(np.isin(cause, (CLASS, BOX, TIME)) & (target >= 0))
     mendable = mendable[missed[target[mendable]]]
@@ -122,12 +122,16 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
     return Causes(cause, of_gt, matched, target, joined)
 
 
-def _nearest(c: Candidates, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest IoU of each detection among some pairs, float64 (P,), 0 without any, and its ground truth, or -1."""
+def _nearest(c: Candidates, pairs: np.ndarray, missed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest IoU of each detection among some pairs, float64 (P,), 0 without any, and its ground truth, or -1.
+
+    Of equals one that is `missed`, bool (G,), comes first, then the order of the pairs decides, as in `matching`.
+    """
     best, target = np.zeros(len(c.pred.label)), np.full(len(c.pred.label), -1)
     p, g, iou = c.i[pairs], c.j[pairs], c.iou[pairs]
-    order = np.lexsort((g, iou))
-    best[p[order]], target[p[order]] = iou[order], g[order]  # the last one written is the best
+    order = np.lexsort((~missed[g], -iou, p))  # stable
+    order = order[np.append(True, np.diff(p[order]) > 0)[: len(order)]]  # the first of each detection
+    best[p[order]], target[p[order]] = iou[order], g[order]
     return best, target
 
 
@@ -153,17 +157,18 @@ def _annotated(c: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
     """What `errors` returns of one threshold, of tubes and of boxes."""
-    base = mended_map(c, causes, (), e)
+    ap = mended_ap(c, causes, (), e)
+    base = mean_ap(ap)
     counts = np.bincount(causes.of_pred[causes.of_pred >= 0], minlength=len(CAUSES))
     counts[MISSED] = (causes.of_gt == MISSED).sum()
-    gains = [mended_map(c, causes, (cause,), e) - base for cause in range(len(CAUSES))]
+    gains = [mean_ap(mended_ap(c, causes, (cause,), e)) - base for cause in range(len(CAUSES))]
     rows = {name: {"gain": gain, "count": int(n)} for name, gain, n in zip(CAUSES, gains, counts, strict=True)}
-    everything = mended_map(c, causes, range(len(CAUSES)), e)
-    return {"mAP": base, "causes": rows, "all": everything, "worst_videos": _worst(c, causes, e, base)}
+    everything = mean_ap(mended_ap(c, causes, range(len(CAUSES)), e))
+    return {"mAP": base, "causes": rows, "all": everything, "worst_videos": _worst(c, causes, e, ap)}
 
 
-def mended_map(c: Candidates, causes: Causes, mended: Sequence[int], e: Evaluation) -> float:
-    """The mAP with some causes mended.
+def mended_ap(c: Candidates, causes: Causes, mended: Sequence[int], e: Evaluation) -> np.ndarray:
+    """AP of each class, float64 (num_classes,), with some causes mended; NaN of those that are not in the mean.
 
     A false positive of such a cause is gone. A ground truth that it would match is found by it, with the best of their
     scores; one that is missed is taken off.
@@ -171,23 +176,19 @@ def mended_map(c: Candidates, causes: Causes, mended: Sequence[int], e: Evaluati
     found, scores = _mended(c, causes, mended)
     kept = np.append(~np.isin(causes.of_pred, mended), np.ones(len(found), bool))
     off = (causes.of_gt == MISSED) & (MISSED in mended)
-    return _map_of(c, causes, _by_class(c, found, scores), kept, off, e)
-
-
-def _map_of(
-    c: Candidates, causes: Causes, rows: Sequence[np.ndarray], kept: np.ndarray, off: np.ndarray, e: Evaluation
-) -> float:
-    """The mAP of those of `rows` (`_by_class`) that are `kept`, bool (P + k,), without the ground truths that are
-    `off`, bool (G,). A class without any ground truth left is perfect if it has no detection."""
-    correct = np.append(causes.matched >= 0, np.ones(len(kept) - len(causes.matched), bool))
+    correct = np.append(causes.matched >= 0, np.ones(len(found), bool))
     n_gt = np.bincount(c.gt.label[c.gt.label >= 0], minlength=c.num_classes)
     n_left = n_gt - np.bincount(c.gt.label[off], minlength=c.num_classes)
-    ap = np.full(c.num_classes, np.nan)
+    rows, ap = _by_class(c, found, scores), np.full(c.num_classes, np.nan)
     for label in np.flatnonzero((n_gt > 0) & ~np.isin(e.labels, list(c.rule.left_out))).tolist():
-        own, n = rows[label], int(n_left[label])
-        own = correct[own[kept[own]]]
-        ap[label] = average_precision(own, n, e.protocol) if n else float(not len(own))
-    return mean_ap(ap)
+        own = rows[label]
+        ap[label] = _ap_of(correct[own[kept[own]]], int(n_left[label]), e.protocol)
+    return ap
+
+
+def _ap_of(correct: np.ndarray, n_gt: int, protocol: str) -> float:
+    """`average_precision`; a class without any ground truth left is perfect if it has no detection."""
+    return average_precision(correct, n_gt, protocol) if n_gt else float(not len(correct))
 
 
 def _mended(c: Candidates, causes: Causes, mended: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -209,20 +210,41 @@ def _by_class(c: Candidates, found: np.ndarray, scores: np.ndarray) -> list[np.n
     return np.split(rows[order], np.searchsorted(label[order], np.arange(c.num_classes)))[1:]
 
 
-def _worst(c: Candidates, causes: Causes, e: Evaluation, base: float) -> list[dict]:
-    """The videos whose errors cost most: "cost" is what the mAP would gain if all errors of this video were mended."""
+def _class_rows(
+    c: Candidates, causes: Causes, found: np.ndarray, scores: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each class's rows (`_by_class`) the video, whether it is correct, and whether it is a detection, not found by
+    mending."""
+    n, k = len(c.ranked), len(found)
+    video = np.append(c.pred.video, c.gt.video[found])
+    correct = np.append(causes.matched >= 0, np.ones(k, bool))
+    return [(video[rows], correct[rows], rows < n) for rows in _by_class(c, found, scores)]
+
+
+def _worst(c: Candidates, causes: Causes, e: Evaluation, ap: np.ndarray) -> list[dict]:
+    """The videos whose errors cost most: "cost" is what the mAP would gain if all errors of this video were mended.
+
+    `ap`, float64 (num_classes,), is that with nothing mended.
+    """
     counts = np.zeros((len(c.names), len(CAUSES)), np.int64)
     wrong, missed = causes.of_pred != NO_ERROR, causes.of_gt == MISSED
     np.add.at(counts, (c.pred.video[wrong], causes.of_pred[wrong]), 1)
     np.add.at(counts, (c.gt.video[missed], MISSED), 1)
     found, scores = _mended(c, causes, range(len(CAUSES)))
-    by_class, videos = _by_class(c, found, scores), []
+    videos, classes = [], _class_rows(c, causes, found, scores)
+    n_gt = np.bincount(c.gt.label[c.gt.label >= 0], minlength=c.num_classes)
     for video in np.argsort(-counts.sum(1), kind="stable")[:LOOKED_AT].tolist():
         by_cause = {name: int(count) for name, count in zip(CAUSES, counts[video], strict=True) if count}
         if by_cause:
-            kept = np.append(~(wrong & (c.pred.video == video)), c.gt.video[found] == video)
-            mended = _map_of(c, causes, by_class, kept, missed & (c.gt.video == video), e)
-            about = {"video": c.names[video], "cost": float(np.nan_to_num(mended - base))}
+            off = c.gt.label[missed & (c.gt.video == video)]
+            labels = [c.pred.label[wrong & (c.pred.video == video)], c.gt.label[found[c.gt.video[found] == video]], off]
+            mended, n_left = ap.copy(), n_gt - np.bincount(off, minlength=c.num_classes)
+            for label in np.unique(np.concatenate(labels)).tolist():  # the AP of all other classes stays
+                if not np.isnan(ap[label]):
+                    of_video, correct, predicted = classes[label]
+                    kept = np.where(of_video == video, correct, predicted)
+                    mended[label] = _ap_of(correct[kept], int(n_left[label]), e.protocol)
+            about = {"video": c.names[video], "cost": float(np.nan_to_num(mean_ap(mended) - mean_ap(ap)))}
             videos.append({**about, "errors": sum(by_cause.values()), "causes": by_cause})
     return sorted(videos, key=lambda row: -round(row["cost"], 9))[:WORST]  # equal costs: most errors first
 
@@ -248,7 +270,7 @@ def act_errors(e: Evaluation, threshold: float) -> dict[str, float]:
     """
     c, matched = match_all(e, threshold, "act", boxes=True)
     wrong = matched < 0
-    other, _ = _nearest(c, c.pred.label[c.i] != c.gt.label[c.j])
+    other, _ = _nearest(c, c.pred.label[c.i] != c.gt.label[c.j], c.gt.label >= 0)
     in_frame, annotated, in_video = _annotated(c)
     kinds = {
         "AP": ~wrong,

@@ -3,7 +3,9 @@
 The detections of a class are matched by falling score. Each takes the ground truth of its video (or frame) that it
 overlaps most among those still unmatched, if their IoU is at least the threshold; otherwise it is a false positive. A
 second detection of one tube is therefore never correct. Equal scores are ordered by video name and the tube's content,
-so that the order in which predictions are given does not matter.
+so that the order in which predictions are given does not matter. Of ground truths that a detection overlaps equally
+(one person with two actions), that of its own class comes first, then the lower label, so that the annotation's order
+does not matter either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +59,7 @@ class Candidates(NamedTuple):
 
     names: of the videos. num_classes: labels are 0 to `num_classes` - 1. rule: of the protocol. ranked: int64 (n,), the
     detections by falling score. i, j: int64 (k,), the detection and the ground truth of each pair, by falling score of
-    the detection, then falling IoU. iou: float64 (k,).
+    the detection, then falling IoU, then its own class first, then rising label. iou: float64 (k,).
     """
 
     names: Sequence[str]
@@ -155,7 +157,8 @@ def ranked_candidates(
     """The candidates by falling score, and equal scores by `place`, int64 (n,)."""
     i, j, iou = pairs
     ranked = np.lexsort((place, -pred.score))
-    order = np.lexsort((j, -iou, np.argsort(ranked)[i]))
+    label = gt.label[j]
+    order = np.lexsort((j, label, label != pred.label[i], -iou, np.argsort(ranked)[i]))
     return Candidates(names, num_classes, rule, pred, gt, ranked, i[order], j[order], iou[order])
 
 
