@@ -1,7 +1,8 @@
 """Presets: all settings of a stage at once, from the file `<project file's stem>.<preset>.yml` beside the project file.
 
 Such a file maps each stage, by its script's name, to values of its flags; `iou` holds what differs with
-`--link_cues iou`. In texts `{checkpoint_root}` and `{data_root}` stand for these folders.
+`--link_cues iou`, whether the command line or the preset itself says so. In texts `{checkpoint_root}` and `{data_root}`
+stand for these folders.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def parse_with_preset(parser: Parser, stage: str) -> Flags:
     if not isinstance(stages.get(stage), dict):
         raise InputError(f"{path}: this preset has no {stage}.py; leave --preset out")
     values = dict(stages[stage])
-    if getattr(args, "link_cues", values.get("link_cues")) == "iou":
+    if _link_cues(parser, args, values) == "iou":
         values |= stages.get("iou") or {}
     if unknown := set(args.preset_except) - values.keys():
         raise InputError(f"--preset_except {min(unknown)}: the preset does not set it; it sets {', '.join(values)}")
@@ -55,6 +56,14 @@ def parse_with_preset(parser: Parser, stage: str) -> Flags:
         given = "; the command line has " + _shown(instead) if instead else ""
         print(f"--preset {args.preset} ({path}) sets {_shown(values)}{given}")
     return args
+
+
+def _link_cues(parser: Parser, args: Flags, values: dict) -> object:
+    """`--link_cues` as it will be: the command line's, else the preset's, else the flag's default."""
+    if not hasattr(args, "link_cues") or "link_cues" not in values or "link_cues" in args.preset_except:
+        return getattr(args, "link_cues", None)
+    parser.set_defaults(link_cues=values["link_cues"])
+    return parser.parse_args().link_cues
 
 
 def _checked(path: Path, parser: Parser, name: str, value: object, folders: dict[str, str]) -> object:

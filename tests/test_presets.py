@@ -124,6 +124,26 @@ def test_a_preset_with_a_mistake_is_one_line(monkeypatch, tmp_path: Path, values
         parsed(monkeypatch, "train_qmm", str(tmp_path / "own.yml"))
 
 
+@pytest.mark.parametrize(
+    ("link_cues", "flags", "wanted"),
+    [
+        ("iou", (), ("iou", 0.5)),
+        ("iou", ("--link_cues", "feature"), ("feature", 0.25)),
+        ("iou", ("--preset_except", "link_cues"), ("feature", 0.25)),
+        ("iou", ("--preset_except", "sim_th"), ("iou", None)),
+        ("feature", ("--link_cues", "iou"), ("iou", 0.5)),
+        ("feature", (), ("feature", 0.25)),
+    ],
+)
+def test_what_differs_with_iou_follows_the_link_cue_that_is_used(
+    monkeypatch, tmp_path: Path, link_cues: str, flags: tuple, wanted: tuple
+) -> None:
+    values = {"eval_qmm": {"link_cues": link_cues, "sim_th": 0.25}, "iou": {"sim_th": 0.5}}
+    (tmp_path / "own.published.yml").write_text(yaml.safe_dump(values))
+    args = parsed(monkeypatch, "eval_qmm", str(tmp_path / "own.yml"), *flags)
+    assert (args.link_cues, args.sim_th) == wanted
+
+
 def test_a_text_may_hold_braces_of_other_things(monkeypatch, tmp_path: Path) -> None:
     values = {"shards_path": "{data_root}/shard-{000000..000063}.tar"}
     (tmp_path / "own.published.yml").write_text(yaml.safe_dump({"train_qmm": values}))
