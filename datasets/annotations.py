@@ -34,6 +34,7 @@ RULES = {
     "box is empty": "dropped",
     "frame is after the last decoded one": "dropped",
     "frame lies between those used": "dropped",
+    "frame is after the last one used": "dropped",
     "box extends beyond the frame": "kept",
     "number of frames is not the video's": "kept",
 }
@@ -41,6 +42,7 @@ CONSEQUENCES = {
     "box is empty": "left out",
     "frame is after the last decoded one": "left out of training",
     "frame lies between those used": "left out",
+    "frame is after the last one used": "left out",
     "box extends beyond the frame": "clipped in training, kept as annotated in evaluation",
     "number of frames is not the video's": "the decoded frames count",
 }
@@ -179,22 +181,23 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
     video, faults = read_video(name, file, project.labels)
     if project.sampling.all_frames or file.sampled or any(fault.refused for fault in faults):
         return video, faults
-    if project.sampling.rate is None:
+    if project.sampling.rate is None and project.sampling.end is None:
         last = max([video.n_frames, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
         chosen = np.arange(0, last, project.sampling.stride)
     else:
         chosen = project.open_video(name).chosen()
-    tubes, between = [], []
+    tubes, between, after = [], [], []
     for tube in video.tubes:
         rows = np.searchsorted(tube.frames, chosen)
         used = np.append(tube.frames, -1)[rows] == chosen
         if used.any():
             tubes.append(replace(tube, frames=np.flatnonzero(used), boxes=tube.boxes[rows[used]]))
         else:
-            between.append(tube)
-    if between:
-        kind, frame = "frame lies between those used", between[0].frames[0]
-        faults.append(AnnotationFault(kind, f"video {name!r}, frame {frame} of the file", kind, len(between)))
+            (after if tube.frames[0] > chosen.max(initial=-1) else between).append(tube)
+    for kind, unused in (("frame lies between those used", between), ("frame is after the last one used", after)):
+        if unused:
+            place = f"video {name!r}, frame {unused[0].frames[0]} of the file"
+            faults.append(AnnotationFault(kind, place, kind, len(unused)))
     listed = {}
     for field in ("key_frames", "empty_frames"):
         frames = getattr(video, field)

@@ -12,6 +12,8 @@ from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.export_predictions import export_ava
 from datasets.formats.ava import csv_writing
+from datasets.make_shards import make_shards
+from datasets.use_shards import ClipDataset
 from tests.videos import write_video
 from utils.box_ops import Tube
 from utils.metrics.evaluation import Evaluation
@@ -174,6 +176,22 @@ def test_the_image_of_a_second_is_the_one_that_each_code_takes(offset: int | Non
         cv2.imwrite(str(path), np.full((2, 2, 3), i, np.uint8))
     frames = list(VideoFrames(project.frames_path("b"), project.sampling))
     assert [frame[0, 0, 0] for frame in frames] == [image]
+
+
+@pytest.mark.parametrize(("fields", "frames"), [({}, [0, 2]), ({"stride": 2}, [0, 1])])
+def test_boxes_of_frames_after_the_end_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict, frames: list[int]
+) -> None:
+    """Also where rows name frames and no rate chooses them."""
+    rows = "".join(f"a,{frame},0.1,0.2,0.5,1.0,{label}\n" for frame, label in ((0, "1,7"), (2, "1,7"), (9, "4,7")))
+    path = own(tmp_path, rows, n_frames=10, time="frames", start=0, end=0.1, **fields)  # 25 images a second: 3 frames
+    path.write_text(path.read_text().replace("rate: 25\n", ""))
+    project, video = read(path)
+    (tube,) = video.tubes
+    assert tube.frames.tolist() == frames
+    assert "1 time: frame is after the last one used, left out; first in video 'a', frame 9" in capsys.readouterr().err
+    assert make_shards(project, "train", tmp_path / "shards", workers=1) == {}
+    assert ClipDataset(tmp_path / "shards").videos[0].frames.tolist() == frames
 
 
 def test_whole_and_cut_videos_show_the_same_seconds(tmp_path: Path) -> None:
