@@ -304,8 +304,8 @@ def test_the_order_of_a_persons_two_actions_does_not_matter(metric):
     assert results[0]["causes"]["class"]["count"] == 2 * n
     assert results[0]["causes"]["missed"]["count"] == n  # where both are missed, one detection explains one of them
     if metric == "v-mAP":
-        misses = [row for row in listed[0] if row[1] == "miss"]
-        assert misses == [("none", "miss", "a", "class"), ("none", "miss", "b", "missed"), ("one", "miss", "b", "class")]
+        misses = [(video, label, cause) for video, kind, label, cause in listed[0] if kind == "miss"]
+        assert misses == [("none", "a", "class"), ("none", "b", "missed"), ("one", "b", "class")]
 
 
 def test_a_videos_cost_needs_only_the_classes_of_its_errors(gt, monkeypatch):
