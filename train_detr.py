@@ -100,10 +100,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.compare_shards import check_index, clips_of_flags, stored_clips
 from datasets.config import load_project
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
-from datasets.stream_shards import clips_of_flags
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from models import hf_detector
 from models.auxiliary_losses import QueryLosses
@@ -274,6 +274,7 @@ def main() -> None:
         streamed = is_url(args.shards_path)
         folder_of = partial(shards_folder, None if streamed else args.shards_path, project, data_root=args.data_root)
         if not streamed:  # a mistake here stops the run before weights are downloaded
+            check_index(folder_of(args.subset), project, args.subset)
             next(read_shards(folder_of(args.subset)), None)
         detr, model, criterion, config, about, inputs, detect = build(args, device)
         detr.to(memory_format=torch.channels_last)  # as the images come; convolutions are faster
@@ -281,7 +282,8 @@ def main() -> None:
         size = {"image_size": about["image_size"], "pad_square": about["pad_square"]}
         data, metrics_of_val = clips_of_flags(args, project, **size), None
         if (folder_of(args.val_subset) / "index.json").is_file():
-            val = ClipDataset(folder_of(args.val_subset), train=False, clips_per_video=4, seed=args.seed, **size)
+            more = {"train": False, "clips_per_video": 4, "seed": args.seed, **size}
+            val = stored_clips(folder_of(args.val_subset), project, args.val_subset, **more)
             metrics_of_val = partial(validate, detect, val, args, device)
         if rank() == 0:
             warn(args, data, about["num_queries"])

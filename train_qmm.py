@@ -56,11 +56,11 @@ import torch
 from torch import Tensor
 
 from datasets.annotations import read_annotations
+from datasets.compare_shards import clips_of_flags
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
-from datasets.stream_shards import clips_of_flags
 from datasets.use_shards import Clips, epoch_batches, make_loader
 from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder

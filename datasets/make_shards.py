@@ -32,11 +32,26 @@ from utils.storage.video_cache import folder_name
 REMEDY = "make the shards again with python -m datasets.make_shards"
 
 
-def _made_from(video: Video, path: Path, settings: dict) -> dict:
-    """What a sample depends on: when it is the same, the sample need not be made again."""
+def project_settings(project: Project) -> dict:
+    """The settings of samples that the project file makes: `sampling` and `n_actions`, as `encode_video` takes them."""
+    settings: dict = {}
+    if not project.sampling.all_frames:
+        settings["sampling"] = asdict(project.sampling)
+    if project.multi_label:
+        settings["n_actions"] = len(project.labels)
+    return settings
+
+
+def annotation_checksum(video: Video) -> int:
+    """A checksum of a video's tubes and key frames, which samples keep as `made_from`'s `annotation`."""
     text = json.dumps([(t.frames.tolist(), t.boxes.tolist(), t.label, t.person_id) for t in video.tubes])
     text += "" if video.key_frames is None else json.dumps(video.key_frames.tolist())
-    return {**settings, "source": measure(path), "annotation": zlib.crc32(text.encode())}
+    return zlib.crc32(text.encode())
+
+
+def _made_from(video: Video, path: Path, settings: dict) -> dict:
+    """What a sample depends on: when it is the same, the sample need not be made again."""
+    return {**settings, "source": measure(path), "annotation": annotation_checksum(video)}
 
 
 def frame_member(number: int) -> str:
@@ -93,13 +108,18 @@ def encode_video(
     return meta, jpegs, faults
 
 
-def _is_made(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> bool:
-    """Whether a shard holds just these videos, made from the same files and annotation with the same settings."""
+def _stored(shard: Path) -> dict[str, tuple[dict, dict[str, Member]]]:
+    """The samples of a shard by name, none where it is missing or damaged."""
     try:
-        stored = [(meta["name"], meta.get("made_from")) for meta, _ in read_samples(shard, "shard")]
+        return {meta["name"]: (meta, members) for meta, members in read_samples(shard, "shard")}
     except InputError:
-        return False
-    return stored == [(video.name, _made_from(video, path, settings)) for video, path in videos]
+        return {}
+
+
+def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> list[str]:
+    """The videos of a shard that need not be made again: their files, annotation and settings are the same."""
+    stored = {name: meta.get("made_from") for name, (meta, _) in _stored(shard).items()}
+    return [v.name for v, path in videos if v.name in stored and stored[v.name] == _made_from(v, path, settings)]
 
 
 def make_shards(
@@ -114,15 +134,11 @@ def make_shards(
 ) -> dict[str, str]:
     """Write `folder/shard-000000.tar`, ... and `folder/index.json`; give the videos left out and why.
 
-    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Shards that are already
-    there and fit are kept, so a run that was stopped goes on. Raises InputError at the first video that cannot be used;
-    with `skip_bad` it is left out instead.
+    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Videos of shards that are
+    already there and fit are kept, so a run that was stopped goes on. Raises InputError at the first video that cannot
+    be used; with `skip_bad` it is left out instead.
     """
-    settings: dict = {"image_size": image_size, "quality": quality}
-    if not project.sampling.all_frames:
-        settings["sampling"] = asdict(project.sampling)
-    if project.multi_label:
-        settings["n_actions"] = len(project.labels)
+    settings = {"image_size": image_size, "quality": quality, **project_settings(project)}
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
     bad = dict(listed.bad)
     annotated = read_annotations(project, listed.paths, bad if skip_bad else None)
@@ -134,26 +150,29 @@ def make_shards(
         remove_parts(folder)
         shutil.rmtree(spools, ignore_errors=True)
         spools.mkdir()
-        todo = [i for i, group in enumerate(groups) if not _is_made(folder / files[i], group, settings)]
+        kept = [_fitting(folder / file, group, settings) for file, group in zip(files, groups, strict=True)]
+        todo = [i for i, group in enumerate(groups) if kept[i] != [video.name for video, _ in group]]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,
         }  # fmt: skip
-        if todo:
-            (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
         cv2.setNumThreads(0)
         pool = ThreadPoolExecutor(workers or available_cores(), "encoder")  # its work runs outside Python's lock
         encoded = {
             video.name: pool.submit(encode_video, video, path, spools / folder_name(video.name), settings)
             for i in todo
             for video, path in groups[i]
+            if video.name not in kept[i]
         }
         done = len(videos) - len(encoded)
         bar = progress(total=len(videos), initial=done, desc=f"shards of {subset}", unit="video")
         try:
             for i in todo:
-                samples = []
+                samples, stored = [], _stored(folder / files[i])
                 for video, _ in groups[i]:
+                    if video.name in kept[i]:
+                        samples.append((video.name, *stored[video.name]))
+                        continue
                     try:
                         meta, jpegs, of_video = encoded.pop(video.name).result()
                         samples.append((video.name, meta, jpegs))
@@ -163,9 +182,13 @@ def make_shards(
                             raise InputError(f"{error}; repair it, or leave such videos out with --skip_bad") from None
                         bad[video.name] = str(error)
                     bar.update()
+                names = [name for name, *_ in samples]
+                if names and names == kept[i] == [*stored]:  # all others are as bad as when it was written
+                    continue
+                (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
                 write_tar(folder / files[i], samples)
-                for name, *_ in samples:
-                    (spools / folder_name(name)).unlink()
+                for name in names:
+                    (spools / folder_name(name)).unlink(missing_ok=True)
         finally:
             bar.close()
             pool.shutdown(cancel_futures=True)
@@ -179,22 +202,27 @@ def make_shards(
     return bad
 
 
+def read_index(folder: str | Path) -> dict:
+    """`index.json` of a folder of shards; InputError where it is missing, since the set is not whole, or damaged."""
+    path = Path(folder) / "index.json"
+    if not path.exists():
+        raise InputError(f"{folder}: no whole set of shards here; write them with python -m datasets.make_shards")
+    try:
+        index = unseal(path.read_bytes())
+        return {**index, "shards": list(index["shards"])}
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged index of shards ({error}); {REMEDY}") from None
+
+
 def read_shards(folder: str | Path) -> Iterator[tuple[Path, dict, dict[str, Member]]]:
     """Each video of a folder of shards, in order: the shard, the sample's json, and where its frames lie.
 
     Raises InputError when the folder holds no whole set of shards.
     """
-    folder = Path(folder)
-    path, seen = folder / "index.json", set()
-    if not path.exists():
-        raise InputError(f"{folder}: no whole set of shards here; write them with python -m datasets.make_shards")
-    try:
-        names = list(unseal(path.read_bytes())["shards"])
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged index of shards ({error}); {REMEDY}") from None
-    for name in names:
+    folder, seen = Path(folder), set()
+    for name in read_index(folder)["shards"]:
         if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{path}: shard {str(name)[:40]!r} is not a file's name")
+            raise InputError(f"{folder / 'index.json'}: shard {str(name)[:40]!r} is not a file's name")
         for meta, members in read_samples(folder / name, "shard", REMEDY):
             if meta["name"] in seen:
                 raise InputError(f"{folder / name}: video {meta['name'][:80]!r} is in another shard too; {REMEDY}")

@@ -17,15 +17,13 @@ import itertools
 import random
 import tarfile
 import zlib
-from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 
-from datasets.config import Project
 from datasets.frame_batches import Ahead
-from datasets.make_shards import REMEDY, frame_member, is_url, shards_folder
-from datasets.use_shards import Clip, ClipDataset, Clips, ShardVideo
+from datasets.make_shards import REMEDY, frame_member
+from datasets.use_shards import Clip, Clips, ShardVideo
 from utils.distributed import rank, world_size
 from utils.misc import InputError, checksum, rng
 from utils.storage.files import unseal
@@ -33,38 +31,25 @@ from utils.storage.files import unseal
 SHUFFLE, START = 512, 64  # clips in the buffer that they are drawn from at random, and before the first is drawn
 
 
-def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_square: bool) -> Clips:
-    """The training clips that the flags of `utils.flags.add_clip_flags` ask for; the rest is as of `Clips`."""
-    if is_url(args.shards_path):
-        clips_of = partial(StreamedClips, args.shards_path, args.clips_per_epoch)
-    else:
-        clips_of = partial(ClipDataset, shards_folder(args.shards_path, project, args.subset, args.data_root))
-    return clips_of(
-        n_frames=args.n_frames,
-        sampling_rate=args.sampling_rate,
-        image_size=image_size,
-        seed=args.seed,
-        clips_per_video=args.clips_per_video,
-        jitter=[args.jitter] * 3 + [args.jitter_hue],
-        pad_square=pad_square,
-        whole_videos=args.whole_videos,
-        mirror=not args.no_flip,
-        mirror_frames=args.mirror_frames,
-    )
-
-
 class StreamedClips(Clips):
     """Clips of shards behind URLs with braces (`{000000..000063}`); `len` is the number of clips an epoch, over all
-    processes. See the module's text. InputError where `clips_per_epoch` is None."""
+    processes. See the module's text. Each video is given to `check`. InputError where `clips_per_epoch` is None."""
 
     in_order = True  # a clip's index is its place in the stream
 
-    def __init__(self, urls: str, clips_per_epoch: int | None, **settings: object) -> None:
+    def __init__(
+        self,
+        urls: str,
+        clips_per_epoch: int | None,
+        check: Callable[[ShardVideo], None] = lambda video: None,
+        **settings: object,
+    ) -> None:
         from webdataset.shardlists import expand_urls
 
         if clips_per_epoch is None:
             raise InputError(f"{urls}: a stream does not say how many videos it holds; give --clips_per_epoch")
         super().__init__(**settings)
+        self.check = check
         self.pattern, self.urls, self.clips_per_epoch = urls, expand_urls(urls), clips_per_epoch
         if len(self.urls) < world_size():
             raise InputError(f"{urls}: {len(self.urls)} shards cannot be shared by {world_size()} processes")
@@ -109,6 +94,7 @@ class StreamedClips(Clips):
         """Each video's clips, which hold no frames but their own."""
         for sample in samples:
             video = streamed_video(sample)
+            self.check(video)
             for number in range(self.clips_per_video):
                 draw = rng(self.seed, epoch, turn, zlib.crc32(video.name.encode()), number)
                 clip = self.clip(video, number, draw)

@@ -43,8 +43,9 @@ class ShardVideo:
 
     A person with several actions in a frame appears once there: `actions` int64 (n,) has the first of them, or of data
     with several actions at once float32 (n, C), 1 for each of them. `key_frames` int64 (k,) are the frames in which
-    everybody has a box, None where these are all from the first to the last box. `read(frames)` yields the JPEGs of
-    these frames. ValueError, KeyError or TypeError where the sample's json does not fit.
+    everybody has a box, None where these are all from the first to the last box. `made_from` says what the sample was
+    made from. `read(frames)` yields the JPEGs of these frames. ValueError, KeyError or TypeError where the sample's
+    json does not fit.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class ShardVideo:
     ) -> None:
         self.where, self.name, self.checksums, self.read = where, meta["name"], checksums, read
         self.width, self.height = int(meta["width"]), int(meta["height"])
+        made_from = meta.get("made_from")  # former samples do not say
+        self.made_from = made_from if isinstance(made_from, dict) else {}
         self.stored = (int(meta["stored"][1]), int(meta["stored"][0]))  # height, width
         if not (min(self.stored) > 0 and self.stored[0] * self.stored[1] <= MAX_PIXELS):
             raise ValueError("its frames have an impossible size")

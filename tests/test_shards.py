@@ -13,7 +13,7 @@ from datasets import use_shards
 from datasets.config import load_project
 from datasets.dataset import VideoFrames
 from datasets.frame_batches import SubsetVideos
-from datasets.make_shards import make_shards
+from datasets.make_shards import encode_video, make_shards
 from datasets.transforms import jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
 from models.person_queries import Detections, cache_queries
@@ -305,6 +305,43 @@ def test_a_video_that_was_replaced_is_encoded_again(tmp_path):
         stored = collate(ClipDataset(tmp_path / "shards", train=False).pack([(0, 0)]))["images"]
         assert abs(int(stored[0, 0, 0, -1]) - grey) <= 2
     assert shard.stat().st_mtime_ns == before  # nothing has changed since
+
+
+def test_only_what_does_not_fit_is_encoded_again_also_beside_a_bad_video(tmp_path, monkeypatch):
+    """A video that cannot be used is looked at in each run; its neighbours in the shard are kept."""
+    videos = {}
+    for name in "abcd":
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for i in range(3):
+            cv2.imwrite(str(tmp_path / "videos" / name / f"{i}.png"), draw_frame(i, 4))
+        tubes = [{"label": 0, "frames": [0, 1], "boxes": [[4, 10, 14, 40]] * 2}]
+        videos[name] = {"width": WIDTH, "height": HEIGHT, "tubes": tubes}
+    for name in "cd":  # c beside b, and d in a shard of its own
+        (tmp_path / "videos" / name / "1.png").write_bytes(b"no image")
+    encoded, folder = [], tmp_path / "s"
+    monkeypatch.setattr(
+        "datasets.make_shards.encode_video", lambda v, *more: encoded.append(v.name) or encode_video(v, *more)
+    )
+
+    def write() -> tuple[set, list, list]:
+        encoded.clear()
+        bad = make_shards(load_project(own_project(tmp_path, videos)), "val", folder, 0, 95, 3, 1, True)
+        paths = sorted(folder.glob("*.tar"))
+        return set(bad), sorted(encoded), [(path.stat().st_mtime_ns, path.read_bytes()) for path in paths]
+
+    first = write()
+    assert first[:2] == ({"c", "d"}, list("abcd"))
+    again = write()
+    assert again[:2] == ({"c", "d"}, list("cd")) and again[2][0] == first[2][0]
+    videos["b"]["tubes"][0]["boxes"][0][0] = 3
+    assert write()[:2] == ({"c", "d"}, list("bcd"))
+    cv2.imwrite(str(tmp_path / "videos" / "c" / "1.png"), draw_frame(1, 4))
+    bad, names, tars = write()
+    assert (bad, names) == ({"d"}, list("cd"))
+    assert [video.name for video in ClipDataset(folder).videos] == list("abc")
+    for path in folder.iterdir():
+        path.unlink()
+    assert [data for _, data in write()[2]] == [data for _, data in tars]  # as if it had been made in one go
 
 
 def test_annotations_that_do_not_fit_their_video_are_told(tmp_path, capsys):

@@ -1,0 +1,131 @@
+"""Whether shards are those of the project, subset, list and annotation that are trained on.
+
+The list and the annotation are compared where they are on this machine; what cannot be compared is said in one line.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from datasets.annotations import read_used_frames
+from datasets.config import Project
+from datasets.make_shards import REMEDY, annotation_checksum, is_url, project_settings, read_index, shards_folder
+from datasets.stream_shards import StreamedClips
+from datasets.use_shards import ClipDataset, Clips, ShardVideo
+from utils.distributed import rank
+from utils.misc import InputError, counted
+
+T = TypeVar("T")
+
+
+def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_square: bool) -> Clips:
+    """The training clips that the flags of `utils.flags.add_clip_flags` ask for, compared with the project.
+
+    The rest is as of `Clips`; InputError as of `ShardCheck`.
+    """
+    settings = {
+        "n_frames": args.n_frames,
+        "sampling_rate": args.sampling_rate,
+        "image_size": image_size,
+        "seed": args.seed,
+        "clips_per_video": args.clips_per_video,
+        "jitter": [args.jitter] * 3 + [args.jitter_hue],
+        "pad_square": pad_square,
+        "whole_videos": args.whole_videos,
+        "mirror": not args.no_flip,
+    }
+    if is_url(args.shards_path):
+        check = ShardCheck(project, args.subset, image_size)
+        return StreamedClips(args.shards_path, args.clips_per_epoch, check=check.video, **settings)
+    folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
+    return stored_clips(folder, project, args.subset, **settings)
+
+
+def stored_clips(folder: str | Path, project: Project, subset: str, **settings: object) -> ClipDataset:
+    """The `ClipDataset` of a folder of shards, compared with the project; InputError as of `ShardCheck`."""
+    check_index(folder, project, subset)
+    clips, check = ClipDataset(folder, **settings), ShardCheck(project, subset, settings.get("image_size", 0))
+    for video in clips.videos:
+        check.video(video)
+    check.complete(folder, {video.name for video in clips.videos})
+    return clips
+
+
+def check_index(folder: str | Path, project: Project, subset: str) -> None:
+    """Raise InputError where a folder's shards are of another data set, subset or labels; reads no sample."""
+    index = read_index(folder)
+    for field, wanted in (("dataset", project.name), ("subset", subset)):
+        made = index.get(field, wanted)  # a former index may not say
+        if made != wanted:
+            text = f"its shards are of {field} {str(made)[:80]!r}, not {wanted!r}"
+            raise InputError(f"{folder}: {text}; {REMEDY}, or name others with --shards_path")
+    if index.get("labels", project.labels) != project.labels:
+        raise InputError(f"{folder}: its shards have other labels than {project.path}, or another order; {REMEDY}")
+
+
+class ShardCheck:
+    """Compares videos of shards with a project's subset.
+
+    Prints a line where something cannot be compared on this machine, and where frames are stored smaller than the
+    original ones and than `image_size` (0: than the original ones), each once.
+    """
+
+    def __init__(self, project: Project, subset: str, image_size: int = 0) -> None:
+        self._project, self._subset, self._image_size = project, subset, image_size
+        self._told: set[str] = set()
+        self._checked: set[str] = set()
+        self._listed = self._if_here("list", lambda: {*project.split(subset)})
+        self._file = self._if_here("annotation", project.annotation_file)
+
+    def video(self, video: ShardVideo) -> None:
+        """Raise InputError where a video is not of the subset, or its annotation or sampling has changed since."""
+        if video.name in self._checked:
+            return
+        place = f"{video.where}: video {video.name[:80]!r}"
+        if self._listed is not None and video.name not in self._listed:
+            raise InputError(f"{place} is not in subset {self._subset!r} of {self._project.path}; {REMEDY}")
+        settings = project_settings(self._project)
+        if "annotation" not in video.made_from:
+            self._tell("former", f"{place} does not say what it was made from, so that no annotation is compared")
+        elif settings != {key: video.made_from[key] for key in ("sampling", "n_actions") if key in video.made_from}:
+            raise InputError(f"{place} was made with another rate, stride, end or multi_label; {REMEDY}")
+        elif self._file is not None and self._annotation(video.name) not in (None, video.made_from["annotation"]):
+            raise InputError(f"{place}: the annotation has changed since; {REMEDY}")
+        original, stored = max(video.width, video.height), max(video.stored)
+        if stored < min(original, self._image_size or original):
+            sizes = f"{stored} pixels (longer side), the original ones have {original}"
+            self._tell("small", f"{place}: frames are stored with {sizes}; {REMEDY} and a larger --image_size")
+        self._checked.add(video.name)
+
+    def complete(self, folder: str | Path, names: set[str]) -> None:
+        """Raise InputError where a folder's shards lack a video of the list that was not left out as unusable."""
+        missing = (self._listed or set()) - names - {*read_index(folder).get("skipped", self._listed or ())}
+        if missing:
+            text = f"{counted(len(missing), 'video')} of subset {self._subset!r} are missing, such as {min(missing)!r}"
+            raise InputError(f"{folder}: {text}; {REMEDY}")
+
+    def _annotation(self, name: str) -> int | None:
+        """The checksum of a video's annotation, None where the video would be needed for it and is not here."""
+        if name not in self._file.videos:
+            return -1
+        try:
+            return annotation_checksum(read_used_frames(name, self._file, self._project)[0])
+        except InputError as error:
+            self._tell("video", f"the annotation of {name[:80]!r} is not compared with its shard: {error}")
+            return None
+
+    def _if_here(self, what: str, read: Callable[[], T]) -> T | None:
+        """What `read` gives, None where it cannot be read on this machine."""
+        try:
+            return read()
+        except InputError as error:
+            self._tell(what, f"the shards of {self._subset!r} are not compared with the {what}: {error}")
+            return None
+
+    def _tell(self, kind: str, text: str) -> None:
+        """Print a warning, once of each kind."""
+        if kind not in self._told and rank() == 0:
+            print(f"warning: {text}", file=sys.stderr)
+        self._told.add(kind)

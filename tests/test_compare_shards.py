@@ -1,0 +1,141 @@
+"""Shards of another data set, subset or list, or of an annotation that has changed since, are not trained on."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import train_detr
+from datasets.compare_shards import clips_of_flags
+from datasets.config import load_project
+from datasets.make_shards import make_shards
+from datasets.use_shards import epoch_batches, make_loader
+from tests.test_annotations import own_project, tube
+from utils.misc import InputError
+from utils.storage.files import unseal, write_sealed
+from utils.storage.tars import read_samples, write_tar
+
+LABELS = ["stand", "walk"]
+FRAMES = 4
+AGAIN = "make the shards again with python -m datasets.make_shards"
+
+
+def write_project(
+    folder: Path, names: str = "ab", labels: list[str] = LABELS, left: int = 10, **fields: object
+) -> Path:
+    """Videos of 64 x 48 pixels, all in the subsets `val` and `train`; one person each."""
+    videos = {}
+    for name in names:
+        images = folder / "videos" / name
+        images.mkdir(parents=True, exist_ok=True)
+        for i in range(FRAMES):
+            cv2.imwrite(str(images / f"{i}.png"), np.full((48, 64, 3), 40 * i, np.uint8))
+        person = tube(range(FRAMES), [[left, 10, 30, 40]] * FRAMES, "walk", person_id=1)
+        videos[name] = {"width": 64, "height": 48, "n_frames": FRAMES, "tubes": [person]}
+    splits = {"splits": {"val": "val.txt", "train": "val.txt"}}
+    return own_project(folder, videos, labels, **splits, **fields)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """The folder of shards of `write_project`'s project, in which `val` is."""
+    make_shards(load_project(write_project(tmp_path)), "val", tmp_path / "shards" / "val", workers=1)
+    return tmp_path / "shards"
+
+
+def train_on(shards: object, file: Path, subset: str = "val", image_size: int = 0) -> None:
+    """Read what a trainer reads in an epoch."""
+    args = Namespace(
+        shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
+        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True,
+    )  # fmt: skip
+    clips = clips_of_flags(args, load_project(file), image_size, False)
+    assert len(list(make_loader(clips, epoch_batches(clips, 0, 2)))) == 2
+
+
+def stream(shards: Path) -> str:
+    return f"pipe:cat {shards}/val/shard-000000.tar"
+
+
+CHANGES = [
+    ({"name": "other"}, "its shards are of dataset 'own', not 'other'", None),
+    ({"labels": LABELS[::-1]}, "other labels than .*own.yml, or another order", "the annotation has changed"),
+    ({"left": 12}, "the annotation has changed since", "the annotation has changed since"),
+    ({"names": "b"}, "video 'a' is not in subset 'val'", "video 'a' is not in subset 'val'"),
+    ({"names": "abc"}, "1 video of subset 'val' are missing, such as 'c'", None),
+    ({"stride": 2}, "made with another rate, stride", "made with another rate, stride"),
+    ({"multi_label": True}, "made with another rate, stride, end or multi_label", "multi_label"),
+]
+
+
+@pytest.mark.parametrize(("change", "stored", "streamed"), CHANGES)
+def test_shards_of_something_else_are_refused(
+    shards: Path, tmp_path: Path, change: dict, stored: str, streamed: str | None
+) -> None:
+    file = tmp_path / "own.yml"
+    train_on(shards, file)
+    train_on(stream(shards), file)
+    write_project(tmp_path, **change)
+    with pytest.raises(InputError, match=f"{stored}.*{AGAIN}"):
+        train_on(shards, file)
+    if streamed:
+        with pytest.raises(InputError, match=f"{streamed}.*{AGAIN}"):
+            train_on(stream(shards), file)
+    make_shards(load_project(file), "val", shards / "val", workers=1)
+    if len(change.get("names", "ab")) == 2:
+        train_on(shards, file)
+
+
+def test_shards_of_another_subset_are_refused_before_weights_are_looked_for(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shards / "val").rename(shards / "train")
+    words = ["--dataset", tmp_path / "own.yml", "--shards_path", shards, "--detr", "missing.pth", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["train_detr.py", *map(str, words)])
+    with pytest.raises(InputError, match="shards are of subset 'val', not 'train'"):
+        train_detr.main()
+
+
+def test_what_cannot_be_compared_is_told_and_trains(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_project(tmp_path, stride=1)
+    train_on(shards, file)
+    assert capsys.readouterr().err == ""
+    kept = (tmp_path / "annotations.json").read_text()
+    (tmp_path / "annotations.json").unlink()
+    train_on(shards, file)
+    assert "warning: the shards of 'val' are not compared with the annotation" in capsys.readouterr().err
+    (tmp_path / "annotations.json").write_text(kept)
+    (tmp_path / "val.txt").unlink()
+    train_on(stream(shards), file)
+    assert "warning: the shards of 'val' are not compared with the list" in capsys.readouterr().err
+
+
+def test_former_shards_train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, shard = shards / "val" / "index.json", shards / "val" / "shard-000000.tar"
+    write_sealed(index, {"shards": unseal(index.read_bytes())["shards"]})
+    samples = [({k: v for k, v in meta.items() if k != "made_from"}, members) for meta, members in read_samples(shard)]
+    write_tar(shard, [(meta["name"], meta, members) for meta, members in samples])
+    train_on(shards, tmp_path / "own.yml")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "'a' does not say what it was made from" in lines[0]
+
+
+def test_small_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = load_project(write_project(tmp_path))
+    make_shards(project, "val", tmp_path / "shards" / "val", image_size=32, workers=1)
+    capsys.readouterr()
+    for shards in (tmp_path / "shards", stream(tmp_path / "shards")):
+        train_on(shards, tmp_path / "own.yml", image_size=32)
+        assert capsys.readouterr().err == ""
+        for size in (48, 200, 0):
+            train_on(shards, tmp_path / "own.yml", image_size=size)
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "'a': frames are stored with 32 pixels (longer side), the original ones have 64" in line
+    make_shards(project, "val", tmp_path / "shards" / "val", workers=1)
+    capsys.readouterr()
+    train_on(tmp_path / "shards", tmp_path / "own.yml", image_size=200)
+    assert capsys.readouterr().err == ""
