@@ -116,10 +116,12 @@ def _stored(shard: Path) -> dict[str, tuple[dict, dict[str, Member]]]:
         return {}
 
 
-def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> list[str]:
-    """The videos of a shard that need not be made again: their files, annotation and settings are the same."""
+def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> tuple[list[str], bool]:
+    """The videos of a shard that need not be made again, since their files, annotation and settings are the same, and
+    whether these are all that it should hold and does hold."""
     stored = {name: meta.get("made_from") for name, (meta, _) in _stored(shard).items()}
-    return [v.name for v, path in videos if v.name in stored and stored[v.name] == _made_from(v, path, settings)]
+    fit = [v.name for v, path in videos if v.name in stored and stored[v.name] == _made_from(v, path, settings)]
+    return fit, fit == [video.name for video, _ in videos] == [*stored]
 
 
 def make_shards(
@@ -150,8 +152,8 @@ def make_shards(
         remove_parts(folder)
         shutil.rmtree(spools, ignore_errors=True)
         spools.mkdir()
-        kept = [_fitting(folder / file, group, settings) for file, group in zip(files, groups, strict=True)]
-        todo = [i for i, group in enumerate(groups) if kept[i] != [video.name for video, _ in group]]
+        fitting = [_fitting(folder / file, group, settings) for file, group in zip(files, groups, strict=True)]
+        kept, todo = [fit for fit, _ in fitting], [i for i, (_, whole) in enumerate(fitting) if not whole]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,

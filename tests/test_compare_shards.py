@@ -52,7 +52,7 @@ def train_on(shards: object, file: Path, subset: str = "val", image_size: int = 
         seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True,
     )  # fmt: skip
     clips = clips_of_flags(args, load_project(file), image_size, False)
-    assert len(list(make_loader(clips, epoch_batches(clips, 0, 2)))) == 2
+    assert list(make_loader(clips, epoch_batches(clips, 0, 2)))
 
 
 def stream(shards: Path) -> str:
@@ -84,8 +84,7 @@ def test_shards_of_something_else_are_refused(
         with pytest.raises(InputError, match=f"{streamed}.*{AGAIN}"):
             train_on(stream(shards), file)
     make_shards(load_project(file), "val", shards / "val", workers=1)
-    if len(change.get("names", "ab")) == 2:
-        train_on(shards, file)
+    train_on(shards, file)
 
 
 def test_shards_of_another_subset_are_refused_before_weights_are_looked_for(
