@@ -49,7 +49,7 @@ def train_on(shards: object, file: Path, subset: str = "val", image_size: int = 
     """Read what a trainer reads in an epoch."""
     args = Namespace(
         shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
-        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True,
+        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True, mirror_frames=False,
     )  # fmt: skip
     clips = clips_of_flags(args, load_project(file), image_size, False)
     assert list(make_loader(clips, epoch_batches(clips, 0, 2)))
