@@ -8,7 +8,7 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from datasets.predictions import (
 )
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
-from models.link_settings import add_linking_flags, existing_tar, link_settings, settings_differences
+from models.link_settings import add_linking_flags, existing_tar, link_settings, open_tracks, settings_differences
 from utils.ava_files import read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
@@ -196,11 +196,13 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path,
     return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics) + curves, videos)
 
 
-def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: dict[str, str] | None) -> Measured:
+def from_tracks(
+    args: argparse.Namespace, project: Project, annotations: Mapping[str, Video], bad: dict[str, str] | None
+) -> Measured:
     """The action tubes that an action head makes of the tracks.
 
     Args:
-        gt: the videos with ground truth.
+        annotations: the subset's videos with their ground truth.
         bad: videos that cannot be used are entered here (name -> why); None: they are errors.
     """
     from datasets.frame_batches import SubsetVideos
@@ -212,8 +214,9 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
     root = Path(args.checkpoint_root) / project.name / args.qmm_name
     settings = link_settings(args, project, root)
     min_tube_length = project.default("min_tube_length", given=args.min_tube_length)
-    tracks = TrackStore(existing_tar(args, settings, root, args.subset), f"eval_qmm.py --subset {args.subset}", bad)
-    tracks.require_videos(gt - (bad or {}).keys())
+    videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
+    path = existing_tar(args, settings, root, args.subset)
+    tracks = open_tracks(path, settings, project, videos, annotations, bad)
     check_plot_video(args, tracks.names)
     sizes = {name: tuple(tracks.json(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
@@ -229,8 +232,7 @@ def from_tracks(args: argparse.Namespace, project: Project, gt: Set[str], bad: d
         extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"])
         if extractor.key != config["frames"]:
             raise InputError(f"the action head was trained with frame features {config['frames']}, not {extractor.key}")
-        subset_videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
-        features_of = features_of_tracks(root.parent / "features", subset_videos, extractor)
+        features_of = features_of_tracks(root.parent / "features", videos, extractor)
     topk = args.topk or (len(project.labels) if project.multi_label else 1)
     pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
     carried = f"top{topk}" if args.action_th is None else f"th{args.action_th:g}"
@@ -309,10 +311,7 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    if args.predictions:
-        measured = from_predictions(args, project, videos)
-    else:
-        measured = from_tracks(args, project, videos.keys(), bad)
+    measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):

@@ -13,7 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from models.link_settings import LinkSettings, add_linking_flags, existing_tar, link_settings, tar_of_tracks
+from models.link_settings import (
+    LinkSettings,
+    add_linking_flags,
+    existing_tar,
+    link_settings,
+    open_tracks,
+    tar_of_tracks,
+    tracks_made_with,
+    tracks_sources,
+)
 from utils import flags
 from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
 from utils.results import (
@@ -60,7 +69,6 @@ from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
-from models.weights import weights_hash
 from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
 from utils.gt_tubes import label_frames, label_sets
@@ -70,7 +78,7 @@ from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 from utils.misc import InputError, checksum, start
 from utils.storage.files import epoch_path
 from utils.storage.tars import TarStore
-from utils.storage.tracks import TrackStore, annotation_checksum
+from utils.storage.tracks import TrackStore
 from utils.storage.video_cache import BadVideo, VideoSample, fill_cache
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -129,21 +137,10 @@ def link_subset(
                 raise
             unusable[name] = str(error)
     gt = {name: video.tubes for name, video in annotations.items()}
-    made_with = asdict(settings) | {
-        "encoder": weights_hash(encoder.state_dict()),
-        "detector": detector.config(),
-        "labels": project.labels,
-    }
-    if project.multi_label:
-        made_with["multi_label"] = True
-    if not project.sampling.all_frames:
-        made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
-
-    sources = videos.sources() | {name: [] for name in videos.bad}
-    for name, source in sources.items():
-        source.append(annotation_checksum(gt.get(name, []), project.multi_label))
-        if name in unusable:  # whose sample is made anew once the fault is gone
-            source.append(int(checksum(unusable[name]), 16))
+    made_with = tracks_made_with(settings, project, person_encoder.encoder_hash(path)) | {"detector": detector.config()}
+    sources = tracks_sources(project, videos, annotations)
+    for name in unusable.keys() & sources.keys():  # whose samples are made anew once the fault is gone
+        sources[name].append(int(checksum(unusable[name]), 16))
     compared = made_with | {"detector": detector.key}  # not its path: a detector that was moved is the same
     with fill_cache(tar_of_tracks(args, settings, root, args.subset), sources, compared, args.skip_bad) as cache:
         for name in cache.missing:
@@ -279,9 +276,10 @@ def main() -> None:
             link_subset(args, project, root, settings, device, annotations, bad)
         if rank() == 0:
             tar_of = existing_tar if args.from_tar else tar_of_tracks
-            store = TrackStore(tar_of(args, settings, root, args.subset), bad=bad)
+            videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
+            path = tar_of(args, settings, root, args.subset)
+            store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
-            store.require_videos(gt)
             check_plot_video(args, gt)
             evaluated = TrackEvaluation(args, project, root, store, gt, tiou_thresholds)
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}

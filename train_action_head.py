@@ -9,12 +9,13 @@ runs did (docs/protocol.md).
 
 import argparse
 import math
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from models.head_types import HEAD_TYPES, add_head_flags, add_time_flags, head_folder
-from models.link_settings import add_linking_flags, existing_tar, link_settings
+from models.link_settings import LinkSettings, add_linking_flags, existing_tar, link_settings, open_tracks
 from utils import flags
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
 
@@ -72,7 +73,7 @@ from models.frame_features import Extractor, features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, world_size
 from utils.misc import InputError, start
-from utils.storage.tracks import TrackStore
+from utils.storage.tracks import OutdatedTracks, TrackStore
 from utils.training.run import TrainingRun
 
 
@@ -160,12 +161,34 @@ def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_
     return chunks + [[]] * (max(per_rank(len(chunks))) - len(chunks))
 
 
-def labelled_tracks(path: Path, project: Project, subset: str, bad: dict[str, str] | None) -> TrackStore:
-    """A subset's tracks. InputError where their labels are of another annotation than today's."""
+def subset_tracks(
+    args: argparse.Namespace, project: Project, linking: LinkSettings, path: Path, subset: str, bad: dict | None
+) -> TrackStore:
+    """A subset's tracks. OutdatedTracks where `eval_qmm.py` would make them of something else now."""
     annotations = read_annotations(project, project.split(subset), bad)
-    store = TrackStore(path, f"eval_qmm.py --subset {subset}", bad)
-    store.require_annotations({name: video.tubes for name, video in annotations.items()}, project.multi_label)
-    return store
+    videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
+    return open_tracks(path, linking, project, videos, annotations, bad)
+
+
+def validation_tracks(
+    args: argparse.Namespace, project: Project, linking: LinkSettings, store: TrackStore, bad: dict | None
+) -> TrackStore | None:
+    """The tracks of `--val_subset` that go with the training subset's in `store`.
+
+    None where there are none, or with a note where they were made of something else.
+    """
+    path = store.path.parents[1] / args.val_subset / store.path.name
+    if not path.is_file():
+        return None
+    try:
+        tracks = subset_tracks(args, project, linking, path, args.val_subset, bad)
+        if (key := tracks.settings["detector"].get("key")) != store.settings["detector"].get("key"):
+            raise OutdatedTracks(f"{path}: was made by another detector, {key}, than {store.path}")
+    except OutdatedTracks as error:
+        if rank() == 0:
+            print(f"note: {error}; until then nothing is validated", file=sys.stderr)
+        return None
+    return tracks
 
 
 def track_batches(
@@ -192,9 +215,8 @@ def main() -> None:
         by_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
-        store = labelled_tracks(existing_tar(args, linking, root, args.subset), project, args.subset, bad)
-        if store.settings.get("multi_label", False) != project.multi_label:
-            raise InputError(f"{store.path}: its labels are not of multi_label {project.multi_label}; run eval_qmm.py")
+        tar = existing_tar(args, linking, root, args.subset)
+        store = subset_tracks(args, project, linking, tar, args.subset, bad)
         frames = None
         if HEAD_TYPES[args.head_type].frames:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
@@ -212,9 +234,8 @@ def main() -> None:
         sizes = {name: getattr(args, name) for name in names} | {"frame_d": frames.width if frames else 0}
         sizes |= {"time_cycle": by_data["time_cycle"], "multi_label": project.multi_label}
         head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
-        metrics_of_val, val_tar = None, store.path.parents[1] / args.val_subset / store.path.name
-        if val_tar.is_file():
-            val_store = labelled_tracks(val_tar, project, args.val_subset, bad)
+        metrics_of_val, val_store = None, validation_tracks(args, project, linking, store, bad)
+        if val_store:
             val = track_batches(args, project, args.val_subset, val_store, frames)
             if len(val):
                 metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)

@@ -1,9 +1,10 @@
-"""The settings that tracks are linked with: flags, names on disk, and where those of two runs differ."""
+"""The settings that tracks are linked with: flags, names on disk, where those of two runs differ, and whether a tar of
+tracks still is what it would be made from now."""
 
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,12 @@ from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.misc import exceeding
 from utils.storage.files import epoch_path, load_checkpoint
+from utils.storage.tracks import OutdatedTracks, TrackStore, annotation_checksum
 
 if TYPE_CHECKING:
+    from datasets.annotations import Video
     from datasets.config import Project
+    from datasets.frame_batches import SubsetVideos
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,69 @@ def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: st
     if rank() == 0:
         print(f"note: {others[0]}: its detector ran with other flags than these (--amp, --image_size)", file=sys.stderr)
     return others[0]
+
+
+def tracks_made_with(settings: LinkSettings, project: "Project", encoder: str) -> dict:
+    """What tracks depend on besides videos, annotation and detector; `encoder` as of `models.weights.weights_hash`."""
+    made_with = asdict(settings) | {"encoder": encoder, "labels": project.labels}
+    if project.multi_label:
+        made_with["multi_label"] = True
+    if not project.sampling.all_frames:
+        made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
+    return made_with
+
+
+def tracks_sources(
+    project: "Project", videos: "SubsetVideos", annotations: Mapping[str, "Video"]
+) -> dict[str, list[int]]:
+    """What identifies each video's file, which frames of it are used, and last its annotated tubes."""
+    sources = videos.sources() | {name: [] for name in videos.bad}
+    tubes = {name: annotations[name].tubes if name in annotations else [] for name in sources}
+    return {name: [*file, annotation_checksum(tubes[name], project.multi_label)] for name, file in sources.items()}
+
+
+def open_tracks(
+    path: Path,
+    settings: LinkSettings,
+    project: "Project",
+    videos: "SubsetVideos",
+    annotations: Mapping[str, "Video"],
+    bad: dict[str, str] | None,
+) -> TrackStore:
+    """A subset's tracks, for a later stage; `path` as of `tar_of_tracks`, `bad` as of `TrackStore`.
+
+    Files of videos that are not here are not compared, nor the person encoder where its checkpoint is not.
+
+    Raises:
+        InputError: the tar is missing or damaged, or OutdatedTracks: `eval_qmm.py` would make it of something else now.
+    """
+    from models.person_encoder import encoder_hash  # with PyTorch
+
+    remedy = f"eval_qmm.py --subset {videos.subset}"
+    store = TrackStore(path, remedy, bad)
+    store.require_videos(annotations.keys() - (bad or {}).keys())
+    encoder = path.parents[2] / "encoder" / f"epoch_{settings.load_epoch}.pth"
+    defaults = {"multi_label": False, "sampling": None}
+    made_with = defaults | tracks_made_with(settings, project, encoder_hash(encoder) if encoder.is_file() else "")
+    if not encoder.is_file():
+        del made_with["encoder"]
+    sources = tracks_sources(project, videos, annotations)
+    n_others = 1 if project.sampling.all_frames else 2  # numbers of a source after the file's
+    for name in store.names:
+        made_from, source = store.json(name)["made_from"], sources[name]
+        before, former = defaults | made_from["settings"], made_from["source"]
+        changed = [key for key, now in made_with.items() if before.get(key, now) != now]  # older tars say less
+        numbers = zip(former[:-n_others], source[:-n_others], strict=False) if videos.paths[name].exists() else ()
+        if changed:
+            what = f"was made with settings that have changed since ({', '.join(changed)})"
+        elif former[-1] != source[-1]:
+            what = f"its labels are of another annotation of {name!r} than today's"
+        elif former[-n_others:] != source[-n_others:] or any(a != b for a, b in numbers):
+            what = f"was made from other frames of {name!r} than today's"
+        else:
+            continue
+        raise OutdatedTracks(f"{path}: {what}; run {remedy} again")
+    return store
 
 
 def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.weights import checkpoint_path, load_weights
+from models.weights import checkpoint_path, load_weights, weights_hash
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
@@ -61,6 +61,12 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
     encoder = PersonEncoder(**config["encoder"])
     load_weights(encoder, checkpoint["model"], path)
     return encoder.to(device).eval(), config, checkpoint["epoch"]
+
+
+def encoder_hash(path: Path) -> str:
+    """`weights_hash` of the encoder that `load_encoder` makes of a checkpoint."""
+    state = load_checkpoint(path, "person encoder")["model"]
+    return weights_hash({name: value.float() for name, value in state.items()})  # exported ones are in half precision
 
 
 def encode(encoder: PersonEncoder, queries: np.ndarray) -> np.ndarray:

@@ -97,7 +97,9 @@ def test_a_head_is_not_trained_on_labels_of_another_annotation(stages: Stages, t
     tube = annotations["videos"]["train_0000"]["tubes"][0]
     tube["label"] = 0 if tube["label"] != 0 else 1
     path.write_text(json.dumps(annotations))
-    with pytest.raises(InputError, match=r"another annotation of 'train_0000' than today's; run eval_qmm\.py again"):
+    with pytest.raises(
+        InputError, match=r"another annotation of 'train_0000' than today's; run eval_qmm\.py --subset train again"
+    ):
         copy.run("train_action_head", "--qmm_name", "one", *LOOSE)
     copy.run("eval_qmm", "--qmm_name", "one", "--subset", "train", *LOOSE)
     copy.run("train_action_head", "--qmm_name", "one", "--epochs", 1, *LOOSE)

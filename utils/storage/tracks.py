@@ -7,7 +7,7 @@ label), or of data with several actions at once uint8 (M, C), 1 for each of a fr
 video's `n_frames`, `width`, `height`, `fps`, the tracks' `lengths` in rows, and the `settings` it was made with.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ def annotation_checksum(tubes: list[Tube], of_people: bool) -> int:
     return int(checksum(*parts), 16)
 
 
+class OutdatedTracks(InputError):
+    """A tar of tracks that `eval_qmm.py` would make of something else now."""
+
+
 class TrackStore(TarStore):
     """The tracks of a subset, by video; query vectors and features are read where they are used.
 
@@ -37,6 +41,7 @@ class TrackStore(TarStore):
             others = ", ".join(sorted(p.stem for p in Path(path).parent.glob("*.tar"))) or "none"
             raise InputError(f"{path}: no tracks with these settings (there are: {others}); run {made_by}")
         super().__init__(path, "tar of tracks")
+        self._made_by = made_by
         if self.bad and bad is None:
             n, why = counted(len(self.bad), "video"), next(iter(self.bad.values()))
             raise InputError(f"{path}: {n} could not be used, the first: {why}; leave them out with --skip_bad")
@@ -50,17 +55,10 @@ class TrackStore(TarStore):
             raise InputError(f"{path}: a tar of tracks of a former form; make it again with {made_by}")
 
     def require_videos(self, names: Iterable[str]) -> None:
-        """InputError unless these are the videos: others would count as missed, or as false positives."""
+        """OutdatedTracks unless these are the videos: others would count as missed, or as false positives."""
         if others := {*self.names} ^ {*names}:
             text = f"{counted(len(others), 'video')} in it alone or in the subset alone, the first {min(others)!r}"
-            raise InputError(f"{self.path}: {text}; run eval_qmm.py again")
-
-    def require_annotations(self, gt: Mapping[str, list[Tube]], of_people: bool) -> None:
-        """InputError unless the labels are of this annotation; arguments as of `annotation_checksum`, by video."""
-        for name in self.names:
-            if self.json(name)["made_from"]["source"][-1] != annotation_checksum(gt.get(name, []), of_people):
-                text = f"its labels are of another annotation of {name!r} than today's; run eval_qmm.py again"
-                raise InputError(f"{self.path}: {text}")
+            raise OutdatedTracks(f"{self.path}: {text}; run {self._made_by} again")
 
     def tracks(self, name: str) -> list[Track]:
         """The video's tracks; `rows` are places in the video's arrays."""
