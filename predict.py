@@ -29,6 +29,8 @@ BLOCK = 64  # frames that are drawn at a time
 WINDOW = 512  # frames of context before a block
 MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
 
+DETECTOR_USE = ("image_size", "square", "query_layer", "person_label")  # of `Detector.config`: as for the head's tracks
+
 
 def make_parser() -> Parser:
     parser = Parser("Find people in videos, follow them, and classify their actions.")
@@ -108,10 +110,15 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     trained = config["settings"]
     if trained["encoder"] != weights_hash(encoder.state_dict()):
         raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
-    detector = detector_of(args, device, encoder_config["detector"])
+    of_tracks = trained.get("detector", {})
+    known = encoder_config["detector"] | {name: of_tracks[name] for name in DETECTOR_USE if name in of_tracks}
+    detector = detector_of(args, device, known)
+    if detector.key != of_tracks.get("key", detector.key):
+        others = f"{of_tracks['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
+        print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
     extractor = None
     if head.needs_frames:
-        extractor = frame_extractor(head.needs_frames, args, device, encoder_config["detector"])
+        extractor = frame_extractor(head.needs_frames, args, device, known)
         if extractor.key != config["frames"]:
             raise InputError(f"{args.head}: was trained with features {config['frames']}, not {extractor.key}")
     sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
-from tests.stages import LOOSE, TINY_DETR, Stages
+from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
 from utils.misc import InputError
 from utils.storage.tracks import TrackStore
 
@@ -199,6 +200,32 @@ def test_tracks_of_a_detector_that_runs_otherwise_stand_beside_the_others(
     plain.unlink()
     with pytest.raises(InputError, match=r"no tracks with these settings .there are: .*-detector_bf16, "):
         stages.run("eval_map", *name, "--min_tube_length", 1)
+
+
+def test_predict_runs_the_detector_as_for_the_tracks_of_the_head(
+    finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not as for the person encoder, if these differ."""
+    import predict
+
+    stages, run = finished_chain.copy(tmp_path), ("--qmm_name", "one", *LOOSE, "--image_size", 48)
+    for subset in ("train", "val"):
+        stages.run("eval_qmm", *run, "--subset", subset)
+    stages.run("train_action_head", *run, "--epochs", 1)
+    (tar,) = (stages.folder("one") / "qmm_tubes" / "val").glob("*-detector_size48.tar")
+    wanted = sorted(track.boxes.sum().item() for track in TrackStore(tar).tracks("val_0000"))
+    flags = [stages.data / "synthetic/videos/val_0000.avi", "--no_video", "--out", tmp_path, *QUIET]
+    for name, checkpoint in (("encoder", "encoder/epoch_2"), ("head", "head/vanilla/epoch_1")):
+        flags += [f"--{name}", stages.folder("one") / f"{checkpoint}.pth"]
+    capsys.readouterr()
+    for given in ((), ("--image_size", 64)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["predict.py", *map(str, [*flags, *given])])
+            predict.main()
+        people = json.loads((tmp_path / "val_0000.json").read_text())["people"]
+        boxes = sorted(sum(map(sum, person["boxes"])) for person in people)
+        assert (boxes == pytest.approx(wanted, abs=1)) == (not given)
+        assert ("tracks of a detector with other settings: " in capsys.readouterr().err) == bool(given)
 
 
 def test_a_detector_that_has_moved_is_asked_for(stages: Stages, tmp_path: Path) -> None:
