@@ -139,12 +139,13 @@ def save_state(run: "TrainingRun") -> None:
             "args": _fixed(run.settings),
             "epochs": run.args.epochs,
             "data": run.data,
+            "frozen": run.frozen,
         }
         save_torch(run.folder / STATE, state)
 
 
-def load_state(run: "TrainingRun") -> None:
-    """Continue from what `save_state` wrote.
+def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
+    """Continue from what `save_state` wrote, or only find out whether that is possible.
 
     Raises:
         InputError: the state is damaged, or of a run with other flags, other data or another number of processes.
@@ -152,9 +153,9 @@ def load_state(run: "TrainingRun") -> None:
     path = run.folder / STATE
     state = load_torch(path, "training state to resume")
     try:
-        _compare_settings(path, state["args"], run)
+        _compare_settings(path, state["args"], run, tell=not compare_alone)
         epochs = state.get("epochs", run.args.epochs)  # unknown of an older state
-        if run.args.lr_schedule == "cosine" and epochs != run.args.epochs and rank() == 0:
+        if run.args.lr_schedule == "cosine" and epochs != run.args.epochs and rank() == 0 and not compare_alone:
             text = f"was started with --epochs {epochs}: its cosine now ends at {run.args.epochs}, so the learning rate"
             print(f"note: {path}: {text} jumps, and the run is not an uninterrupted one", file=sys.stderr)
         if state.get("data", run.data) != run.data:
@@ -162,8 +163,16 @@ def load_state(run: "TrainingRun") -> None:
                 f"{path}: the run was started on other training data (videos or annotations have changed since); "
                 "restore them, or start again without --resume"
             )
+        for name, key in state.get("frozen", {}).items():  # of a state that is older than this: not known
+            if run.frozen.get(name, key) != key:
+                raise InputError(
+                    f"{path}: the run was started with another {name} ({key}, now {run.frozen[name]}); restore it, or "
+                    "start again without --resume"
+                )
         if len(state["ranks"]) != world_size():
             raise InputError(f"{path}: the run was started with {len(state['ranks'])} processes, not {world_size()}")
+        if compare_alone:
+            return
         run.bare.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
@@ -174,7 +183,7 @@ def load_state(run: "TrainingRun") -> None:
         raise InputError(f"{path}: not the state of such a run ({text})") from None
 
 
-def _compare_settings(path: Path, old: dict[str, str], run: "TrainingRun") -> None:
+def _compare_settings(path: Path, old: dict[str, str], run: "TrainingRun", tell: bool) -> None:
     """InputError where a flag differs from the run's; one that is younger than the run must be at its default."""
     new = _fixed(run.settings)
     for name in sorted(new.keys() | old.keys()):
@@ -183,7 +192,7 @@ def _compare_settings(path: Path, old: dict[str, str], run: "TrainingRun") -> No
         if name not in old:
             if getattr(run.args, name, None) != run.args.defaults.get(name):
                 raise InputError(f"{path}: the run is older than --{name}; leave the flag out to resume")
-            if rank() == 0:
+            if tell and rank() == 0:
                 print(f"{path}: the run is older than --{name}; it goes on with {new[name]}", file=sys.stderr)
         elif old[name] != new[name]:
             raise InputError(

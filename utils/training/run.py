@@ -62,6 +62,7 @@ class TrainingRun:
         data: checksum of the training data, which must be the same in a resumed run.
         settings: values of flags that were left to the data set, which must be the same in a resumed run.
         exported: the part of `model` that checkpoints hold, where that is not the whole.
+        frozen: name -> key of the models whose outputs are trained on, which must be the same in a resumed run.
 
     Raises:
         InputError: another run is writing to `folder`, or the state to resume is of other flags or other data.
@@ -79,9 +80,10 @@ class TrainingRun:
         data: str = "",
         settings: dict | None = None,
         exported: nn.Module | None = None,
+        frozen: dict[str, str] | None = None,
     ) -> None:
         self.stage, self.folder, self.config, self.args, self.device = stage, Path(folder), config, args, device
-        self.data, self.settings = data, vars(args) | (settings or {})
+        self.data, self.frozen, self.settings = data, frozen or {}, vars(args) | (settings or {})
         self.bare, self.exported = model.to(device), exported or model
         self.optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=True)
         self.initial_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -97,6 +99,12 @@ class TrainingRun:
             self.model = torch.compile(self.model)
         self.progress, self.loss = Progress(), torch.zeros((), device=device)
         self.log: RunLog | None = None
+
+    def check(self) -> None:
+        """Raise what entering would raise, and change nothing: for trainers whose data take long to be made."""
+        with lock(self.folder, "training run") if rank() == 0 else contextlib.nullcontext():
+            if self.args.resume and has_state(self.folder):
+                load_state(self, compare_alone=True)
 
     def __enter__(self) -> "TrainingRun":
         with contextlib.ExitStack() as stack:
