@@ -191,15 +191,12 @@ def validation_tracks(
     return tracks
 
 
-def track_batches(
-    args: argparse.Namespace, project: Project, subset: str, store: TrackStore, frames: Extractor | None
-) -> TrackBatches:
-    """A subset's tracks, with the features of their frames for heads that need `frames`."""
-    if frames is None:
-        return TrackBatches(store, args.seed)
+def add_features(
+    args: argparse.Namespace, project: Project, subset: str, data: TrackBatches, frames: Extractor
+) -> None:
+    """Give `data` the features of its tracks' frames, which takes long where they are not cached."""
     videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
-    folder = Path(args.checkpoint_root) / project.name / "features"
-    return TrackBatches(store, args.seed, features_of_tracks(folder, videos, frames))
+    data.features_of = features_of_tracks(Path(args.checkpoint_root) / project.name / "features", videos, frames)
 
 
 def main() -> None:
@@ -220,7 +217,7 @@ def main() -> None:
         frames = None
         if HEAD_TYPES[args.head_type].frames:
             frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
-        data = track_batches(args, project, args.subset, store, frames)
+        data = TrackBatches(store, args.seed)
         if not len(data):
             labelled = " with a label" if project.multi_label else ""
             text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
@@ -235,10 +232,8 @@ def main() -> None:
         sizes |= {"time_cycle": by_data["time_cycle"], "multi_label": project.multi_label}
         head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
         metrics_of_val, val_store = None, validation_tracks(args, project, linking, store, bad)
-        if val_store:
-            val = track_batches(args, project, args.val_subset, val_store, frames)
-            if len(val):
-                metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
+        if val_store and len(val := TrackBatches(val_store, args.seed)):
+            metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
 
         config = {
             "head": head.config,
@@ -248,10 +243,19 @@ def main() -> None:
             "frames": frames.key if frames else None,
         }
         groups, settings = [{"params": list(head.parameters()), "lr": args.lr}], asdict(linking) | by_data
+        frozen = {"person encoder": store.settings["encoder"], "detector": store.settings["detector"]["key"]}
+        if frames:
+            frozen["model of frame features"] = frames.key
         folder = head_folder(args, root)
-        with TrainingRun(
-            "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings
-        ) as training:
+        training = TrainingRun(
+            "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings, frozen=frozen
+        )
+        training.check()
+        if frames:
+            add_features(args, project, args.subset, data, frames)
+        if frames and metrics_of_val:
+            add_features(args, project, args.val_subset, val, frames)
+        with training:
             for epoch in training.epochs():
                 steps = epoch_batches(data, epoch, args.iter_update, rank(), world_size())
                 for step in training.batches(steps[training.batches_done :], len(steps)):

@@ -55,7 +55,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.annotations import read_annotations
+from datasets.annotations import Video, fitting, read_annotations
 from datasets.compare_shards import clips_of_flags
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
@@ -111,6 +111,7 @@ def query_clips(
     least: dict[str, float],
     project: Project,
     detector: Detector,
+    annotations: dict[str, Video],
     bad: dict[str, str],
     subset: str,
     train: bool = True,
@@ -131,7 +132,8 @@ def query_clips(
         bad |= videos.bad | store.bad
     metas = {name: store.json(name) for name in store.names if name not in bad}
     decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
-    annotations = read_annotations(project, decoded, bad if args.skip_bad else None, decoded)
+    annotations = {name: annotations[name] for name in decoded if name in annotations}
+    annotations = fitting(project, annotations, decoded, bad if args.skip_bad else None)
 
     def match_video(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         sides = [detections.meta[name] for name in ("width", "height")]
@@ -211,14 +213,18 @@ def main() -> None:
         least = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
         if args.mirror_frames and args.identity == "slot":
             raise InputError("--mirror_frames: goes with --identity person; a mirrored person has another query")
-        project.split(args.subset)  # a mistake here stops the run before a detector is built
-        detector = detector_of(args, device)
         bad: dict[str, str] = {}
+        annotations = {}  # mistakes in them stop the run before a detector runs
+        for subset in filter(None, (args.subset, args.val_subset)):
+            videos = project.split(subset)
+            if subset == args.val_subset or not args.no_query_cache:  # shards have their own
+                annotations[subset] = read_annotations(project, videos, bad if args.skip_bad else None)
+        detector = detector_of(args, device)
         if args.no_query_cache:
             data = clips_of_flags(args, project, detector.frame_size, detector.square)
             load = partial(augmented_batches, args, least, detector, data)
         else:
-            data = query_clips(args, least, project, detector, bad, args.subset)
+            data = query_clips(args, least, project, detector, annotations[args.subset], bad, args.subset)
             load = partial(cached_batches, data, device)
             if rank() == 0:
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
@@ -227,13 +233,14 @@ def main() -> None:
         encoder |= {"skip": args.is_skip, "dropout": args.dropout}
         model, criterion, validate = PersonEncoder(**encoder), NPairLoss(args.tau), None
         if args.val_subset:
-            val = query_clips(args, least, project, detector, bad, args.val_subset, train=False)
+            of_val = annotations[args.val_subset]
+            val = query_clips(args, least, project, detector, of_val, bad, args.val_subset, train=False)
             validate = partial(held_out_metrics, model, criterion, val, args.batch_size * world_size())
         groups = [{"params": list(model.parameters()), "lr": args.lr}]
-        config = {"encoder": encoder, "detector": detector.config()}
+        config, frozen = {"encoder": encoder, "detector": detector.config()}, {"detector": detector.key}
         folder = Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder"
         with TrainingRun(
-            "train_qmm", folder, model, groups, config, args, device, data.checksum(), thresholds
+            "train_qmm", folder, model, groups, config, args, device, data.checksum(), thresholds, frozen=frozen
         ) as training:
             training.measure_untrained(validate)
             for epoch in training.epochs():

@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,24 +101,50 @@ def read_annotations(
     file = project.annotation_file()
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
+    wanted = file.videos if names is None else names
+    videos = _usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad)
+    return videos if decoded is None else fitting(project, videos, decoded, bad)
+
+
+def fitting(
+    project: Project,
+    videos: Mapping[str, Video],
+    decoded: Mapping[str, tuple[int, int, int]],
+    bad: dict[str, str] | None = None,
+) -> dict[str, Video]:
+    """The `videos`, as annotated, that fit to how they decode; arguments, warnings and errors as of
+    `read_annotations`."""
+
+    def compared(name: str) -> tuple[Video, list[AnnotationFault]]:
+        if name not in decoded:
+            return videos[name], []
+        width, height, n_frames = decoded[name]
+        return videos[name], fit_to_video(videos[name], (width, height), n_frames)[1]
+
+    return _usable(str(project.annotations), videos, compared, bad)
+
+
+def _usable(
+    where: str,
+    names: Iterable[str],
+    checked: Callable[[str], tuple[Video, list[AnnotationFault]]],
+    bad: dict[str, str] | None,
+) -> dict[str, Video]:
+    """The videos that `checked` gives without a refused fault; the others enter `bad`, or without it are errors."""
     videos, warnings = {}, []
-    for name in file.videos if names is None else names:
+    for name in names:
         try:
-            video, faults = read_used_frames(name, file, project)
+            video, faults = checked(name)
             refuse(faults)
-            if decoded and name in decoded:
-                width, height, n_frames = decoded[name]
-                faults += fit_to_video(video, (width, height), n_frames)[1]
-                refuse(faults)
         except InputError as error:
             if bad is None:
                 remedy = "correct it, or leave such videos out with --skip_bad"
-                raise InputError(f"{file.path}: {error}; {remedy}") from None
-            bad[name] = f"{file.path}: {error}"
+                raise InputError(f"{where}: {error}; {remedy}") from None
+            bad[name] = f"{where}: {error}"
             continue
         videos[name] = video
         warnings += faults
-    print_warnings(str(file.path), warnings)
+    print_warnings(where, warnings)
     return videos
 
 

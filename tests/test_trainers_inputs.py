@@ -1,0 +1,89 @@
+"""What trainers learn from the outputs of frozen models: which changes a resumed run refuses, and what they say before
+these models run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.stages import LOOSE, Stages
+from utils.misc import InputError
+from utils.storage.files import lock, save_torch
+from utils.training.resume import STATE
+
+
+def scaled(path: Path, factor: float, prefix: str) -> None:
+    """Multiply the weights of a checkpoint whose names begin with `prefix`, in place."""
+    checkpoint = torch.load(path, weights_only=True)
+    for name in checkpoint["model"]:
+        if name.startswith(prefix):
+            checkpoint["model"][name] = factor * checkpoint["model"][name]
+    save_torch(path, checkpoint)
+
+
+def train_qmm(stages: Stages, *flags: object) -> None:
+    detr = stages.folder("one") / "detr" / "epoch_1.pth"
+    stages.run("train_qmm", "--qmm_name", "own", "--detr", detr, "--iou_th", 0.05, *LOOSE, *flags)
+
+
+def test_an_encoder_is_not_resumed_with_a_detector_that_was_retrained_in_place(
+    finished_chain: Stages, tmp_path: Path
+) -> None:
+    stages = finished_chain.copy(tmp_path)
+    train_qmm(stages, "--epochs", 1)
+    train_qmm(stages, "--epochs", 2, "--resume")
+    scaled(stages.folder("one") / "detr" / "epoch_1.pth", 1.001, "query_embed")
+    with pytest.raises(InputError, match=r"the run was started with another detector \(\w+-64, now \w+-64\); restore"):
+        train_qmm(stages, "--epochs", 3, "--resume")
+    path = stages.folder("own") / "encoder" / STATE
+    state = torch.load(path, weights_only=True)
+    save_torch(path, {name: value for name, value in state.items() if name != "frozen"})
+    train_qmm(stages, "--epochs", 3, "--resume")  # a state from before the detector was written down
+
+
+def test_a_head_is_not_resumed_with_an_encoder_that_was_retrained_in_place(
+    finished_chain: Stages, tmp_path: Path
+) -> None:
+    stages, run = finished_chain.copy(tmp_path), ("--qmm_name", "one", *LOOSE)
+    scaled(stages.folder("one") / "encoder" / "epoch_2.pth", 2, "layers.6")  # which changes no track
+    stages.run("eval_qmm", *run, "--subset", "train")
+    with pytest.raises(InputError, match="the run was started with another person encoder"):
+        stages.run("train_action_head", *run, "--epochs", 3, "--resume")
+
+
+@pytest.mark.parametrize("fault", ["subset", "train", "val"])
+def test_mistakes_in_both_subsets_are_said_before_the_detector_runs(
+    finished_chain: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    stages = finished_chain.copy(tmp_path)
+    monkeypatch.setattr("train_qmm.cache_queries", lambda *_: pytest.fail("DETR ran"))
+    if fault == "subset":
+        with pytest.raises(InputError, match=r"no subset 'vall'; it has train, val"):
+            train_qmm(stages, "--val_subset", "vall")
+        return
+    path = stages.data / "synthetic" / "annotations.json"
+    annotations = json.loads(path.read_text())
+    box = annotations["videos"][f"{fault}_0001"]["tubes"][0]["boxes"][0]
+    box[0], box[2] = box[2], box[0]
+    path.write_text(json.dumps(annotations))
+    with pytest.raises(InputError, match=rf"video '{fault}_0001', tube 0, frame \d+: box is reversed"):
+        train_qmm(stages, "--val_subset", "val")
+
+
+def test_mistakes_of_a_head_are_said_before_frame_features_are_made(
+    finished_chain: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = finished_chain.copy(tmp_path)
+    run = ("train_action_head", "--qmm_name", "one", "--head_type", "res", *LOOSE, "--epochs", 1)
+    stages.run(*run)
+    before = torch.load(stages.folder("one") / "head" / "res" / STATE, weights_only=True)
+    monkeypatch.setattr("train_action_head.features_of_tracks", lambda *_: pytest.fail("features were made"))
+    with pytest.raises(InputError, match="nhead=7: must divide"):
+        stages.run(*run, "--nhead", 7)
+    with pytest.raises(InputError, match=r"the run was started with --lr 0\.001, not 0\.5"):
+        stages.run(*run, "--resume", "--lr", 0.5)
+    with lock(stages.folder("one") / "head" / "res", "run"), pytest.raises(InputError, match="is writing here"):
+        stages.run(*run, "--resume")
+    after = torch.load(stages.folder("one") / "head" / "res" / STATE, weights_only=True)
+    assert before.keys() == after.keys() and before["args"] == after["args"]
