@@ -16,6 +16,7 @@ from models.long_attention import LongAttention
 from tests.tars import as_members
 from utils.box_ops import Track
 from utils.storage.tars import write_tar
+from utils.storage.tracks import annotation_checksum
 
 ROOT = Path(__file__).parents[1]
 STEP = """
@@ -127,7 +128,9 @@ def write_tracks(path: Path, lengths: list[int], width: int) -> None:
     columns |= {"labels": np.zeros(n, np.int64)}
     meta = {"name": "a", "n_frames": max(lengths), "width": 64, "height": 48, "fps": 25.0, "lengths": lengths}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tar(path, [("a", {**meta, "settings": {"detector": {}}}, as_members(columns))])
+    made_from = {"source": [1, 0, annotation_checksum([], False)], "settings": {}}
+    meta |= {"made_from": made_from, "settings": {"encoder": "e", "detector": {"key": "k"}}}
+    write_tar(path, [("a", meta, as_members(columns))])
 
 
 def train(folder: Path, lengths: list[int], width: int, limit: int = 0) -> subprocess.CompletedProcess:
@@ -135,6 +138,8 @@ def train(folder: Path, lengths: list[int], width: int, limit: int = 0) -> subpr
     it prints is the most memory that it had, in KiB."""
     name = "epoch1-psn0.9-sim0.5-len8-end8-iou0.2-feature.tar"
     write_tracks(folder / "checkpoint" / "own" / "qmm" / "qmm_tubes" / "train" / name, lengths, width)
+    (folder / "t").write_text("a")
+    (folder / "a.json").write_text('{"videos": {"a": {"tubes": []}}}')
     (folder / "own.yml").write_text(
         "{name: own, format: json, annotations: a.json, frames: '{name}', splits: {train: t}, labels: [walk]}"
     )

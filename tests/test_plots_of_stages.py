@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.annotations import read_annotations
 from datasets.config import load_project
+from datasets.frame_batches import SubsetVideos
 from datasets.synthetic.videos import make_synthetic
 from models.action_head import build_action_head
+from models.link_settings import tracks_sources
 from models.person_queries import match_people
 from tests.processes import import_stages, launch
 from tests.toy_training import arguments, train
@@ -69,13 +72,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_synthetic(root / "data" / "synthetic", n_train=1, n_val=3, width=64, height=48, length=(12, 16))
     run = root / "checkpoint" / "synthetic" / "one"
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
-    made_by = {"encoder": "e", "detector": {"key": "k"}, "labels": []}
+    project = load_project("synthetic", root / "data")
+    annotations = read_annotations(project, project.split("val"))
+    sources = tracks_sources(project, SubsetVideos(project, "val"), annotations)
+    made_by = {"encoder": "e", "detector": {"key": "k"}, "labels": project.labels}
     for stem in LINKED:
         sim, cue = (0.4, "feature") if stem.endswith("feature") else (0.3, "iou")
         settings = {"load_epoch": 1, "psn_score_th": 0.8, "sim_th": sim, "filter_length": 4, "link_cues": cue}
         settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, **made_by}
 
-        draw, sources = np.random.default_rng(0), {name: [0] for name in gt}
+        draw = np.random.default_rng(0)
         with fill_cache(run / "qmm_tubes" / "val" / f"{stem}.tar", sources, settings) as cache:
             for name in cache.missing:
                 with cache.sample(name) as sample:
@@ -84,8 +90,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     size = {"n_frames": 16, "width": 64, "height": 48, "fps": 25.0}
                     sample.json |= {**size, "lengths": list(map(len, gt[name])), "settings": settings}
         head = build_action_head("vanilla", n_classes=N, in_d=D, nhead=2, dim_feedforward=8)
-        labels = json.loads((root / "data" / "synthetic" / "annotations.json").read_text())["labels"]
-        config = {"head": head.config, "labels": labels, "settings": settings, "frames": None}
+        config = {"head": head.config, "labels": project.labels, "settings": settings, "frames": None}
         name = "vanilla" if cue == "feature" else "vanilla-iou"
         save_torch(run / "head" / name / "epoch_3.pth", {"model": head.state_dict(), "config": config, "epoch": 3})
     return root
