@@ -196,7 +196,7 @@ def test_the_shown_video_can_be_chosen(root: Path) -> None:
     try:
         shown = ["--plot", "--plot_video", "train_0000"]
         for script, more in (("eval_map", []), ("eval_map", shown), ("eval_qmm", ["--from_tar"])):
-            with pytest.raises(InputError, match=r"1 video .* the first 'train_0000'; run eval_qmm\.py again"):
+            with pytest.raises(InputError, match=r"1 video .* 'train_0000'; run eval_qmm\.py --subset val again"):
                 run(root, script, *more)
     finally:
         path.write_text(text)
