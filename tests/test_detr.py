@@ -134,7 +134,7 @@ def test_what_padding_holds_is_unseen(small):
 
 
 def test_training_goes_on_after_inference(small):
-    detr, images = small
+    detr, images = copy.deepcopy(small)  # others test it in evaluation mode
     with torch.inference_mode():
         detr(images)
     detr.train()(images)["pred_boxes"].sum().backward()
