@@ -31,17 +31,19 @@ for subset in train val; do
 done
 if [ -z "$scratch" ]; then
     detr=$folder/detr/epoch_1.pth
+    qmm_frames=(--mirror_frames)
     stage "train_detr" "$python" train_detr.py "${common[@]}" "${amp[@]}" --detr synthetic --ex_name demo \
         --epochs 1 --clips_per_video 2 --n_frames 2 --sampling_rate 8 --batch_size 16 --lr 2e-5 --lr_backbone 2e-5 --eos_coef 0.3
-else # most epochs on smaller images, which cost half
+else # most epochs on smaller images, which cost half; no time for DETR over mirrored frames
     detr=$folder/detr/epoch_16.pth
+    qmm_frames=()
     recipe=("${common[@]}" "${amp[@]}" "${small_detr[@]}" "${query_losses[@]}" --clips_per_video 1 --n_frames 2
-        --sampling_rate 8 --batch_size 16 --save_epochs 10)
+        --mirror_frames --sampling_rate 8 --batch_size 16 --save_epochs 10)
     stage "train_detr, 96 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo_96 --image_size 96 --epochs 28
     stage "train_detr, 128 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo --epochs 16 --lr 2e-4 --lr_backbone 5e-4 \
         --detr "$checkpoint/synthetic/demo_96/detr/epoch_28.pth"
 fi
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${amp[@]}" "${small_qmm[@]}" --detr "$detr"
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${amp[@]}" "${small_qmm[@]}" "${qmm_frames[@]}" --detr "$detr"
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done

@@ -27,7 +27,7 @@ stage "train_detr, who is who" "$python" train_detr.py "${apart[@]}" --ex_name w
     --detr "$checkpoint/synthetic/weights_boxes/detr/epoch_18.pth"
 stage "train_detr, wherever they are" "$python" train_detr.py "${apart[@]}" --ex_name weights --epochs 8 --mirror_frames \
     --detr "$checkpoint/synthetic/weights_apart/detr/epoch_10.pth"
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --detr "$folder/detr/epoch_8.pth"
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --mirror_frames --detr "$folder/detr/epoch_8.pth"
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done

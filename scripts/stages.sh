@@ -15,7 +15,7 @@ small_detr=(--detr scratch --backbone resnet18 --stages 2 --norm bn --hidden_dim
 # What makes the queries of a detector that was trained from scratch tell people and actions apart.
 query_losses=(--id_loss_coef 2 --action_loss_coef 2 --place_loss_coef 3)
 # The later stages on the synthetic data.
-small_qmm=(--epochs 60 --mirror_frames --clips_per_video 2 --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1
+small_qmm=(--epochs 60 --clips_per_video 2 --lr_en 5e-4 --lr_schedule cosine --weight_decay 0.05 --dropout 0.3 --tau 0.1
     --clip_max_norm 1 --save_epochs 20 --detr_batch 32)
 small_link=(--linker robust)
 head=time_ecd:cat
