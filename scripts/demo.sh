@@ -2,7 +2,7 @@
 # The whole chain on synthetic videos, with the small detector that comes with the code.
 #
 #     bash scripts/demo.sh                   an annotated video within a minute, then every stage: 5 minutes on 2 cores
-#     bash scripts/demo.sh --from_scratch    trains the detector too: 15 to 18 minutes, fewer actions are found
+#     bash scripts/demo.sh --from_scratch    trains the detector too: 12 minutes, fewer actions are found
 #
 # $DATA_ROOT (data), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
