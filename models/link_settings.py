@@ -12,9 +12,10 @@ from models.linkers import LINKERS
 from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
+from utils.gt_tubes import tubes_checksum
 from utils.misc import exceeding
 from utils.storage.files import epoch_path, load_checkpoint
-from utils.storage.tracks import OutdatedTracks, TrackStore, annotation_checksum
+from utils.storage.tracks import OutdatedTracks, TrackStore
 
 if TYPE_CHECKING:
     from datasets.annotations import Video
@@ -148,7 +149,7 @@ def tracks_sources(
     """What identifies each video's file, which frames of it are used, and last its annotated tubes."""
     sources = videos.sources() | {name: [] for name in videos.bad}
     tubes = {name: annotations[name].tubes if name in annotations else [] for name in sources}
-    return {name: [*file, annotation_checksum(tubes[name], project.multi_label)] for name, file in sources.items()}
+    return {name: [*file, tubes_checksum(tubes[name], project.multi_label)] for name, file in sources.items()}
 
 
 def open_tracks(

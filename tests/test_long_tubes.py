@@ -15,8 +15,8 @@ from models import long_attention
 from models.long_attention import LongAttention
 from tests.tars import as_members
 from utils.box_ops import Track
+from utils.gt_tubes import tubes_checksum
 from utils.storage.tars import write_tar
-from utils.storage.tracks import annotation_checksum
 
 ROOT = Path(__file__).parents[1]
 STEP = """
@@ -128,7 +128,7 @@ def write_tracks(path: Path, lengths: list[int], width: int) -> None:
     columns |= {"labels": np.zeros(n, np.int64)}
     meta = {"name": "a", "n_frames": max(lengths), "width": 64, "height": 48, "fps": 25.0, "lengths": lengths}
     path.parent.mkdir(parents=True, exist_ok=True)
-    made_from = {"source": [1, 0, annotation_checksum([], False)], "settings": {}}
+    made_from = {"source": [1, 0, tubes_checksum([], False)], "settings": {}}
     meta |= {"made_from": made_from, "settings": {"encoder": "e", "detector": {"key": "k"}}}
     write_tar(path, [("a", meta, as_members(columns))])
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.box_ops import Tube, paired_iou
+from utils.misc import checksum
 
 if TYPE_CHECKING:
     from datasets.config import Project
@@ -26,6 +27,14 @@ def make_gt_tubes(
 
     project = dataset if isinstance(dataset, Project) else load_project(dataset, **(params or {}))
     return {name: video.tubes for name, video in read_annotations(project, project.split(subset)).items()}
+
+
+def tubes_checksum(tubes: Sequence[Tube], of_people: bool) -> int:
+    """A checksum of a video's annotated tubes, `of_people` with their person ids."""
+    parts = []
+    for tube in tubes:
+        parts += [tube.frames, tube.boxes, f"{tube.label} {tube.person_id}" if of_people else f"{tube.label}"]
+    return int(checksum(*parts), 16)
 
 
 def label_frames(

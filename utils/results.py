@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube
+from utils.gt_tubes import tubes_checksum
 from utils.misc import InputError, checksum, did_you_mean
 from utils.run_log import RunLog
 from utils.storage.files import read_json, write_json
-from utils.storage.tracks import annotation_checksum
 
 _COMPARABLE = {
     "subset", "load_epoch", "psn_score_th", "filter_length", "end_consecutive_frames", "label_centric", "frame_iou",
@@ -56,7 +56,7 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
 
 def ground_truth_checksum(gt: Mapping[str, Sequence[Tube]], labels: Sequence[str]) -> str:
     """A checksum of the ground truth of a subset's videos and of the labels; the setting `ground_truth` of results."""
-    return checksum(*labels, *(f"{name} {annotation_checksum(gt[name], of_people=True)}" for name in sorted(gt)))
+    return checksum(*labels, *(f"{name} {tubes_checksum(gt[name], of_people=True)}" for name in sorted(gt)))
 
 
 def plain(value: object) -> object:

@@ -13,16 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.box_ops import Track, Tube
-from utils.misc import InputError, checksum, counted
+from utils.misc import InputError, counted
 from utils.storage.tars import TarStore
-
-
-def annotation_checksum(tubes: list[Tube], of_people: bool) -> int:
-    """A checksum of a video's annotated tubes, `of_people` with their person ids; the last of a sample's `source`."""
-    parts = []
-    for tube in tubes:
-        parts += [tube.frames, tube.boxes, f"{tube.label} {tube.person_id}" if of_people else f"{tube.label}"]
-    return int(checksum(*parts), 16)
 
 
 class OutdatedTracks(InputError):
