@@ -60,7 +60,8 @@ def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: s
     parser.flag("data", "whole_videos", action="store_true",
                 help="take clips from whole videos, as published, not from the annotated part")  # fmt: skip
     parser.flag("data", "no_flip", action="store_true", help=f"{used_with}do not mirror clips, as published")
-    what = "mirror each frame of a clip by itself: who is who is then learnt from looks, not from places"
+    what = "mirror each frame by itself, so that people are told apart by looks, not places"
+    what += " (with the query cache DETR runs once more)" if used_with else ""
     parser.flag("data", "mirror_frames", action="store_true", help=what)
 
 
