@@ -83,7 +83,7 @@ def make_parser() -> Parser:
     add_frame_flags(parser)
     add_detector_flags(parser, detr=None)
     parser.flag("detector", "n_frames", dest="detr_batch", type=count, default=argparse.SUPPRESS,
-                help="the same as --detr_batch, as in eval_qmm.py (of the trainers: frames a clip)")  # fmt: skip
+                help="the same as --detr_batch; not the trainers' --n_frames, frames of a clip")  # fmt: skip
     add_action_flags(parser)
     parser.flag("action tubes", "min_tube_length", type=positive_int,
                 help="minimum frames of an action tube (default: the data set's, else 9)")  # fmt: skip
@@ -95,15 +95,17 @@ def make_parser() -> Parser:
                 help=f"what the file does not say: {', '.join(USER_OPTIONS)} (default: the format's)")  # fmt: skip
     parser.flag("predictions", "save_predictions", action="store_true",
                 help="keep the evaluated tubes as JSON, which --predictions reads")  # fmt: skip
-    parser.flag("predictions", "export", choices=EXPORTS, help="write the evaluated tubes in a public format")
-    parser.flag("evaluation", "metric", choices=tuple(METRICS), default="v-mAP", help="metric")
-    parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc", help="evaluation protocol of AP")
+    parser.flag("predictions", "export", choices=EXPORTS,
+                help="format to write what was evaluated in; act, multisports and ava: of frame-mAP")  # fmt: skip
+    parser.flag("evaluation", "metric", choices=tuple(METRICS), default="v-mAP", help="metric to compute")
+    parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc",
+                help="rules of the metric; ava, ava-2019: of frame-mAP; published: of the two others")  # fmt: skip
     parser.flag("evaluation", "count_duplicates", action="store_true",
                 help="v-mAP as published: a second detection of a ground-truth tube is correct too")  # fmt: skip
     parser.flag("evaluation", "bootstrap", type=count, default=0,
-                help="resamples of the videos, from which 95 %% intervals are made (1000; 0: none)")  # fmt: skip
+                help="bootstrap resamples of the videos for 95 %% intervals, such as 1000; 0: none")  # fmt: skip
     parser.flag("evaluation", "errors", action="store_true",
-                help="v-mAP lost to each cause of error (with --metric frame-mAP: frame-mAP)")  # fmt: skip
+                help="v-mAP or frame-mAP lost to each cause of error (voc, act, multisports)")  # fmt: skip
     parser.flag("evaluation", "confusion", action="store_true", help="confusion matrix of the classes")
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"],
                 help="thresholds of 3D IoU (frame-mAP: of IoU), or ranges such as 0.5:0.95")  # fmt: skip

@@ -45,10 +45,10 @@ def make_parser() -> Parser:
     flags.add_detector_flags(parser, detr=None, batch_flag="n_frames")
     add_linking_flags(parser)
     parser.flag("evaluation", "from_tar", action="store_true", help="evaluate the existing tar without any model")
-    what = "3D IoU thresholds, or ranges such as 0.5:0.95"
-    parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"], help=what)
-    what = "only annotated frames count"
-    parser.flag("evaluation", "label_centric", action=BooleanOptionalAction, default=True, help=what)
+    help_text = "3D IoU thresholds, or ranges such as 0.5:0.95"
+    parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"], help=help_text)
+    help_text = "only annotated frames count"
+    parser.flag("evaluation", "label_centric", action=BooleanOptionalAction, default=True, help=help_text)
     parser.flag("evaluation", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
     parser.flag("evaluation", "protocol", choices=("pairs", "published"), default="pairs",
                 help="rule of recall and precision: pairs by falling 3D IoU, or as published")  # fmt: skip

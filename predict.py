@@ -33,7 +33,7 @@ DETECTOR_USE = ("image_size", "square", "query_layer", "person_label")  # of `De
 
 
 def make_parser() -> Parser:
-    parser = Parser("Find people in videos, follow them, and classify their actions.")
+    parser = Parser("Detect and track people in videos, and classify their actions.")
     parser.add_argument("videos", nargs="+", help="video files, or folders of images")
     flags.add_detector_flags(parser, detr=None)
     parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py, or synthetic (shipped)")
@@ -46,14 +46,15 @@ def make_parser() -> Parser:
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
     parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {of_head}")
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {of_head}")
-    what = "frames without a link after which a track closes (default: as trained, or of a different --linker its own)"
-    parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
+    parser.flag("linking", "end_consecutive_frames", type=positive_int,
+                help="frames without a link after which a track closes "
+                "(default: as trained, or of a different --linker its own)")  # fmt: skip
     add_action_flags(parser)
-    what = f"minimum frames of an action tube {of_head}"
-    parser.flag("action tubes", "min_tube_length", type=positive_int, help=what)
+    help_text = f"minimum frames of an action tube {of_head}"
+    parser.flag("action tubes", "min_tube_length", type=positive_int, help=help_text)
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
-    what = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
-    parser.flag("output", "export", choices=("cvat",), help=what)
+    help_text = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
+    parser.flag("output", "export", choices=("cvat",), help=help_text)
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
     flags.add_report_flags(parser)
     flags.add_run_flags(parser)
@@ -307,9 +308,9 @@ def predict(path: Path, models: Models, args: Namespace) -> dict:
             bar.update(n_frames)
         if drawing:
             drawing.draw(tracks.n_frames)
-        found = tracks.finish()
+        predicted = tracks.finish()
     result = {"video": str(path), "width": video.size[0], "height": video.size[1], "fps": video.fps}
-    result |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": vars(models.settings), **found}
+    result |= {"n_frames": tracks.n_frames, "labels": models.labels, "settings": vars(models.settings), **predicted}
     write_json(json, result)
     if args.export:
         write_predicted(result, xml, None if models.sampling.all_frames else video.chosen())

@@ -37,19 +37,19 @@ def make_parser() -> Parser:
     parser.flag("model", "dropout", type=share, default=0.1, help="dropout")
     flags.add_frame_flags(parser)
     flags.add_detector_flags(parser, detr=None)
-    what = "tracks of a forward pass, padded to the longest: changes speed and memory alone, see --iter_update"
-    flags.add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, batch_help=what)
-    what = "maximum frames of a forward pass, padding included; a longer track has a pass of its own"
-    parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000, help=what)
-    what = "tracks of an optimizer step and process, in as many forward passes as --batch_size makes of them"
-    parser.flag("training", "iter_update", type=positive_int, default=64, help=what)
-    what = (
-        "multi_label data: weight of frames with an action in its binary cross-entropy; balanced: frames without / with"
+    help_text = "tracks of a forward pass, padded to the longest; changes speed and memory, not the gradient"
+    flags.add_training_flags(parser, epochs=20, batch_size=16, lr=1e-3, lr_drop=15, batch_help=help_text)
+    help_text = "maximum frames of a forward pass, padding included; a longer track has a pass of its own"
+    parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000, help=help_text)
+    help_text = "tracks of an optimizer step and process, whose gradients are accumulated"
+    parser.flag("training", "iter_update", type=positive_int, default=64, help=help_text)
+    help_text = (
+        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without / with"
     )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
-                help=f"{what} the action, up to {MAX_WEIGHT}")  # fmt: skip
-    what = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
-    parser.flag("training", "no_action_weight", type=not_negative, help=what)
+                help=f"{help_text} the action, up to {MAX_WEIGHT}")  # fmt: skip
+    help_text = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
+    parser.flag("training", "no_action_weight", type=not_negative, help=help_text)
     flags.add_run_flags(parser)
     return parser
 

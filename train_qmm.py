@@ -23,8 +23,8 @@ def make_parser() -> Parser:
     flags.add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to train on")
     parser.flag("data", "val_subset", help="subset for held-out metrics, before and during training (default: none)")
-    what = "train between annotated key frames too, with interpolated boxes"
-    parser.flag("data", "between_key_frames", action="store_true", help=what)
+    help_text = "train between annotated key frames too, with interpolated boxes"
+    parser.flag("data", "between_key_frames", action="store_true", help=help_text)
     parser.flag("data", "no_query_cache", action="store_true", help="run DETR on augmented clips in each step instead")
     flags.add_clip_flags(parser, n_frames=8, frames_help=", at least 2", used_with="--no_query_cache: ")
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run")
