@@ -8,7 +8,8 @@ import torch
 
 from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
-from models.person_queries import Detections, cache_queries
+from models.detectors import Detections
+from models.person_queries import cache_queries
 from tests.videos import gradient_frames, write_video
 from utils.misc import InputError
 from utils.storage.tars import TarStore
