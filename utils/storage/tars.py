@@ -71,6 +71,15 @@ def checksum(file: BinaryIO, offset: int, size: int) -> int:
     return crc
 
 
+def verify(file: BinaryIO, member: Member, what: str) -> None:
+    """InputError, naming the file and `what` the member is, unless its checksum is that of its data in `file`."""
+    try:
+        if checksum(file, member.offset, member.size) != member.crc32:
+            raise ValueError("its checksum is wrong")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{member.path}: {what} is damaged ({error}); make it again") from None
+
+
 def whole_file(path: Path) -> Member:
     """A file as a member."""
     size = path.stat().st_size
@@ -198,27 +207,13 @@ class TarStore:
         """The sample's json."""
         return self._sample(name)[0]
 
-    def members(self, name: str) -> dict[str, Member]:
-        """Where the sample's arrays lie, all of whose checksums are compared."""
-        members = self._sample(name)[1]
-        for extension, member in members.items():
-            self._check(name, extension, member)
-        return members
-
-    def _check(self, name: str, extension: str, member: Member) -> None:
-        try:
-            if checksum(self._file, member.offset, member.size) != member.crc32:
-                raise ValueError("its checksum is wrong")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: {extension} of {name!r} is damaged ({error}); make it again") from None
-
     def read(self, name: str, column: str, rows: slice | np.ndarray = ALL) -> np.ndarray:
         """Rows of an array. It is mapped for this read alone, so that memory holds no more than these rows."""
         member = self._sample(name)[1].get(f"{column}.npy")
         if member is None:
             raise InputError(f"{self.path}: {name!r} has no {column}.npy; make it again")
         if (name, column) not in self._arrays:
-            self._check(name, f"{column}.npy", member)
+            verify(self._file, member, f"{column}.npy of {name!r}")
             self._arrays[name, column] = self._place(name, column, member)
         dtype, offset, shape = self._arrays[name, column]
         if not shape[0]:
