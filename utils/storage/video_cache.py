@@ -207,7 +207,7 @@ def fill_cache(
             cache.say_why()
             cache.look()
             cache.write()
-            shutil.rmtree(cache.work)
+            shutil.rmtree(cache.work, ignore_errors=True)  # on NFS the folders of held locks stay, empty
         barrier()
 
 
@@ -218,4 +218,4 @@ def _remove_left_over(cache: VideoCache) -> None:
         with contextlib.suppress(InputError), lock(cache.work / "process-0", "run"):
             cache.look()
             if len(cache.in_tar()) == len(cache.samples):
-                shutil.rmtree(cache.work)
+                shutil.rmtree(cache.work, ignore_errors=True)
