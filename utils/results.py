@@ -147,24 +147,23 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
 
 def _log_parts(log: RunLog, metrics: Mapping) -> None:
     """Log the metrics that have parts (classes, motion categories) as tables, and confusion matrices."""
+    tables = {}
     for name, parts in metrics.items():
         if isinstance(parts, Mapping) and name not in ("intervals", "errors", "confusion"):
             bounds = metrics.get("intervals", {}).get(name, {})
             rows = [[part, value, *bounds.get(part, ("", ""))] for part, value in parts.items()]
-            _log_table(log, name, ["name", "value", "low", "high"], rows)
+            tables[name] = ["name", "value", "low", "high"], rows
     for name, summary in metrics.get("errors", {}).items():
         rows = [[cause, row["gain"], row["count"]] for cause, row in summary["causes"].items()]
-        _log_table(log, f"errors_{name}", ["cause", "gain", "count"], rows)
+        tables[f"errors_{name}"] = ["cause", "gain", "count"], rows
+    for name, (head, rows) in tables.items():
+        log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
     for name, matrix in metrics.get("confusion", {}).items():
         log.comet(
             "log_confusion_matrix", matrix=matrix["counts"], labels=matrix["labels"], title=f"Confusion of {name}",
             file_name=f"confusion_{name}.json", row_label="ground truth", column_label="predicted",
             max_categories=len(matrix["labels"]),
         )  # fmt: skip
-
-
-def _log_table(log: RunLog, name: str, head: list[str], rows: list[list]) -> None:
-    log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
 
 
 def flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
