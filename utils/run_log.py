@@ -92,6 +92,11 @@ class RunLog:
         append_json(self.folder / METRICS, line)
         self._log_metrics(line)
 
+    @property
+    def on_comet(self) -> bool:
+        """Whether there is an experiment: Comet is neither disabled nor has failed."""
+        return self._experiment is not None
+
     def comet(self, method: str, *args: object, **options: object) -> None:
         """Call a method of Comet's experiment, such as `log_image`, where there is one."""
         if self._experiment is not None:
