@@ -1,6 +1,7 @@
 """Videos and shards: what goes in comes out, and damage is told."""
 
 import re
+import shutil
 import tarfile
 
 import cv2
@@ -10,7 +11,7 @@ import webdataset
 
 from datasets.config import load_project
 from datasets.dataset import VideoFrames
-from datasets.make_shards import encode_video, make_shards
+from datasets.make_shards import encode_video, make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, make_loader
 from tests.images import claim_size
 from tests.numbered_frames import HEIGHT, LENGTHS, WIDTH, draw_frame, numbered_project
@@ -113,6 +114,18 @@ def test_stock_webdataset_decodes_a_tar_of_arrays(tmp_path):
             some = draw.integers(0, len(rows), 5)
             np.testing.assert_array_equal(store.read(name, column, some), rows[some])
             np.testing.assert_array_equal(store.read(name, column, slice(1, 4)), rows[1:4])
+
+
+def test_a_damaged_frame_is_mended_by_the_command_that_its_error_names(project, shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    shard, meta, members = next(read_shards(folder))
+    whole, damaged = shard.read_bytes(), bytearray(shard.read_bytes())
+    damaged[members["000000.jpg"].offset + 99] ^= 1
+    shard.write_bytes(damaged)
+    clips = ClipDataset(folder, n_frames=meta["n_frames"], train=False)
+    with pytest.raises(InputError, match=r"frame 0 of .* is damaged; make the shards again with"):
+        clips.pack([(0, 0)])
+    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {} and shard.read_bytes() == whole
 
 
 def test_keys_are_distinct_short_and_safe():

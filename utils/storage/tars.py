@@ -77,7 +77,14 @@ def verify(file: BinaryIO, member: Member, what: str) -> None:
         if checksum(file, member.offset, member.size) != member.crc32:
             raise ValueError("its checksum is wrong")
     except (OSError, ValueError) as error:
-        raise InputError(f"{member.path}: {what} is damaged ({error}); make it again") from None
+        raise InputError(f"{member.path}: {what} is damaged ({error}); remove it and make it again") from None
+
+
+def verify_sample(name: str, members: Mapping[str, Member]) -> None:
+    """InputError, naming the file, unless the checksums of all of a video's members are those of their data."""
+    for extension, member in members.items():
+        with member.path.open("rb") as file:
+            verify(file, member, f"{extension} of {name!r}")
 
 
 def whole_file(path: Path) -> Member:

@@ -22,7 +22,7 @@ import numpy as np
 from utils.distributed import barrier, per_rank, rank, world_size
 from utils.misc import InputError
 from utils.storage.files import lock, naming, sync, unseal, write_sealed
-from utils.storage.tars import Member, Sample, read_samples, verify, whole_file, write_tar
+from utils.storage.tars import Member, Sample, read_samples, verify_sample, whole_file, write_tar
 
 META = "sample.json"
 
@@ -156,9 +156,7 @@ class VideoCache:
     def _intact(self) -> Iterator[Sample]:
         for name, meta, members in self.samples.values():
             try:
-                for extension, member in members.items():
-                    with member.path.open("rb") as file:
-                        verify(file, member, f"{extension} of {name!r}")
+                verify_sample(name, members)
             except InputError:
                 if name in self.made_from:
                     raise
