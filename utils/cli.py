@@ -14,7 +14,7 @@ from utils.misc import InputError, counted, did_you_mean
 from utils.storage.files import FULL
 
 USER_ERROR = 2
-LESS_MEMORY = "try a smaller --batch_size or --image_size, or --amp"
+LESS_MEMORY = "try a smaller --batch_size, --detr_batch (of eval_qmm.py --n_frames) or --image_size, or --amp"
 
 
 class Stopped(Exception):
