@@ -1,5 +1,6 @@
 """Videos and shards: what goes in comes out, and damage is told."""
 
+import io
 import re
 import shutil
 import tarfile
@@ -17,7 +18,7 @@ from tests.images import claim_size
 from tests.numbered_frames import HEIGHT, LENGTHS, WIDTH, draw_frame, numbered_project
 from tests.test_annotations import own_project
 from utils.misc import InputError
-from utils.storage.tars import TarStore, safe_key
+from utils.storage.tars import Member, TarStore, _copy, safe_key
 from utils.storage.video_cache import fill_cache
 
 
@@ -114,6 +115,17 @@ def test_stock_webdataset_decodes_a_tar_of_arrays(tmp_path):
             some = draw.integers(0, len(rows), 5)
             np.testing.assert_array_equal(store.read(name, column, some), rows[some])
             np.testing.assert_array_equal(store.read(name, column, slice(1, 4)), rows[1:4])
+
+
+def test_an_array_of_8_gib_has_a_header_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(tarfile, "copyfileobj", lambda *_args, **_options: None)  # the header alone
+    (tmp_path / "a.npy").touch()
+    for size in (2**33 - 1, 2**33, 2**40):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            _copy(Member(tmp_path / "a.npy", 0, size, 0), "v.a.npy", tar)
+            assert tar.format == tarfile.USTAR_FORMAT
+        assert tarfile.TarInfo.frombuf(out.getvalue()[:512], "utf-8", "strict").size == size
 
 
 def test_a_damaged_frame_is_mended_by_the_command_that_its_error_names(project, shards, tmp_path):

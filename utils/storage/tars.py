@@ -97,7 +97,7 @@ def whole_file(path: Path) -> Member:
 def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
     """Write samples to a tar, atomically; the same samples give the same bytes.
 
-    The folder of the tar is made when it is missing. ValueError for a member of 8 GiB or more.
+    The folder of the tar is made when it is missing.
     """
     import webdataset  # a second of imports that those who only read tars are spared
 
@@ -119,12 +119,17 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
 
 
 def _copy(member: Member, name: str, tar: tarfile.TarFile) -> None:
-    """Add part of a file to a tar in blocks; `TarWriter.write` would take all of it into memory."""
+    """Add part of a file to a tar in blocks; `TarWriter.write` would take all of it into memory.
+
+    The queries of an hour of video may take 8 GiB, a size that GNU's form of a header alone can say.
+    """
     info = tarfile.TarInfo(name)
     info.size, info.mode = member.size, 0o644
     with member.path.open("rb") as source:
         source.seek(member.offset)
+        tar.format = tarfile.USTAR_FORMAT if member.size < 8**11 else tarfile.GNU_FORMAT
         tar.addfile(info, source)
+    tar.format = tarfile.USTAR_FORMAT
 
 
 def read_samples(
