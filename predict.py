@@ -75,10 +75,11 @@ from datasets.frame_batches import Ahead, batches
 from datasets.predictions import shortened
 from datasets.sampling import Sampling
 from models.action_head import ActionHead, action_probabilities, load_head
+from models.detectors import Detector
 from models.frame_features import Extractor, frame_extractor
 from models.frozen import run_ahead
 from models.person_encoder import PersonEncoder, encode, load_encoder
-from models.person_queries import Detector, detector_of
+from models.person_queries import detector_of
 from models.tube import Linker, action_tubes, carried_actions
 from models.weights import weights_hash
 from utils.box_ops import Track

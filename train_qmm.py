@@ -62,18 +62,10 @@ from datasets.frame_batches import SubsetVideos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
 from datasets.use_shards import Clips, epoch_batches, make_loader
+from models.detectors import Detections, Detector
 from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import (
-    FLOOR,
-    CachedDetections,
-    Detections,
-    Detector,
-    cache_queries,
-    detector_of,
-    match_hungarian,
-    match_people,
-)
+from models.person_queries import FLOOR, CachedDetections, cache_queries, detector_of, match_hungarian, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.distributed import gather_rows, process_group, rank, world_size
 from utils.misc import InputError, exceeding, start

@@ -20,17 +20,18 @@ from benchmarks.rows import Row, one_thread, seconds, show
 from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.synthetic.videos import make_synthetic
+from models.detectors import Detections
 from models.frozen import Started
-from models.person_queries import Detections, cache_queries
+from models.person_queries import cache_queries
 
 SIZE, IMAGE_SIZE, BATCH, PEOPLE, D, THREADS = (320, 240), 512, 32, 10, 256, 2
 LENGTHS = {"JHMDB's": (60, (15, 40)), "UCF101-24's": (12, (100, 250))}  # videos and their frames
 
 
 class NoDetector:
-    """Stands for `models.person_queries.Detector`: finds people at once, the same in every frame."""
+    """Stands for `models.detectors.Detector`: finds people at once, the same in every frame."""
 
-    key, image_size, batch_size, d, device = "none", IMAGE_SIZE, BATCH, D, torch.device("cpu")
+    key, frame_size, batch_size, d, device = "none", IMAGE_SIZE, BATCH, D, torch.device("cpu")
 
     def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
         """`PEOPLE` queries a frame, without a look at it."""

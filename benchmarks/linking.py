@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from benchmarks.rows import Row, one_thread, seconds, show
+from models.detectors import Detections
 from models.person_encoder import PersonEncoder, encode
-from models.person_queries import Detections
 from models.tube import link
 from utils.box_ops import Track
 

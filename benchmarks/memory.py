@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.query_cache import ROOT, write_random_detr
 from benchmarks.rows import Row, show
+from models.detectors import open_detector
 from models.person_encoder import PersonEncoder
-from models.person_queries import Detector
 from utils.storage.files import save_torch, write_json
 
 SHORT, LONG, PEOPLE = 2000, 20000, 10
@@ -66,7 +66,7 @@ def _write_data(root: Path, lengths: list[int]) -> None:
     write_random_detr(root / "detr.pth", CONFIG)
     torch.manual_seed(0)
     encoder = {"in_d": 256, "out_d": 256, "skip": True}
-    detector = Detector(root / "detr.pth", torch.device("cpu")).config()
+    detector = open_detector(root / "detr.pth", torch.device("cpu")).config()
     checkpoint = {"model": PersonEncoder(**encoder).state_dict(), "config": {"encoder": encoder, "detector": detector}}
     save_torch(root / "long" / "qmm" / "encoder" / "epoch_1.pth", {**checkpoint, "epoch": 1})
 

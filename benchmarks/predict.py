@@ -21,8 +21,8 @@ from benchmarks.query_cache import ROOT, write_random_detr
 from benchmarks.rows import Row, seconds, show
 from datasets.dataset import VideoFrames
 from models.action_head import build_action_head
+from models.detectors import open_detector
 from models.person_encoder import PersonEncoder
-from models.person_queries import Detector
 from models.weights import weights_hash
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter, resize_image
@@ -67,7 +67,7 @@ def write_models(folder: Path) -> None:
     d = CONFIG["hidden_dim"]
     sizes = {"in_d": d, "out_d": d, "skip": True}
     encoder, head = PersonEncoder(**sizes), build_action_head("vanilla", len(LABELS), d)
-    detector = Detector(folder / "detr.pth", torch.device("cpu")).config()
+    detector = open_detector(folder / "detr.pth", torch.device("cpu")).config()
     config = {"encoder": sizes, "detector": detector}
     save_torch(folder / "encoder.pth", {"model": encoder.state_dict(), "config": config, "epoch": 1})
     settings = {"psn_score_th": 0.0, "sim_th": 0.2, "filter_length": 8, "end_consecutive_frames": 8}

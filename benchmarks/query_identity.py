@@ -21,10 +21,11 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.query_clips import QueryClips, annotated_boxes
+from models.detectors import Detector, open_detector
 from models.held_out import held_out_metrics
 from models.linkers import LINKERS
 from models.person_encoder import NPairLoss, PersonEncoder, encode
-from models.person_queries import FLOOR, CachedDetections, Detector, cache_queries, match_people
+from models.person_queries import FLOOR, CachedDetections, cache_queries, match_people
 from models.tube import Linker
 from utils.cli import Parser, positive, positive_int, run
 from utils.flags import add_data_flags, add_run_flags
@@ -116,17 +117,17 @@ def cost(detector: Detector, videos: SubsetVideos) -> tuple[float, float]:
     opened = videos.open([next(iter(videos.paths))], detector.frame_size, detector.batch_size, pin=False)
     images = next(next(opened).batches)
     opened.close()
-    prepared = detector.network.prepare(images.to(detector.device), None)
+    prepared = detector.inputs(images)
     with FlopCounterMode(display=False) as counter:
         detector.detr.forward(*prepared)  # not as a call: kernels of --compile are not counted
-    rate = len(images) / seconds(lambda: detector._launch(images)())
+    rate = len(images) / seconds(lambda: detector.launch(images)())
     return counter.get_total_flops() / len(images) / 1e9, rate
 
 
 def rows_of(source: str, project: Project, args: argparse.Namespace, device: torch.device) -> list[list]:
     """The table's rows of one detector."""
     folder, rows, threshold = Path(args.checkpoint_root) / project.name / "queries", [], None
-    load = partial(Detector, source, device, args.checkpoint_root, args.compile, amp=amp_type(args.amp))
+    load = partial(open_detector, source, device, args.checkpoint_root, args.compile, amp=amp_type(args.amp))
     subsets = [SubsetVideos(project, subset, args.workers) for subset in (args.subset, args.val_subset)]
     for layer in args.layers or range(1, load().n_layers + 1):
         detector = load(batch_size=args.detr_batch, query_layer=layer)

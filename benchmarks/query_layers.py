@@ -15,9 +15,10 @@ from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.query_clips import QueryClips
 from datasets.synthetic.videos import make_synthetic
+from models.detectors import Detector, open_detector
 from models.held_out import held_out_metrics
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import Detector, cache_queries
+from models.person_queries import cache_queries
 
 DETR, STEPS, LR = "synthetic", 300, 5e-4
 SHOWN = ("val_rank1@1", "val_rank1@16", "val_rank1@64")
@@ -36,9 +37,9 @@ def measure() -> list[Row]:
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_synthetic(root / "synthetic", n_train=24, n_val=16, seed=11)
-        last = Detector(DETR, torch.device("cpu")).n_layers
+        last = open_detector(DETR, torch.device("cpu")).n_layers
         for layer in range(1, last + 1):
-            detector, criterion = Detector(DETR, torch.device("cpu"), query_layer=layer), NPairLoss(0.1)
+            detector, criterion = open_detector(DETR, torch.device("cpu"), query_layer=layer), NPairLoss(0.1)
             data, held_out = (subset_clips(root, subset, detector) for subset in ("train", "val"))
             torch.manual_seed(0)
             encoder = PersonEncoder(detector.d, detector.d, skip=True)

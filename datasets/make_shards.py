@@ -7,6 +7,7 @@ original frame, and each member's size and checksum) and its frames, `<key>.0000
 reads and decodes its own frames only. `index.json` beside the shards lists them.
 """
 
+import contextlib
 import json
 import shutil
 import zlib
@@ -26,7 +27,7 @@ from datasets.transforms import resize
 from utils.cli import Parser, count, percent, positive_int, run, tell_left_out
 from utils.misc import InputError, available_cores, progress
 from utils.storage.files import lock, naming, remove_parts, unseal, write_sealed
-from utils.storage.tars import Member, read_samples, write_tar
+from utils.storage.tars import Member, read_samples, verify_sample, write_tar
 from utils.storage.video_cache import folder_name
 
 REMEDY = "make the shards again with python -m datasets.make_shards"
@@ -117,10 +118,15 @@ def _stored(shard: Path) -> dict[str, tuple[dict, dict[str, Member]]]:
 
 
 def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> tuple[list[str], bool]:
-    """The videos of a shard that need not be made again, since their files, annotation and settings are the same, and
-    whether these are all that it should hold and does hold."""
-    stored = {name: meta.get("made_from") for name, (meta, _) in _stored(shard).items()}
-    fit = [v.name for v, path in videos if v.name in stored and stored[v.name] == _made_from(v, path, settings)]
+    """The videos of a shard that need not be made again, since their files, annotation and settings are the same and
+    their frames not damaged, and whether these are all that it should hold and does hold."""
+    stored, fit = _stored(shard), []
+    for video, path in videos:
+        meta, members = stored.get(video.name, ({}, {}))
+        if meta.get("made_from") == _made_from(video, path, settings):
+            with contextlib.suppress(InputError):
+                verify_sample(video.name, members)
+                fit.append(video.name)
     return fit, fit == [video.name for video, _ in videos] == [*stored]
 
 
@@ -152,7 +158,8 @@ def make_shards(
         remove_parts(folder)
         shutil.rmtree(spools, ignore_errors=True)
         spools.mkdir()
-        fitting = [_fitting(folder / file, group, settings) for file, group in zip(files, groups, strict=True)]
+        shards = progress(zip(files, groups, strict=True), desc="existing shards", unit="shard", delay=5, leave=False)
+        fitting = [_fitting(folder / file, group, settings) for file, group in shards]
         kept, todo = [fit for fit, _ in fitting], [i for i, (_, whole) in enumerate(fitting) if not whole]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,

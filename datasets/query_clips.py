@@ -38,7 +38,7 @@ class QueryClips:
     ) -> None:
         self.n_frames, self.sampling_rate, self.seed = n_frames, sampling_rate, seed
         self.clips_per_video, self.annotations = clips_per_video, videos
-        self.videos = []
+        self.videos = []  # name, the frames that clips consist of, and of each view its assigned detections
         self.n_boxes = self.n_matched = 0
         for name, video in videos.items():
             frames, boxes, persons = annotated_boxes(video)
@@ -54,10 +54,8 @@ class QueryClips:
                 of_views.append((detections, detections.frames[rows], identities, rows))
                 self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
             if all(len(rows) for *_, rows in of_views):
-                span = (int(frames[0]), int(frames[-1]) + 1, None) if keys is None else (0, len(keys), keys)
-                if whole_videos:
-                    span = 0, detections.meta["n_frames"], None
-                self.videos.append((name, span, of_views))
+                first, last = (0, detections.meta["n_frames"] - 1) if whole_videos else (frames[0], frames[-1])
+                self.videos.append((name, np.arange(first, last + 1) if keys is None else keys, of_views))
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
@@ -76,11 +74,9 @@ class QueryClips:
         """Queries float32 (M, d) and identities int64 (M,), distinct between the clips `keys`, (epoch, index) each."""
         queries, ids, first_id = [], [], 0
         for epoch, index in keys:
-            _, (low, high, key_frames), views = self.videos[index // self.clips_per_video]
+            _, candidates, views = self.videos[index // self.clips_per_video]
             draw = rng(self.seed, epoch, index)
-            wanted = choose_frames(low, high, self.n_frames, self.sampling_rate, draw)
-            if key_frames is not None:
-                wanted = key_frames[wanted]
+            wanted = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
             view_of = draw.integers(len(views), size=len(wanted))
             chosen_persons = []
             for number, (detections, frames, persons, rows) in enumerate(views):

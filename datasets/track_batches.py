@@ -18,11 +18,12 @@ class TrackBatches:
 
     Where labels are sets of actions, tracks without any are left out: nothing is known about them.
 
-    `features_of(track)` gives the features of a track's frames, float32 (T, f), for heads that need them.
+    `features_of(track)`, if any, gives the features of a track's frames, float32 (T, f), for heads that need them.
     """
 
-    def __init__(self, store: TrackStore, seed: int, features_of: Callable[[Track], np.ndarray] | None = None) -> None:
-        self.store, self.seed, self.features_of = store, seed, features_of
+    def __init__(self, store: TrackStore, seed: int) -> None:
+        self.store, self.seed = store, seed
+        self.features_of: Callable[[Track], np.ndarray] | None = None
         self.tracks = [t for t in store if t.labels is None or t.labels.ndim == 1 or t.labels.any()]
 
     def __len__(self) -> int:

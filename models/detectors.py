@@ -1,111 +1,202 @@
-"""The kinds of frozen detectors behind one interface, `Network`: one function each, which `open_network` chooses."""
+"""Frozen detectors on frames: `Detector`, and one class for each kind, which `open_detector` chooses."""
 
-from collections.abc import Callable
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import hf_detector
 from models.detr import PERSON, for_inference, normalize, pad_square
+from models.frozen import Started, fetch_later
 from models.weights import build_detr, dilation_is_unknown, read_detector, weights_hash
+from utils.box_ops import box_cxcywh_to_xyxy
 from utils.misc import InputError, counted
 
 
 class Settings(NamedTuple):
     """How a detector is used; 0, False and None leave it to the detector. `query_layer`: decoder layer of the query
-    vectors, from 1; `person_label`: its label of people; `amp`: a dtype (bfloat16, float16) or None."""
+    vectors, from 1; `person_label`: its label of people; `amp`: a dtype (bfloat16, float16) or None; `batch_size`:
+    frames that go through it at a time."""
 
     image_size: int = 0
     square: bool = False
     query_layer: int | None = None
     person_label: int | str | None = None
     amp: torch.dtype | None = None
+    batch_size: int = 8
 
 
-class Network(NamedTuple):
-    """A detector ready for inference.
+class Detections(NamedTuple):
+    """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
+    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer, and where that is
+    known `slots` int64 (M,), which of its frame's queries each is."""
+
+    frames: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    queries: np.ndarray
+    slots: np.ndarray | None = None
+
+
+class Detector:
+    """A frozen detector, ready for inference.
 
     Attributes:
-        module: images float (b, 3, h, w), mask (b, h, w) or None -> a dict of `pred_boxes` (b, N, 4) cxcywh from 0
-            to 1, `queries` (b, N, d) and what `scores` takes.
-        prepare: images uint8 (b, 3, H, W), mask -> images and mask as `module` takes them.
-        scores: outputs of `module` -> person scores (b, N).
+        source: the name or path that it was opened by.
+        detr: the module: images and mask of `prepare` -> a dict of `pred_boxes` (b, N, 4) cxcywh from 0 to 1, `queries`
+            (b, N, d) and what `scores` takes.
         weights: a checksum. key: names weights, and all settings that change a number.
         d: width of queries. n_layers: decoder layers. image_size, square, query_layer, person_label: as it is used.
         frame_size: longer side that frames are resized to before `prepare`; 0: as they are.
+        batch_size: frames that go through it at a time.
     """
 
-    module: nn.Module
-    prepare: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-    scores: Callable[[dict], Tensor]
-    weights: str
-    key: str
-    d: int
-    n_layers: int
-    image_size: int
-    square: bool
-    query_layer: int
-    person_label: int
-    frame_size: int
+    def __init__(self, source: str, device: torch.device, use: Settings) -> None:
+        self.source, self.device, self.batch_size = source, device, use.batch_size
+
+    def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Frames uint8 (b, 3, H, W), `mask` (b, H, W) True on padding -> images float (b, 3, h, w) and their mask."""
+        raise NotImplementedError
+
+    def scores(self, out: dict) -> Tensor:
+        """Outputs of `detr` -> person scores (b, N)."""
+        raise NotImplementedError
+
+    def config(self) -> dict:
+        """What a later stage needs to find the same detector: its file, what its weights are, and how it is used."""
+        names = ("source", "weights", "square", "query_layer", "person_label", "key", "image_size")
+        return {name: getattr(self, name) for name in names}
+
+    def inputs(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Frames uint8 (b, 3, H, W), `mask` (b, H, W) True on padding, as `detr` takes them, on its device."""
+        return self.prepare(images.to(self.device, non_blocking=True), mask)
+
+    @torch.inference_mode()
+    def backbone(self, images: Tensor) -> Tensor:
+        """Features of images uint8 (b, 3, H, W) before the transformer: float32 (b, c, h, w)."""
+        dtype = self.detr.dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return self.detr.backbone(self.inputs(images)[0]).float()
+
+    @torch.inference_mode()
+    def launch(self, images: Tensor, mask: Tensor | None = None) -> Callable[[], list[np.ndarray]]:
+        """Start a batch uint8 (b, 3, H, W); the function waits for its person scores (b, N), boxes (b, N, 4) xyxy from
+        0 to 1, and queries (b, N, d). Nothing in here may make the host wait."""
+        out = self.detr(*self.inputs(images, mask))
+        return fetch_later(self.scores(out), box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
+
+    def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> Detections:
+        """The detections of a training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding, with a person score
+        of at least `floor`; `frames` are places in the batch, `boxes` xyxy from 0 to 1, as the batch's targets are."""
+        return _collect(self.launch(images, mask), 0, (1, 1), floor)
+
+    def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
+        """Start on one video's frames, batches uint8 (b, 3, H, W) in order: how many each batch has, and a function
+        that waits for its `Detections` with a person score of at least `floor`.
+
+        `size` (width, height) in pixels of the original frame. Frames count from 0.
+        """
+        first = 0
+        for images in batches:
+            scale = size
+            if self.square:  # what the square's sides are in pixels of the original frame
+                scale = [max(images.shape[2:]) * n / m for n, m in zip(size, images.shape[:1:-1], strict=True)]
+            yield len(images), partial(_collect, self.launch(images), first, scale, floor)
+            first += len(images)
 
 
-def open_detr(path: Path, checkpoint: object, device: torch.device, use: Settings) -> Network:
+def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
+    """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
+    scores, boxes, queries = fetch()
+    frame, query = np.nonzero(scores >= floor)
+    in_pixels = boxes[frame, query] * np.float32([*size, *size])
+    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query], query)
+
+
+class DETRDetector(Detector):
     """DETR, of the official release or trained by this project."""
-    detr, config = build_detr(path, checkpoint, device, use.person_label)
-    n_layers, person = config["dec_layers"], config["person_label"]
-    layer = detr.query_layer = _layer(use.query_layer, n_layers, str(path))
-    size, square = use.image_size or config["image_size"], use.square or config["pad_square"]
-    weights = weights_hash(detr.state_dict()) + "-undilated" * dilation_is_unknown(path, checkpoint)
-    changed = f"-layer{layer}" * (layer != n_layers) + f"-person{person}" * (person != PERSON)
-    key = f"{weights}-{size}{'-square' * square}{changed}{_amp(use)}"
 
-    def prepare(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return normalize(pad_square(images) if square else images), mask
+    def __init__(self, source: str, path: Path, checkpoint: object, device: torch.device, use: Settings) -> None:
+        super().__init__(source, device, use)
+        detr, config = build_detr(path, checkpoint, device, use.person_label)
+        self.d, self.n_layers, self.person_label = config["hidden_dim"], config["dec_layers"], config["person_label"]
+        self.query_layer = detr.query_layer = _layer(use, self.n_layers, path)
+        self.image_size = self.frame_size = use.image_size or config["image_size"]
+        self.square = use.square or config["pad_square"]
+        self.weights = weights_hash(detr.state_dict()) + "-undilated" * dilation_is_unknown(path, checkpoint)
+        changed = "-square" * self.square + f"-layer{self.query_layer}" * (self.query_layer != self.n_layers)
+        changed += f"-person{self.person_label}" * (self.person_label != PERSON)
+        self.key = f"{self.weights}-{self.image_size}{changed}{_amp(use)}"
+        self.detr = for_inference(detr, use.amp)
 
-    def scores(out: dict) -> Tensor:
-        return out["pred_logits"].softmax(-1)[..., person]
+    def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return normalize(pad_square(images) if self.square else images), mask
 
-    module, d = for_inference(detr, use.amp), config["hidden_dim"]
-    return Network(module, prepare, scores, weights, key, d, n_layers, size, square, layer, person, size)
+    def scores(self, out: dict) -> Tensor:
+        return out["pred_logits"].softmax(-1)[..., self.person_label]
 
 
-def open_hf(name: str, checkpoint: object, device: torch.device, use: Settings) -> Network:
+class LibraryDetector(Detector):
     """A detector of `transformers`: by its name (`checkpoint` None), or out of a checkpoint of this project."""
-    if use.square:
-        raise InputError(f"--pad_square: {name} is given frames as its own image processor says; leave the flag out")
-    detector = hf_detector.load(name, checkpoint, device, use.image_size, use.person_label)
-    layer = _layer(use.query_layer, detector.n_layers, name)
-    if layer != detector.n_layers:
-        detector.take_layer(layer)
-    person, n_layers, weights = detector.person_label, detector.n_layers, weights_hash(detector.model.state_dict())
-    changed = f"-layer{layer}" * (layer != n_layers)
-    key = f"{weights}-{detector.settings_key()}-person{person}{changed}{_amp(use)}"
-    module, d, scores = hf_detector.for_inference(detector, use.amp), detector.d, itemgetter("scores")
-    size = use.image_size
-    return Network(module, detector.prepare, scores, weights, key, d, n_layers, size, False, layer, person, 0)
+
+    frame_size, square = 0, False
+
+    def __init__(self, source: str, name: str, checkpoint: object, device: torch.device, use: Settings) -> None:
+        super().__init__(source, device, use)
+        if use.square:
+            reason = f"{name} is given frames as its own image processor says"
+            raise InputError(f"--pad_square: {reason}; leave the flag out")
+        detr = hf_detector.load(name, checkpoint, device, use.image_size, use.person_label)
+        self.d, self.n_layers, self.person_label = detr.d, detr.n_layers, detr.person_label
+        self.query_layer = _layer(use, self.n_layers, name)
+        if self.query_layer != self.n_layers:
+            detr.take_layer(self.query_layer)
+        self.image_size, self.weights = use.image_size, weights_hash(detr.model.state_dict())
+        changed = f"-person{self.person_label}" + f"-layer{self.query_layer}" * (self.query_layer != self.n_layers)
+        self.key = f"{self.weights}-{detr.settings_key()}{changed}{_amp(use)}"
+        self.detr = hf_detector.for_inference(detr, use.amp)
+
+    def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.detr.prepare(images, mask)
+
+    def scores(self, out: dict) -> Tensor:
+        return out["scores"]
 
 
 def _amp(use: Settings) -> str:
     return "" if use.amp is None else f"-{str(use.amp).removeprefix('torch.')}"
 
 
-def _layer(number: int | None, n_layers: int, source: str) -> int:
-    if (number or n_layers) > n_layers:
-        raise InputError(f"--query_layer {number}: {source} has {counted(n_layers, 'decoder layer')}")
-    return number or n_layers
+def _layer(use: Settings, n_layers: int, name: str | Path) -> int:
+    if (use.query_layer or n_layers) > n_layers:
+        raise InputError(f"--query_layer {use.query_layer}: {name} has {counted(n_layers, 'decoder layer')}")
+    return use.query_layer or n_layers
 
 
-def open_network(source: str | Path, checkpoint_root: str | Path, device: torch.device, use: Settings) -> Network:
-    """The detector that `source` names: `hf:<name or folder>`, or as in `models.weights.read_detector`."""
+def open_detector(
+    source: str | Path,
+    device: torch.device,
+    checkpoint_root: str | Path = "checkpoint",
+    compiled: bool = False,
+    **use: Any,
+) -> Detector:
+    """The detector that `source` names, `hf:<name or folder>` or as in `models.weights.read_detector`; `use` are the
+    fields of `Settings`."""
     if is_hf(source):
-        return open_hf(str(source), None, device, use)
-    path, checkpoint = read_detector(source, checkpoint_root)
-    if hf_detector.holds_hf(checkpoint):
-        return open_hf(str(path), checkpoint, device, use)
-    return open_detr(path, checkpoint, device, use)
+        detector = LibraryDetector(str(source), str(source), None, device, Settings(**use))
+    else:
+        path, checkpoint = read_detector(source, checkpoint_root)
+        if hf_detector.holds_hf(checkpoint):
+            detector = LibraryDetector(str(source), str(path), checkpoint, device, Settings(**use))
+        else:
+            detector = DETRDetector(str(source), path, checkpoint, device, Settings(**use))
+    if compiled:
+        detector.detr.compile()
+    return detector
 
 
 def is_hf(source: str | Path) -> bool:

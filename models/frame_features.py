@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.detectors import Detector
 from models.detr import DETR
 from models.frozen import Started, fetch_later, run_frozen
-from models.person_queries import Detector, batch_size, detector_of
+from models.person_queries import batch_size, detector_of
 from models.weights import weights_hash
 from models.x3d import X3D_FRAMES, X3D_SIZE, X3D_STRIDE, X3D_WIDTH, load_x3d, normalize_x3d
 from utils.box_ops import Track

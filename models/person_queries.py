@@ -9,10 +9,9 @@ of `torchrun`, on machines that share the folder, share the videos.
 
 import itertools
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from utils.cli import Parser, number_or_name, run, tell_left_out
 from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
@@ -34,12 +33,11 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from models.detectors import Settings, is_hf, open_network
-from models.frozen import Started, fetch_later, run_frozen
+from models.detectors import Detector, is_hf, open_detector
+from models.frozen import Started, run_frozen
 from models.weights import OFFICIAL, checkpoint_path
-from utils.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, paired_iou
+from utils.box_ops import box_xyxy_to_cxcywh, paired_iou
 from utils.distributed import process_group, rank
 from utils.misc import InputError, amp_type, counted, start
 from utils.storage.tars import TarStore
@@ -49,93 +47,6 @@ if TYPE_CHECKING:
     from datasets.frame_batches import SubsetVideos
 
 FLOOR = 0.05  # minimum person score of cached queries; a lower threshold gets a cache of all of them
-
-
-class Detections(NamedTuple):
-    """The detections of a run of frames: `frames` int64 (M,) non-decreasing, person `scores` float32 (M,), `boxes`
-    float32 (M, 4) xyxy in pixels of the original frame, `queries` float32 (M, d) of a decoder layer, and where that is
-    known `slots` int64 (M,), which of its frame's queries each is."""
-
-    frames: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
-    queries: np.ndarray
-    slots: np.ndarray | None = None
-
-
-class Detector:
-    """A frozen detector, ready for inference; `key` names its weights and settings.
-
-    `batch_size` frames go through it at a time, resized to `frame_size` pixels on the longer side (0: as they are).
-    `source` as in `models.detectors.open_network`, further arguments, `use`, as in its `Settings`.
-    """
-
-    def __init__(
-        self,
-        source: str | Path,
-        device: torch.device,
-        checkpoint_root: str | Path = "checkpoint",
-        compiled: bool = False,
-        batch_size: int = 8,
-        **use: Any,
-    ) -> None:
-        self.source, self.device, self.batch_size = str(source), device, batch_size
-        self.network = network = open_network(source, checkpoint_root, device, Settings(**use))
-        self.detr, self.weights, self.key, self.d = network.module, network.weights, network.key, network.d
-        self.n_layers, self.query_layer, self.person_label = network.n_layers, network.query_layer, network.person_label
-        self.image_size, self.frame_size, self.square = network.image_size, network.frame_size, network.square
-        if compiled:
-            self.detr.compile()
-
-    def config(self) -> dict:
-        """What a later stage needs to find the same detector: its file, what its weights are, and how it is used."""
-        names = ("source", "weights", "square", "query_layer", "person_label", "key", "image_size")
-        return {name: getattr(self, name) for name in names}
-
-    def _input(self, images: Tensor) -> Tensor:
-        """uint8 frames (b, 3, H, W) as the network takes them."""
-        return self.network.prepare(images.to(self.device, non_blocking=True), None)[0]
-
-    @torch.inference_mode()
-    def backbone(self, images: Tensor) -> Tensor:
-        """Features of images uint8 (b, 3, H, W) before the transformer: float32 (b, c, h, w)."""
-        dtype = self.detr.dtype
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            return self.detr.backbone(self._input(images)).float()
-
-    @torch.inference_mode()
-    def _launch(self, images: Tensor, mask: Tensor | None = None) -> Callable[[], list[np.ndarray]]:
-        """Start a batch uint8 (b, 3, H, W); the function waits for its person scores (b, N), boxes (b, N, 4) xyxy from
-        0 to 1, and queries (b, N, d). Nothing in here may make the host wait."""
-        out = self.detr(*self.network.prepare(images.to(self.device, non_blocking=True), mask))
-        return fetch_later(self.network.scores(out), box_cxcywh_to_xyxy(out["pred_boxes"]), out["queries"])
-
-    def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> Detections:
-        """The detections of a training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding, with a person score
-        of at least `floor`; `frames` are places in the batch, `boxes` xyxy from 0 to 1, as the batch's targets are."""
-        return _collect(self._launch(images, mask), 0, (1, 1), floor)
-
-    def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
-        """Start on one video's frames, batches uint8 (b, 3, H, W) in order: how many each batch has, and a function
-        that waits for its `Detections` with a person score of at least `floor`.
-
-        `size` (width, height) in pixels of the original frame. Frames count from 0.
-        """
-        first = 0
-        for images in batches:
-            scale = size
-            if self.square:  # what the square's sides are in pixels of the original frame
-                scale = [max(images.shape[2:]) * n / m for n, m in zip(size, images.shape[:1:-1], strict=True)]
-            yield len(images), partial(_collect, self._launch(images), first, scale, floor)
-            first += len(images)
-
-
-def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
-    """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
-    scores, boxes, queries = fetch()
-    frame, query = np.nonzero(scores >= floor)
-    in_pixels = boxes[frame, query] * np.float32([*size, *size])
-    return Detections(frame + first, scores[frame, query], in_pixels, queries[frame, query], query)
 
 
 def batch_size(args: Namespace, device: torch.device) -> int:
@@ -153,12 +64,12 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
     named = source in OFFICIAL or is_hf(source)
     if not args.detr and not named and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
-    detector = Detector(
+    detector = open_detector(
         source,
         device,
         args.checkpoint_root,
         args.compile,
-        batch_size(args, device),
+        batch_size=batch_size(args, device),
         image_size=args.image_size or known.get("image_size", 0),
         square=args.pad_square or known.get("square", False),
         query_layer=args.query_layer or known.get("query_layer"),

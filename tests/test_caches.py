@@ -1,5 +1,7 @@
 """Caches of what takes hours: which samples stay when a list, a video or the form of the cache changes."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 
 from datasets.config import load_project
 from datasets.frame_batches import SubsetVideos
-from models.person_queries import Detections, cache_queries
+from models.detectors import Detections
+from models.person_queries import cache_queries
 from tests.videos import gradient_frames, write_video
 from utils.misc import InputError
 from utils.storage.tars import TarStore
@@ -75,6 +78,21 @@ def test_what_a_stopped_run_of_a_longer_list_has_finished_stays(tmp_path: Path) 
     assert fill(path, {"e": [1, 4, 14]}) == ["e"] and sizes(path) == {"e": 4, "a": 0, "b": 1, "c": 2}
     assert not path.with_name("x.parts").exists()
     assert fill(path, sources) == ["d"]
+
+
+def test_a_cache_on_a_network_file_system_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS keeps a file that is open under another name, so that the folder of a held lock cannot be removed."""
+    rmdir = os.rmdir
+
+    def rmdir_of_nfs(path: str, **options: int) -> None:
+        if "process-" in str(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_of_nfs)
+    path, sources = tmp_path / "x.tar", {"a": [1, 5, 10], "b": [1, 6, 11]}
+    assert fill(path, sources) == ["a", "b"] and sizes(path) == {"a": 5, "b": 6}
+    assert fill(path, sources) == [] and [p.name for p in tmp_path.glob("x.parts/*")] == ["process-0"]
 
 
 class Constant:

@@ -81,7 +81,7 @@ def test_measuring_from_the_tar_gives_the_same_without_models(
 ) -> None:
     whole = {r["args"]["subset"]: r["metrics"] for r in stages.results("one", "eval_qmm")}["val"]
     with monkeypatch.context() as patch:
-        patch.setattr("models.person_queries.open_network", lambda *_: pytest.fail("DETR was built"))
+        patch.setattr("models.person_queries.open_detector", lambda *_, **_use: pytest.fail("DETR was built"))
         patch.setattr("models.person_encoder.load_encoder", lambda *_: pytest.fail("the encoder was built"))
         stages.run("eval_qmm", "--qmm_name", "one", "--from_tar", "-tiou_th", "0.2", "0.3:0.5:0.1", *LOOSE)
     measured = {r["args"]["subset"]: r["metrics"] for r in stages.results("one", "eval_qmm")}["val"]

@@ -9,7 +9,8 @@ from datasets.frame_batches import SubsetVideos
 from datasets.make_shards import make_shards
 from datasets.transforms import jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
-from models.person_queries import Detections, cache_queries
+from models.detectors import Detections
+from models.person_queries import cache_queries
 from tests.numbered_frames import LENGTHS, WIDTH, numbered_project
 from utils.misc import InputError
 

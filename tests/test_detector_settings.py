@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.detectors import Detector, open_detector
 from models.detr import build_model
 from models.hf_detector import person_class
-from models.person_queries import Detector, detector_of
+from models.person_queries import detector_of
 from models.position_encoding import sine_position_encoding
 from tests.fill import fill_state_dict, filled_detr
 from utils.misc import InputError
@@ -45,13 +46,13 @@ def without_config(path: Path, folder: Path, n_classes: int) -> Path:
 
 
 def test_queries_of_each_layer_are_the_decoder_s_own_outputs(small: Path) -> None:
-    last = Detector(small, CPU)
-    source = last.detr.input_proj(last.detr.backbone(last._input(FRAMES)))
+    last = open_detector(small, CPU)
+    source = last.detr.input_proj(last.detr.backbone(last.inputs(FRAMES)[0]))
     position = sine_position_encoding(torch.ones(1, *source.shape[-2:], dtype=torch.bool), source.shape[1])
     with torch.inference_mode():
         states = last.detr.transformer(source, None, last.detr.query_embed.weight, position)
     for layer in (1, 2, 3):
-        detector = Detector(small, CPU, query_layer=layer)
+        detector = open_detector(small, CPU, query_layer=layer)
         found, wanted = detections(detector), detections(last)
         np.testing.assert_allclose(found.queries, states[layer - 1].flatten(0, 1), atol=1e-5)
         assert layer == 3 or np.abs(found.queries - wanted.queries).max() > 0.1
@@ -74,10 +75,10 @@ def test_published_queries_are_the_first_layer_s(shared: Path) -> None:
 
 def test_a_layer_that_is_not_there_or_not_the_encoder_s_is_one_line(small: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--query_layer 4: .* has 3 decoder layers"):
-        Detector(small, CPU, query_layer=4)
+        open_detector(small, CPU, query_layer=4)
     args = Namespace(detr=None, image_size=0, pad_square=False, amp="off", compile=False, detr_batch=8)
     args.checkpoint_root, args.query_layer, args.person_label = tmp_path, None, None
-    known = Detector(small, CPU, query_layer=1, person_label=3).config()
+    known = open_detector(small, CPU, query_layer=1, person_label=3).config()
     assert detector_of(args, CPU, known).config() == known
     args.query_layer = 3
     with pytest.raises(InputError, match="--query_layer 3: the encoder was trained with queries of decoder layer 1"):
@@ -87,22 +88,23 @@ def test_a_layer_that_is_not_there_or_not_the_encoder_s_is_one_line(small: Path,
 
 
 def test_the_person_s_label_is_that_of_the_flag(small: Path) -> None:
-    probabilities = Detector(small, CPU).detr(Detector(small, CPU)._input(FRAMES))["pred_logits"].detach().softmax(-1)
+    plain = open_detector(small, CPU)
+    probabilities = plain.detr(*plain.inputs(FRAMES))["pred_logits"].detach().softmax(-1)
     for label in (0, 1, 4):
-        detector = Detector(small, CPU, person_label=label)
+        detector = open_detector(small, CPU, person_label=label)
         np.testing.assert_allclose(detections(detector).scores, probabilities[..., label].flatten(), atol=1e-6)
-    assert Detector(small, CPU, person_label=1).key == Detector(small, CPU).key != detector.key
+    assert open_detector(small, CPU, person_label=1).key == open_detector(small, CPU).key != detector.key
 
 
 @pytest.mark.parametrize("n_classes", [1, 4])
 def test_a_detector_that_does_not_say_who_is_a_person_is_asked(small: Path, tmp_path: Path, n_classes: int) -> None:
     path = without_config(small, tmp_path, n_classes)
     with pytest.raises(InputError, match=rf"label.* 0 to {n_classes - 1}.*--person_label") as refusal:
-        Detector(path, CPU)
+        open_detector(path, CPU)
     assert "\n" not in str(refusal.value)
-    assert Detector(path, CPU, person_label=0).config()["person_label"] == 0
+    assert open_detector(path, CPU, person_label=0).config()["person_label"] == 0
     with pytest.raises(InputError, match=f"has no label {n_classes}"):
-        Detector(path, CPU, person_label=n_classes)
+        open_detector(path, CPU, person_label=n_classes)
 
 
 def test_a_label_of_zero_is_a_label() -> None:
@@ -117,6 +119,6 @@ def test_queries_of_a_dilated_backbone_are_not_those_of_a_guessed_one(small: Pat
     state = torch.load(small, weights_only=True)["model"]
     for name in ("bare.pth", "bare-dc5.pth"):
         torch.save(state, tmp_path / name)
-    guessed, dilated = (Detector(tmp_path / name, CPU, person_label=1) for name in ("bare.pth", "bare-dc5.pth"))
-    assert guessed.key != dilated.key and guessed.weights != dilated.weights == Detector(small, CPU).weights
+    guessed, dilated = (open_detector(tmp_path / name, CPU, person_label=1) for name in ("bare.pth", "bare-dc5.pth"))
+    assert guessed.key != dilated.key and guessed.weights != dilated.weights == open_detector(small, CPU).weights
     assert np.abs(detections(guessed).queries - detections(dilated).queries).max() > 1e-3

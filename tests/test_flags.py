@@ -113,7 +113,8 @@ def test_full_memory_is_one_line(allocate, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as stop:
         run(allocate)
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and said.count("\n") == 1 and "memory is full; try a smaller --batch_size" in said
+    assert stop.value.code == 2 and said.count("\n") == 1
+    assert "memory is full; try a smaller --batch_size, --detr_batch" in said
 
 
 def test_other_errors_keep_their_traceback() -> None:

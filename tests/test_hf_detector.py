@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import predict
 from models import hf_detector
+from models.detectors import Detections, Detector, open_detector
 from models.detr import build_model
-from models.person_queries import Detections, Detector
 from models.tube import link
 from tests.fill import fill_state_dict
 from tests.hf_models import FAMILIES, QUERIES, SOME_SLOW, detr_to_library, save_tiny
@@ -67,7 +67,7 @@ def of_library(folder: Path, family: str, frames: Sequence[torch.Tensor]):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_boxes_scores_and_queries_are_the_library_s(tiny: dict[str, Path], family: str) -> None:
-    detector = Detector(f"hf:{tiny[family]}", CPU)
+    detector = open_detector(f"hf:{tiny[family]}", CPU)
     for shape in SHAPES:
         frames = frames_of(shape)
         out, results = of_library(tiny[family], family, frames)
@@ -93,8 +93,8 @@ def test_boxes_scores_and_queries_are_the_library_s(tiny: dict[str, Path], famil
 def test_each_decoder_layer_s_queries_are_the_library_s(tiny: dict[str, Path], family: str) -> None:
     frames = frames_of(SHAPES[0])
     out, _ = of_library(tiny[family], family, frames)
-    last = detections(Detector(f"hf:{tiny[family]}", CPU), frames)
-    first_detector = Detector(f"hf:{tiny[family]}", CPU, query_layer=1)
+    last = detections(open_detector(f"hf:{tiny[family]}", CPU), frames)
+    first_detector = open_detector(f"hf:{tiny[family]}", CPU, query_layer=1)
     first = detections(first_detector, frames)
     np.testing.assert_allclose(first.boxes, last.boxes, atol=1e-4)
     assert np.abs(first.queries - last.queries).max() > 0.1 and first_detector.key.endswith("-layer1")
@@ -103,7 +103,7 @@ def test_each_decoder_layer_s_queries_are_the_library_s(tiny: dict[str, Path], f
         wanted = [states.select(axis, 0) for axis in (0, 1) if states.select(axis, 0).shape[0] == len(frames)]
         assert min(np.abs(first.queries - w.flatten(0, 1).numpy()).max() for w in wanted) < 1e-5
     with pytest.raises(InputError, match=r"--query_layer 3: .* has 2 decoder layers"):
-        Detector(f"hf:{tiny[family]}", CPU, query_layer=3)
+        open_detector(f"hf:{tiny[family]}", CPU, query_layer=3)
 
 
 @pytest.mark.parametrize("family", ["detr", "d_fine", "rf_detr"])
@@ -113,7 +113,7 @@ def test_a_batch_of_several_sizes_is_padded_as_the_library_does(tiny: dict[str, 
     images, mask = torch.zeros(2, 3, 70, 70, dtype=torch.uint8), torch.ones(2, 70, 70, dtype=torch.bool)
     for i, (high, wide) in enumerate(shapes):
         images[i, :, :high, :wide], mask[i, :high, :wide] = frames[i], False
-    found = Detector(f"hf:{tiny[family]}", CPU).on_batch(images, mask, 0.0)
+    found = open_detector(f"hf:{tiny[family]}", CPU).on_batch(images, mask, 0.0)
     out, _ = of_library(tiny[family], family, frames)
     np.testing.assert_allclose(found.queries, out.last_hidden_state.flatten(0, 1), atol=1e-5)
     np.testing.assert_allclose(found.boxes, box_cxcywh_to_xyxy(out.pred_boxes).flatten(0, 1), atol=1e-5)
@@ -121,7 +121,7 @@ def test_a_batch_of_several_sizes_is_padded_as_the_library_does(tiny: dict[str, 
 
 @pytest.mark.parametrize("family", ["detr", "d_fine", "rf_detr"])
 def test_preparing_frames_makes_the_host_wait_for_nothing(tiny: dict[str, Path], family: str) -> None:
-    prepare = Detector(f"hf:{tiny[family]}", CPU).network.prepare
+    prepare = open_detector(f"hf:{tiny[family]}", CPU).prepare
     frames = frames_of(SHAPES[0])
     prepare(frames, None)  # constants that are made once
     with HostReads() as reads:
@@ -132,8 +132,8 @@ def test_preparing_frames_makes_the_host_wait_for_nothing(tiny: dict[str, Path],
 def test_16_bits_move_boxes_little_and_scores_too(tiny: dict[str, Path]) -> None:
     frames = frames_of(SHAPES[2])
     for family in ("detr", "dab_detr", "deformable_detr"):
-        exact = detections(Detector(f"hf:{tiny[family]}", CPU), frames)
-        detector = Detector(f"hf:{tiny[family]}", CPU, amp=torch.bfloat16)
+        exact = detections(open_detector(f"hf:{tiny[family]}", CPU), frames)
+        detector = open_detector(f"hf:{tiny[family]}", CPU, amp=torch.bfloat16)
         half = detections(detector, frames)
         assert 0 < np.abs(half.queries - exact.queries).max() < 0.2 and half.queries.dtype == np.float32
         assert np.abs(half.boxes - exact.boxes).max() / 200 < 0.02
@@ -150,7 +150,7 @@ def test_official_detr_in_the_library_s_form_gives_the_same_tracks(tmp_path: Pat
     for layer in (1, 2):
         tracks = []
         for source in (tmp_path / "epoch_1.pth", f"hf:{tmp_path / 'library'}"):
-            found = detections(Detector(source, CPU, query_layer=layer), frames)
+            found = detections(open_detector(source, CPU, query_layer=layer), frames)
             kept = found.scores > np.median(found.scores)
             found = Detections(*(part[kept] for part in found))
             tracks.append(link(found.frames, found.boxes, found.scores, found.queries, 0.5))
@@ -164,22 +164,26 @@ def test_official_detr_in_the_library_s_form_gives_the_same_tracks(tmp_path: Pat
 
 def test_the_key_names_weights_processor_and_settings(tiny: dict[str, Path], tmp_path: Path) -> None:
     source = f"hf:{tiny['rt_detr']}"
-    detector = Detector(source, CPU)
-    keys = {detector.key, Detector(source, CPU, image_size=96).key, Detector(source, CPU, person_label="cat").key}
-    keys.add(Detector(source, CPU, query_layer=1).key)
+    detector = open_detector(source, CPU)
+    keys = {
+        detector.key,
+        open_detector(source, CPU, image_size=96).key,
+        open_detector(source, CPU, person_label="cat").key,
+    }
+    keys.add(open_detector(source, CPU, query_layer=1).key)
     shutil.copytree(tiny["rt_detr"], tmp_path / "other")
     transformers.RTDetrImageProcessor(size={"height": 64, "width": 64}, do_normalize=True).save_pretrained(
         tmp_path / "other"
     )
-    keys.add(Detector(f"hf:{tmp_path / 'other'}", CPU).key)
-    assert len(keys) == 5 and Detector(source, CPU).key == detector.key and "rt_detr-64x64" in detector.key
-    assert Detector(source, CPU, person_label=2).key == Detector(source, CPU, person_label="cat").key
+    keys.add(open_detector(f"hf:{tmp_path / 'other'}", CPU).key)
+    assert len(keys) == 5 and open_detector(source, CPU).key == detector.key and "rt_detr-64x64" in detector.key
+    assert open_detector(source, CPU, person_label=2).key == open_detector(source, CPU, person_label="cat").key
     fewer = tmp_path / "fewer"  # as many weights, other answers: queries are the best of the encoder's
     shutil.copytree(tiny["rt_detr"], fewer)
-    assert Detector(f"hf:{fewer}", CPU).key == detector.key
+    assert open_detector(f"hf:{fewer}", CPU).key == detector.key
     settings = json.loads((fewer / "config.json").read_text())
     (fewer / "config.json").write_text(json.dumps(settings | {"num_queries": QUERIES - 2}))
-    other = Detector(f"hf:{fewer}", CPU)
+    other = open_detector(f"hf:{fewer}", CPU)
     assert other.weights == detector.weights and other.key != detector.key
     assert detector.config()["source"] == source and detector.frame_size == 0
 
@@ -187,14 +191,14 @@ def test_the_key_names_weights_processor_and_settings(tiny: dict[str, Path], tmp
 def test_a_number_names_the_person_s_class_and_0_is_one(
     tiny: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    detector = Detector(f"hf:{tiny['d_fine']}", CPU, person_label=0)
+    detector = open_detector(f"hf:{tiny['d_fine']}", CPU, person_label=0)
     assert detector.person_label == 0 and "0 is 'bicycle'; the class 'person' is 1" in capsys.readouterr().err
     frames = frames_of(SHAPES[0])
     out, _ = of_library(tiny["d_fine"], "d_fine", frames)
     np.testing.assert_allclose(detections(detector, frames).scores, out.logits[..., 0].sigmoid().flatten(), atol=1e-5)
     walkers = save_tiny("d_fine", tmp_path, {0: "pedestrian", 1: "dog", 2: "cat"})
     for label in (0, "0", "Pedestrian"):
-        assert Detector(f"hf:{walkers}", CPU, person_label=label).person_label == 0
+        assert open_detector(f"hf:{walkers}", CPU, person_label=label).person_label == 0
     assert not capsys.readouterr().err
 
 
@@ -224,7 +228,7 @@ def test_a_chain_of_stages_runs_with_it(
 def refused(source: str, **settings: object) -> str:
     """The one line that a detector is refused with."""
     with pytest.raises(InputError) as refusal:
-        Detector(source, CPU, **settings)
+        open_detector(source, CPU, **settings)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 

@@ -11,8 +11,8 @@ pytest.importorskip("transformers", reason="transformers is not installed (requi
 
 import train_detr
 from models import hf_detector
+from models.detectors import open_detector
 from models.hf_training import HFTraining, refuse_flags
-from models.person_queries import Detector
 from tests.hf_models import FAMILIES, SOME_SLOW, save_tiny
 from tests.stages import Stages
 from utils.misc import InputError
@@ -76,9 +76,9 @@ def test_a_tiny_one_learns_is_resumed_exactly_and_serves_the_later_stages(
     whole, parts = (torch.load(path, weights_only=True)["model"] for path in paths)
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
-    detector = Detector(paths[0], CPU)
+    detector = open_detector(paths[0], CPU)
     assert detector.person_label == 1 and "d_fine-64x64" in detector.key
-    assert detector.weights != Detector(f"hf:{tiny['d_fine']}", CPU).weights
+    assert detector.weights != open_detector(f"hf:{tiny['d_fine']}", CPU).weights
     stages.run("train_detr", "--detr", paths[0], "--epochs", "1", "--ex_name", "further", "--batch_size", "8")
     assert (folder.parents[1] / "further" / "detr" / "epoch_1.pth").is_file()
 

@@ -16,11 +16,12 @@ from datasets.make_shards import encode_video
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset
 from models.action_head import build_action_head
+from models.detectors import Detector, open_detector
 from models.detr import DETR, PERSON, build_model, for_inference
 from models.frame_features import BackboneFeatures, X3DFeatures
 from models.frozen import run_ahead
 from models.person_encoder import NPairLoss
-from models.person_queries import Detector, cache_queries
+from models.person_queries import cache_queries
 from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
 from tests.tars import as_members
@@ -139,7 +140,7 @@ class Counted:
 def test_the_detector_sees_each_frame_once_and_unpadded(
     detr_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector, videos, seen = Detector(detr_path, torch.device("cpu"), batch_size=4), Counted(), []
+    detector, videos, seen = open_detector(detr_path, torch.device("cpu"), batch_size=4), Counted(), []
     forward = DETR.forward
 
     def counted(self: DETR, images: torch.Tensor, mask: torch.Tensor | None = None) -> dict:
@@ -157,8 +158,8 @@ def test_the_detector_sees_each_frame_once_and_unpadded(
 def test_the_next_video_is_started_before_the_last_one_is_written(
     detr_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector, events = Detector(detr_path, torch.device("cpu"), batch_size=4), []
-    launch, finish = Detector._launch, VideoSample.finish
+    detector, events = open_detector(detr_path, torch.device("cpu"), batch_size=4), []
+    launch, finish = Detector.launch, VideoSample.finish
 
     def launched(self: Detector, images: torch.Tensor) -> object:
         events.append(f"start {images.shape[2]}")
@@ -168,7 +169,7 @@ def test_the_next_video_is_started_before_the_last_one_is_written(
         events.append("write")
         finish(self)
 
-    monkeypatch.setattr(Detector, "_launch", launched)
+    monkeypatch.setattr(Detector, "launch", launched)
     monkeypatch.setattr(VideoSample, "finish", finished)
     cache_queries(tmp_path / "queries", Counted(), detector, 0.5)
     assert events == ["start 48"] * 3 + ["start 32"] * 2 + ["write"] * 2
@@ -207,7 +208,7 @@ def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch: pytest.Monke
 def test_a_compiled_detector_is_not_compiled_for_every_shape(detr_path: Path) -> None:
     from torch._dynamo.testing import CompileCounter
 
-    detector, compiler = Detector(detr_path, torch.device("cpu")), CompileCounter()
+    detector, compiler = open_detector(detr_path, torch.device("cpu")), CompileCounter()
     detector.detr.compile(backend=compiler)
     for height, width in ((48, 64), (64, 48), (40, 64), (64, 32)):
         for n in (4, 3):
@@ -245,8 +246,8 @@ def test_starting_a_batch_makes_the_host_wait_for_nothing(detr_path: Path, tmp_p
     frames = torch.randint(256, (4, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     x3d = tmp_path / "x3d.pth"
     save_torch(x3d, {"model_state": x3d_xs().state_dict()})
-    detectors = [Detector(detr_path, torch.device("cpu"), amp=amp) for amp in (None, torch.bfloat16)]
-    square = Detector(detr_path, torch.device("cpu"), square=True)
+    detectors = [open_detector(detr_path, torch.device("cpu"), amp=amp) for amp in (None, torch.bfloat16)]
+    square = open_detector(detr_path, torch.device("cpu"), square=True)
     starts = [lambda d=d: d.start(frames.split(2), (64, 48), 0.5) for d in (*detectors, square)]
     starts.append(lambda: BackboneFeatures(detectors[1]).start(frames.split(2)))
     extractor = X3DFeatures(x3d, "centre", torch.device("cpu"), tmp_path)
@@ -267,7 +268,7 @@ def test_a_detector_of_squares_sees_frames_padded_by_hand(detr_path: Path, heigh
     frames = torch.randint(256, (3, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     by_hand = torch.zeros(3, 3, 64, 64, dtype=torch.uint8)
     by_hand[..., :height, :width] = frames
-    plain, square = (Detector(detr_path, torch.device("cpu"), square=on) for on in (False, True))
+    plain, square = (open_detector(detr_path, torch.device("cpu"), square=on) for on in (False, True))
     assert square.key == plain.key.replace(str(plain.image_size), f"{plain.image_size}-square")
     ((_, wanted),) = plain.start([by_hand], (640, 640), 0.0)
     ((_, found),) = square.start([frames], (width * 10, height * 10), 0.0)

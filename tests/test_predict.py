@@ -15,8 +15,8 @@ from benchmarks.predict import write_models
 from datasets.dataset import VideoFrames
 from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
+from models.detectors import Detections, Detector
 from models.linkers import LINKERS
-from models.person_queries import Detections, Detector
 from tests.videos import gradient_frames, write_video
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter, image_size

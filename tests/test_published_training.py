@@ -13,10 +13,11 @@ import torch
 from datasets.annotations import Video
 from datasets.query_clips import QueryClips
 from datasets.transforms import normalise_boxes, resize
+from models.detectors import Detections
 from models.detr import normalize, pad_square
 from models.held_out import GAPS, held_out_metrics, rank1
 from models.person_encoder import NPairLoss, PersonEncoder
-from models.person_queries import Detections, match_hungarian
+from models.person_queries import match_hungarian
 from tests.fill import fill_state_dict
 from train_qmm import match
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou

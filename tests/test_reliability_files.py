@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from datasets.check import contact_sheet
-from models.person_queries import Detector
+from models.detectors import Detector
 from tests.killing import write_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
 from tests.tars import as_members

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from utils.drawing.draw import PALETTE
 from utils.drawing.report import page as page_module
 from utils.drawing.report.page import _compact, safe_json, write_report
 from utils.misc import InputError
+from utils.results import Views, write_results
+from utils.run_log import RunLog
 
 N, SIZE, BITS = 36, (320, 240), 6
 NAMES = ["</script><script>alert(1)</script>", "公園 'two' & \"three\"", "<img src=x onerror=alert(2)>", "last"]
@@ -111,6 +114,22 @@ def test_a_video_that_cannot_be_read_is_shown_without(tmp_path: Path, capsys: py
     index = write_report(tmp_path, report(2), unreadable)
     assert not list(tmp_path.rglob("*.video.js")) and '"src":null' in index.read_text()
     assert "note: 2 videos of the page cannot be read, the first: 公園" in capsys.readouterr().err
+
+
+def test_a_worst_video_that_cannot_be_read_is_left_out_on_comet_unless_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(name: str) -> Iterator[np.ndarray]:
+        raise InputError(f"{name}: broken")
+
+    calls = Mock()
+    monkeypatch.setattr(RunLog, "_start_comet", lambda _: calls)
+    views = Views(lambda _: [], lambda *_: report(), lambda _: [], unreadable, lambda _: tmp_path)
+    flags = {"comet": "online", "plot": False, "report": True, "report_videos": 1, "workers": 1, "side_by_side": []}
+    path = write_results(tmp_path, "eval_map", "val", "one", flags, {"v-mAP@0.5": 0.5}, 1, views)
+    assert path.is_file() and calls.log_asset.called and not calls.log_video.called
+    with pytest.raises(InputError, match="last: broken"):
+        write_results(tmp_path, "eval_map", "val", "one", flags | {"side_by_side": ["last"]}, {}, 1, views)
 
 
 def test_the_page_is_small_and_names_nothing_outside(tmp_path: Path) -> None:

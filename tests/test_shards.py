@@ -1,6 +1,8 @@
 """Videos and shards: what goes in comes out, and damage is told."""
 
+import io
 import re
+import shutil
 import tarfile
 
 import cv2
@@ -10,13 +12,13 @@ import webdataset
 
 from datasets.config import load_project
 from datasets.dataset import VideoFrames
-from datasets.make_shards import encode_video, make_shards
+from datasets.make_shards import encode_video, make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, make_loader
 from tests.images import claim_size
 from tests.numbered_frames import HEIGHT, LENGTHS, WIDTH, draw_frame, numbered_project
 from tests.test_annotations import own_project
 from utils.misc import InputError
-from utils.storage.tars import TarStore, safe_key
+from utils.storage.tars import Member, TarStore, _copy, safe_key
 from utils.storage.video_cache import fill_cache
 
 
@@ -113,6 +115,29 @@ def test_stock_webdataset_decodes_a_tar_of_arrays(tmp_path):
             some = draw.integers(0, len(rows), 5)
             np.testing.assert_array_equal(store.read(name, column, some), rows[some])
             np.testing.assert_array_equal(store.read(name, column, slice(1, 4)), rows[1:4])
+
+
+def test_an_array_of_8_gib_has_a_header_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(tarfile, "copyfileobj", lambda *_args, **_options: None)  # the header alone
+    (tmp_path / "a.npy").touch()
+    for size in (2**33 - 1, 2**33, 2**40):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            _copy(Member(tmp_path / "a.npy", 0, size, 0), "v.a.npy", tar)
+            assert tar.format == tarfile.USTAR_FORMAT
+        assert tarfile.TarInfo.frombuf(out.getvalue()[:512], "utf-8", "strict").size == size
+
+
+def test_a_damaged_frame_is_mended_by_the_command_that_its_error_names(project, shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    shard, meta, members = next(read_shards(folder))
+    whole, damaged = shard.read_bytes(), bytearray(shard.read_bytes())
+    damaged[members["000000.jpg"].offset + 99] ^= 1
+    shard.write_bytes(damaged)
+    clips = ClipDataset(folder, n_frames=meta["n_frames"], train=False)
+    with pytest.raises(InputError, match=r"frame 0 of .* is damaged; make the shards again with"):
+        clips.pack([(0, 0)])
+    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {} and shard.read_bytes() == whole
 
 
 def test_keys_are_distinct_short_and_safe():

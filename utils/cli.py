@@ -14,7 +14,7 @@ from utils.misc import InputError, counted, did_you_mean
 from utils.storage.files import FULL
 
 USER_ERROR = 2
-LESS_MEMORY = "try a smaller --batch_size or --image_size, or --amp"
+LESS_MEMORY = "try a smaller --batch_size, --detr_batch (of eval_qmm.py --n_frames) or --image_size, or --amp"
 
 
 class Stopped(Exception):
@@ -116,19 +116,15 @@ def _number(
     kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf, above: bool = False
 ) -> Callable[[str], float]:
     """A type of argument: a finite int or float from `low` (or `above` it) to `high`."""
-    bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    bounds = f"{'above' if above else 'at least'} {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text} is not a {'whole ' * (kind is int)}number") from None
-        if above and not low < value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not above {low:g} and finite")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
-        if value == math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not finite")
+        if not low <= value <= high or value == math.inf or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} is not {bounds}{' and finite' * (value == high)}")
         return value
 
     parse.metavar = "N" if kind is int else "X"  # what `--help` shows for a value

@@ -112,9 +112,9 @@ def write_results(
 
 def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
     """Plots, page and videos that the flags ask for; Comet also gets curves, and the worst videos of the page."""
-    on_comet, worst = args["comet"] != "disabled", []
-    curves = views.curves() if on_comet or args["report"] else []
-    for chart in curves[:CURVE_CHARTS] if on_comet else ():
+    worst: list[str] = []
+    curves = views.curves() if log.on_comet or args["report"] else []
+    for chart in curves[:CURVE_CHARTS]:
         for curve in chart["curves"]:
             log.comet("log_curve", f"{chart['title']}, {curve['name']}", x=curve["x"], y=curve["y"], overwrite=True)
     if args["plot"]:
@@ -131,15 +131,21 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
         page = views.page(folder, curves)
         index = write_report(folder / "report", page, views.frames, args["report_videos"], args["workers"])
         print(f"report: {index}")
-        if on_comet:
+        if log.on_comet:
             archive = make_archive(str(folder / "report"), "zip", index.parent)
             log.comet("log_asset", archive, file_name="report.zip", overwrite=True)
             worst = [name for name in contents.worst(page["videos"]) if views.frames_path(name).exists()]
     for name in dict.fromkeys([*worst, *args["side_by_side"]]):
         from utils.drawing.side_by_side import write_side_by_side
 
-        frames, video = views.frames(name), folder / f"{name.replace('/', '_')}.mp4"
-        write_side_by_side(video, frames, frames.size, frames.fps, views.panels(name))
+        video = folder / f"{name.replace('/', '_')}.mp4"
+        try:
+            frames = views.frames(name)
+            write_side_by_side(video, frames, frames.size, frames.fps, views.panels(name))
+        except InputError:
+            if name in args["side_by_side"]:
+                raise
+            continue  # nobody asked for it; the page has a note on videos that cannot be read
         print(f"video: {video}")
         if name in worst:
             log.comet("log_video", str(video), name=video.stem, overwrite=True)
@@ -147,24 +153,23 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
 
 def _log_parts(log: RunLog, metrics: Mapping) -> None:
     """Log the metrics that have parts (classes, motion categories) as tables, and confusion matrices."""
+    tables = {}
     for name, parts in metrics.items():
         if isinstance(parts, Mapping) and name not in ("intervals", "errors", "confusion"):
             bounds = metrics.get("intervals", {}).get(name, {})
             rows = [[part, value, *bounds.get(part, ("", ""))] for part, value in parts.items()]
-            _log_table(log, name, ["name", "value", "low", "high"], rows)
+            tables[name] = ["name", "value", "low", "high"], rows
     for name, summary in metrics.get("errors", {}).items():
         rows = [[cause, row["gain"], row["count"]] for cause, row in summary["causes"].items()]
-        _log_table(log, f"errors_{name}", ["cause", "gain", "count"], rows)
+        tables[f"errors_{name}"] = ["cause", "gain", "count"], rows
+    for name, (head, rows) in tables.items():
+        log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
     for name, matrix in metrics.get("confusion", {}).items():
         log.comet(
             "log_confusion_matrix", matrix=matrix["counts"], labels=matrix["labels"], title=f"Confusion of {name}",
             file_name=f"confusion_{name}.json", row_label="ground truth", column_label="predicted",
             max_categories=len(matrix["labels"]),
         )  # fmt: skip
-
-
-def _log_table(log: RunLog, name: str, head: list[str], rows: list[list]) -> None:
-    log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
 
 
 def flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:

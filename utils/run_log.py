@@ -30,18 +30,11 @@ _ENVIRONMENT = {
     "COMET_TIMEOUT_CLEANING": "10",
     "COMET_TIMEOUT_UPLOAD": "30",
 }
-# Comet collects nothing by itself: no code, no environment, no output, no command line.
-_COLLECTS = {
-    "log_code": False,
-    "log_graph": False,
-    "auto_param_logging": False,
-    "auto_metric_logging": False,
-    "auto_output_logging": False,
-    "parse_args": False,
-    "log_env_details": False,
-    "log_git_metadata": False,
-    "log_git_patch": False,
-}
+# What Comet would collect by itself: code, environment, output, command line.
+_NOT_COLLECTED = (
+    "log_code", "log_graph", "auto_param_logging", "auto_metric_logging", "auto_output_logging", "parse_args",
+    "log_env_details", "log_git_metadata", "log_git_patch",
+)  # fmt: skip
 
 
 class RunLog:
@@ -99,6 +92,11 @@ class RunLog:
         append_json(self.folder / METRICS, line)
         self._log_metrics(line)
 
+    @property
+    def on_comet(self) -> bool:
+        """Whether there is an experiment: Comet is neither disabled nor has failed."""
+        return self._experiment is not None
+
     def comet(self, method: str, *args: object, **options: object) -> None:
         """Call a method of Comet's experiment, such as `log_image`, where there is one."""
         if self._experiment is not None:
@@ -115,7 +113,7 @@ class RunLog:
         shutil.rmtree(self._parts, ignore_errors=True)  # of a killed run
         self._parts.mkdir(parents=True)
         config = comet_ml.ExperimentConfig(
-            **_COLLECTS,
+            **dict.fromkeys(_NOT_COLLECTED, False),
             display_summary_level=0,
             offline_directory=str(self._parts),
             name=f"{self.stage} {self.folder}",

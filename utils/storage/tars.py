@@ -71,6 +71,22 @@ def checksum(file: BinaryIO, offset: int, size: int) -> int:
     return crc
 
 
+def verify(file: BinaryIO, member: Member, what: str) -> None:
+    """InputError, naming the file and `what` the member is, unless its checksum is that of its data in `file`."""
+    try:
+        if checksum(file, member.offset, member.size) != member.crc32:
+            raise ValueError("its checksum is wrong")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{member.path}: {what} is damaged ({error}); remove it and make it again") from None
+
+
+def verify_sample(name: str, members: Mapping[str, Member]) -> None:
+    """InputError, naming the file, unless the checksums of all of a video's members are those of their data."""
+    for extension, member in members.items():
+        with member.path.open("rb") as file:
+            verify(file, member, f"{extension} of {name!r}")
+
+
 def whole_file(path: Path) -> Member:
     """A file as a member."""
     size = path.stat().st_size
@@ -81,7 +97,7 @@ def whole_file(path: Path) -> Member:
 def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
     """Write samples to a tar, atomically; the same samples give the same bytes.
 
-    The folder of the tar is made when it is missing. ValueError for a member of 8 GiB or more.
+    The folder of the tar is made when it is missing.
     """
     import webdataset  # a second of imports that those who only read tars are spared
 
@@ -103,12 +119,17 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
 
 
 def _copy(member: Member, name: str, tar: tarfile.TarFile) -> None:
-    """Add part of a file to a tar in blocks; `TarWriter.write` would take all of it into memory."""
+    """Add part of a file to a tar in blocks; `TarWriter.write` would take all of it into memory.
+
+    The queries of an hour of video may take 8 GiB, a size that GNU's form of a header alone can say.
+    """
     info = tarfile.TarInfo(name)
     info.size, info.mode = member.size, 0o644
     with member.path.open("rb") as source:
         source.seek(member.offset)
+        tar.format = tarfile.USTAR_FORMAT if member.size < 8**11 else tarfile.GNU_FORMAT
         tar.addfile(info, source)
+    tar.format = tarfile.USTAR_FORMAT
 
 
 def read_samples(
@@ -198,27 +219,13 @@ class TarStore:
         """The sample's json."""
         return self._sample(name)[0]
 
-    def members(self, name: str) -> dict[str, Member]:
-        """Where the sample's arrays lie, all of whose checksums are compared."""
-        members = self._sample(name)[1]
-        for extension, member in members.items():
-            self._check(name, extension, member)
-        return members
-
-    def _check(self, name: str, extension: str, member: Member) -> None:
-        try:
-            if checksum(self._file, member.offset, member.size) != member.crc32:
-                raise ValueError("its checksum is wrong")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: {extension} of {name!r} is damaged ({error}); make it again") from None
-
     def read(self, name: str, column: str, rows: slice | np.ndarray = ALL) -> np.ndarray:
         """Rows of an array. It is mapped for this read alone, so that memory holds no more than these rows."""
         member = self._sample(name)[1].get(f"{column}.npy")
         if member is None:
             raise InputError(f"{self.path}: {name!r} has no {column}.npy; make it again")
         if (name, column) not in self._arrays:
-            self._check(name, f"{column}.npy", member)
+            verify(self._file, member, f"{column}.npy of {name!r}")
             self._arrays[name, column] = self._place(name, column, member)
         dtype, offset, shape = self._arrays[name, column]
         if not shape[0]:

@@ -11,7 +11,6 @@ store = TarStore(path)
 import contextlib
 import hashlib
 import io
-import json
 import shutil
 import sys
 from collections import Counter
@@ -22,11 +21,10 @@ import numpy as np
 
 from utils.distributed import barrier, per_rank, rank, world_size
 from utils.misc import InputError
-from utils.storage.files import lock, naming, sync, write_json
-from utils.storage.tars import Member, Sample, TarStore, whole_file, write_tar
+from utils.storage.files import lock, naming, sync, unseal, write_sealed
+from utils.storage.tars import Member, Sample, read_samples, verify_sample, whole_file, write_tar
 
 META = "sample.json"
-Place = TarStore | Path  # of a sample: the tar as it is, or a folder in which it waits to be merged
 
 
 class BadVideo(InputError):
@@ -59,17 +57,26 @@ class VideoSample:
                 file.write(rows.tobytes())
 
     def finish(self) -> None:
-        """Flush the arrays to the disk."""
-        for path in self._folder.glob("*.npy"):
+        """Flush the arrays to the disk, and leave the json with their sizes and checksums, as in a tar."""
+        members = {}
+        for path in sorted(self._folder.glob("*.npy")):
             with naming(path):
                 sync(path)
+            members[path.name] = whole_file(path)[2:]
+        write_sealed(self._folder / META, {**self.json, "members": members})
+
+
+def read_folder(folder: Path) -> Sample:
+    """What `VideoSample` left in a folder. ValueError, OSError, KeyError or TypeError where it did not finish."""
+    meta = unseal((folder / META).read_bytes())
+    return meta["name"], meta, {n: Member(folder / n, 0, *m) for n, m in meta.pop("members").items()}
 
 
 class VideoCache:
     """A tar of arrays that is being made: `missing` are the videos whose samples this process has to add.
 
-    `samples` are those that had been made and can stay when `look` was last called, the listed videos' first: their
-    json, and where they are.
+    `samples` are those that had been made and can stay when `look` was last called, the listed videos' first; they are
+    in the tar, or in folders beside it that wait to be merged.
     """
 
     def __init__(
@@ -89,33 +96,28 @@ class VideoCache:
         sample = VideoSample(folder)
         try:
             yield sample
-            sample.finish()
         except BadVideo as error:
             sample = VideoSample(folder)
             sample.json["bad"] = str(error)
-        write_json(folder / META, {**sample.json, "name": name, "made_from": self.made_from[name]})
+        sample.json |= {"name": name, "made_from": self.made_from[name]}
+        sample.finish()
 
     def look(self) -> None:
         """Look at what has been made."""
-        made: dict[str, tuple[dict, Place]] = {}
-        for meta, place in self._all():
-            if self._fits(meta):
-                made.setdefault(meta["name"], (meta, place))
+        self._tar: dict[str, Sample] = {}
+        self._fault: InputError | None = None  # of the tar
+        try:
+            self._tar = {meta["name"]: (meta["name"], meta, members) for meta, members in read_samples(self.path)}
+        except InputError as error:
+            self._fault = error
+        made = {name: sample for name, sample in self._tar.items() if self._fits(sample[1])}
+        for folder in sorted(self.work.iterdir()) if self.work.is_dir() else ():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                name, meta, members = read_folder(folder)
+                if self._fits(meta):
+                    made.setdefault(name, (name, meta, members))
         listed = {name: made.pop(name) for name in self.made_from if name in made}
         self.samples = listed | made
-
-    def _all(self) -> Iterator[tuple[dict, Place]]:
-        with contextlib.suppress(InputError):
-            store = TarStore(self.path)
-            yield from ((store.json(name), store) for name in store.names)
-        if not self.work.is_dir():
-            return
-        listed = [self.work / folder_name(name) for name in self.made_from]
-        for folder in dict.fromkeys([*listed, *sorted(self.work.iterdir())]):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                meta = json.loads((folder / META).read_text())
-                if folder.name == folder_name(meta["name"]):
-                    yield meta, folder
 
     def _fits(self, meta: dict) -> bool:
         listed, made_from = self.made_from.get(meta["name"]), meta.get("made_from")
@@ -125,34 +127,41 @@ class VideoCache:
             return self.keep and isinstance(made_from, dict) and made_from.get("settings") == self.settings
         return made_from == listed
 
+    def in_tar(self) -> list[str]:
+        """The videos of `samples` whose samples are in the tar, in its order."""
+        return [name for name, sample in self._tar.items() if self.samples.get(name) is sample]
+
     def is_complete(self) -> bool:
         """Whether the tar holds all listed videos; without `keep` in order, and no other."""
-        stored = {name: place for name, (_, place) in self.samples.items() if isinstance(place, TarStore)}
         if self.keep:
-            return stored.keys() >= self.made_from.keys()
-        names = list(self.made_from)
-        return list(stored) == names and all(store.names == names for store in stored.values())
+            return {*self.in_tar()} >= self.made_from.keys()
+        return self.in_tar() == [*self._tar] == [*self.made_from]
+
+    def say_why(self) -> None:
+        """Say why the tar is made again: it cannot be read, or is of other settings."""
+        if self._fault and self.path.is_file():
+            print(f"{self._fault}: this has been done", file=sys.stderr)
+        for _, meta, _ in [*self._tar.values()][:1]:
+            before = meta.get("made_from", {}).get("settings", {})
+            changed = [f"{n} {before.get(n)}, now {new}" for n, new in self.settings.items() if before.get(n) != new]
+            if changed:
+                what = f"was made with other settings ({'; '.join(changed)}), so it was made again"
+                print(f"{self.path}: {what}", file=sys.stderr)
 
     def write(self) -> None:
         """Write the tar of `samples`, which have to hold all listed videos; damaged ones of others are left out."""
         assert self.samples.keys() >= self.made_from.keys(), "the block has not made all samples"
-        write_tar(self.path, self._with_members())
+        write_tar(self.path, self._intact())
 
-    def _with_members(self) -> Iterator[Sample]:
-        for name, (meta, place) in self.samples.items():
+    def _intact(self) -> Iterator[Sample]:
+        for name, meta, members in self.samples.values():
             try:
-                members = _members_at(name, place)
+                verify_sample(name, members)
             except InputError:
                 if name in self.made_from:
                     raise
                 continue
             yield name, meta, members
-
-
-def _members_at(name: str, place: Place) -> dict[str, Member]:
-    if isinstance(place, TarStore):
-        return place.members(name)
-    return {path.name: whole_file(path) for path in sorted(place.glob("*.npy"))}
 
 
 def folder_name(name: str) -> str:
@@ -193,10 +202,10 @@ def fill_cache(
         yield cache
         barrier()
         if rank() == 0:
-            _say_why(path, settings)
+            cache.say_why()
             cache.look()
             cache.write()
-            shutil.rmtree(cache.work)
+            shutil.rmtree(cache.work, ignore_errors=True)  # on NFS the folders of held locks stay, empty
         barrier()
 
 
@@ -206,21 +215,5 @@ def _remove_left_over(cache: VideoCache) -> None:
     if rank() == 0 and cache.work.is_dir():
         with contextlib.suppress(InputError), lock(cache.work / "process-0", "run"):
             cache.look()
-            if all(isinstance(place, TarStore) for _, place in cache.samples.values()):
-                shutil.rmtree(cache.work)
-
-
-def _say_why(path: Path, settings: dict) -> None:
-    """Say why a tar is made again: it cannot be read, or is of other settings."""
-    if not path.is_file():
-        return
-    try:
-        store = TarStore(path)
-        before = store.json(store.names[0])["made_from"]["settings"]
-        changed = [f"{n} {before.get(n)}, now {value}" for n, value in settings.items() if before.get(n) != value]
-        if changed:
-            print(f"{path}: was made with other settings ({'; '.join(changed)}), so it was made again", file=sys.stderr)
-    except InputError as error:
-        print(f"{error}: this has been done", file=sys.stderr)
-    except (KeyError, IndexError, AttributeError):
-        return
+            if len(cache.in_tar()) == len(cache.samples):
+                shutil.rmtree(cache.work, ignore_errors=True)
