@@ -68,6 +68,7 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 import numpy as np
 import torch
 
+from datasets.config import DEFAULTS
 from datasets.dataset import VideoFrames
 from datasets.formats.common import refuse_names_of_nothing
 from datasets.formats.cvat_writer import write_predicted
@@ -132,9 +133,10 @@ def load_models(args: Namespace, device: torch.device) -> Models:
 def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> Namespace:
     """Settings by the flags, else as the head was trained, which `head_config`, its checkpoint's, says."""
     trained = {"linker": "published", **head_config["settings"]}
-    linker = args.linker or trained["linker"]
+    linker, own = args.linker or trained["linker"], LINKERS[trained["linker"]].end_consecutive_frames
     patience = trained["end_consecutive_frames"]
-    if linker != trained["linker"]:
+    if linker != trained["linker"]:  # what was its linker's own is not the other's
+        patience = DEFAULTS["end_consecutive_frames"] if patience == own else patience
         patience = LINKERS[linker].end_consecutive_frames or patience
     settings = {
         "linker": linker,

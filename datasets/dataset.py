@@ -1,5 +1,6 @@
 """A video as a sequence of frames, from a video file or a folder of images."""
 
+import heapq
 import re
 import shlex
 from collections.abc import Iterator
@@ -203,11 +204,16 @@ class VideoFrames:
         def timed() -> Iterator[tuple[av.VideoFrame, float]]:
             nonlocal count
             time = -1 / self._own_fps
+            in_avi = container.format.name == "avi"  # which has no times: FFmpeg's are those of the order of decoding
+            unused: list[int] = []
             for packet in _packets(container, stream):
+                if in_avi and packet is not None and packet.pts is not None:
+                    heapq.heappush(unused, packet.pts)
                 for frame in stream.decode(packet):
-                    # not frame.time, which the last frames lack
-                    known = frame.pts is not None
-                    time = float(frame.pts * stream.time_base) - begin if known else time + 1 / self._own_fps
+                    pts = frame.pts  # not frame.time, which the last frames lack
+                    if in_avi and unused:
+                        pts = heapq.heappop(unused)
+                    time = time + 1 / self._own_fps if pts is None else float(pts * stream.time_base) - begin
                     yield frame, time
                     count += 1
 

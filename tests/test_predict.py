@@ -12,6 +12,7 @@ import torch
 
 import predict
 from benchmarks.predict import write_models
+from datasets.config import DEFAULTS
 from datasets.dataset import VideoFrames
 from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
@@ -243,6 +244,8 @@ def test_a_linker_other_than_the_heads_brings_its_own_patience() -> None:
     assert patience("robust", 20) == patience("robust", 20, "--linker", "robust") == 20
     assert patience("published", 8, "--linker", "robust") == LINKERS["robust"].end_consecutive_frames != 8
     assert patience("robust", 20, "--linker", "published") == 20
+    own = LINKERS["robust"].end_consecutive_frames
+    assert patience("robust", own, "--linker", "published") == DEFAULTS["end_consecutive_frames"] != own
     assert patience("published", 8, "--linker", "robust", "--end_consecutive_frames", "5") == 5
 
 

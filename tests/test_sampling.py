@@ -69,6 +69,20 @@ def test_videos_of_varying_rate_are_sampled_by_time(tmp_path: Path, suffix: str)
         assert np.array_equal(frame, frames[number])
 
 
+def test_an_avi_with_b_frames_is_sampled_as_it_is_shown(tmp_path: Path) -> None:
+    """An AVI has no times, and FFmpeg's guesses follow the order of decoding."""
+    images = gradient_frames(40)
+    path = write_video(tmp_path / "v.avi", images, options={"bf": "3", "b-adapt": "0"})
+    frames = list(VideoFrames(path))
+    order = [int(np.argmin([np.abs(image - frame.astype(int)).mean() for image in images])) for frame in frames]
+    assert order == list(range(40))
+    video = VideoFrames(path, Sampling(rate=12.5))
+    numbers = video.chosen()
+    assert len(numbers) >= 20 and set(np.diff(numbers)) <= {1, 2, 3}
+    for frame, number in zip(video, numbers, strict=True):
+        assert np.array_equal(frame, frames[number])
+
+
 def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "v.mp4", (gradient_frames(64) * 10)[:600], options={"g": "30", "bf": "2"})
     frames = list(VideoFrames(path))

@@ -35,6 +35,7 @@ HALF_OF_LEFT, THIRD_OF_LEFT = [0.0, 0.0, 0.2, 1.0], [0.0, 0.0, 0.13, 1.0]  # IoU
         # hit, its duplicate, hit: precision 1 up to recall 1/2, then 2/3
         ([([(0.9, LEFT), (0.8, LEFT)], [LEFT]), ([(0.7, RIGHT)], [RIGHT])], 1 / 2 + 1 / 2 * 2 / 3, 1),
         ([([(0.3, LEFT)], [LEFT])], 1, 0),  # recall wants a score of 0.5
+        ([([(0.04, LEFT), (0.01, NOWHERE)], [LEFT])], 1, 0),  # AP counts the order of scores alone
         ([([(0.9, HALF_OF_LEFT)], [LEFT])], 1, 1),  # IoU 0.5 is enough
         ([([(0.9, THIRD_OF_LEFT)], [LEFT])], 0, 0),
         ([([(0.9, LEFT)], []), ([(0.8, LEFT)], [LEFT])], 1 / 2, 1),  # a detection where there is nobody
