@@ -51,8 +51,9 @@ def errors(metric: str, e: Evaluation) -> dict:
     The protocol is one of `PROTOCOLS`.
     """
     boxes, summaries = metric == "frame-mAP", {}
+    every = _overlapping(e, e.thresholds, e.protocol, boxes)
     for threshold in e.thresholds:
-        c, matched = match_all(e, threshold, e.protocol, boxes)
+        c, matched = match_all(every, threshold)
         causes = find_causes(c, matched, threshold, boxes)
         more = {"act": act_errors(e, threshold)} if boxes else {"list": _list(c, causes, e.labels)}
         summaries[f"{metric}@{threshold:g}"] = _summary(c, causes, e) | more
@@ -70,12 +71,18 @@ def print_errors(summaries: Mapping[str, dict]) -> None:
         print(f"videos whose errors cost most: {worst or 'none'}")
 
 
-def match_all(e: Evaluation, threshold: float, protocol: str, boxes: bool) -> tuple[Candidates, np.ndarray]:
-    """The candidates of any class with an IoU of at least `FAINT` (or the threshold, where that is lower), and the
-    ground truth of its class that each detection is matched to, -1 for none: int64 (P,)."""
-    least = min(FAINT, threshold)
+def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxes: bool) -> Candidates:
+    """The candidates of any class with an IoU of at least `FAINT` (or the lowest threshold); people without an action
+    are no ground truth."""
+    least = min(FAINT, *thresholds)
     c = candidates(e.pred, e.gt, len(e.labels), least, protocol, boxes, e.frame_scores, any_class=True)
-    c = c.pairs(c.gt.label[c.j] >= 0)  # people without an action are no ground truth
+    return c.pairs(c.gt.label[c.j] >= 0)
+
+
+def match_all(c: Candidates, threshold: float) -> tuple[Candidates, np.ndarray]:
+    """The candidates with an IoU of at least `FAINT` (or the threshold, where that is lower), and the ground truth of
+    its class that each detection is matched to, -1 for none: int64 (P,)."""
+    c = c.pairs(c.iou >= min(FAINT, threshold))
     return c, matching(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
 
 
@@ -273,7 +280,7 @@ def act_errors(e: Evaluation, threshold: float) -> dict[str, float]:
     classes alone, and the box overlaps one by the threshold; E_T: it has none, but the video has the class; E_E: all
     else; E_M: never found. Each is the area under its share of the detections over recall; together with AP they are 1.
     """
-    c, matched = match_all(e, threshold, "act", boxes=True)
+    c, matched = match_all(_overlapping(e, [threshold], "act", boxes=True), threshold)
     wrong = matched < 0
     other, _ = _nearest(c, c.pred.label[c.i] != c.gt.label[c.j], c.gt.label >= 0)
     in_frame, annotated, in_video = _annotated(c)

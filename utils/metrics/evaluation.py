@@ -145,7 +145,7 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
         print(f"left out, not evaluated by this protocol: {', '.join(left_out)}")
     if without_gt:
         print(f"left out, without ground truth: {', '.join(without_gt)}")
-    return _results(values) | {"without_gt": without_gt}
+    return _results(values, without_gt=without_gt)
 
 
 def _left_out(e: Evaluation) -> frozenset[str]:
@@ -185,12 +185,12 @@ def _interval(value: np.ndarray) -> list[float]:
     return [max(low, 0.0), min(high, max(value[0], 1.0))]
 
 
-def _results(values: Mapping[str, np.ndarray]) -> dict:
+def _results(values: Mapping[str, np.ndarray], **more: list[str]) -> dict:
     """Metrics as the results keep them; with resamples also `intervals`, with the keys of the metrics, and `RESAMPLES`.
 
-    `values`: of each metric itself and its resamples, float64 (1 + B,).
+    `values`: of each metric itself and its resamples, float64 (1 + B,). `more` is kept beside them.
     """
-    metrics = _nested({name: value[0] for name, value in values.items()})
+    metrics = _nested({name: value[0] for name, value in values.items()}) | more
     if all(len(value) == 1 for value in values.values()):
         return metrics
     intervals = _nested({name: _interval(value) for name, value in values.items()})
