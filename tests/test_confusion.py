@@ -85,3 +85,21 @@ def test_the_stage_keeps_and_plots_errors_and_confusion(data, predictions, capsy
         evaluate(data, predictions, "--errors", "--count_duplicates")
     with pytest.raises(InputError, match="goes with --protocol voc or act"):
         evaluate(data, predictions, "--errors", "--protocol", "published")
+
+
+def test_overlaps_are_computed_once_for_all_thresholds(monkeypatch):
+    from utils.metrics import confusion as of_confusion
+    from utils.metrics import errors as of_errors
+
+    calls = []
+    for module in (of_confusion, of_errors):
+        original = module.candidates
+        monkeypatch.setattr(
+            module, "candidates", lambda *args, f=original, **kwargs: calls.append(f) or f(*args, **kwargs)
+        )
+    pred, gt = random_case(0, 4)
+    scores = {video: [np.full(len(t), t.score) for t in tubes] for video, tubes in pred.items()}
+    e = Evaluation(pred, scores, gt, {}, list("abcd"), [0.2, 0.5, 0.7])
+    assert confusion(e).keys() == {"tubes@0.2", "tubes@0.5", "tubes@0.7", "frames"}
+    assert len(calls) == 2  # of tubes and of boxes
+    assert len(of_errors.errors("v-mAP", e)) == 3 and len(calls) == 3

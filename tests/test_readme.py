@@ -116,7 +116,8 @@ def test_every_command_parses(name: str) -> None:
 def test_every_flag_in_running_text_exists(name: str) -> None:
     known = {option for script in SCRIPTS for action in parser_of(script)._actions for option in action.option_strings}
     sources = [*(ROOT / "datasets").rglob("*.py"), *(ROOT / "models").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
-    sources += [*(ROOT / "scripts").glob("*.py"), ROOT / "tests" / "fuzz.py"]
+    long_runs = (ROOT / "tests" / f"{name}.py" for name in ("fuzz", "kill_many", "soak"))
+    sources += [*(ROOT / "scripts").glob("*.py"), *long_runs]
     known |= {f"--{flag}" for path in sources for flag in re.findall(r'"-{0,2}(\w+)"', path.read_text())}
     known |= set(re.findall(r"--\w+", "".join(p.read_text() for p in (ROOT / "scripts").glob("*.sh"))))
     known |= {"--nproc_per_node", "--help", "--ipc", "--volume", "--shm-size", "--gpus", "--api-key"}

@@ -1,6 +1,6 @@
 """Every stage, killed at random moments or just before it renames a file and run again, ends as if never killed.
 
-`python -m scripts.kill_many` does the same hundreds of times.
+`python -m tests.kill_many` does the same hundreds of times.
 """
 
 import pytest

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from utils.box_ops import MOTION_CATEGORIES
 from utils.drawing.draw import colour_of
 from utils.drawing.plots import page, panels, plot_predictions, plot_tubes, rgb
-from utils.metrics.average_precision import PROTOCOLS, area_under_envelope, average_precision
+from utils.metrics.average_precision import PROTOCOLS, area_under_envelope, average_precision, precision_recall
 from utils.misc import InputError, counted
 from utils.run_log import metric_lines
 
@@ -33,17 +33,6 @@ __all__ = [
 MARKERS = "os^Dv*"  # one for each stretch of time
 LIGHT, BLUE, RED, GREY = rgb(colour_of(0)), rgb(colour_of(6)), rgb(colour_of(5)), (0.6, 0.6, 0.6)
 LAST_PANELS = ("lr", "grad_norm", "seconds", "skipped_steps")  # of a training's plot
-
-
-def precision_recall(correct: np.ndarray, n_gt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall after each detection, float64 (n,) each.
-
-    Args:
-        correct: bool (n,), whether each detection is correct, by falling score.
-        n_gt: number of ground truths, above 0.
-    """
-    hits = np.asarray(correct, bool).cumsum()
-    return hits / np.arange(1, len(hits) + 1), hits / n_gt
 
 
 def plot_precision_recall(

@@ -86,6 +86,17 @@ PROTOCOLS = {
 }
 
 
+def precision_recall(correct: np.ndarray, n_gt: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall after each detection, float64 (n,) each.
+
+    Args:
+        correct: bool (n,), whether each detection is correct, by falling score.
+        n_gt: number of ground truths, above 0.
+    """
+    hits = np.asarray(correct, bool).cumsum()
+    return hits / np.arange(1, len(hits) + 1), hits / n_gt
+
+
 def average_precision(correct: np.ndarray, n_gt: int, protocol: str = "voc") -> float:
     """AP of one class, NaN without ground truth.
 
@@ -96,5 +107,4 @@ def average_precision(correct: np.ndarray, n_gt: int, protocol: str = "voc") -> 
     """
     if not n_gt:
         return float("nan")
-    precision = correct.cumsum() / np.arange(1, len(correct) + 1)
-    return PROTOCOLS[protocol].area(precision, correct, n_gt)
+    return PROTOCOLS[protocol].area(precision_recall(correct, n_gt)[0], correct, n_gt)

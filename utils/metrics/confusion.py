@@ -1,10 +1,12 @@
 """Which class is taken for which, and for "no action", by tubes and by frames."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.evaluation import Evaluation
-from utils.metrics.matching import candidates, match
+from utils.metrics.matching import Candidates, candidates, match
 
 FRAME_IOU = 0.5
 NO_ACTION = "no action"
@@ -22,14 +24,18 @@ def confusion(e: Evaluation) -> dict:
         "tubes@T", "frames" -> "labels", the classes' names and "no action"; "counts", rows of the ground truth's class,
         columns of the detection's.
     """
-    matrices = {f"tubes@{threshold:g}": _matrix(e, threshold, boxes=False) for threshold in e.thresholds}
-    return matrices | {"frames": _matrix(e, FRAME_IOU, boxes=True)}
-
-
-def _matrix(e: Evaluation, threshold: float, boxes: bool) -> dict:
-    n = len(e.labels)
     protocol = e.protocol if e.protocol in PROTOCOLS else "voc"
-    c = candidates(e.pred, e.gt, n, threshold, protocol, boxes, e.frame_scores, any_class=True)
+    tubes, boxes = (
+        candidates(e.pred, e.gt, len(e.labels), least, protocol, of_boxes, e.frame_scores, any_class=True)
+        for least, of_boxes in ((min(e.thresholds), False), (FRAME_IOU, True))
+    )
+    matrices = {f"tubes@{threshold:g}": _matrix(tubes, threshold, e.labels) for threshold in e.thresholds}
+    return matrices | {"frames": _matrix(boxes, FRAME_IOU, e.labels)}
+
+
+def _matrix(c: Candidates, threshold: float, labels: Sequence[str]) -> dict:
+    c = c.pairs(c.iou >= threshold)
+    n = len(labels)
     gt_label = np.where(c.gt.label < 0, n, c.gt.label)
     matched = match(c, threshold)
     hit, free, alone = matched >= 0, np.ones(len(gt_label), bool), np.ones(len(matched), bool)
@@ -40,4 +46,4 @@ def _matrix(e: Evaluation, threshold: float, boxes: bool) -> dict:
     np.add.at(counts, (gt_label[free], n), 1)
     np.add.at(counts, (n, c.pred.label[alone]), 1)
     counts[n, n] = 0  # people without an action of whom nothing was said
-    return {"labels": [*e.labels, NO_ACTION], "counts": counts.tolist()}
+    return {"labels": [*labels, NO_ACTION], "counts": counts.tolist()}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube
-from utils.metrics.average_precision import average_precision
+from utils.metrics.average_precision import PROTOCOLS, average_precision
 from utils.metrics.broken_links import FAINT, broken_links
 from utils.metrics.evaluation import Evaluation
 from utils.metrics.matching import Candidates, candidates, matching
@@ -51,8 +51,9 @@ def errors(metric: str, e: Evaluation) -> dict:
     The protocol is one of `PROTOCOLS`.
     """
     boxes, summaries = metric == "frame-mAP", {}
+    every = _overlapping(e, e.thresholds, e.protocol, boxes)
     for threshold in e.thresholds:
-        c, matched = match_all(e, threshold, e.protocol, boxes)
+        c, matched = match_all(every, threshold)
         causes = find_causes(c, matched, threshold, boxes)
         more = {"act": act_errors(e, threshold)} if boxes else {"list": _list(c, causes, e.labels)}
         summaries[f"{metric}@{threshold:g}"] = _summary(c, causes, e) | more
@@ -70,12 +71,18 @@ def print_errors(summaries: Mapping[str, dict]) -> None:
         print(f"videos whose errors cost most: {worst or 'none'}")
 
 
-def match_all(e: Evaluation, threshold: float, protocol: str, boxes: bool) -> tuple[Candidates, np.ndarray]:
-    """The candidates of any class with an IoU of at least `FAINT` (or the threshold, where that is lower), and the
-    ground truth of its class that each detection is matched to, -1 for none: int64 (P,)."""
-    least = min(FAINT, threshold)
+def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxes: bool) -> Candidates:
+    """The candidates of any class with an IoU of at least `FAINT` (or the lowest threshold); people without an action
+    are no ground truth."""
+    least = min(FAINT, *thresholds)
     c = candidates(e.pred, e.gt, len(e.labels), least, protocol, boxes, e.frame_scores, any_class=True)
-    c = c.pairs(c.gt.label[c.j] >= 0)  # people without an action are no ground truth
+    return c.pairs(c.gt.label[c.j] >= 0)
+
+
+def match_all(c: Candidates, threshold: float) -> tuple[Candidates, np.ndarray]:
+    """The candidates with an IoU of at least `FAINT` (or the threshold, where that is lower), and the ground truth of
+    its class that each detection is matched to, -1 for none: int64 (P,)."""
+    c = c.pairs(c.iou >= min(FAINT, threshold))
     return c, matching(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
 
 
@@ -157,95 +164,100 @@ def _annotated(c: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
     """What `errors` returns of one threshold, of tubes and of boxes."""
-    ap = mended_ap(c, causes, (), e)
+    everywhere = np.ones(len(c.names), bool)
+    mended = mending(c, causes, range(len(CAUSES)))
+    ap = mended.ap(~everywhere, e)
     base = mean_ap(ap)
-    counts = np.bincount(causes.of_pred[causes.of_pred >= 0], minlength=len(CAUSES))
-    counts[MISSED] = (causes.of_gt == MISSED).sum()
-    gains = [mean_ap(mended_ap(c, causes, (cause,), e)) - base for cause in range(len(CAUSES))]
-    rows = {name: {"gain": gain, "count": int(n)} for name, gain, n in zip(CAUSES, gains, counts, strict=True)}
-    everything = mean_ap(mended_ap(c, causes, range(len(CAUSES)), e))
-    return {"mAP": base, "causes": rows, "all": everything, "worst_videos": _worst(c, causes, e, ap)}
+    wrong, missed = causes.of_pred != NO_ERROR, causes.of_gt == MISSED
+    counts = np.zeros((len(c.names), len(CAUSES)), np.int64)
+    np.add.at(counts, (c.pred.video[wrong], causes.of_pred[wrong]), 1)
+    np.add.at(counts, (c.gt.video[missed], MISSED), 1)
+    gains = [mean_ap(mending(c, causes, [cause]).ap(everywhere, e)) - base for cause in range(len(CAUSES))]
+    rows = {name: {"gain": gain, "count": int(n)} for name, gain, n in zip(CAUSES, gains, counts.sum(0), strict=True)}
+    everything = mean_ap(mended.ap(everywhere, e))
+    return {
+        "mAP": base,
+        "causes": rows,
+        "all": everything,
+        "worst_videos": _worst(c.names, counts, mended, ap, e.protocol),
+    }
 
 
-def mended_ap(c: Candidates, causes: Causes, mended: Sequence[int], e: Evaluation) -> np.ndarray:
-    """AP of each class, float64 (num_classes,), with some causes mended; NaN of those that are not in the mean.
+class Mending(NamedTuple):
+    """The ranking of every class as it is and with some causes of error mended.
 
     A false positive of such a cause is gone. A ground truth that it would match is found by it, with the best of their
     scores; one that is missed is taken off.
+
+    rows: of each class its n detections and what mending finds, by falling score: the video of each, int64 (n,), and
+    what it is before and after mending, int8 (n,): 1 correct, 0 a false positive, -1 absent. n_gt, off: int64
+    (classes, videos), the ground truths, and those of them that mending takes off.
     """
-    found, scores = _mended(c, causes, mended)
-    kept = np.append(~np.isin(causes.of_pred, mended), np.ones(len(found), bool))
-    off = (causes.of_gt == MISSED) & (MISSED in mended)
-    correct = np.append(causes.matched >= 0, np.ones(len(found), bool))
-    n_gt = np.bincount(c.gt.label[c.gt.label >= 0], minlength=c.num_classes)
-    n_left = n_gt - np.bincount(c.gt.label[off], minlength=c.num_classes)
-    rows, ap = _by_class(c, found, scores), np.full(c.num_classes, np.nan)
-    for label in np.flatnonzero((n_gt > 0) & ~np.isin(e.labels, list(c.rule.left_out))).tolist():
-        own = rows[label]
-        ap[label] = _ap_of(correct[own[kept[own]]], int(n_left[label]), e.protocol)
-    return ap
+
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    n_gt: np.ndarray
+    off: np.ndarray
+
+    def ap_of(self, label: int, videos: np.ndarray, protocol: str) -> float:
+        """AP of a class with the errors mended in some of the videos, bool (V,).
+
+        A class without any ground truth left is perfect if it has no detection.
+        """
+        video, before, after = self.rows[label]
+        state = np.where(videos[video], after, before)
+        correct, n_gt = state[state >= 0] == 1, int((self.n_gt[label] - self.off[label] * videos).sum())
+        return average_precision(correct, n_gt, protocol) if n_gt else float(not len(correct))
+
+    def ap(self, videos: np.ndarray, e: Evaluation) -> np.ndarray:
+        """The same of each class, float64 (classes,), NaN of those that are not in the mean."""
+        left_out = np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))
+        counted = self.n_gt.any(1) & ~left_out
+        return np.array([self.ap_of(k, videos, e.protocol) if counted[k] else np.nan for k in range(len(counted))])
 
 
-def _ap_of(correct: np.ndarray, n_gt: int, protocol: str) -> float:
-    """`average_precision`; a class without any ground truth left is perfect if it has no detection."""
-    return average_precision(correct, n_gt, protocol) if n_gt else float(not len(correct))
-
-
-def _mended(c: Candidates, causes: Causes, mended: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The ground truths that would be found with some causes mended, int64 (k,), and with which score, float64 (k,)."""
+def mending(c: Candidates, causes: Causes, mended: Sequence[int]) -> Mending:
+    """What mending the causes `mended` changes."""
     scores = causes.joined.copy() if LINK in mended else np.full(len(c.gt.label), -np.inf)
     fixes = np.isin(causes.of_pred, [cause for cause in mended if cause in (CLASS, BOX, TIME)]) & (causes.target >= 0)
     fixes[fixes] = causes.of_gt[causes.target[fixes]] != NO_ERROR
     np.maximum.at(scores, causes.target[fixes], c.pred.score[fixes])
     found = np.flatnonzero(scores > -np.inf)
-    return found, scores[found]
+
+    correct = (causes.matched >= 0).astype(np.int8)
+    before = np.append(correct, np.full(len(found), -1, np.int8))
+    after = np.append(np.where(np.isin(causes.of_pred, mended), -1, correct), np.ones(len(found), np.int8))
+    video, label = np.append(c.pred.video, c.gt.video[found]), np.append(c.pred.label, c.gt.label[found])
+    ranked = np.append(c.ranked, len(c.ranked) + np.arange(len(found)))
+    ranked = ranked[np.lexsort((-np.append(c.pred.score, scores[found])[ranked], label[ranked]))]
+    begin = np.searchsorted(label[ranked], np.arange(c.num_classes))
+    rows = [(video[own], before[own], after[own]) for own in np.split(ranked, begin)[1:]]
+    known, missed = c.gt.label >= 0, (causes.of_gt == MISSED) & (MISSED in mended)
+    n_gt, off = np.zeros((2, c.num_classes, len(c.names)), np.int64)
+    np.add.at(n_gt, (c.gt.label[known], c.gt.video[known]), 1)
+    np.add.at(off, (c.gt.label[missed], c.gt.video[missed]), 1)
+    return Mending(rows, n_gt, off)
 
 
-def _by_class(c: Candidates, found: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    """Of each class the detections and what mending finds (`_mended`), by falling score: the detection's number, or
-    P + the place in `found`."""
-    rows = np.append(c.ranked, len(c.ranked) + np.arange(len(found)))
-    label, score = (np.append(*pair)[rows] for pair in ((c.pred.label, c.gt.label[found]), (c.pred.score, scores)))
-    order = np.lexsort((-score, label))
-    return np.split(rows[order], np.searchsorted(label[order], np.arange(c.num_classes)))[1:]
-
-
-def _class_rows(
-    c: Candidates, causes: Causes, found: np.ndarray, scores: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each class's rows (`_by_class`) the video, whether it is correct, and whether it is a detection, not found by
-    mending."""
-    n, k = len(c.ranked), len(found)
-    video = np.append(c.pred.video, c.gt.video[found])
-    correct = np.append(causes.matched >= 0, np.ones(k, bool))
-    return [(video[rows], correct[rows], rows < n) for rows in _by_class(c, found, scores)]
-
-
-def _worst(c: Candidates, causes: Causes, e: Evaluation, ap: np.ndarray) -> list[dict]:
+def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.ndarray, protocol: str) -> list[dict]:
     """The videos whose errors cost most: "cost" is what the mAP would gain if all errors of this video were mended.
 
-    `ap`, float64 (num_classes,), is that with nothing mended.
+    Args:
+        counts: int64 (videos, causes), the errors.
+        mended: with every cause mended.
+        ap: float64 (classes,), with nothing mended.
     """
-    counts = np.zeros((len(c.names), len(CAUSES)), np.int64)
-    wrong, missed = causes.of_pred != NO_ERROR, causes.of_gt == MISSED
-    np.add.at(counts, (c.pred.video[wrong], causes.of_pred[wrong]), 1)
-    np.add.at(counts, (c.gt.video[missed], MISSED), 1)
-    found, scores = _mended(c, causes, range(len(CAUSES)))
-    videos, classes = [], _class_rows(c, causes, found, scores)
-    n_gt = np.bincount(c.gt.label[c.gt.label >= 0], minlength=c.num_classes)
+    videos = []
     for video in np.argsort(-counts.sum(1), kind="stable")[:LOOKED_AT].tolist():
+        if not counts[video].any():
+            break
+        here, without = np.arange(len(names)) == video, ap.copy()
+        for label in np.flatnonzero(~np.isnan(ap)).tolist():
+            of_video, before, after = mended.rows[label]
+            if mended.off[label, video] or ((before != after) & here[of_video]).any():
+                without[label] = mended.ap_of(label, here, protocol)
         by_cause = {name: int(count) for name, count in zip(CAUSES, counts[video], strict=True) if count}
-        if by_cause:
-            off = c.gt.label[missed & (c.gt.video == video)]
-            labels = [c.pred.label[wrong & (c.pred.video == video)], c.gt.label[found[c.gt.video[found] == video]], off]
-            mended, n_left = ap.copy(), n_gt - np.bincount(off, minlength=c.num_classes)
-            for label in np.unique(np.concatenate(labels)).tolist():  # the AP of all other classes stays
-                if not np.isnan(ap[label]):
-                    of_video, correct, predicted = classes[label]
-                    kept = np.where(of_video == video, correct, predicted)
-                    mended[label] = _ap_of(correct[kept], int(n_left[label]), e.protocol)
-            about = {"video": c.names[video], "cost": float(np.nan_to_num(mean_ap(mended) - mean_ap(ap)))}
-            videos.append({**about, "errors": sum(by_cause.values()), "causes": by_cause})
+        about = {"video": names[video], "cost": float(np.nan_to_num(mean_ap(without) - mean_ap(ap)))}
+        videos.append({**about, "errors": int(counts[video].sum()), "causes": by_cause})
     return sorted(videos, key=lambda row: -round(row["cost"], 9))[:WORST]  # equal costs: most errors first
 
 
@@ -268,7 +280,7 @@ def act_errors(e: Evaluation, threshold: float) -> dict[str, float]:
     classes alone, and the box overlaps one by the threshold; E_T: it has none, but the video has the class; E_E: all
     else; E_M: never found. Each is the area under its share of the detections over recall; together with AP they are 1.
     """
-    c, matched = match_all(e, threshold, "act", boxes=True)
+    c, matched = match_all(_overlapping(e, [threshold], "act", boxes=True), threshold)
     wrong = matched < 0
     other, _ = _nearest(c, c.pred.label[c.i] != c.gt.label[c.j], c.gt.label >= 0)
     in_frame, annotated, in_video = _annotated(c)

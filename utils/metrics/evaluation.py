@@ -64,8 +64,7 @@ def video_map(e: Evaluation) -> dict:
     args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol, e.count_duplicates
     if e.protocol not in PROTOCOLS:
         return ap_by_class("v-mAP", calc_video_map(*args), e)
-    rankings = video_rankings(*args)
-    metrics = ap_by_class("v-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
+    metrics = ap_by_class("v-mAP", _sampled_ap(video_rankings(*args), e), e)
     if not e.bootstrap or e.count_duplicates:
         return metrics
     motion = motion_ap(e)
@@ -79,24 +78,22 @@ def frame_map(e: Evaluation) -> dict:
         ap = ava.tubes_ap(e.pred, e.frame_scores, e.gt, more, len(e.labels), e.thresholds)
         return ap_by_class("frame-mAP", ap, e)
     c = candidates(e.pred, e.gt, len(e.labels), min(e.thresholds), e.protocol, boxes=True, frame_scores=e.frame_scores)
-    rankings = rankings_at(c, e.thresholds)
-    return ap_by_class("frame-mAP", ap_of_rankings(rankings, e.protocol), e, rankings)
+    return ap_by_class("frame-mAP", _sampled_ap(rankings_at(c, e.thresholds), e), e)
 
 
 def motion_ap(e: Evaluation) -> dict:
     """`motion-AP@T` by motion category; printed as a table."""
     args = e.pred, e.gt, len(e.labels), e.thresholds, e.protocol
+    if e.protocol in PROTOCOLS:
+        by_category = {category: _sampled_ap(rankings, e) for category, rankings in motion_rankings(*args).items()}
+    else:
+        by_category = {category: ap[..., None] for category, ap in calc_motion_ap(*args).items()}
     names = {category: [f"motion-AP@{t:g}/{category}" for t in e.thresholds] for category in MOTION_CATEGORIES}
-    values, resamples = {}, {}
-    rankings = motion_rankings(*args) if e.protocol in PROTOCOLS else {}
-    by_category = {c: ap_of_rankings(rows, e.protocol) for c, rows in rankings.items()} or calc_motion_ap(*args)
+    values: dict[str, np.ndarray] = {}
     for category, ap in by_category.items():
         values |= zip(names[category], map(mean_ap, _evaluated(ap, e)), strict=True)
-        if e.bootstrap and rankings:
-            resamples |= zip(names[category], map(mean_ap, _resampled(rankings[category], e)), strict=True)
-    intervals = _intervals(values, resamples)
-    _print_thresholds("motion-AP", e, names, values, intervals)
-    return _nested(values) | _kept(resamples, intervals)
+    _print_thresholds("motion-AP", e, names, values)
+    return _results(values)
 
 
 METRICS: dict[str, Callable[[Evaluation], dict]] = {
@@ -123,33 +120,32 @@ def measure(metric: str, e: Evaluation) -> dict:
     return METRICS[metric](e)
 
 
-def ap_by_class(
-    metric: str, ap: np.ndarray, e: Evaluation, rankings: Sequence[Sequence[Ranking]] | None = None
-) -> dict:
+def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     """The mean and the AP of every class by their names in the results file; printed as a table.
 
     Args:
         metric: the mean's name.
-        ap: float64 (thresholds, classes).
+        ap: float64 (thresholds, classes), or with resamples (thresholds, classes, 1 + B), the first the AP itself.
         e: what was evaluated.
-        rankings: what `ap` was computed from, which a bootstrap needs.
     """
-    ap = _evaluated(ap, e)
-    values = _by_name(metric, ap, e)
-    resamples = _by_name(metric, _resampled(rankings, e), e) if e.bootstrap and rankings else {}
-    intervals = _intervals(values, resamples)
-    for name in _ranges(e):
-        print(f"{metric}@{name}: {_shown(f'{metric}@{name}', values, intervals)}")
-    known = dict(zip(e.labels, ~np.isnan(ap).all(0), strict=True))
+    ap = _evaluated(ap.reshape(*ap.shape[:2], -1), e)
+    values = {}
+    for threshold, row in zip(e.thresholds, ap, strict=True):
+        values[f"{metric}@{threshold:g}"] = mean_ap(row)
+        values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
+    for name, places in _ranges(e).items():
+        values[f"{metric}@{name}"] = mean_ap(ap[places].mean(0))
+        print(f"{metric}@{name}: {_shown(values[f'{metric}@{name}'])}")
+    known = dict(zip(e.labels, ~np.isnan(ap[..., 0]).all(0), strict=True))
     rows = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in e.labels if known[label]}
-    _print_thresholds("AP", e, rows | {metric: [f"{metric}@{t:g}" for t in e.thresholds]}, values, intervals)
+    _print_thresholds("AP", e, rows | {metric: [f"{metric}@{t:g}" for t in e.thresholds]}, values)
     left_out = [label for label in e.labels if label in _left_out(e)]
     without_gt = [label for label in e.labels if not known[label] and label not in left_out]
     if left_out:
         print(f"left out, not evaluated by this protocol: {', '.join(left_out)}")
     if without_gt:
         print(f"left out, without ground truth: {', '.join(without_gt)}")
-    return _nested(values) | {"without_gt": without_gt} | _kept(resamples, intervals)
+    return _results(values, without_gt=without_gt)
 
 
 def _left_out(e: Evaluation) -> frozenset[str]:
@@ -164,10 +160,13 @@ def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
     return ap
 
 
-def _resampled(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndarray:
-    """AP in each of the B resamples of the videos, float64 (thresholds, classes, B)."""
+def _sampled_ap(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndarray:
+    """AP, and AP in each of the B resamples of the videos, float64 (thresholds, classes, 1 + B)."""
+    ap = ap_of_rankings(rankings, e.protocol)[..., None]
+    if not e.bootstrap:
+        return ap
     times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
-    return _evaluated(np.array([resampled_classes(row, times, e.protocol) for row in rankings]), e)
+    return np.concatenate([ap, [resampled_classes(row, times, e.protocol) for row in rankings]], -1)
 
 
 def _ranges(e: Evaluation) -> dict[str, list[int]]:
@@ -180,19 +179,22 @@ def _ranges(e: Evaluation) -> dict[str, list[int]]:
     return ranges
 
 
-def _by_name(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
-    """`ap` (thresholds, classes, ...) and its means over the classes by name: `v-mAP@0.5`, `AP@0.5/walk`, ..."""
-    values = {}
-    for threshold, row in zip(e.thresholds, ap, strict=True):
-        values[f"{metric}@{threshold:g}"] = mean_ap(row)
-        values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
-    return values | {f"{metric}@{name}": mean_ap(ap[places].mean(0)) for name, places in _ranges(e).items()}
+def _interval(value: np.ndarray) -> list[float]:
+    """The interval, within 0 and 1 (or the metric itself, if above), of a metric and its resamples (1 + B,)."""
+    low, high = interval(value[1:], value[0])
+    return [max(low, 0.0), min(high, max(value[0], 1.0))]
 
 
-def _intervals(values: Mapping[str, float], resamples: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """The intervals, within 0 and 1, of the metrics that were resampled."""
-    intervals = {name: interval(resampled, values[name]) for name, resampled in resamples.items()}
-    return {name: [max(low, 0.0), min(high, max(values[name], 1.0))] for name, (low, high) in intervals.items()}
+def _results(values: Mapping[str, np.ndarray], **more: list[str]) -> dict:
+    """Metrics as the results keep them; with resamples also `intervals`, with the keys of the metrics, and `RESAMPLES`.
+
+    `values`: of each metric itself and its resamples, float64 (1 + B,). `more` is kept beside them.
+    """
+    metrics = _nested({name: value[0] for name, value in values.items()}) | more
+    if all(len(value) == 1 for value in values.values()):
+        return metrics
+    intervals = _nested({name: _interval(value) for name, value in values.items()})
+    return metrics | {"intervals": intervals, RESAMPLES: {name: value[1:] for name, value in values.items()}}
 
 
 def _nested(values: Mapping[str, object]) -> dict:
@@ -207,19 +209,14 @@ def _nested(values: Mapping[str, object]) -> dict:
     return nested
 
 
-def _kept(resamples: dict[str, np.ndarray], intervals: Mapping[str, list[float]]) -> dict:
-    """What the results keep of a bootstrap: `intervals`, with the keys of the metrics, and all values."""
-    return {"intervals": _nested(intervals), RESAMPLES: resamples} if resamples else {}
-
-
 def _print_thresholds(
-    title: str, e: Evaluation, rows: Mapping[str, Sequence[str]], values: Mapping, intervals: Mapping
+    title: str, e: Evaluation, rows: Mapping[str, Sequence[str]], values: Mapping[str, np.ndarray]
 ) -> None:
     """A table; `rows`: what a row is called -> the name of its value at each threshold."""
-    cells = [[row, *(_shown(name, values, intervals) for name in names)] for row, names in rows.items()]
+    cells = [[row, *(_shown(values[name]) for name in names)] for row, names in rows.items()]
     print_table([title, *(f"@{threshold:g}" for threshold in e.thresholds)], cells)
 
 
-def _shown(name: str, values: Mapping, intervals: Mapping[str, Sequence[float]]) -> str:
-    """A metric, with its interval where it has one."""
-    return cell(values[name]) + (f" [{', '.join(map(cell, intervals[name]))}]" if name in intervals else "")
+def _shown(value: np.ndarray) -> str:
+    """A metric, with its interval where it was resampled."""
+    return cell(value[0]) + (f" [{', '.join(map(cell, _interval(value)))}]" if len(value) > 1 else "")

@@ -199,6 +199,12 @@ def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = 
     return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
 
 
+def video_box_pairs(pred: Sequence[Tube], gt: Sequence[Tube]) -> Pairs:
+    """Boxes of one frame that overlap, of any class, by their places among all boxes of the tubes of one video."""
+    sides = (boxes_as_instances([VideoTube(0, i, tube) for i, tube in enumerate(tubes)]) for tubes in (pred, gt))
+    return box_pairs(*sides, np.finfo(np.float64).tiny, any_class=True)
+
+
 def matching(c: Candidates, threshold: float) -> np.ndarray:
     """The ground truth that each detection is matched to by the protocol, -1 for a false positive; int64 (n,)."""
     return match_taken_too(c, threshold) if c.rule.taken_too else match(c, threshold)

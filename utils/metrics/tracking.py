@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube, frames_and_boxes
-from utils.metrics.matching import VideoTube, box_pairs, boxes_as_instances
+from utils.metrics.matching import video_box_pairs
 from utils.metrics.overlaps import check_tubes
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
@@ -103,11 +103,9 @@ def _overlapping(pred: Sequence[Tube], gt: Sequence[Tube], label_centric: bool) 
     """The people and the tracks of one video, one tube for each, and their boxes that overlap."""
     people = _tracks(gt)
     tracks = _tracks(pred, frames_and_boxes(people)[0] if label_centric else None)
-    sides = ([VideoTube(0, n, tube) for n, tube in enumerate(side)] for side in (tracks, people))
-    track_boxes, gt_boxes = map(boxes_as_instances, sides)
-    i, j, iou = box_pairs(track_boxes, gt_boxes, np.finfo(np.float64).tiny, any_class=True)
+    i, j, iou = video_box_pairs(tracks, people)
     owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
-    pairs = Pairs(gt_boxes.frame[j], gt_owner[j], owner[i], j, i, iou)
+    pairs = Pairs(frames_and_boxes(people)[0][j], gt_owner[j], owner[i], j, i, iou)
     return people, tracks, pairs.at(np.argsort(pairs.frame, kind="stable"))
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.box_ops import Tube, frames_and_boxes
-from utils.metrics.average_precision import PROTOCOLS, average_precision
-from utils.metrics.matching import VideoTube, box_pairs, boxes_as_instances, candidates, matching
+from utils.metrics.average_precision import PROTOCOLS, average_precision, precision_recall
+from utils.metrics.matching import candidates, matching, video_box_pairs
 from utils.misc import counted
 from utils.video_map import video_rankings
 
@@ -137,8 +137,7 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
         np.repeat(np.searchsorted(people[side], numbers[side]), [len(tube) for tube in tubes])
         for side, tubes in (("pred", pred), ("gt", gt))
     )
-    sides = ([VideoTube(0, i, tube) for i, tube in enumerate(tubes)] for tubes in (pred, gt))
-    i, j, iou = box_pairs(*map(boxes_as_instances, sides), np.finfo(np.float64).tiny, any_class=True)
+    i, j, iou = video_box_pairs(pred, gt)
     shared = np.zeros((len(people["pred"]), len(people["gt"])))
     np.add.at(shared, (track[i], person[j]), iou)
     colours = {number: int(row.argmax()) for number, row in zip(people["pred"], shared, strict=True) if row.any()}
@@ -214,9 +213,8 @@ def curve_charts(
             n, correct = int(ranking.n_gt.sum()), ranking.correct
             if not n:
                 continue
-            hits = correct.cumsum()
-            kept = np.unique(np.linspace(0, max(len(hits) - 1, 0), min(len(hits), CURVE_POINTS)).astype(int))
-            x, y = ((hits / n)[kept].round(4).tolist(), (hits / np.arange(1, len(hits) + 1))[kept].round(4).tolist())
+            kept = np.unique(np.linspace(0, max(len(correct) - 1, 0), min(len(correct), CURVE_POINTS)).astype(int))
+            y, x = (values[kept].round(4).tolist() for values in precision_recall(correct, n))
             note = f"AP {average_precision(correct, n, protocol):.3f}, {counted(n, 'tube')}"
             curves.append({"name": label, "note": note, "x": [0.0, *x], "y": [1.0, *y]})
         title = f"Precision and recall of action tubes at 3D IoU {threshold:g}"

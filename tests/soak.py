@@ -1,6 +1,6 @@
 """The chain in a loop in one process on a tiny data set: do memory, open files, threads and processes stay level?
 
-    python -m scripts.soak --minutes 60 --csv soak.csv
+    python -m tests.soak --minutes 60 --csv soak.csv
 
 A line of the CSV for each round: seconds since the start, resident memory in MiB, open files, threads, child
 processes, files in the work folder. The last line printed compares the middle round, with full caches, to the last.

@@ -1,6 +1,6 @@
 """Kill every stage hundreds of times, resume it, and compare its files with those of a run that was never killed.
 
-    python -m scripts.kill_many --kills 300
+    python -m tests.kill_many --kills 300
 
 As tests/test_reliability_kill.py, more often: at random moments; just before each file of each stage is renamed; one of
 two processes, where a stage runs in several. About two seconds a kill.
