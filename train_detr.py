@@ -256,7 +256,8 @@ def box_metrics(scores: list[np.ndarray], boxes: list[np.ndarray], people: list[
     detected = 0
     for frame, (score, box, person) in enumerate(zip(scores, boxes, people, strict=True)):
         gt[str(frame)] = [Tube([0], b[None], 0) for b in person]
-        pred[str(frame)] = [Tube([0], b[None], 0, float(s)) for b, s in zip(box, score, strict=True)]
+        ranked = score > 0  # not NaN, of a detector that has diverged
+        pred[str(frame)] = [Tube([0], b[None], 0, float(s)) for b, s in zip(box[ranked], score[ranked], strict=True)]
         hit = (paired_iou(person[:, None], box[None]) >= 0.5) & (score >= 0.5)
         detected += int(hit.any(1).sum())
     total = sum(map(len, people))

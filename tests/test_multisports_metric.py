@@ -15,6 +15,7 @@ from utils.metrics import multisports
 from utils.metrics.evaluation import Evaluation, measure
 from utils.metrics.overlaps import tube_ious
 from utils.misc import InputError
+from utils.video_map import calc_frame_map
 
 
 def check(folder: Path) -> None:
@@ -91,6 +92,18 @@ def test_overlap_of_spans_is_the_definition_s() -> None:
             iou = paired_iou(a.boxes[in_a], b.boxes[in_b]).mean() if len(common) else 0.0
             assert ious[i, j] == pytest.approx(iou * max(shared, 0) / max(hull, 1), abs=1e-12)
     assert (ious > 0).any()
+
+
+def test_a_box_without_area_is_a_false_positive(tmp_path: Path) -> None:
+    """MultiSports' code drops nothing; leaving such boxes out is a rule of AVA's."""
+    gt = {"labels": ["a"], "train_videos": [[]], "test_videos": [["v"]], "nframes": {"v": 9}}
+    gt |= {"resolution": {"v": (100, 100)}, "gttubes": {"v": {0: [np.float32([[1, 0, 0, 10, 10]])]}}}
+    boxes = np.array([[0, 1, 0, 0.9, 100, 0, 100, 50], [0, 1, 0, 0.8, 0, 0, 10, 10]])
+    (tmp_path / "gt.pkl").write_bytes(pickled(gt))
+    (tmp_path / "boxes.pkl").write_bytes(pickled(boxes))
+    assert multisports.evaluate_files(tmp_path / "gt.pkl", frames=tmp_path / "boxes.pkl")["frameAP@0.5"]["mAP"] == 0.5
+    tubes = {"v": [Tube([0], box[None, 4:], 0, box[3]) for box in boxes]}
+    assert calc_frame_map(tubes, {"v": [Tube([0], [[0, 0, 10, 10]], 0)]}, 1, 0.5, "multisports")[0] == 0.5
 
 
 def test_damaged_files_are_one_line(tmp_path: Path, fixtures: Path) -> None:

@@ -141,3 +141,13 @@ def test_nothing_predicted_and_nothing_annotated():
         assert np.isnan([result["recall"], result["precision"], *result["class_recall"]]).all()
     with pytest.raises(InputError, match="threshold 2"):
         tube_precision_recall({}, {}, 2)
+
+
+def test_precision_of_classes_does_not_depend_on_the_order_of_a_person_s_actions() -> None:
+    """A second track of a person who does two things is a false positive of both."""
+    frames, box = range(10), [[0, 0, 10, 20]]
+    walk, wave = (Tube(frames, box * 10, label, person_id=0) for label in (0, 1))
+    tracks = [Tube(frames, box * 10), Tube(frames, [[0, 0, 10, 19]] * 10)]
+    for gt in ([walk, wave], [wave, walk]):
+        (rates,) = tube_precision_recall({"v": tracks}, {"v": gt}, [0.5], num_classes=2)
+        assert rates["class_precision"].tolist() == [0.5, 0.5] and rates["precision"] == 0.5

@@ -25,18 +25,18 @@ def frame_ap(
 ) -> np.ndarray:
     """AP of every class: float64 (thresholds, num_classes), NaN where a class has no ground truth.
 
-    Equal scores are ordered by frame, label and box, so that the order of rows does not matter. Boxes without area
-    are not detected; as ground truth they count and are never found.
+    Equal scores are ordered by frame, label and box, so that the order of rows does not matter. Ground truth without
+    area counts and is never found.
 
     Args:
         pred, gt: boxes; `frame` rises with `video`.
-        most_per_frame: of each frame only so many detections of the highest score count, over all classes together
-            (the cap comes before boxes without area are left out).
+        most_per_frame: AVA's rule: of each frame only so many detections of the highest score count, over all classes
+            together; of these, boxes without area are left out. Else such boxes are false positives.
     """
     pred, gt = (boxes.where(_by_frame_and_score(boxes)) for boxes in (pred, gt))
     if most_per_frame is not None:
         pred = pred.where(np.arange(len(pred.frame)) - np.searchsorted(pred.frame, pred.frame) < most_per_frame)
-    pred = pred.where((pred.boxes[:, 2:] > pred.boxes[:, :2]).all(1))
+        pred = pred.where((pred.boxes[:, 2:] > pred.boxes[:, :2]).all(1))
     pairs, place = box_pairs(pred, gt, min(iou_th)), np.arange(len(pred.frame))
     c = ranked_candidates(videos, num_classes, PROTOCOLS[PROTOCOL], pred, gt, pairs, place)
     return ap_of_rankings([by_class(c, matching(c, threshold) >= 0) for threshold in iou_th], PROTOCOL)

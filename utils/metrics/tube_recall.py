@@ -23,7 +23,7 @@ def tube_precision_recall(
     simultaneous ones of one `person_id`, but of two tracks of one person the second is a false positive.
 
     Recall: accepted ground truth / ground truth. Precision: tracks with an accepted pair / tracks. By class and by
-    motion category, a track without an accepted pair counts in that of the ground truth it overlaps most, if at or
+    motion category, a track without an accepted pair counts in those of the ground truth it overlaps most, if at or
     above the threshold, and otherwise in all that its video has ground truth of.
 
     Args:
@@ -59,7 +59,8 @@ def tube_precision_recall(
             covers = pairs @ member  # bool (tracks, groups)
             accepted_pred[k] += covers.sum(0)
             near = (ious >= threshold).any(1)
-            missed = np.where(near[:, None], member[ious.argmax(1)] if targets else False, member.any(0))
+            most = ious == ious.max(1, keepdims=True, initial=0)  # one person's simultaneous actions overlap equally
+            missed = np.where(near[:, None], most @ member, member.any(0))
             counted = np.where(pairs.any(1)[:, None], covers, missed)
             counted[:, 0] = True
             all_pred[k] += counted.sum(0)

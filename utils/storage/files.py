@@ -85,7 +85,7 @@ def lock(folder: str | Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another {what} is writing here; wait for it or use another name") from None
+            raise InputError(f"{folder}: another {what} is writing here; wait until it has ended") from None
         yield
 
 

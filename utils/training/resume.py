@@ -29,6 +29,7 @@ HOW_TO_GO_ON = "state saved; go on with the same command and --resume"
 _MAY_CHANGE = {
     "resume", "epochs", "skip_nonfinite", "save_epochs", "save_steps", "comet", "plot", "plot_format",
     "device", "workers", "threads", "compile", "detr_batch", "data_root", "checkpoint_root", "shards_path",
+    "dataset",  # a path; a run's folder has the data set's name, and the data are compared
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -166,6 +167,9 @@ class TrainingRun:
         """
         args, done = self.args, self.progress
         self.model.train()
+        for module in self.bare.modules():  # the statistics of a frozen layer are frozen too
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
         self._total = total
         self._bar = progress(
             total=total,
