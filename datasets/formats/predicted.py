@@ -82,6 +82,11 @@ class TubeRows:
             raise self.fault("", f"the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         return names
 
+    @functools.cached_property
+    def label_numbers(self) -> dict[str, int]:
+        """The number of each class by its name."""
+        return {name: self.first_label + i for i, name in enumerate(self.label_names)}
+
     def need(self, option: str) -> Sequence[str]:
         """An option that a format cannot do without."""
         if not self.options.get(option):
@@ -188,7 +193,9 @@ class TubeRows:
         if value == low - 1 and low:
             return f"{noun} {value:g}, but classes count from {low}; if from {low - 1}, say first_label={low - 1}"
         if value == np.floor(value) and low <= value < low + n:
-            return f"class {value:g} is not in the label map"
+            name = self.label_names[int(value) - low]
+            fault = f"{name!r}, which is not among the labels" if name else "not in the label map"
+            return f"class {value:g} is {fault}"
         near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
         names = counted(n, "label") if noun == "label" else f"{n} class{'es' * (n > 1)}"
         return f"{noun} {value:g}, but there are {names} ({low} to {low + n - 1}){near}"
