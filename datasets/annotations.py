@@ -83,7 +83,6 @@ def read_annotations(
     project: Project,
     names: Iterable[str] | None = None,
     bad: dict[str, str] | None = None,
-    decoded: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> dict[str, Video]:
     """Read and check the ground truth of a project.
 
@@ -93,7 +92,6 @@ def read_annotations(
     Args:
         names: videos to read; None: all that are annotated.
         bad: videos that cannot be used are left out and entered here (name -> why).
-        decoded: width, height and number of frames of videos as they decode; the rules hold against these too.
 
     Raises:
         InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
@@ -102,8 +100,7 @@ def read_annotations(
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
     wanted = file.videos if names is None else names
-    videos = _usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad)
-    return videos if decoded is None else fitting(project, videos, decoded, bad)
+    return _usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad)
 
 
 def fitting(
@@ -112,8 +109,12 @@ def fitting(
     decoded: Mapping[str, tuple[int, int, int]],
     bad: dict[str, str] | None = None,
 ) -> dict[str, Video]:
-    """The `videos`, as annotated, that fit to how they decode; arguments, warnings and errors as of
-    `read_annotations`."""
+    """The `videos`, as annotated, that keep to the rules as they decode too.
+
+    Args:
+        decoded: width, height and number of frames of videos as they decode; those that it lacks stay as they are.
+        bad: as of `read_annotations`, like warnings and errors.
+    """
 
     def compared(name: str) -> tuple[Video, list[AnnotationFault]]:
         if name not in decoded:

@@ -11,8 +11,9 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.export_predictions import export_ava
-from datasets.formats.ava import csv_writing
+from datasets.formats.ava import csv_options, csv_writing
 from datasets.make_shards import make_shards
+from datasets.predictions import data_set_options, read_predictions
 from datasets.use_shards import ClipDataset
 from tests.videos import write_video
 from utils.box_ops import Tube
@@ -133,6 +134,17 @@ def test_a_csv_of_predictions_has_the_seconds_of_key_frames(tmp_path: Path) -> N
                        ["stand"], [0.5], "ava", ava_csv=csv_writing(file))  # fmt: skip
         written += [line.split(",")[:2] for line in export_ava(tmp_path, e).read_text().splitlines()]
     assert written == [["a", "0.05"], ["a", "0.08"], ["a", "60.05"], ["a", "60.08"]]
+
+
+def test_classes_of_predictions_are_those_of_a_label_map_with_gaps(tmp_path: Path) -> None:
+    project, video = read(own(tmp_path))
+    path = tmp_path / "detections.csv"
+    path.write_text(ROWS.replace(",7\n", ",0.5\n"))
+    options = csv_options(project.annotation_file())
+    raw = read_predictions(path, "ava_csv", data_set_options("ava_csv", project.labels, {"a": (100, 50, 5)}, options))
+    annotated = sorted((tube.label, frame) for tube in video.tubes for frame in tube.frames.tolist())
+    assert raw.labels == project.labels
+    assert sorted(zip(raw.label[raw.tube].tolist(), raw.frames.tolist(), strict=True)) == annotated
 
 
 def test_files_of_excluded_seconds_may_be_empty_and_name_files(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from datasets import check, convert
 from datasets.annotations import read_annotations
 from datasets.config import load_project
-from datasets.formats import FORMATS, options_of
+from datasets.formats import FORMATS, options_of, read_annotation_file
 from datasets.formats.options import OPTIONS
 from tests.conftest import SHARED
 from tests.format_cases import OWN, assert_same, described, tubes_in, written_json
@@ -224,3 +224,25 @@ def test_a_file_in_steps_is_told(tmp_path):
     assert any("1 video annotated in steps" in line and "`fill`" in line for line in lines)
     lines = convert.convert(path, "mot", {**case["options"], "fill": True}, tmp_path / "out.json")
     assert not any("in steps" in line for line in lines)
+
+
+BOX = '<box frame="0" keyframe="1" outside="0" xtl="1" ytl="1" xbr="6" ybr="6">{}</box>'
+CVAT = """<annotations><meta><task><name>a</name><size>1</size><labels><label><name>person</name><attributes>
+<attribute><name>action</name><values>walk</values></attribute></attributes></label></labels></task></meta>
+<track id="0" label="person">{}</track></annotations>"""
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "options"),
+    [
+        ("mot", "1,1,1,1,5,5,1,-1,1\n", {"names": ["walk"]}),
+        ("cvat", CVAT.format(BOX.format("")), {"action_attribute": "action"}),
+        ("cvat", CVAT.format(BOX.format('<attribute name="action"></attribute>')), {"action_attribute": "action"}),
+    ],
+)
+def test_an_empty_action_is_none_whatever_else_no_action_names(format, text, options, tmp_path):
+    path = tmp_path / "annotation"
+    path.write_text(text)
+    file = read_annotation_file(path, format, {**options, "no_action": ["idle"]})
+    assert [tube.label for video in file.videos.values() for tube in video.tubes] == [None]
+    assert file.labels == ["walk"]

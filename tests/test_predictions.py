@@ -16,6 +16,7 @@ from tests.pickles import pickled
 from tests.tube_cases import random_case
 from utils.box_ops import Tube
 from utils.misc import InputError
+from utils.storage.files import read_json
 
 OWN = Path(__file__).parent / "fixtures" / "predictions"
 SHARED = Path(__file__).resolve().parents[2] / "shared/cases/formats"
@@ -305,6 +306,15 @@ def test_the_json_of_predict_is_read(data, predictions, tmp_path):
         content = {"video": f"somewhere/videos/{name}.avi", "labels": LABELS, "people": [], **video}
         (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
     assert evaluate(data, tmp_path / "many")[0] == expected
+
+
+def test_a_file_of_predictions_is_read_once(predictions, monkeypatch):
+    files = []
+    monkeypatch.setattr(
+        "datasets.formats.pred_json.read_json", lambda path, what: files.append(path) or read_json(path, what)
+    )
+    assert convert("json", predictions, {})["labels"] == LABELS
+    assert files == [predictions]
 
 
 def test_decoders_may_differ_by_a_few_frames(data, predictions):

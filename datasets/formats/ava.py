@@ -8,8 +8,6 @@ label. A second t is frame round((t - start) * rate).
 import sys
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +70,7 @@ def read(
     notes = all_of_ava(classes, path if isinstance(label_map, dict) else folder / label_map)
     left_out = [_named(read_rows(folder / name, widths=(2,)), notes) for name in excluded or []]
     listed = None if included is None else _seconds(folder / included)
-    clock = Clock(start, 1.0 if time == "frames" else rate)
+    rate = 1.0 if time == "frames" else rate
     parts: list[AvaRows] = []
     for file in files.values():
         rows = _named(read_rows(file), notes)
@@ -85,19 +83,20 @@ def read(
         if twice := sorted({name for part in parts for name in part.videos}.intersection(rows.videos)):
             raise InputError(f"{file}: video {twice[0]!r} is in another subset's file too")
         rows.refuse(
-            clock.frames(rows.time) < 0,
+            frames_at(rows.time, start, rate) < 0,
             f"second {{second}} lies before the first frame, which is second {start:g}; set start to the second "
             "at which videos begin (0 for own videos and originals, 900 for AVA's videos cut from 15:00)",
         )
         parts.append(rows)
 
-    def size(name: str) -> tuple[int, int]:
-        if not (known := size_of(name, sizes, width, height, videos)):
-            raise needed(path, "boxes are shares of the frame", "width", "height", "sizes")
-        return known
+    ids = np.array(sorted(classes))
 
-    tubes = partial(_tubes, classes=np.array(sorted(classes)), per_label=person_per_label, loose_boxes=loose_boxes)
-    lazy = AvaVideos(parts, joined(left_out) if left_out else None, listed, clock, size, tubes, clips)
+    def tubes_of(name: str, rows: AvaRows, frames: np.ndarray) -> tuple[tuple[int, int], list[RawTube]]:
+        if not (size := size_of(name, sizes, width, height, videos)):
+            raise needed(path, "boxes are shares of the frame", "width", "height", "sizes")
+        return size, _tubes(rows, frames, size, ids, person_per_label, loose_boxes)
+
+    lazy = AvaVideos(parts, joined(left_out) if left_out else None, listed, start, rate, clips, tubes_of)
     names = [classes[number] for number in sorted(classes)]
     lists = {subset: [sorted(rows.videos)] for subset, rows in zip(files, parts, strict=True) if subset}
     sampled = time == "seconds"  # frames of the file are the video's own
@@ -108,14 +107,13 @@ def csv_options(file: AnnotationFile) -> dict:
     """`label_map`, `start` and `rate` of predictions in the csv of this annotation; nothing for other formats."""
     if not isinstance(file.videos, AvaVideos):
         return {}
-    clock = file.videos.clock
-    return {"label_map": file.label_ids, "start": clock.start, "rate": clock.rate}
+    return {"label_map": file.label_ids, "start": file.videos.start, "rate": file.videos.rate}
 
 
 def csv_writing(file: AnnotationFile, protocol: str = "") -> dict:
     """`csv_options`, and `key(name, frame)`, a frame's name of the video and second in such a csv; warns where
     `protocol` needs more seconds than are known."""
-    if protocol == "ava-2019" and not (isinstance(file.videos, AvaVideos) and file.videos.lists_seconds):
+    if protocol == "ava-2019" and getattr(file.videos, "included", None) is None:
         text = "the project file names no seconds as included, so that annotated ones alone count, as by ava"
         print(f"warning: --protocol ava-2019: {text}", file=sys.stderr)
     options = csv_options(file)
@@ -186,16 +184,9 @@ def _apart(rows: AvaRows, person_per_label: bool) -> np.ndarray:
     return apart
 
 
-@dataclass(frozen=True)
-class Clock:
-    """`start`: the second of frame 0; `rate`: frames a second."""
-
-    start: float
-    rate: float
-
-    def frames(self, time: np.ndarray) -> np.ndarray:
-        """The frames of times in microseconds, int64 (n,)."""
-        return np.rint((time / MICRO - self.start) * self.rate).astype(np.int64)
+def frames_at(time: np.ndarray, start: float, rate: float) -> np.ndarray:
+    """The frames of times in microseconds, int64 (n,); frame 0 is at second `start`, with `rate` frames a second."""
+    return np.rint((time / MICRO - start) * rate).astype(np.int64)
 
 
 def _tubes(
@@ -207,24 +198,20 @@ def _tubes(
         rows: the n rows with a box; `frames` int64 (n,), theirs.
         classes: int64, the evaluated class ids, rising.
     """
-    boxes = rows.boxes * np.array([*size, *size], np.float64)
     label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
     label = np.where(classes[label] == rows.classes, label, -1)
     person = _persons(rows, per_label, loose_boxes)
-    order = np.lexsort((frames, label, person))
-    person, label, frames, boxes = person[order], label[order], frames[order], boxes[order]
-    same_tube = np.append(False, (np.diff(person) == 0) & (np.diff(label) == 0))
-    twice = same_tube & np.append(False, (np.diff(frames) == 0) & (np.diff(boxes, axis=0) == 0).all(1))
-    moments = list(zip(person.tolist(), frames.tolist(), strict=True))
-    acting = {moment for moment, known in zip(moments, label >= 0, strict=True) if known}
-    acts = np.array([moment in acting for moment in moments], bool)
-    keep = ~twice & ((label >= 0) | ~acts)  # a box without label only where its person does nothing else
+    _, moment = np.unique(np.stack([person, frames]), axis=1, return_inverse=True)
+    moment = moment.reshape(-1)
+    keep = (label >= 0) | ~np.isin(moment, moment[label >= 0])  # without label only where a person does nothing else
+    table = np.column_stack([person, label, frames, rows.boxes * np.tile(size, 2)])[keep]
+    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+    table = table[(np.diff(table, axis=0, prepend=np.nan) != 0).any(1)]  # a row may be there twice
+    begins = np.flatnonzero((np.diff(table[:, :2], axis=0) != 0).any(1)) + 1
     tubes = []
-    for at in np.split(np.arange(len(frames)), np.flatnonzero(~same_tube[1:]) + 1):
-        at = at[keep[at]]
-        if len(at):
-            action = None if label[at[0]] < 0 else int(label[at[0]])
-            tubes.append(RawTube(frames[at], boxes[at], action, int(person[at[0]])))
+    for own in np.split(table, begins) if len(table) else ():
+        owner, action = own[0, :2].astype(int).tolist()
+        tubes.append(RawTube(own[:, 2].astype(np.int64), own[:, 3:], None if action < 0 else action, owner))
     return tubes
 
 
@@ -249,26 +236,39 @@ class AvaVideos(UserDict):
         parts: Sequence[AvaRows],
         excluded: AvaRows | None,
         included: np.ndarray | None,
-        clock: Clock,
-        size_of: Callable[[str], tuple[int, int]],
-        tubes_of: Callable[[AvaRows, np.ndarray, tuple[int, int]], list[RawTube]],
+        start: float,
+        rate: float,
         clips: bool,
+        tubes_of: Callable[[str, AvaRows, np.ndarray], tuple[tuple[int, int], list[RawTube]]],
     ) -> None:
         super().__init__()  # `data`: each video's file, and the indices of its rows there
-        self.clock, self._size_of, self._tubes_of, self._clips = clock, size_of, tubes_of, clips
-        self._parts, self._included, self._excluded = parts, included, excluded
+        self.start, self.rate, self._clips, self._tubes_of = start, rate, clips, tubes_of
+        self.included, self._parts, self._excluded = included, parts, excluded
         for rows in parts:
             order = np.argsort(rows.video, kind="stable")
             ends = np.searchsorted(rows.video[order], np.arange(1, len(rows.videos)))
             for name, of_video in zip(rows.videos, np.split(order, ends), strict=True):
                 self.data[name] = rows, of_video
-        self._made: dict[str, RawVideo] = {}
         self._seconds: dict[str, dict[int, float]] = {}
 
     def __getitem__(self, name: str) -> RawVideo:
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        return self._made[name]
+        file, of_video = self.data[name]
+        rows = file.where(of_video)
+        gone = self._excluded.of_videos([name]).time if self._excluded else np.zeros(0, np.int64)
+        rows = rows.where(~np.isin(rows.time, gone))
+        seconds = np.unique(rows.time) if self.included is None else np.union1d(self.included, rows.time)
+        key_frames = self._frames(np.setdiff1d(seconds, gone))
+        used = self._frames(np.unique(rows.time))
+        if len(twice := used[1:][np.diff(used) == 0]):
+            text = f"two of its seconds are frame {twice[0]} at {self.rate:g} a second"
+            raise InputError(f"video {name!r}: {text}; a higher rate keeps them apart")
+        has_box, frames = rows.classes >= 0, self._frames(rows.time)
+        size, tubes = self._tubes_of(name, rows.where(has_box), frames[has_box])
+        empty = np.setdiff1d(frames[~has_box], frames[has_box])
+        return RawVideo(*size, 0, tubes, np.unique(key_frames[key_frames >= 0]), empty)
+
+    def _frames(self, time: np.ndarray) -> np.ndarray:
+        return frames_at(time, self.start, self.rate)
 
     def rows(self, names: Sequence[str]) -> tuple[AvaRows, AvaRows | None]:
         """The rows of videos as they stand in the files, and those of excluded seconds, None without such files.
@@ -285,7 +285,7 @@ class AvaVideos(UserDict):
     def place(self, name: str, frame: int) -> str:
         """Where the file has a frame of a video, for messages: ", second 905 (ava.csv, line 33)"; empty if nowhere."""
         file, of_video = self.data[name]
-        rows = of_video[self.clock.frames(file.time[of_video]) == frame]
+        rows = of_video[self._frames(file.time[of_video]) == frame]
         if not len(rows):
             return ""
         return f", second {file.time[rows[0]] / MICRO:g} ({file.path.name}, line {file.lines[rows[0]]})"
@@ -295,31 +295,7 @@ class AvaVideos(UserDict):
         if name not in self._seconds:
             file, of_video = self.data[name]
             times = np.unique(file.time[of_video])
-            seconds = (times / MICRO).tolist()
-            self._seconds[name] = dict(zip(self.clock.frames(times).tolist(), seconds, strict=True))
+            self._seconds[name] = dict(zip(self._frames(times).tolist(), (times / MICRO).tolist(), strict=True))
         source, begin = source_of(name) if self._clips else (name, 0)
-        second = self._seconds[name].get(frame, self.clock.start + frame / self.clock.rate)
+        second = self._seconds[name].get(frame, self.start + frame / self.rate)
         return source, round(begin + second, 6)
-
-    @property
-    def lists_seconds(self) -> bool:
-        """Whether it is known which seconds are key frames, also without people."""
-        return self._included is not None
-
-    def _make(self, name: str) -> RawVideo:
-        file, of_video = self.data[name]
-        rows = file.where(of_video)
-        gone = self._excluded.of_videos([name]).time if self._excluded else np.zeros(0, np.int64)
-        rows = rows.where(~np.isin(rows.time, gone))
-        seconds = np.unique(rows.time) if self._included is None else np.union1d(self._included, rows.time)
-        key_frames = self.clock.frames(np.setdiff1d(seconds, gone))
-        used = self.clock.frames(np.unique(rows.time))
-        if len(twice := used[1:][np.diff(used) == 0]):
-            text = f"two of its seconds are frame {twice[0]} at {self.clock.rate:g} a second"
-            raise InputError(f"video {name!r}: {text}; a higher rate keeps them apart")
-        has_box = rows.classes >= 0
-        size = self._size_of(name)
-        frames = self.clock.frames(rows.time)
-        tubes = self._tubes_of(rows.where(has_box), frames[has_box], size)
-        empty = np.setdiff1d(frames[~has_box], frames[has_box])
-        return RawVideo(*size, 0, tubes, np.unique(key_frames[key_frames >= 0]), empty)

@@ -83,7 +83,7 @@ def read(
             raise InputError(f"{file}: no attribute {action_attribute!r}; the labels have: {existing}")
         of_people = {k: v for k, v in declared.items() if person_labels is None or k in person_labels}
         named = [v for values in of_people.values() for v in values.get(action_attribute, [])]
-        labels |= dict.fromkeys(v for v in (named if action_attribute else of_people) if v not in no_action)
+        labels |= dict.fromkeys(v for v in (named if action_attribute else of_people) if v and v not in no_action)
         if video is not None and len(tasks) > 1:
             raise InputError(f"{file}: video {video!r} cannot be the name of {len(tasks)} tasks")
         for key, task in tasks.items():
@@ -263,5 +263,5 @@ def _boxes_by_frame(
     annotated = {}
     for frame, box, key in zip(frames.tolist(), boxes, key_frames.tolist(), strict=True):
         action = track.attributes[key].get(action_attribute, "") if action_attribute else track.label
-        annotated[frame] = {None if action in no_action else action: box}
+        annotated[frame] = {None if not action or action in no_action else action: box}
     return annotated

@@ -48,7 +48,7 @@ def read(
         for person, (region, value) in enumerate(regions.items()):
             where = f"{path}: task {id}, region {region}"
             named = (str(label).strip() for label in value.get("labels") or [])
-            labels = [label for label in named if label not in no_action] or [None]
+            labels = [label for label in named if label and label not in no_action] or [None]
             boxes = _boxes_by_frame(where, name, size, value, own_fps)
             annotated = {frame: dict.fromkeys(labels, box) for frame, box in boxes.items()}
             tubes += tubes_of_person(annotated, person, f"region {region}")

@@ -57,7 +57,7 @@ def read(
             raise InputError(f"{file}: video {name!r} is there twice")
         n_frames = about.pop() if (start, step) == (0, 1) else 0
         videos[name] = RawVideo(*about[:2], n_frames, tubes)
-        labels |= dict.fromkeys(name for name in classes if name not in no_action)
+        labels |= dict.fromkeys(name for name in classes if name and name not in no_action)
     return AnnotationFile(path, videos, list(labels))
 
 
@@ -81,7 +81,7 @@ def _people(
         boxes = people.setdefault((track, 0) if track > 0 else (None, number), {})
         if frame in boxes:
             raise InputError(f"{where}: track {track} has two boxes in frame {frame}")
-        boxes[frame] = {None if name in no_action else name: box}
+        boxes[frame] = {None if not name or name in no_action else name: box}
     return people
 
 

@@ -67,7 +67,7 @@ OPTIONS: dict[str, Option] = {
     "action_attributes": names("the attributes that hold actions"),
     "person_attribute": text("the attribute that tells people apart"),
     "person_labels": names("labels of tracks that are people; without it all are"),
-    "no_action": names("values that stand for no action"),
+    "no_action": names("values that stand for no action, beside the empty one"),
     "names": names("the classes, from 1"),
     "annotation_ids": Option("a list of ids", lambda v: isinstance(v, list), "the annotations that count"),
     "video": text("the video's name, where the file has none"),

@@ -9,7 +9,7 @@ set's, since other frames than the annotated ones give other numbers.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,38 +23,8 @@ from utils.storage.files import read_json
 def read(tubes: TubeRows) -> None:
     """Read a file, or every `.json` of a folder; InputError names the video and the tube at fault.
 
-    Without names of classes in the options, they are those of the first file.
+    Without names of classes in the options, they are those of the first file. A warning where settings differ.
     """
-    if not (tubes.options.get("labels") or tubes.options.get("label_map")):
-        labels = next((labels for *_, labels in _videos(tubes)), [])
-        tubes.options = {**tubes.options, "labels": labels}
-    places = {label: i for i, label in enumerate(tubes.label_names)}
-    for name, video, labels in _videos(tubes):
-        tubes.video(name)
-        tubes.shape(name, video)
-        for i, tube in enumerate(video["tubes"]):
-            place = f"video {name!r}, tube {i}"
-            try:
-                label = tube["label"]
-                if not isinstance(label, str) and labels:
-                    label = labels[int(label)] if 0 <= int(label) < len(labels) else str(label)
-                if isinstance(label, str) and label not in places:
-                    near = did_you_mean(label, places)
-                    raise tubes.fault(place, f"label {label!r} is not among {', '.join(list(places)[:30])}{near}")
-                frames, boxes = tube["frames"], tube["boxes"]
-                scores = tube.get("scores", [tube["score"]] * len(frames))
-                if not len(frames) == len(boxes) == len(scores):
-                    raise ValueError(f"{len(frames)} frames, {len(boxes)} boxes and {len(scores)} scores")
-                rows = np.column_stack([frames, np.reshape(boxes, (len(frames), 4)), scores]).astype(np.float64)
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-                raise tubes.fault(place, reason) from None
-            number = places[label] + tubes.first_label if isinstance(label, str) else label
-            tubes.add(place, name, number, rows, tube["score"], tube.get("person_id"))
-
-
-def _videos(tubes: TubeRows) -> Iterator[tuple[str, dict, list]]:
-    """Every video's name, what the file has of it, and names of labels; a warning where settings differ."""
     path = tubes.path
     files = [path]
     if path.is_dir():  # that of `predict.py --export cvat` holds the labels of the task too
@@ -62,28 +32,62 @@ def _videos(tubes: TubeRows) -> Iterator[tuple[str, dict, list]]:
     if not files:
         raise InputError(f"{path}: a folder without .json files")
     seen: dict[str, Path] = {}
-    first: tuple[Path, object] | None = None
-    warned = False
+    first_settings, warned = None, False
     for file in files:
-        content = read_json(file, "predictions file")
-        if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
-            raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
-        labels, settings = content.get("labels") or [], content.get("settings")
-        first = first or (file, settings)
-        if settings != first[1] and not warned:
+        labels, videos, settings = _content(file, tubes.options.get("videos") or [])
+        if file == files[0]:
+            first_settings = settings
+            if not (tubes.options.get("labels") or tubes.options.get("label_map")):
+                tubes.options = {**tubes.options, "labels": labels}
+        if settings != first_settings and not warned:
             warned = True
-            text = f"predicted with other settings than {first[0].name}: {_differences(first[1], settings)}"
+            text = f"predicted with other settings than {files[0].name}: {_differences(first_settings, settings)}"
             print(f"warning: {file}: {text}", file=sys.stderr)
-        if "videos" not in content:
-            content["videos"] = {_name_of(str(content["video"]), tubes.options.get("videos") or []): content}
-        if not isinstance(content["videos"], dict) or not isinstance(labels, list):
-            raise InputError(f'{file}: "videos" is not a mapping or "labels" not a list')
-        for name, video in content["videos"].items():
+        for name, video in videos.items():
             if seen.setdefault(name, file) != file:
                 raise InputError(f"{file}: video {name!r} is in {seen[name].name} too; leave one of them in the folder")
             if not isinstance(video, dict) or not isinstance(video.get("tubes"), list):
                 raise InputError(f'{file}: video {name!r}: "tubes" is not a list')
-            yield name, video, labels
+            _add(tubes, name, video, labels)
+
+
+def _content(file: Path, names: list[str]) -> tuple[list, dict[str, dict], object]:
+    """A file's names of labels, its videos by name, and its settings, None without; `names` are the data set's."""
+    content = read_json(file, "predictions file")
+    if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
+        raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
+    labels = content.get("labels") or []
+    videos = content["videos"] if "videos" in content else {_name_of(str(content["video"]), names): content}
+    if not isinstance(videos, dict) or not isinstance(labels, list):
+        raise InputError(f'{file}: "videos" is not a mapping or "labels" not a list')
+    return labels, videos, content.get("settings")
+
+
+def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
+    """Add the tubes of a video, whose label indices refer to `labels`."""
+    tubes.video(name)
+    tubes.shape(name, video)
+    for i, tube in enumerate(video["tubes"]):
+        place = f"video {name!r}, tube {i}"
+        try:
+            label = tube["label"]
+            if not isinstance(label, str) and labels:
+                label = labels[int(label)] if 0 <= int(label) < len(labels) else str(label)
+            if isinstance(label, str):
+                if label not in tubes.label_numbers:
+                    near = did_you_mean(label, tubes.label_numbers)
+                    known = ", ".join(list(tubes.label_numbers)[:30])
+                    raise tubes.fault(place, f"label {label!r} is not among {known}{near}")
+                label = tubes.label_numbers[label]
+            frames, boxes = tube["frames"], tube["boxes"]
+            scores = tube.get("scores", [tube["score"]] * len(frames))
+            if not len(frames) == len(boxes) == len(scores):
+                raise ValueError(f"{len(frames)} frames, {len(boxes)} boxes and {len(scores)} scores")
+            rows = np.column_stack([frames, np.reshape(boxes, (len(frames), 4)), scores]).astype(np.float64)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise tubes.fault(place, reason) from None
+        tubes.add(place, name, label, rows, tube["score"], tube.get("person_id"))
 
 
 def _differences(first: object, other: object) -> str:

@@ -82,6 +82,11 @@ class TubeRows:
             raise self.fault("", f"the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         return names
 
+    @functools.cached_property
+    def label_numbers(self) -> dict[str, int]:
+        """The number of each class by its name."""
+        return {name: self.first_label + i for i, name in enumerate(self.label_names)}
+
     def need(self, option: str) -> Sequence[str]:
         """An option that a format cannot do without."""
         if not self.options.get(option):
@@ -154,11 +159,11 @@ class TubeRows:
         frames, low = rows[:, 0], self.first_frame
         finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
         self._refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
-        named = np.array([bool(name) for name in self.label_names])
-        index = np.where((label >= self.first_label) & (label == np.floor(label)), label - self.first_label, -1)
-        known = (index >= 0) & (index < len(named))
-        index = np.where(known, index, 0).astype(np.int64)
-        self._refuse(~(known & named[index])[tube], lambda row: self._label_fault(label[tube[row]]))
+        labels = list(self.options.get("labels") or filter(None, self.label_names))
+        places = {self.first_label + i: labels.index(name) for i, name in enumerate(self.label_names) if name in labels}
+        classes, of_class = np.unique(label, return_inverse=True)
+        index = np.array([places.get(value, -1) for value in classes.tolist()], np.int64)[of_class]
+        self._refuse((index < 0)[tube], lambda row: self._label_fault(label[tube[row]]))
         whole = (frames == np.floor(frames)) & (np.abs(frames) < MAX_FRAME)
         self._refuse(~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
         near = f"; if they count from {low - 1}, say first_frame={low - 1}" if low > 0 else ""
@@ -170,9 +175,7 @@ class TubeRows:
         self._refuse(again, lambda row: f"frame {frames[row]:g} does not come after the one before it")
         boxes, frames = self._pixels(video[tube], rows[:, 1:5]), frames.astype(np.int64) - low
         of_tubes = video, index, person, score
-        return RawPredictions(
-            list(self._names), self.label_names, *of_tubes, tube, frames, boxes, rows[:, 5], self._shapes
-        )
+        return RawPredictions(list(self._names), labels, *of_tubes, tube, frames, boxes, rows[:, 5], self._shapes)
 
     def _refuse(self, bad: np.ndarray, text: Callable[[int], str]) -> None:
         """InputError, with its place in the file, at the first of the `bad` rows, bool (R,), if any."""
@@ -190,7 +193,9 @@ class TubeRows:
         if value == low - 1 and low:
             return f"{noun} {value:g}, but classes count from {low}; if from {low - 1}, say first_label={low - 1}"
         if value == np.floor(value) and low <= value < low + n:
-            return f"class {value:g} is not in the label map"
+            name = self.label_names[int(value) - low]
+            fault = f"{name!r}, which is not among the labels" if name else "not in the label map"
+            return f"class {value:g} is {fault}"
         near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
         names = counted(n, "label") if noun == "label" else f"{n} class{'es' * (n > 1)}"
         return f"{noun} {value:g}, but there are {names} ({low} to {low + n - 1}){near}"
