@@ -20,6 +20,7 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -41,7 +42,7 @@ from utils.drawing.report import contents
 from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_frame_flags, add_run_flags
 from utils.metrics.ava import rows_ap
 from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.compare import write_resamples
+from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, measure
@@ -313,6 +314,8 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
+    if not args.predictions:
+        warn_of_shared_videos(project, args.subset)
     measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
@@ -344,6 +347,7 @@ def main() -> None:
     name += f"-{args.protocol}" * (args.protocol != "voc") + "-duplicates" * args.count_duplicates
     used = vars(args) | measured.settings | {"tiou_th": levels}
     used["ground_truth"] = ground_truth_checksum(gt, project.labels)
+    used["resamples"] = resamples_checksum(resamples) if resamples else None
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, views)
     if resamples:
         write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)

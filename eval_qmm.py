@@ -66,6 +66,7 @@ import torch
 from datasets.annotations import Video, fit_to_video, read_annotations, refuse
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
@@ -271,6 +272,7 @@ def main() -> None:
         bad: dict[str, str] | None = {} if args.skip_bad else None
         annotations = read_annotations(project, project.split(args.subset), bad)
         check_plot_video(args, annotations)
+        warn_of_shared_videos(project, args.subset)
         settings = link_settings(args, project, root)
         if not args.from_tar:
             link_subset(args, project, root, settings, device, annotations, bad)

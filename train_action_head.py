@@ -65,6 +65,7 @@ from torch import Tensor, nn
 from datasets.annotations import read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
@@ -209,6 +210,7 @@ def main() -> None:
             raise InputError(f"--class_weights {args.class_weights}: goes with a project file of multi_label: true")
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         linking = link_settings(args, project, root)
+        warn_of_shared_videos(project, args.val_subset, args.subset)
         by_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None

@@ -102,6 +102,7 @@ from torch import Tensor, nn
 
 from datasets.compare_shards import check_index, clips_of_flags, stored_clips
 from datasets.config import load_project
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
@@ -284,6 +285,7 @@ def main() -> None:
         data, metrics_of_val = clips_of_flags(args, project, **size), None
         if (folder_of(args.val_subset) / "index.json").is_file():
             more = {"train": False, "clips_per_video": 4, "seed": args.seed, **size}
+            warn_of_shared_videos(project, args.val_subset, args.subset)
             val = stored_clips(folder_of(args.val_subset), project, args.val_subset, **more)
             metrics_of_val = partial(validate, detect, val, args, device)
         if rank() == 0:

@@ -59,6 +59,7 @@ from datasets.annotations import Video, fitting, read_annotations
 from datasets.compare_shards import clips_of_flags
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
 from datasets.use_shards import Clips, epoch_batches, make_loader
@@ -148,6 +149,10 @@ def query_clips(
             f"{store.path}: no detection of {subset!r} matches an annotated person at --psn_score_th "
             f"{least['psn_score_th']:g} and --iou_th {least['iou_th']:g}; lower them, or train the detector longer"
         )
+    longest = max(len(candidates) for _, candidates, _ in data.videos)
+    if train and longest <= args.sampling_rate:
+        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
+        raise InputError(f"--sampling_rate {args.sampling_rate}: {text}")
     return data
 
 
@@ -211,6 +216,8 @@ def main() -> None:
             videos = project.split(subset)
             if subset == args.val_subset or not args.no_query_cache:  # shards have their own
                 annotations[subset] = read_annotations(project, videos, bad if args.skip_bad else None)
+        if args.val_subset:
+            warn_of_shared_videos(project, args.val_subset, args.subset)
         detector = detector_of(args, device)
         if args.no_query_cache:
             data = clips_of_flags(args, project, detector.frame_size, detector.square)

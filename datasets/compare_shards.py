@@ -75,7 +75,7 @@ class ShardCheck:
 
     def __init__(self, project: Project, subset: str, image_size: int = 0) -> None:
         self._project, self._subset, self._image_size = project, subset, image_size
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._checked: set[str] = set()
         self._listed = self._if_here("list", lambda: {*project.split(subset)})
         self._file = self._if_here("annotation", project.annotation_file)
@@ -127,6 +127,6 @@ class ShardCheck:
 
     def _tell(self, kind: str, text: str) -> None:
         """Print a warning, once of each kind."""
-        if kind not in self._told and rank() == 0:
+        if kind not in self._warned and rank() == 0:
             print(f"warning: {text}", file=sys.stderr)
-        self._told.add(kind)
+        self._warned.add(kind)

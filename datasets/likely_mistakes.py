@@ -1,12 +1,16 @@
-"""Annotations that break no rule, and yet are probably not what was meant: warnings of `datasets.check`."""
+"""Annotations and lists that break no rule, and yet are probably not what was meant: warnings of `datasets.check`, and
+of the stages."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
+from datasets.config import Project
 from datasets.formats.common import RawVideo
 from utils.box_ops import frames_and_boxes
+from utils.distributed import rank
 from utils.misc import counted
 
 REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
@@ -41,6 +45,13 @@ def shared_videos(subsets: Mapping[str, Sequence[str]]) -> Iterator[str]:
         if both:
             text = "metrics are too good where a model was trained on what it is tested on"
             yield f"{counted(len(both), 'video')} in {a} and in {b}; {text} (first: {both[0]!r})"
+
+
+def warn_of_shared_videos(project: Project, subset: str, trained: str = "train") -> None:
+    """Print a warning where `subset`, which is evaluated, has videos of `trained`; nothing where there is no such."""
+    if rank() == 0 and subset != trained and {subset, trained} <= project.splits.keys():
+        for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def frame_step(video: RawVideo) -> int:

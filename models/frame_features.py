@@ -90,6 +90,7 @@ def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: 
     """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
     if kind == "res":
         return BackboneFeatures(detector_of(args, device, detector))
+    assert kind == "x3d", kind
     return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, batch_size(args, device))
 
 

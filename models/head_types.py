@@ -9,7 +9,8 @@ from utils.flags import OF_DATA
 
 
 class HeadType(NamedTuple):
-    """One kind of action head; a new one is one more entry of `HEAD_TYPES`.
+    """One kind of action head. A new combination is one more entry of `HEAD_TYPES`; a new `time` also needs
+    `action_head._widths` and `ActionHead._with_time`, a new `frames` `frame_features.frame_extractor`.
 
     Args:
         time: how a frame's time joins its query: "add", "append", or None (the queries have no order).
@@ -34,25 +35,27 @@ TIME_ENCODINGS = ("periodic", "published")
 
 def add_head_flags(parser: Parser, default: str | None = "vanilla") -> None:
     """Flags of the stages that train or run an action head."""
-    parser.flag("model", "head_type", choices=tuple(HEAD_TYPES), default=default, help="kind of head")
-    what = "name of the head's folder (default: its type, with -iou where IoU links)"
-    parser.flag("model", "head_name", type=run_name, help=what)
+    parser.flag("model", "head_type", choices=tuple(HEAD_TYPES), default=default,
+                help="vanilla: self-attention over a track's queries; time_ecd:add, :cat: with time encoding added, "
+                "appended; x3d, res: frame features (X3D-XS, DETR's backbone) attend to the queries")  # fmt: skip
+    help_text = "name of the head's folder (default: its type, with -iou where IoU links)"
+    parser.flag("model", "head_name", type=run_name, help=help_text)
 
 
 def add_action_flags(parser: Parser) -> None:
     """Flags of the stages that make action tubes."""
-    what = "classes of a frame that form action tubes (default: 1; evaluating several actions at once: all)"
-    parser.flag("action tubes", "topk", type=positive_int, help=what)
-    what = "minimum probability of an action, in place of --topk (default: predicting several actions at once: 0.5)"
-    parser.flag("action tubes", "action_th", type=share, help=what)
+    help_text = "most probable classes of a frame that form action tubes (default: 1; eval_map.py, multi_label: all)"
+    parser.flag("action tubes", "topk", type=positive_int, help=help_text)
+    help_text = "minimum probability of an action, in place of --topk (default: none; predict.py, multi_label: 0.5)"
+    parser.flag("action tubes", "action_th", type=share, help=help_text)
 
 
 def add_time_flags(parser: Parser) -> None:
     """Flags of a head's time encoding."""
-    what = "published: sinusoids of base --time_cycle, which never repeat; periodic: harmonics of --time_cycle"
-    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, default="published", help=what)
-    what = f"period (or base) of the time encoding in frames {OF_DATA}"
-    parser.flag("model", "time_cycle", type=positive_int, help=what)
+    help_text = "published: sinusoids of base --time_cycle, which never repeat; periodic: harmonics of --time_cycle"
+    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, default="published", help=help_text)
+    help_text = f"period (or base) of the time encoding in frames {OF_DATA}"
+    parser.flag("model", "time_cycle", type=positive_int, help=help_text)
     parser.flag("model", "time_d", type=positive_int, default=32, help="width of the time where it is appended")
 
 

@@ -55,20 +55,22 @@ class LinkSettings:
 
 def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     """Flags of `LinkSettings`, which every stage from linking on takes; a later stage finds its tracks by them."""
-    what = "epoch of the person encoder (default: the last)"
-    parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int, help=what)
+    help_text = "epoch of the person encoder (default: the last)"
+    parser.flag("linking", epoch_flag, dest="load_epoch", type=positive_int, help=help_text)
     parser.flag("linking", "link_cues", choices=tuple(LINK_CUES), default="feature",
                 help="what detections are linked by: person features, or boxes")  # fmt: skip
     parser.flag("linking", "linker", choices=tuple(LINKERS), default="published",
                 help="published: greedy, by newest detection; robust: fewer identity switches")  # fmt: skip
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {OF_DATA}")
-    what = f"minimum similarity of a link: cosine, or IoU with --link_cues iou {OF_DATA}"
-    parser.flag("linking", "sim_th", type=cosine, help=what)
+    help_text = f"minimum similarity of a link: cosine, or IoU with --link_cues iou {OF_DATA}"
+    parser.flag("linking", "sim_th", type=cosine, help=help_text)
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
-    what = "consecutive frames without a link after which a track closes (default: the linker's, else the data set's)"
-    parser.flag("linking", "end_consecutive_frames", type=positive_int, help=what)
-    what = "IoU with an annotated person above which a frame of a track takes the action as its label"
-    parser.flag("linking", "iou_th", type=share, help=f"{what} {OF_DATA}")
+    help_text = (
+        "consecutive frames without a link after which a track closes (default: the linker's, else the data set's)"
+    )
+    parser.flag("linking", "end_consecutive_frames", type=positive_int, help=help_text)
+    help_text = "IoU with an annotated person above which a frame of a track takes the action as its label"
+    parser.flag("linking", "iou_th", type=share, help=f"{help_text} {OF_DATA}")
     add_strict_flag(parser, "linking")
 
 
@@ -185,14 +187,14 @@ def open_tracks(
         changed = [key for key, now in made_with.items() if before.get(key, now) != now]  # older tars say less
         numbers = zip(former[:-n_others], source[:-n_others], strict=False) if videos.paths[name].exists() else ()
         if changed:
-            what = f"was made with settings that have changed since ({', '.join(changed)})"
+            fault = f"was made with settings that have changed since ({', '.join(changed)})"
         elif former[-1] != source[-1]:
-            what = f"its labels are of another annotation of {name!r} than today's"
+            fault = f"its labels are of another annotation of {name!r} than today's"
         elif former[-n_others:] != source[-n_others:] or any(a != b for a, b in numbers):
-            what = f"was made from other frames of {name!r} than today's"
+            fault = f"was made from other frames of {name!r} than today's"
         else:
             continue
-        raise OutdatedTracks(f"{path}: {what}; run {remedy} again")
+        raise OutdatedTracks(f"{path}: {fault}; run {remedy} again")
     return store
 
 

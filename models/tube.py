@@ -15,7 +15,8 @@ from utils.misc import InputError
 @dataclass(frozen=True)
 class LinkCue:
     """What tracks and detections are compared by. A new cue is one more entry of `LINK_CUES`, its default threshold one
-    of `datasets.config.DEFAULTS`.
+    of `datasets.config.DEFAULTS`. Linkers with a memory call `represent(None, sum of representations)`, so they need a
+    cue of features alone.
 
     Args:
         represent: boxes (n, 4) and person features (n, d) of n detections -> their representation (n, k).

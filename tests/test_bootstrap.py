@@ -172,6 +172,12 @@ def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path,
         assert (one_way["low"], one_way["high"]) == pytest.approx((-reverse[name]["high"], -reverse[name]["low"]))
     same = compare.compare(*[eval_map.Path(results[0])] * 2)["v-mAP@0.5"]
     assert (same["low"], same["high"], same["wins"]) == (0, 0, 0.5)
+    stopped = eval_map.Path(results[1]).with_suffix("") / compare.FILE  # before it kept the resamples
+    whole = stopped.read_bytes()
+    stopped.write_bytes((eval_map.Path(results[0]).with_suffix("") / compare.FILE).read_bytes())
+    with pytest.raises(InputError, match="its resamples are of another run"):
+        compare.compare(*map(eval_map.Path, results))
+    stopped.write_bytes(whole)
     _, seed6 = evaluate(data, fewer, "--bootstrap", 200, "--seed", 6, "--metric", "motion-AP")
     with pytest.raises(InputError, match="not the same videos, --bootstrap and --seed"):
         compare.compare(eval_map.Path(results[0]), seed6.with_suffix(".json"))

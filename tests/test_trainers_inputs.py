@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stages import LOOSE, Stages
+from datasets.config import load_project
+from datasets.make_shards import make_shards
+from tests.stages import LOOSE, TINY_DETR, Stages
 from utils.misc import InputError
 from utils.storage.files import lock, save_torch
 from utils.training.resume import STATE
@@ -87,3 +89,51 @@ def test_mistakes_of_a_head_are_said_before_frame_features_are_made(
         stages.run(*run, "--resume")
     after = torch.load(stages.folder("one") / "head" / "res" / STATE, weights_only=True)
     assert before.keys() == after.keys() and before["args"] == after["args"]
+
+
+def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path) -> None:
+    stages = finished_chain.copy(tmp_path)
+    with pytest.raises(
+        InputError, match=r"--sampling_rate 16: clips have one frame each, since no video has more than"
+    ):
+        train_qmm(stages, "--sampling_rate", 16)
+
+
+def test_a_list_that_shares_videos_with_the_training_list_is_told(
+    finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages, run = finished_chain.copy(tmp_path), ("--qmm_name", "one", *LOOSE)
+    told = "warning: 1 video in train and in val; metrics are too good"
+    stages.run("eval_qmm", *run)
+    assert told not in capsys.readouterr().err
+    root = stages.data / "synthetic"
+    with (root / "val.txt").open("a") as file:
+        file.write("train_0001\n")
+    commands = {
+        "train_detr": (*TINY_DETR, "--ex_name", "own", "--epochs", 1),
+        "train_qmm": ("--qmm_name", "own", "--detr", stages.folder("one") / "detr" / "epoch_1.pth", "--iou_th", 0.05,
+                      "--epochs", 1, "--val_subset", "val", *LOOSE),
+        "eval_qmm": run,
+        "train_action_head": (*run, "--epochs", 1, "--head_name", "own"),
+        "eval_map": (*run, "--min_tube_length", 2),
+    }  # fmt: skip
+    make_shards(load_project("synthetic", stages.data), "val", root / "shards" / "val")
+    for script, flags in commands.items():
+        stages.run(script, *flags)
+        assert told in capsys.readouterr().err, script
+
+
+def test_a_frozen_backbone_s_batchnorm_keeps_its_statistics(finished_chain: Stages, tmp_path: Path) -> None:
+    stages = finished_chain.copy(tmp_path)
+    start = stages.folder("one") / "detr" / "epoch_1.pth"
+    moved = {}
+    for rate in (0, 1e-6):
+        stages.run("train_detr", "--detr", start, "--ex_name", f"own{rate}", "--lr_backbone", rate, "--epochs", 1)
+        before, after = (
+            torch.load(path, weights_only=True)["model"]
+            for path in (start, stages.folder(f"own{rate}") / "detr" / "epoch_1.pth")
+        )
+        statistics = [name for name in before if name.startswith("backbone") and "running" in name]
+        moved[rate] = [name for name in statistics if not torch.equal(before[name], after[name])]
+        assert statistics
+    assert not moved[0] and moved[1e-6]

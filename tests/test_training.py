@@ -214,6 +214,14 @@ def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         train(tmp_path, arguments("--resume"))
 
 
+def test_a_project_file_that_has_moved_does_not_stop_a_run(tmp_path: Path) -> None:
+    for epochs, dataset in ((1, "before/own.yml"), (2, "after/own.yml")):
+        args = arguments("--resume", "--epochs", str(epochs))
+        args.dataset = dataset
+        train(tmp_path, args)
+    assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2]
+
+
 def test_flags_that_are_younger_than_a_run_do_not_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train(tmp_path, arguments("--epochs", "1"))
     args = arguments("--resume", "--epochs", "2")

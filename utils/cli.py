@@ -56,7 +56,7 @@ class _Help(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An argument parser whose long flags are also accepted with one dash (`-epochs 20`).
 
-    `flag` adds to a named section of `--help`. A mistake is one line and exit status 2.
+    `flag` adds to a named section of `--help`. Invalid input prints one line and exits with status 2.
     """
 
     def __init__(self, description: str) -> None:

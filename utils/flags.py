@@ -21,10 +21,10 @@ def add_data_flags(parser: Parser, needs_videos: bool = True, presets: bool = Tr
         parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
     parser.flag("data", "checkpoint_root", default="checkpoint", help="folder of checkpoints, caches and results")
     if presets:
-        what = "set of flags that the data set has under this name, such as published"
-        parser.flag("data", "preset", help=what)
-        what = "flags that the preset does not set"
-        parser.flag("data", "preset_except", nargs="+", default=(), metavar="FLAG", help=what)
+        help_text = "named flags of the data set (its file <dataset>.<preset>.yml), such as published"
+        parser.flag("data", "preset", help=help_text)
+        help_text = "flags that the preset does not set"
+        parser.flag("data", "preset_except", nargs="+", default=(), metavar="FLAG", help=help_text)
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -42,7 +42,7 @@ def add_run_flags(parser: Parser) -> None:
 def add_strict_flag(parser: Parser, section: str) -> None:
     """The flag of the stages that choose or link detections by thresholds."""
     parser.flag(section, "strict", action="store_true",
-                help="scores, similarities and IoUs must exceed their minimum, as published")  # fmt: skip
+                help="person scores, similarities and IoUs must exceed their minimum, as published")  # fmt: skip
 
 
 def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: str = "") -> None:
@@ -53,16 +53,16 @@ def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: s
     parser.flag("data", "clips_per_epoch", type=positive_int,
                 help="clips of an epoch over all processes, where the shards lie behind URLs")  # fmt: skip
     parser.flag("data", "n_frames", type=positive_int, default=n_frames, help=f"frames of a clip{frames_help}")
-    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="frames from one of a clip to the next")
+    parser.flag("data", "sampling_rate", type=positive_int, default=4, help="stride between the frames of a clip")
     parser.flag("data", "jitter", type=not_negative, default=0.2,
                 help=f"{used_with}change of brightness, contrast and saturation")  # fmt: skip
     parser.flag("data", "jitter_hue", type=not_negative, default=0.1, help=f"{used_with}change of hue")
     parser.flag("data", "whole_videos", action="store_true",
                 help="take clips from whole videos, as published, not from the annotated part")  # fmt: skip
     parser.flag("data", "no_flip", action="store_true", help=f"{used_with}do not mirror clips, as published")
-    what = "mirror each frame by itself, so that people are told apart by looks, not places"
-    what += " (with the query cache DETR runs once more)" if used_with else ""
-    parser.flag("data", "mirror_frames", action="store_true", help=what)
+    help_text = "mirror each frame of a clip at random, so that queries encode appearance, not position"
+    help_text += " (adds a second query cache)" if used_with else ""
+    parser.flag("data", "mirror_frames", action="store_true", help=help_text)
 
 
 def add_log_flags(parser: Parser) -> None:
@@ -71,24 +71,24 @@ def add_log_flags(parser: Parser) -> None:
                 help="Comet: its server (where there is a key), an archive to upload later, or none")  # fmt: skip
     parser.flag("run", "plot", action="store_true", help="plot the metrics as PNG files too")
     parser.flag("run", "plot_format", nargs="+", choices=("png", "pdf"),
-                help="file formats of --plot, among which PNG always is (default: png)")  # fmt: skip
+                help="file formats of --plot; PNG is always written (default: png)")  # fmt: skip
 
 
 def add_report_flags(parser: Parser) -> None:
     """The flags of the page that shows metrics and videos."""
-    what = "write a page (index.html) that shows metrics, errors and videos in a browser"
-    parser.flag("run", "report", action="store_true", help=what)
-    what = "videos that the page of --report has, those with most errors first; 0: all"
-    parser.flag("run", "report_videos", type=count, default=100, help=what)
+    help_text = "write a page (index.html) that shows metrics, errors and videos in a browser"
+    parser.flag("run", "report", action="store_true", help=help_text)
+    help_text = "videos that the page of --report has, those with most errors first; 0: all"
+    parser.flag("run", "report_videos", type=count, default=100, help=help_text)
 
 
 def add_evaluation_flags(parser: Parser) -> None:
     """Flags of the evaluations: where metrics go, and what is shown of the videos (`utils.results.Views`)."""
     add_log_flags(parser)
-    what = "video that --plot shows in detail (default: the first of those with most people)"
-    parser.flag("run", "plot_video", help=what)
-    what = "videos to write as MP4, ground truth and predictions side by side"
-    parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO", help=what)
+    help_text = "video that --plot shows in detail (default: the first of those with most people)"
+    parser.flag("run", "plot_video", help=help_text)
+    help_text = "videos to write as MP4, ground truth and predictions side by side"
+    parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO", help=help_text)
     add_report_flags(parser)
 
 
@@ -102,7 +102,13 @@ def add_training_flags(
     parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
     parser.flag("training", "lr_schedule", choices=("step", "cosine", "constant"), default="step",
                 help="learning rate; step: a tenth after --lr_drop epochs; cosine: to zero at the end")  # fmt: skip
-    parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help="epochs before the learning rate drops")
+    parser.flag(
+        "training",
+        "lr_drop",
+        type=positive_int,
+        default=lr_drop,
+        help="epochs before the learning rate drops; from --epochs on: never",
+    )
     parser.flag("training", "warmup_steps", type=count, default=0, help="steps of linear learning-rate warm-up")
     parser.flag(
         "training", "clip_max_norm", type=not_negative, default=0.1, help="maximum gradient norm; 0: no clipping"
@@ -138,8 +144,8 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
 def add_person_flag(parser: Parser, section: str) -> None:
     """The flag of every stage that loads a detector: which of its classes is the person."""
     parser.flag(section, "person_label",
-                help="the detector's label of people, a number, or a name of an hf: detector's label map "
-                "(default: the checkpoint's, 1 of COCO's, 'person')")  # fmt: skip
+                help="the detector's class of people: an index or, of hf:, a name "
+                "(default: the checkpoint's; 1 of COCO weights, 'person' of hf:)")  # fmt: skip
 
 
 def add_frame_flags(parser: Parser) -> None:

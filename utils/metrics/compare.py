@@ -32,6 +32,11 @@ def write_resamples(folder: Path, values: Mapping[str, np.ndarray], videos: list
     return path
 
 
+def resamples_checksum(values: Mapping[str, np.ndarray]) -> str:
+    """A checksum of what `write_resamples` keeps, which stands in the results file."""
+    return checksum(*values, *values.values())
+
+
 def read_resamples(results: Path) -> tuple[dict[str, np.ndarray], str]:
     """What `write_resamples` kept beside a results file, and a checksum of the draws' videos and seed."""
     path = results.with_suffix("") / FILE
@@ -59,6 +64,11 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     if drawn_a != drawn_b or len(next(iter(of_a.values()))) != len(next(iter(of_b.values()))):
         raise InputError(f"{a} and {b}: not the same videos, --bootstrap and --seed; evaluate both alike")
     (values_a, how_a), (values_b, how_b) = _flat_metrics(a), _flat_metrics(b)
+    for path, how, values in ((a, how_a, of_a), (b, how_b, of_b)):
+        if how.get("resamples") not in (None, resamples_checksum(values)):
+            raise InputError(
+                f"{path}: its resamples are of another run, since the last one was stopped; evaluate again"
+            )
     for flag in COUNTING:
         if how_a.get(flag) != how_b.get(flag):
             raise InputError(f"{a} and {b}: --{flag} is {how_a.get(flag)} and {how_b.get(flag)}; evaluate both alike")

@@ -102,7 +102,8 @@ METRICS: dict[str, Callable[[Evaluation], dict]] = {
     "frame-mAP": frame_map,
 }
 OFFICIAL = {"published": ("v-mAP", "motion-AP"), "ava": ("frame-mAP",), "ava-2019": ("frame-mAP",)}
-"""Protocol that is more than a row of `PROTOCOLS` -> the metrics that it defines."""
+"""Protocol that is more than a row of `PROTOCOLS` -> the metrics that it defines. A new one also needs a branch in
+`frame_map`, `calc_video_map` or `calc_motion_ap`, whichever it defines."""
 PROTOCOL_NAMES = (*PROTOCOLS, *OFFICIAL)
 
 
