@@ -10,7 +10,6 @@ import numpy as np
 from datasets.config import Project
 from datasets.formats.common import RawVideo
 from utils.box_ops import frames_and_boxes
-from utils.distributed import rank
 from utils.misc import counted
 
 REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
@@ -49,6 +48,8 @@ def shared_videos(subsets: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def warn_of_shared_videos(project: Project, subset: str, trained: str = "train") -> None:
     """Print a warning where `subset`, which is evaluated, has videos of `trained`; nothing where there is no such."""
+    from utils.distributed import rank  # PyTorch, which --help does without
+
     if rank() == 0 and subset != trained and {subset, trained} <= project.splits.keys():
         for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
             print(f"warning: {line}", file=sys.stderr)
