@@ -189,6 +189,7 @@ def published(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Stage
     return stages
 
 
+@pytest.mark.slow
 def test_a_chain_runs_by_the_preset_and_its_results_keep_it(published: Stages) -> None:
     changed = {"psn_score_th": 0.3, "filter_length": 2, "min_tube_length": 2, "tiou_th": [0.2, 0.5]}
     for stage in ("eval_qmm", "eval_map"):
@@ -204,6 +205,7 @@ def test_a_chain_runs_by_the_preset_and_its_results_keep_it(published: Stages) -
     assert {"recall@0.2", "precision_filter@0.2", "motion_recall@0.2"} <= recall.keys()
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_chain_hold_the_preset_s_settings(published: Stages) -> None:
     def config(part: str) -> dict:
         return torch.load(published.folder(part) / "epoch_1.pth", weights_only=True)["config"]
@@ -223,6 +225,7 @@ def test_checkpoints_of_the_chain_hold_the_preset_s_settings(published: Stages) 
     assert [line.count("val_loss") for line in lines] == [1, 1]  # before training, and after its only epoch
 
 
+@pytest.mark.slow
 def test_a_head_of_another_time_encoding_is_one_line(published: Stages) -> None:
     head = ("--qmm_name", "published", *LOOSE, "--filter_length", 2, "--end_consecutive_frames", 7, "--strict")
     head += ("--sim_th", 0.25, "--iou_th", 0.2, "--head_type", "time_ecd:cat")

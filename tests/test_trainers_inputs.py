@@ -99,6 +99,7 @@ def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: P
         train_qmm(stages, "--sampling_rate", 16)
 
 
+@pytest.mark.slow
 def test_a_list_that_shares_videos_with_the_training_list_is_told(
     finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
