@@ -1,6 +1,7 @@
 """Annotations and lists that break no rule, and yet are probably not what was meant: warnings of `datasets.check`, and
 of the stages."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -10,7 +11,7 @@ import numpy as np
 from datasets.config import Project
 from datasets.formats.common import RawVideo
 from utils.box_ops import frames_and_boxes
-from utils.misc import counted
+from utils.misc import InputError, counted
 
 REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
 
@@ -51,8 +52,9 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
     from utils.distributed import rank  # PyTorch, which --help does without
 
     if rank() == 0 and subset != trained and {subset, trained} <= project.splits.keys():
-        for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
-            print(f"warning: {line}", file=sys.stderr)
+        with contextlib.suppress(InputError):  # who evaluates may not have the training list
+            for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
+                print(f"warning: {line}", file=sys.stderr)
 
 
 def frame_step(video: RawVideo) -> int:

@@ -122,6 +122,8 @@ def test_a_list_that_shares_videos_with_the_training_list_is_told(
     for script, flags in commands.items():
         stages.run(script, *flags)
         assert told in capsys.readouterr().err, script
+    (root / "train.txt").unlink()  # which evaluation does without
+    stages.run("eval_map", *run, "--min_tube_length", 2)
 
 
 def test_a_frozen_backbone_s_batchnorm_keeps_its_statistics(finished_chain: Stages, tmp_path: Path) -> None:
