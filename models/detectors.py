@@ -1,5 +1,6 @@
 """Frozen detectors on frames: `Detector`, and one class for each kind, which `open_detector` chooses."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ class Detections(NamedTuple):
     slots: np.ndarray | None = None
 
 
-class Detector:
+class Detector(ABC):
     """A frozen detector, ready for inference.
 
     Attributes:
@@ -58,13 +59,13 @@ class Detector:
     def __init__(self, source: str, device: torch.device, use: Settings) -> None:
         self.source, self.device, self.batch_size = source, device, use.batch_size
 
+    @abstractmethod
     def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Frames uint8 (b, 3, H, W), `mask` (b, H, W) True on padding -> images float (b, 3, h, w) and their mask."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, out: dict) -> Tensor:
         """Outputs of `detr` -> person scores (b, N)."""
-        raise NotImplementedError
 
     def config(self) -> dict:
         """What a later stage needs to find the same detector: its file, what its weights are, and how it is used."""
