@@ -1,7 +1,9 @@
 """DETR R101-DC5: frames a second of the fast form on 4:3 frames, against plain float32 padded to a square; and of
 smaller detectors of `transformers`, where it is installed, against R101-DC5 in the same form.
 
-    python -m benchmarks.detr_inference [checkpoint of a trained detector]
+    python -m benchmarks.detr_inference [checkpoint of a trained detector] [--profile]
+
+On a GPU it also tells what compiling and 16 bits change: frames a second, and memory beyond the weights.
 
 Speed needs no trained weights. Whether 16 bits move boxes does: the queries of random weights are nearly one. That is
 measured on synthetic people with a trained detector, by default the one that `scripts/demo.sh` leaves, if it is there.
@@ -10,12 +12,14 @@ measured on synthetic people with a trained detector, by default the one that `s
 import copy
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.hf_models import MODELS, random_detector
@@ -64,8 +68,8 @@ def draw_frames(n: int, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(trained: str | Path = DEMO) -> list[Row]:
-    """Rows (what, value, yardstick, unit, bounds)."""
+def measure(trained: str | Path = DEMO, profiled: bool = False) -> list[Row]:
+    """Rows (what, value, yardstick, unit, bounds); `profiled`: prints where R101-DC5's time goes, too."""
     device = pick_device()
     gpu = device.type == "cuda"
     batch = 64 if gpu else 1
@@ -75,18 +79,46 @@ def measure(trained: str | Path = DEMO) -> list[Row]:
     mask[:, HEIGHT:] = True
     slow = batch / seconds(lambda: plain(normalize(square), mask), warm_up=2)
     detr = for_inference(copy.deepcopy(plain), torch.bfloat16)
+    eager = batch / seconds(lambda: detr(normalize(frames)), warm_up=2)
+    memory = [peak_memory(lambda: plain(normalize(square), mask)), peak_memory(lambda: detr(normalize(frames)))]
+    fast = eager
     if gpu:
         detr.compile()
-    fast = batch / seconds(lambda: detr(normalize(frames)), warm_up=2)
+        fast = batch / seconds(lambda: detr(normalize(frames)), warm_up=2)
     path = f"bf16 {WIDTH}x{HEIGHT} / fp32 padded to {WIDTH}x{WIDTH}"
     rows = [Row(f"R101-DC5, {path}, {device.type}", fast, slow, "frames/s", at_least=ASKED[device.type])]
     if gpu:
         what = "arithmetic / measured matrix rate of an H200"
         rows.append(Row(what, fast * GFLOP / 1000, MATRIX_TFLOPS, "TFLOP/s", at_least=SHARE))
+        rows.append(Row("R101-DC5 in bf16: compiled / not", fast, eager, "frames/s"))
+        rows.append(Row(f"memory of {batch} frames, {path}", memory[1], memory[0], "MiB", at_most=1))
+    if profiled:
+        print_profile(lambda: detr(normalize(frames)), device)
     if Path(trained).is_dir():
         trained = epoch_path(trained, None, "detector", "scripts/demo.sh")
     rows += other_detectors(plain, frames, device)
     return rows + (accuracy(trained, device) if Path(trained).is_file() else [])
+
+
+def peak_memory(function: Callable[[], object]) -> float:
+    """The MiB of a GPU's memory that a call takes beyond what is there before it; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def print_profile(function: Callable[[], object], device: torch.device) -> None:
+    """Print the ten operations on which a call spends most time, on the GPU where there is one."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as profiler:
+        function()
+    print(
+        profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=10, max_name_column_width=50)
+    )
 
 
 def other_detectors(plain: DETR, frames: Tensor, device: torch.device) -> list[Row]:
@@ -149,7 +181,9 @@ def main() -> None:
     """The command line."""
     parser = Parser(__doc__.partition("\n")[0])
     parser.add_argument("trained", nargs="?", default=DEMO, help="checkpoint or run of a trained detector")
-    print_rows(measure(trained=parser.parse_args().trained))
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, too")
+    args = parser.parse_args()
+    print_rows(measure(args.trained, args.profile))
 
 
 if __name__ == "__main__":
