@@ -29,13 +29,13 @@ def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, 
 
 
 def hungarian_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
-    """Pairs (track, detection) of a similarity of at least `sim_th`: as many as possible, of the highest sum."""
+    """Pairs (track, detection) of a similarity of at least `sim_th`, with the highest sum of what exceeds it: a link at
+    the threshold is worth no more than a new track, so that a newcomer displaces nobody."""
     from scipy.optimize import linear_sum_assignment
 
-    links = similarity >= sim_th
-    gain = np.where(links, similarity + 10, 0)  # cosines and IoUs are small beside 10: another pair is worth more
-    rows, columns = linear_sum_assignment(gain, maximize=True)
-    return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if links[i, j]]
+    excess = similarity - sim_th
+    rows, columns = linear_sum_assignment(np.maximum(excess, 0), maximize=True)
+    return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if excess[i, j] >= 0]
 
 
 @dataclass(frozen=True)
