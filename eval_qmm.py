@@ -193,13 +193,13 @@ def evaluate(e: TrackEvaluation) -> dict:
             metrics[f"motion_{name}@{threshold:g}"] = row[f"motion_{name}"]
             metrics[f"class_{name}@{threshold:g}"] = dict(zip(labels, row[f"class_{name}"], strict=True))
     metrics |= tracking_metrics(tracks, e.gt, args.label_centric)
-    metrics |= {"tubes": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, e.gt.values())), "videos": len(e.gt)}
+    metrics |= {"tracks": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, e.gt.values())), "videos": len(e.gt)}
     rows = [
         [f"{threshold:g}", row["recall"], row["precision"], *(row["motion_recall"][kind] for kind in MOTION_CATEGORIES)]
         for threshold, row in zip(e.thresholds, rates, strict=True)
     ]
     print_table(["3D IoU", "recall", "precision", *(f"recall, {kind} motion" for kind in MOTION_CATEGORIES)], rows)
-    counted = ("tubes", "gt_tubes", "IDF1", "IDSW", "HOTA", "DetA", "AssA")
+    counted = ("tracks", "gt_tubes", "IDF1", "IDSW", "HOTA", "DetA", "AssA")
     print_table(counted, [[metrics[name] for name in counted]])
     return metrics
 

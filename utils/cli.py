@@ -33,12 +33,6 @@ def _terminate(*_: object) -> None:
     raise _Terminated
 
 
-class Flags(argparse.Namespace):
-    """Parsed flags; `defaults`, which is not among its `vars`, holds what each one is without being given."""
-
-    __slots__ = ("defaults",)
-
-
 class _Help(argparse.HelpFormatter):
     """Shows a flag's default where that says something and the help text does not give it."""
 
@@ -74,14 +68,12 @@ class Parser(argparse.ArgumentParser):
             options.setdefault("metavar", getattr(options.get("type"), "metavar", name.upper()))
         self._sections[section].add_argument(f"--{name}", **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> Flags:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
         """The flags in `args` (default: the command line's)."""
         words = [str(word) for word in (sys.argv[1:] if args is None else args)]
         known = self._option_string_actions
         words = [f"-{word}" if f"-{word.partition('=')[0]}" in known else word for word in words]
-        flags = super().parse_args(words, Flags())
-        flags.defaults = {action.dest: action.default for action in self._actions}
-        return flags
+        return super().parse_args(words, namespace)
 
     def action_of(self, dest: str) -> argparse.Action | None:
         """What parses the flag whose value is named `dest`; None where there is no such flag."""
