@@ -15,7 +15,7 @@ from utils.metrics.published import published_motion_ap, published_video_map
 class Ranking(NamedTuple):
     """What AP is computed from: one class's n detections by falling score at one threshold.
 
-    correct: bool (n,). video: int64 (n,), the place of each one's video among the V videos' sorted names; n_gt: int64
+    correct: bool (n,). video: int64 (n,), the index of each one's video among the V videos' sorted names; n_gt: int64
     (V,), the ground truths of each video.
     """
 

@@ -125,5 +125,5 @@ def detailed_video(gt: Tubes) -> str:
 def _evenly(frames: np.ndarray, n: int) -> np.ndarray:
     """Up to `n` of the frames, evenly over them, int64 (k,) rising."""
     distinct = np.unique(frames)
-    places = np.linspace(0, max(len(distinct) - 1, 0), min(n, len(distinct)))
-    return distinct[places.round().astype(np.int64)]
+    indices = np.linspace(0, max(len(distinct) - 1, 0), min(n, len(distinct)))
+    return distinct[indices.round().astype(np.int64)]

@@ -93,8 +93,8 @@ class Strip:
             x0, x1 = self._column(self.start + first), self._column(self.start + end)
             self._stretch((x0, y, x1, y + self.step - 2), int(cells[first]), colour)
 
-    def _stretch(self, place: tuple[int, int, int, int], label: int, colour: Colour) -> None:
-        image, (x0, y0, x1, y1) = self._drawn, place
+    def _stretch(self, field: tuple[int, int, int, int], label: int, colour: Colour) -> None:
+        image, (x0, y0, x1, y1) = self._drawn, field
         if label == IDLE:
             middle, half = (y0 + y1) // 2, max(1, self.size // 10)
             fill(image, x0, middle - half, max(x1, x0 + 1), middle + half, colour)

@@ -24,7 +24,7 @@ from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.video_map import mean_ap
 
-MOST_PER_FRAME = 50
+MAX_PER_FRAME = 50
 IOU_TH = 0.5
 RULES = ("2020", "2019")
 PIXELS = 2.0  # a coordinate beyond it is no share of the frame
@@ -62,14 +62,15 @@ def rows_ap(
     """AP of every class of `names` by rising id, float64 (thresholds, classes); errors as of `evaluate_files`."""
     gt.refuse((gt.boxes[:, :2] > gt.boxes[:, 2:]).any(1), "ground truth ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed")
     videos = sorted({*gt.videos, *pred.videos, *(exclusions.videos if exclusions else ())})
-    of_gt, of_pred = (key_frames(rows, videos) for rows in (gt, pred))
-    annotated = np.isin(of_pred, of_gt)
+    gt_frames, pred_frames = (key_frames(rows, videos) for rows in (gt, pred))
+    annotated = np.isin(pred_frames, gt_frames)
     _refuse_hopeless(gt, pred, names, annotated)
     excluded = key_frames(exclusions, videos) if exclusions else np.zeros(0, np.int64)
-    counts = ~np.isin(of_pred, excluded) & (annotated | (rule == "2019"))
+    counts = ~np.isin(pred_frames, excluded) & (annotated | (rule == "2019"))
     classes = np.array(sorted(names), np.int64)
-    boxes = _boxes(pred, of_pred, classes, counts), _boxes(gt, of_gt, classes, ~np.isin(of_gt, excluded))
-    return frame_ap(*boxes, videos, len(classes), iou_th, MOST_PER_FRAME)
+    detections = _boxes(pred, pred_frames, classes, counts)
+    targets = _boxes(gt, gt_frames, classes, ~np.isin(gt_frames, excluded))
+    return frame_ap(detections, targets, videos, len(classes), iou_th, MAX_PER_FRAME)
 
 
 def tubes_ap(
@@ -97,19 +98,19 @@ def tubes_ap(
     tubes = numbered_tubes(pred, videos)
     detections = boxes_as_instances(tubes, [frame_scores[videos[t.video]][t.index] for t in tubes])
     detections = detections.where(np.isin(detections.frame, np.concatenate(counts)))
-    truths = boxes_as_instances(numbered_tubes(gt, videos))
-    return frame_ap(detections, truths, videos, num_classes, iou_th, MOST_PER_FRAME)
+    targets = boxes_as_instances(numbered_tubes(gt, videos))
+    return frame_ap(detections, targets, videos, num_classes, iou_th, MAX_PER_FRAME)
 
 
 def key_frames(rows: AvaRows, videos: Sequence[str]) -> np.ndarray:
-    """A number for each row's key frame, int64 (n,), rising with its video's place in `videos` and with time."""
-    place = {name: i for i, name in enumerate(videos)}
-    video = np.array([place[name] for name in rows.videos], np.int64)[rows.video]
+    """A number for each row's key frame, int64 (n,), rising with its video's index in `videos` and with time."""
+    index = {name: i for i, name in enumerate(videos)}
+    video = np.array([index[name] for name in rows.videos], np.int64)[rows.video]
     return (video << 41) + rows.time + (1 << 40)
 
 
 def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndarray) -> Instances:
-    """The rows of known classes, bool (n,) `keep` applied; the label is the place in `classes`."""
+    """The rows of known classes, bool (n,) `keep` applied; the label is the index in `classes`."""
     label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
     keep = keep & (classes[label] == rows.classes)
     score = np.where(np.isnan(rows.last), 1.0, rows.last)
@@ -117,7 +118,7 @@ def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndar
 
 
 def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: Mapping[int, str], annotated: np.ndarray) -> None:
-    """InputError where the two files cannot belong together, in place of an mAP of 0.
+    """InputError where the two files cannot belong together, instead of an mAP of 0.
 
     `annotated`, bool (n,): whether ground truth has the key frame of each row of `pred`.
     """

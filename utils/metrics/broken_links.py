@@ -1,4 +1,4 @@
-"""Which people were found, but in pieces or mixed with another: what mending the association alone would make right."""
+"""People who were detected, but in pieces or mixed with another: what a better association alone would make right."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from utils.metrics.matching import Candidates
 from utils.metrics.overlaps import Boxes, overlaps_with, span_overlap, stack
 
 FAINT = 0.1  # IoU below which nothing of a ground truth was detected, as in TIDE
-ON = 0.5  # IoU from which a box is on a person
+ON_PERSON = 0.5  # minimum IoU of a box that is on a person
 
 
 def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
         ground truth that each predicted tube is a piece of, -1 for none, int64 (P,).
     """
     joined, piece_of = np.full(len(c.gt.label), -np.inf), np.full(len(c.pred.label), -1)
-    most = np.zeros(len(piece_of), np.int64)  # frames of a piece that are on the ground truth
+    n_frames = np.zeros(len(piece_of), np.int64)  # frames of a piece that are on the ground truth
     finder = np.full(len(joined), -1)
     finder[matched[matched >= 0]] = np.flatnonzero(matched >= 0)
     begin, gt_begin = (np.searchsorted(side.video, np.arange(len(c.names) + 1)) for side in (c.pred, c.gt))
@@ -39,7 +39,7 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
             overlaps = [overlaps_with(boxes, person, c.rule.inclusive) for person in people]
             on = np.zeros((len(people), len(boxes.frames)), bool)
             for row, (within, _, _, iou) in zip(on, overlaps, strict=True):
-                row[within] = iou >= ON
+                row[within] = iou >= ON_PERSON
             for k, person in enumerate(people):
                 if person.label != label:
                     continue
@@ -55,8 +55,8 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
                         continue
                     joined[g] = c.pred.score[pieces].max()
                 for piece, n in zip(pieces, parts.values(), strict=True):
-                    if n > most[piece]:
-                        most[piece], piece_of[piece] = n, g
+                    if n > n_frames[piece]:
+                        n_frames[piece], piece_of[piece] = n, g
     return joined, piece_of
 
 
@@ -90,7 +90,7 @@ def _join(
     for k in order:
         rows, ious = row[owner == k], iou[owner == k]
         fills = (value[rows] < FAINT) & (ious > value[rows])
-        n = int((ious[fills] >= ON).sum())
+        n = int((ious[fills] >= ON_PERSON).sum())
         if n or k == keeper:
             value[rows[fills]] = ious[fills]
             parts[k] = n

@@ -74,8 +74,8 @@ def print_errors(summaries: Mapping[str, dict]) -> None:
 def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxes: bool) -> Candidates:
     """The candidates of any class with an IoU of at least `FAINT` (or the lowest threshold); people without an action
     are no ground truth."""
-    least = min(FAINT, *thresholds)
-    c = candidates(e.pred, e.gt, len(e.labels), least, protocol, boxes, e.frame_scores, any_class=True)
+    min_iou = min(FAINT, *thresholds)
+    c = candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
     return c.pairs(c.gt.label[c.j] >= 0)
 
 
@@ -221,14 +221,14 @@ def mending(c: Candidates, causes: Causes, mended: Sequence[int]) -> Mending:
     fixes = np.isin(causes.of_pred, [cause for cause in mended if cause in (CLASS, BOX, TIME)]) & (causes.target >= 0)
     fixes[fixes] = causes.of_gt[causes.target[fixes]] != NO_ERROR
     np.maximum.at(scores, causes.target[fixes], c.pred.score[fixes])
-    found = np.flatnonzero(scores > -np.inf)
+    mends = np.flatnonzero(scores > -np.inf)  # ground truth that is matched once the causes are mended
 
     correct = (causes.matched >= 0).astype(np.int8)
-    before = np.append(correct, np.full(len(found), -1, np.int8))
-    after = np.append(np.where(np.isin(causes.of_pred, mended), -1, correct), np.ones(len(found), np.int8))
-    video, label = np.append(c.pred.video, c.gt.video[found]), np.append(c.pred.label, c.gt.label[found])
-    ranked = np.append(c.ranked, len(c.ranked) + np.arange(len(found)))
-    ranked = ranked[np.lexsort((-np.append(c.pred.score, scores[found])[ranked], label[ranked]))]
+    before = np.append(correct, np.full(len(mends), -1, np.int8))
+    after = np.append(np.where(np.isin(causes.of_pred, mended), -1, correct), np.ones(len(mends), np.int8))
+    video, label = np.append(c.pred.video, c.gt.video[mends]), np.append(c.pred.label, c.gt.label[mends])
+    ranked = np.append(c.ranked, len(c.ranked) + np.arange(len(mends)))
+    ranked = ranked[np.lexsort((-np.append(c.pred.score, scores[mends])[ranked], label[ranked]))]
     begin = np.searchsorted(label[ranked], np.arange(c.num_classes))
     rows = [(video[own], before[own], after[own]) for own in np.split(ranked, begin)[1:]]
     known, missed = c.gt.label >= 0, (causes.of_gt == MISSED) & (MISSED in mended)
@@ -262,13 +262,13 @@ def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.nda
 
 
 def _list(c: Candidates, causes: Causes, labels: Sequence[str]) -> list[dict]:
-    """Every error of tubes: its video, cause, kind, label, place among the video's tubes, first and last frame."""
+    """Every error of tubes: its video, cause, kind, label, index among the video's tubes, first and last frame."""
     rows = []
     sides = (("false positive", causes.of_pred, c.pred.tubes), ("miss", causes.of_gt, c.gt.tubes))
     for kind, cause, tubes in sides:
         for i in np.flatnonzero(cause >= 0).tolist():
-            video, place, tube = tubes[i]
-            about = {"video": c.names[video], "cause": CAUSES[cause[i]], "kind": kind, "tube": place}
+            video, index, tube = tubes[i]
+            about = {"video": c.names[video], "cause": CAUSES[cause[i]], "kind": kind, "tube": index}
             rows.append({**about, "label": labels[tube.label], "frames": tube.frames[[0, -1]].tolist()})
     return rows
 

@@ -134,8 +134,8 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     for threshold, row in zip(e.thresholds, ap, strict=True):
         values[f"{metric}@{threshold:g}"] = mean_ap(row)
         values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
-    for name, places in _ranges(e).items():
-        values[f"{metric}@{name}"] = mean_ap(ap[places].mean(0))
+    for name, indices in _ranges(e).items():
+        values[f"{metric}@{name}"] = mean_ap(ap[indices].mean(0))
         print(f"{metric}@{name}: {_shown(values[f'{metric}@{name}'])}")
     known = dict(zip(e.labels, ~np.isnan(ap[..., 0]).all(0), strict=True))
     rows = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in e.labels if known[label]}
@@ -171,12 +171,12 @@ def _sampled_ap(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndar
 
 
 def _ranges(e: Evaluation) -> dict[str, list[int]]:
-    """The ranges of thresholds over which MultiSports takes means -> the thresholds' places, where all were asked."""
+    """The ranges of thresholds over which MultiSports takes means -> the thresholds' indices, where all were asked."""
     ranges = {}
     for name, levels in RANGES.items() if e.protocol == "multisports" else ():
-        places = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
-        if len(places) == len(levels):
-            ranges[name] = places
+        indices = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
+        if len(indices) == len(levels):
+            ranges[name] = indices
     return ranges
 
 

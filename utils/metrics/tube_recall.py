@@ -59,8 +59,8 @@ def tube_precision_recall(
             covers = pairs @ member  # bool (tracks, groups)
             accepted_pred[k] += covers.sum(0)
             near = (ious >= threshold).any(1)
-            most = ious == ious.max(1, keepdims=True, initial=0)  # one person's simultaneous actions overlap equally
-            missed = np.where(near[:, None], most @ member, member.any(0))
+            nearest = ious == ious.max(1, keepdims=True, initial=0)  # one person's simultaneous actions overlap equally
+            missed = np.where(near[:, None], nearest @ member, member.any(0))
             counted = np.where(pairs.any(1)[:, None], covers, missed)
             counted[:, 0] = True
             all_pred[k] += counted.sum(0)
@@ -80,8 +80,8 @@ def accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray
         bool (n, m).
     """
     accepted = np.zeros(ious.shape, bool)
-    for place in np.argsort(-ious, axis=None, kind="stable"):
-        i, j = np.unravel_index(place, ious.shape)
+    for index in np.argsort(-ious, axis=None, kind="stable"):
+        i, j = np.unravel_index(index, ious.shape)
         if ious[i, j] < threshold:
             break
         covered = np.flatnonzero(accepted[i])

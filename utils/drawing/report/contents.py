@@ -142,8 +142,8 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
     np.add.at(shared, (track[i], person[j]), iou)
     colours = {number: int(row.argmax()) for number, row in zip(people["pred"], shared, strict=True) if row.any()}
     others = [number for number in people["pred"] if number not in colours]
-    colours |= {number: len(people["gt"]) + place for place, number in enumerate(others)}
-    return {"gt": {number: place for place, number in enumerate(people["gt"])}, "pred": colours}
+    colours |= {number: len(people["gt"]) + i for i, number in enumerate(others)}
+    return {"gt": {number: i for i, number in enumerate(people["gt"])}, "pred": colours}
 
 
 def single_metrics(metrics: Mapping) -> list[dict]:
@@ -188,8 +188,10 @@ def part_charts(
             {"name": cause, "value": row["gain"], "note": f"mAP, {counted(row['count'], 'error')}"}
             for cause, row in errors["causes"].items()
         ]
-        most = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
-        made.append({"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": most})
+        longest = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
+        made.append(
+            {"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": longest}
+        )
     for name, confusion in metrics.get("confusion", {}).items():
         labels = confusion["labels"]
         matrix = {"rows": labels, "columns": labels, "counts": confusion["counts"]}
