@@ -243,8 +243,8 @@ def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> di
     videos = []
     for name, gt in e.gt.items():
         of_pred, of_gt = with_accepted_pair(tracks[name], gt, level, e.args.label_centric, e.args.frame_iou)
-        errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
-        errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
+        errors = [contents.TubeError("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
+        errors += [contents.TubeError("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: ground truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
         size = tuple(e.store.json(name)[key] for key in ("width", "height", "n_frames"))
         entry = contents.video_entry(name, size, tracks[name], gt, errors, events)

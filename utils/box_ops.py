@@ -95,18 +95,16 @@ def frames_and_boxes(tubes: Sequence[Tube | Track]) -> tuple[np.ndarray, np.ndar
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
-    import torch
+    from torchvision.ops import box_convert
 
-    cx, cy, w, h = boxes.unbind(-1)
-    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
+    return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) left, top, right, bottom -> centre x, centre y, width, height."""
-    import torch
+    from torchvision.ops import box_convert
 
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
+    return box_convert(boxes, "xyxy", "cxcywh")
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from utils.misc import InputError, counted, did_you_mean
-from utils.storage.files import FULL
+from utils.storage.files import DISK_FULL
 
 USER_ERROR = 2
 LESS_MEMORY = "try a smaller --batch_size, --detr_batch (of eval_qmm.py --n_frames) or --image_size, or --amp"
@@ -190,7 +190,7 @@ def run(main: Callable[[], None], if_memory_is_full: str = LESS_MEMORY) -> None:
         status, line = USER_ERROR, f"error: {where}{error.strerror}"
         if isinstance(error, FileExistsError | NotADirectoryError):
             line += "; a file lies where a folder is needed: name another one"
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             line += "; what was there is unchanged: make room, then go on with the same command"
     except Exception as error:
         memory = _memory_that_is_full(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.drawing.draw import colour_of, draw_boxes
-from utils.drawing.timeline import GROUND, Person, Strip
+from utils.drawing.timeline import BACKGROUND, Person, Strip
 from utils.drawing.video_encoder import fit_image, fitted_size, new_video
 from utils.misc import InputError
 
@@ -60,7 +60,7 @@ class TubeVideoWriter:
         self.strip = Strip(max(width, MIN_STRIP), ROWS, labels, fps, page, self.text)
         height += self.strip.height
         self.size = self.strip.width, height + height % 2
-        self._page = np.full((*self.size[::-1], 3), GROUND, np.uint8)
+        self._page = np.full((*self.size[::-1], 3), BACKGROUND, np.uint8)
         self._file = new_video(Path(path), self.size, fps)
 
     def __enter__(self) -> "TubeVideoWriter":

@@ -7,7 +7,7 @@ from utils.metrics.average_precision import Protocol
 from utils.metrics.matching import Candidates
 from utils.metrics.overlaps import Boxes, overlaps_with, span_overlap, stack
 
-FAINT = 0.1  # IoU below which nothing of a ground truth was detected, as in TIDE
+MIN_OVERLAP = 0.1  # IoU below which nothing of a ground truth was detected, as in TIDE
 ON_PERSON = 0.5  # minimum IoU of a box that is on a person
 
 
@@ -89,7 +89,7 @@ def _join(
     value, parts = np.full(len(target), -1.0), {}
     for k in order:
         rows, ious = row[owner == k], iou[owner == k]
-        fills = (value[rows] < FAINT) & (ious > value[rows])
+        fills = (value[rows] < MIN_OVERLAP) & (ious > value[rows])
         n = int((ious[fills] >= ON_PERSON).sum())
         if n or k == keeper:
             value[rows[fills]] = ious[fills]

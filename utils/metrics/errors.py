@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.box_ops import Tube
 from utils.metrics.average_precision import PROTOCOLS, average_precision
-from utils.metrics.broken_links import FAINT, broken_links
+from utils.metrics.broken_links import MIN_OVERLAP, broken_links
 from utils.metrics.evaluation import Evaluation
 from utils.metrics.matching import Candidates, candidates, matching
 from utils.metrics.overlaps import span_overlap
@@ -21,8 +21,8 @@ from utils.video_map import mean_ap
 CAUSES = ("class", "box", "time", "link", "duplicate", "both", "background", "missed")
 CLASS, BOX, TIME, LINK, DUPLICATE, BOTH, BACKGROUND, MISSED = range(len(CAUSES))
 NO_ERROR = -1
-WORST = 10  # videos that are named
-LOOKED_AT = 200  # videos with most errors, among which these are looked for
+N_WORST = 10  # videos that are named
+N_EXAMINED = 200  # videos with most errors, among which these are looked for
 
 
 class Causes(NamedTuple):
@@ -72,17 +72,17 @@ def print_errors(summaries: Mapping[str, dict]) -> None:
 
 
 def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxes: bool) -> Candidates:
-    """The candidates of any class with an IoU of at least `FAINT` (or the lowest threshold); people without an action
-    are no ground truth."""
-    min_iou = min(FAINT, *thresholds)
+    """The candidates of any class with an IoU of at least `MIN_OVERLAP` (or the lowest threshold); people without an
+    action are no ground truth."""
+    min_iou = min(MIN_OVERLAP, *thresholds)
     c = candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
     return c.pairs(c.gt.label[c.j] >= 0)
 
 
 def match_all(c: Candidates, threshold: float) -> tuple[Candidates, np.ndarray]:
-    """The candidates with an IoU of at least `FAINT` (or the threshold, where that is lower), and the ground truth of
-    its class that each detection is matched to, -1 for none: int64 (P,)."""
-    c = c.pairs(c.iou >= min(FAINT, threshold))
+    """The candidates with an IoU of at least `MIN_OVERLAP` (or a lower threshold), and the ground truth of its class
+    that each detection is matched to, -1 for none: int64 (P,)."""
+    c = c.pairs(c.iou >= min(MIN_OVERLAP, threshold))
     return c, matching(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
 
 
@@ -105,7 +105,7 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
         wrong_frame = in_video & ~in_frame
     else:
         joined, piece_of = broken_links(c, matched, threshold)
-        for i in np.flatnonzero(wrong & (same >= FAINT) & (same < threshold)).tolist():
+        for i in np.flatnonzero(wrong & (same >= MIN_OVERLAP) & (same < threshold)).tolist():
             in_time = _time_iou(c.pred.tubes[i].tube, c.gt.tubes[target[i]].tube, c.rule.spans)
             loose[i] = BOX if same[i] / in_time <= in_time else TIME  # the IoU is their product
     rules = {
@@ -113,9 +113,9 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
         DUPLICATE: same >= threshold,
         CLASS: other >= threshold,
         LINK: piece_of >= 0,
-        BOX: same >= FAINT,
+        BOX: same >= MIN_OVERLAP,
         TIME: wrong_frame,
-        BOTH: other >= FAINT,
+        BOTH: other >= MIN_OVERLAP,
     }
     cause = np.select(list(rules.values()), [loose if name == BOX else name for name in rules], BACKGROUND)
     target = np.select([cause == CLASS, cause == LINK, wrong], [other_target, piece_of, target], -1)
@@ -247,7 +247,7 @@ def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.nda
         ap: float64 (classes,), with nothing mended.
     """
     videos = []
-    for video in np.argsort(-counts.sum(1), kind="stable")[:LOOKED_AT].tolist():
+    for video in np.argsort(-counts.sum(1), kind="stable")[:N_EXAMINED].tolist():
         if not counts[video].any():
             break
         here, without = np.arange(len(names)) == video, ap.copy()
@@ -258,7 +258,7 @@ def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.nda
         by_cause = {name: int(count) for name, count in zip(CAUSES, counts[video], strict=True) if count}
         about = {"video": names[video], "cost": float(np.nan_to_num(mean_ap(without) - mean_ap(ap)))}
         videos.append({**about, "errors": int(counts[video].sum()), "causes": by_cause})
-    return sorted(videos, key=lambda row: -round(row["cost"], 9))[:WORST]  # equal costs: most errors first
+    return sorted(videos, key=lambda row: -round(row["cost"], 9))[:N_WORST]  # equal costs: most errors first
 
 
 def _list(c: Candidates, causes: Causes, labels: Sequence[str]) -> list[dict]:

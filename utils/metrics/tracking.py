@@ -4,7 +4,7 @@ IDF1 after Ristani et al. (ECCV workshops 2016), identity switches after CLEAR M
 HOTA and its parts after Luiten et al. (IJCV 2021); details and the sum over videos as in TrackEval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +63,7 @@ def tracking_counts(
     """What `metrics_of_counts` needs of each video, float64 (42,); of several videos their sum. Arguments as in
     `tracking_metrics`."""
     counts = {}
-    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
-        people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
+    for video, people, tracks, pairs in _overlapping(pred, gt, label_centric):
         n_gt, n_pred = (sum(map(len, side)) for side in (people, tracks))
         single = [n_gt, n_pred, _identity_hits(pairs), len(_switches(people, tracks, pairs))]
         counts[video] = np.concatenate([single, *_hota_counts(people, tracks, pairs)])
@@ -77,8 +76,7 @@ def identity_switches(
     """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as of
     `tracking_metrics`."""
     switches = {}
-    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
-        people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
+    for video, people, tracks, pairs in _overlapping(pred, gt, label_centric):
         switches[video] = [
             (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)
             for frame, person, before, track in _switches(people, tracks, pairs)
@@ -99,14 +97,18 @@ def metrics_of_counts(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _overlapping(pred: Sequence[Tube], gt: Sequence[Tube], label_centric: bool) -> tuple[list[Tube], list[Tube], Pairs]:
-    """The people and the tracks of one video, one tube for each, and their boxes that overlap."""
-    people = _tracks(gt)
-    tracks = _tracks(pred, frames_and_boxes(people)[0] if label_centric else None)
-    i, j, iou = video_box_pairs(tracks, people)
-    owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
-    pairs = Pairs(frames_and_boxes(people)[0][j], gt_owner[j], owner[i], j, i, iou)
-    return people, tracks, pairs.at(np.argsort(pairs.frame, kind="stable"))
+def _overlapping(
+    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool
+) -> Iterator[tuple[str, list[Tube], list[Tube], Pairs]]:
+    """Each video's name, people and tracks, one tube for each, and their boxes that overlap."""
+    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
+        people = _tracks(gt.get(video, ()))
+        gt_frames, _ = frames_and_boxes(people)
+        tracks = _tracks(pred.get(video, ()), gt_frames if label_centric else None)
+        i, j, iou = video_box_pairs(tracks, people)
+        owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
+        pairs = Pairs(gt_frames[j], gt_owner[j], owner[i], j, i, iou)
+        yield video, people, tracks, pairs.at(np.argsort(pairs.frame, kind="stable"))
 
 
 def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tube]:

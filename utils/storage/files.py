@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.misc import InputError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -38,7 +38,7 @@ def naming(path: str | Path, part: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL or (part is not None and error.filename == str(part)):
+        if error.errno in DISK_FULL or (part is not None and error.filename == str(part)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 

@@ -19,7 +19,7 @@ LEFT_OUT = ("intervals", "errors", "confusion")  # of the metrics: have charts o
 Tubes = Mapping[str, Sequence[Tube]]
 
 
-class Wrong(NamedTuple):
+class TubeError(NamedTuple):
     """A tube that is an error: `side` "gt" (missed) or "pred", its index among the video's tubes, and the cause."""
 
     side: str
@@ -27,25 +27,25 @@ class Wrong(NamedTuple):
     cause: str
 
 
-def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[Wrong]]:
+def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[TubeError]]:
     """Missed ground truth and false positives of every video, as they count in v-mAP."""
-    errors: dict[str, list[Wrong]] = {name: [] for name in sorted({*pred, *gt})}
+    errors: dict[str, list[TubeError]] = {name: [] for name in sorted({*pred, *gt})}
     c = candidates(pred, gt, n_classes, threshold, protocol)
     matched = matching(c, threshold)
     missed = (c.gt.label >= 0) & ~np.isin(np.arange(len(c.gt.label)), matched)
     sides = (("pred", c.pred.tubes, matched < 0, "false positive"), ("gt", c.gt.tubes, missed, "missed"))
     for side, tubes, wrong, cause in sides:
         for i in np.flatnonzero(wrong):
-            errors[c.names[tubes[i].video]].append(Wrong(side, tubes[i].index, cause))
+            errors[c.names[tubes[i].video]].append(TubeError(side, tubes[i].index, cause))
     return errors
 
 
-def caused_errors(errors: Iterable[Mapping]) -> dict[str, list[Wrong]]:
+def caused_errors(errors: Iterable[Mapping]) -> dict[str, list[TubeError]]:
     """The same of an analysis of errors, which names each one's cause (`utils.metrics.errors`)."""
-    by_video: dict[str, list[Wrong]] = {}
+    by_video: dict[str, list[TubeError]] = {}
     for error in errors:
         side = "gt" if error["kind"] == "miss" else "pred"
-        by_video.setdefault(error["video"], []).append(Wrong(side, error["tube"], error["cause"]))
+        by_video.setdefault(error["video"], []).append(TubeError(side, error["tube"], error["cause"]))
     return by_video
 
 
@@ -54,7 +54,7 @@ def video_entry(
     size: tuple[int, int, int],
     pred: Sequence[Tube],
     gt: Sequence[Tube],
-    errors: Iterable[Wrong] = (),
+    errors: Iterable[TubeError] = (),
     events: Iterable[tuple[int, str]] = (),
     fps: float = 25.0,
 ) -> dict:
