@@ -5,9 +5,9 @@
 Of each key frame the 50 best rows count, over all classes together. Each takes the ground truth of its class that it
 overlaps most, taken or not (`utils.metrics.frame_boxes`). AP is the area under the precision envelope at every recall;
 a class with ground truth and without detections is 0, one without ground truth is left out of the mean. Which key
-frames count is the *rule*: by that of 2020 those with any row of ground truth, one of a class outside the label map or
-one without a box included; by that of 2019 all but the excluded, so that detections in seconds without people are false
-positives. Equal scores are ordered by the rows' content.
+frames count depends on the *rule*. 2020: those with any row of ground truth, even if its class is outside the label map
+or it has no box. 2019: all but the excluded ones, so that detections in seconds without people are false positives.
+Equal scores are ordered by the rows' content.
 """
 
 import sys
@@ -145,8 +145,8 @@ def main() -> None:
     parser.add_argument("detections", help="csv: video, second, x1, y1, x2, y2, class, score")
     parser.add_argument("label_map", help="pbtxt of the evaluated classes")
     parser.flag("evaluation", "exclusions", help="csv of the seconds that are left out: video, second")
-    parser.flag("evaluation", "rule", choices=RULES, help="which key frames count: 2020 those with any row of ground "
-                "truth, 2019 all but the excluded (default: 2019 with --exclusions, else 2020)")  # fmt: skip
+    parser.flag("evaluation", "rule", choices=RULES, help="key frames that count; 2020: those with any row of ground "
+                "truth; 2019: all but the excluded (default: 2019 with --exclusions, else 2020)")  # fmt: skip
     parser.flag("output", "out", help="JSON file to write")
     args = parser.parse_args()
     from utils.results import plain, print_table

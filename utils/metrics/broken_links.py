@@ -12,7 +12,7 @@ ON_PERSON = 0.5  # minimum IoU of a box that is on a person
 
 
 def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ground truths that joining pieces of tubes of their class would find, and pieces of those that were found.
+    """Missed ground truth that joined pieces of predicted tubes would match, and further pieces of what is matched.
 
     Args:
         c: the P predicted and G annotated tubes.
@@ -20,8 +20,8 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
         threshold: 3D IoU.
 
     Returns:
-        Of missed ground truth that joined pieces would match the best score of the pieces, else -inf, float64 (G,); the
-        ground truth that each predicted tube is a piece of, -1 for none, int64 (P,).
+        The best score of the pieces that, once joined, would match a missed ground truth, -inf for every other ground
+        truth: float64 (G,). The ground truth that each predicted tube is a piece of, -1 for none: int64 (P,).
     """
     joined, piece_of = np.full(len(c.gt.label), -np.inf), np.full(len(c.pred.label), -1)
     n_frames = np.zeros(len(piece_of), np.int64)  # frames of a piece that are on the ground truth
@@ -65,9 +65,9 @@ def _join(
 ) -> tuple[float, dict[int, int]]:
     """Join the pieces of tubes that are on a ground truth.
 
-    The tube with most overlap comes first (`keeper`, where the ground truth is matched); the next ones fill the frames
-    in which those before have no box, or one that is not on the ground truth at all. Boxes outside of the ground
-    truth's frames stay, as the association is not to blame for them, but those that are on another person.
+    The tube with most overlap comes first (`keeper`, where the ground truth is matched). Each further one fills the
+    frames in which those before it have no box, or one that is not on the ground truth at all. Boxes outside of the
+    ground truth's frames stay, since the association is not to blame for them, unless they are on another person.
 
     Args:
         boxes: of the tubes of one class and video.
@@ -78,8 +78,8 @@ def _join(
         keeper: the tube that is matched to the ground truth, None where it is missed.
 
     Returns:
-        The 3D IoU of the joined tube; its pieces (but the keeper) -> in how many frames they are on the ground truth.
-        With a keeper a piece is a tube of which this is at least half.
+        The 3D IoU of the joined tube; each piece but the keeper -> the number of its frames that are on the ground
+        truth. With a keeper, tubes with less than half of their frames on it are no pieces.
     """
     within, both, row, iou = overlap
     owner, iou, row = boxes.tube[within][both], iou[both], row[both]

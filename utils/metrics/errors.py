@@ -29,8 +29,8 @@ class Causes(NamedTuple):
     """The cause of each of P detections and G ground truths, `NO_ERROR` where there is none: int64 (P,) and (G,).
 
     matched: int64 (P,), the ground truth that a detection is matched to, -1 for a false positive. target: int64 (P,),
-    the one that mending would match a false positive to, -1 for none. joined: float64 (G,), of ground truth that
-    mending the association alone would match the score that it would have, else -inf.
+    the one that a false positive would be matched to without its error, -1 for none. joined: float64 (G,), the score
+    with which a better association alone would match a missed ground truth, -inf where it would not.
     """
 
     of_pred: np.ndarray
@@ -186,8 +186,8 @@ def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
 class Mending(NamedTuple):
     """The ranking of every class as it is and with some causes of error mended.
 
-    A false positive of such a cause is gone. A ground truth that it would match is found by it, with the best of their
-    scores; one that is missed is taken off.
+    A false positive of such a cause is gone. A ground truth that such false positives would match is matched, with the
+    best of their scores; with the cause "missed", a missed one is taken off.
 
     rows: of each class its n detections and what mending finds, by falling score: the video of each, int64 (n,), and
     what it is before and after mending, int8 (n,): 1 correct, 0 a false positive, -1 absent. n_gt, off: int64
