@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.metrics.average_precision import average_precision
+from utils.metrics.average_precision import ap_of_ranks
 from utils.misc import rng
 from utils.video_map import Ranking
 
@@ -23,10 +23,13 @@ def draw_resamples(n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
 
 def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarray:
     """AP of each resample, float64 (B,), NaN where a resample has no ground truth; `times` as of `draw_resamples`."""
-    ap = []
+    correct, ap = np.flatnonzero(ranking.correct), []
     for drawn, n_gt in zip(times.T, (ranking.n_gt @ times).tolist(), strict=True):
-        correct = np.repeat(ranking.correct, drawn[ranking.video])
-        ap.append(average_precision(correct, n_gt, protocol))
+        copies = drawn[ranking.video]
+        ranks_of_last = copies.cumsum()[correct]  # ranks of the correct detections' last copies
+        copies = copies[correct]
+        false = np.repeat(ranks_of_last - copies.cumsum(), copies)  # false positives before each correct copy
+        ap.append(ap_of_ranks(false + np.arange(1, len(false) + 1), n_gt, protocol))
     return np.array(ap)
 
 
