@@ -61,7 +61,7 @@ class AvaRows(NamedTuple):
         return f"{self.path}, line {self.lines[row]}: {text.format(**values)}"
 
     def refuse(self, wrong: np.ndarray, text: str) -> None:
-        """InputError at the first of the `wrong` rows, bool (n,), if any; `text` as of `line`."""
+        """InputError at the first of the `wrong` rows, bool (n,), if any; `text` as in `line`."""
         if wrong.any():
             more = f" (and {wrong.sum() - 1} more lines)" if wrong.sum() > 1 else ""
             raise InputError(self.line(wrong, text) + more)

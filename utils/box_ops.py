@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,10 @@ class Tube:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+
+Tubes = Mapping[str, Sequence[Tube]]
+"""The tubes of every video by its name."""
 
 
 @dataclass(frozen=True)

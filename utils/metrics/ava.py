@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.ava_files import AvaRows, all_of_ava, read_label_map, read_rows
-from utils.box_ops import Tube
+from utils.box_ops import Tubes
 from utils.cli import Parser, run
 from utils.metrics.frame_boxes import frame_ap
 from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
@@ -59,7 +59,7 @@ def rows_ap(
     rule: str,
     iou_th: Sequence[float] = (IOU_TH,),
 ) -> np.ndarray:
-    """AP of every class of `names` by rising id, float64 (thresholds, classes); errors as of `evaluate_files`."""
+    """AP of every class of `names` by rising id, float64 (thresholds, classes); errors as in `evaluate_files`."""
     gt.refuse((gt.boxes[:, :2] > gt.boxes[:, 2:]).any(1), "ground truth ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed")
     videos = sorted({*gt.videos, *pred.videos, *(exclusions.videos if exclusions else ())})
     gt_frames, pred_frames = (key_frames(rows, videos) for rows in (gt, pred))
@@ -74,9 +74,9 @@ def rows_ap(
 
 
 def tubes_ap(
-    pred: Mapping[str, Sequence[Tube]],
+    pred: Tubes,
     frame_scores: Mapping[str, Sequence[np.ndarray]],
-    gt: Mapping[str, Sequence[Tube]],
+    gt: Tubes,
     more_frames: Mapping[str, np.ndarray | None],
     num_classes: int,
     iou_th: Sequence[float],

@@ -22,7 +22,7 @@ def draw_resamples(n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
 
 
 def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarray:
-    """AP of each resample, float64 (B,), NaN where a resample has no ground truth; `times` as of `draw_resamples`."""
+    """AP of each resample, float64 (B,), NaN where a resample has no ground truth; `times` as from `draw_resamples`."""
     correct, ap = np.flatnonzero(ranking.correct), []
     for drawn, n_gt in zip(times.T, (ranking.n_gt @ times).tolist(), strict=True):
         copies = drawn[ranking.video]

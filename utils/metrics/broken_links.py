@@ -72,7 +72,7 @@ def _join(
     Args:
         boxes: of the tubes of one class and video.
         target: the ground truth.
-        overlap: of the boxes with it, as of `overlaps_with`.
+        overlap: of the boxes with it, as from `overlaps_with`.
         elsewhere: bool (R,), boxes that are on another person.
         rule: how the protocol overlaps tubes.
         keeper: the tube that is matched to the ground truth, None where it is missed.

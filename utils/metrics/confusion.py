@@ -34,7 +34,7 @@ def confusion(e: Evaluation) -> dict:
 
 
 def _matrix(c: Candidates, threshold: float, labels: Sequence[str]) -> dict:
-    c = c.pairs(c.iou >= threshold)
+    c = c.with_pairs(c.iou >= threshold)
     n = len(labels)
     gt_label = np.where(c.gt.label < 0, n, c.gt.label)
     matched = match(c, threshold)

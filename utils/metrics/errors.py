@@ -76,21 +76,21 @@ def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxe
     action are no ground truth."""
     min_iou = min(MIN_OVERLAP, *thresholds)
     c = candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
-    return c.pairs(c.gt.label[c.j] >= 0)
+    return c.with_pairs(c.gt.label[c.j] >= 0)
 
 
 def match_all(c: Candidates, threshold: float) -> tuple[Candidates, np.ndarray]:
     """The candidates with an IoU of at least `MIN_OVERLAP` (or a lower threshold), and the ground truth of its class
     that each detection is matched to, -1 for none: int64 (P,)."""
-    c = c.pairs(c.iou >= min(MIN_OVERLAP, threshold))
-    return c, matching(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
+    c = c.with_pairs(c.iou >= min(MIN_OVERLAP, threshold))
+    return c, matching(c.with_pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
 
 
 def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: bool) -> Causes:
     """The first cause that holds of each false positive, and the cause of each miss; see docs/protocol.md.
 
     Args:
-        c, matched: as of `match_all`.
+        c, matched: as from `match_all`.
         boxes: they are boxes, which have no association, not tubes.
     """
     wrong = matched < 0

@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.box_ops import Tube, Tubes, frames_and_boxes, paired_iou
 from utils.metrics.average_precision import PROTOCOLS, Protocol
 from utils.metrics.overlaps import by_content, check_tubes, edges, tube_ious
 from utils.misc import InputError
 
 BLOCK = 2**10  # boxes that are compared with ground truth at a time
 
-Tubes = Mapping[str, Sequence[Tube]]
 FrameScores = Mapping[str, Sequence[np.ndarray]]
 """`frame_scores[video][i][t]` is the score of box t of the video's i-th tube."""
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -72,7 +71,7 @@ class Candidates(NamedTuple):
     j: np.ndarray
     iou: np.ndarray
 
-    def pairs(self, keep: np.ndarray) -> "Candidates":
+    def with_pairs(self, keep: np.ndarray) -> "Candidates":
         """The same with some of the pairs, bool (k,)."""
         return self._replace(i=self.i[keep], j=self.j[keep], iou=self.iou[keep])
 

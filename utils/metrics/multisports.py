@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Tube
+from utils.box_ops import Tube, Tubes
 from utils.cli import Parser, run
 from utils.metrics.average_precision import NOT_EVALUATED
 from utils.metrics.frame_boxes import frame_ap
-from utils.metrics.matching import Instances, Tubes, boxes_as_instances, numbered_tubes
+from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 from utils.video_map import calc_video_map, mean_ap

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
-from utils.metrics.matching import Tubes
+from utils.box_ops import MOTION_CATEGORIES, Tube, Tubes, motion_category
 from utils.metrics.overlaps import check_tubes, tube_ious
 
 Group = Callable[[str, Tube], object]
@@ -67,7 +66,6 @@ def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     """AP of every class over action tubes: 0, and in the mean, where a class has no ground truth or no detection.
 
     Args:
-        pred, gt: the tubes of every video by its name.
         num_classes: labels are 0 to `num_classes` - 1.
         tiou_th: 3D IoU that a detection must exceed.
 

@@ -1,16 +1,16 @@
 """Recall and precision of person tracks against ground-truth tubes; labels are not compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
+from utils.box_ops import MOTION_CATEGORIES, Tube, Tubes, motion_category
 from utils.metrics.overlaps import by_content, check_thresholds, check_tubes, tube_ious
 
 
 def tube_precision_recall(
-    pred: Mapping[str, Sequence[Tube]],
-    gt: Mapping[str, Sequence[Tube]],
+    pred: Tubes,
+    gt: Tubes,
     tiou_th: float | Sequence[float] = 0.2,
     label_centric: bool = True,
     frame_iou: float | None = None,
@@ -27,7 +27,6 @@ def tube_precision_recall(
     above the threshold, and otherwise in all that its video has ground truth of.
 
     Args:
-        pred, gt: the tubes of every video by its name.
         tiou_th: 3D IoU threshold (`utils.box_ops.tube_iou`), or several.
         label_centric: only frames of the ground truth count.
         frame_iou: a frame's IoU above it counts as 1.
@@ -97,7 +96,7 @@ def with_accepted_pair(
     label_centric: bool = True,
     frame_iou: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which tracks and which ground truth of one video have an accepted pair, bool (n,) and (m,); arguments as of
+    """Which tracks and which ground truth of one video have an accepted pair, bool (n,) and (m,); arguments as in
     `tube_precision_recall`. Empty tubes, which are not counted, are True."""
     rows = sorted((i for i, tube in enumerate(pred) if len(tube)), key=lambda i: by_content(pred[i]))
     columns = [j for j, tube in enumerate(gt) if len(tube)]

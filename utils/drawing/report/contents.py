@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes
+from utils.box_ops import Tube, Tubes, frames_and_boxes
 from utils.metrics.average_precision import PROTOCOLS, average_precision, precision_recall
 from utils.metrics.matching import candidates, matching, video_box_pairs
 from utils.misc import counted
@@ -15,8 +15,6 @@ from utils.video_map import video_rankings
 
 CURVE_POINTS = 100  # of a precision-recall curve, at most
 LEFT_OUT = ("intervals", "errors", "confusion")  # of the metrics: have charts of their own, or none
-
-Tubes = Mapping[str, Sequence[Tube]]
 
 
 class TubeError(NamedTuple):
@@ -80,17 +78,17 @@ def video_entry(
         causes[error.cause] += 1
     entry["events"] = [{"frame": int(frame), "text": text} for frame, text in events]
     n_errors = causes.total() + len(entry["events"])
-    return entry | {"counts": {"errors": n_errors, **causes, "tubes": len(pred)}}
+    return entry | {"counts": {"errors": n_errors, **causes, "predicted": len(pred)}}
 
 
 def evaluation_page(
     title: str, facts: Mapping, labels: Sequence[str], metrics: Mapping, charts: list[dict], videos: list[dict]
 ) -> dict:
-    """The page of an evaluation: `metrics` as in the results file, `charts` as of `curve_charts` and `part_charts`,
-    `videos` of `video_entry`. The columns of the list of videos are errors, each cause that there is, tubes."""
-    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "tubes"}
+    """The page of an evaluation: `metrics` as in the results file, `charts` as from `curve_charts` and `part_charts`,
+    `videos` of `video_entry`. Columns of the list of videos: errors, each cause that occurs, predicted tubes."""
+    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "predicted"}
     about = {"title": title, "facts": facts, "labels": labels, "metrics": single_metrics(metrics), "charts": charts}
-    return about | {"columns": ["errors", *sorted(causes), "tubes"], "videos": videos}
+    return about | {"columns": ["errors", *sorted(causes), "predicted"], "videos": videos}
 
 
 def predicted_page(results: Mapping[str, Mapping], settings: Mapping) -> dict:
