@@ -102,25 +102,18 @@ def add_training_flags(
     parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
     parser.flag("training", "lr_schedule", choices=("step", "cosine", "constant"), default="step",
                 help="learning rate; step: a tenth after --lr_drop epochs; cosine: to zero at the end")  # fmt: skip
-    parser.flag(
-        "training",
-        "lr_drop",
-        type=positive_int,
-        default=lr_drop,
-        help="epochs before the learning rate drops; from --epochs on: never",
-    )
+    help_text = "epochs before the learning rate drops; --epochs or more: never"
+    parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help=help_text)
     parser.flag("training", "warmup_steps", type=count, default=0, help="steps of linear learning-rate warm-up")
-    parser.flag(
-        "training", "clip_max_norm", type=not_negative, default=0.1, help="maximum gradient norm; 0: no clipping"
-    )
+    help_text = "maximum gradient norm; 0: no clipping"
+    parser.flag("training", "clip_max_norm", type=not_negative, default=0.1, help=help_text)
     parser.flag("run", "resume", action="store_true", help="continue the last run of this name where it stopped")
     parser.flag("run", "save_epochs", type=positive_int, default=1,
                 help="epochs between checkpoints, and between evaluations on --val_subset where it exists")  # fmt: skip
     parser.flag("run", "save_steps", type=count, default=0,
                 help="steps between saves of the training state; 0: every 10 minutes")  # fmt: skip
-    parser.flag(
-        "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
-    )
+    help_text = "skip steps whose loss is not finite, and count them"
+    parser.flag("run", "skip_nonfinite", action="store_true", help=help_text)
     add_log_flags(parser)
 
 
