@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.matching import Instances, box_pairs, matching, ranked_candidates
-from utils.video_map import ap_of_rankings, by_class
+from utils.metrics.matching import Instances, box_pairs, ranked_candidates
+from utils.video_map import ap_of_rankings, rankings_at
 
 PROTOCOL = "multisports"  # whose rule of matching and area under the curve AVA has too
 
@@ -39,7 +39,7 @@ def frame_ap(
         pred = pred.where((pred.boxes[:, 2:] > pred.boxes[:, :2]).all(1))
     pairs, order = box_pairs(pred, gt, min(iou_th)), np.arange(len(pred.frame))
     c = ranked_candidates(videos, num_classes, PROTOCOLS[PROTOCOL], pred, gt, pairs, order)
-    return ap_of_rankings([by_class(c, matching(c, threshold) >= 0) for threshold in iou_th], PROTOCOL)
+    return ap_of_rankings(rankings_at(c, iou_th), PROTOCOL)
 
 
 def _by_frame_and_score(boxes: Instances) -> np.ndarray:
