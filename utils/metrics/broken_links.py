@@ -25,8 +25,8 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
     """
     joined, piece_of = np.full(len(c.gt.label), -np.inf), np.full(len(c.pred.label), -1)
     n_frames = np.zeros(len(piece_of), np.int64)  # frames of a piece that are on the ground truth
-    finder = np.full(len(joined), -1)
-    finder[matched[matched >= 0]] = np.flatnonzero(matched >= 0)
+    matched_by = np.full(len(joined), -1)
+    matched_by[matched[matched >= 0]] = np.flatnonzero(matched >= 0)
     begin, gt_begin = (np.searchsorted(side.video, np.arange(len(c.names) + 1)) for side in (c.pred, c.gt))
     for video in range(len(c.names)):
         in_video = np.arange(begin[video], begin[video + 1])
@@ -44,7 +44,7 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
                 if person.label != label:
                     continue
                 g = gt_begin[video] + k
-                keeper = int(np.searchsorted(own, finder[g])) if finder[g] >= 0 else None
+                keeper = int(np.searchsorted(own, matched_by[g])) if matched_by[g] >= 0 else None
                 strangers = [i for i, p in enumerate(people) if i != k and not p.person_id == person.person_id >= 0]
                 elsewhere = on[strangers].any(0) & ~on[k]
                 iou, parts = _join(boxes, person, overlaps[k], elsewhere, c.rule, keeper)
