@@ -350,7 +350,7 @@ def main() -> None:
     used["resamples"] = resamples_checksum(resamples) if resamples else None
     path = write_results(measured.root, "eval_map", args.subset, name, used, metrics, measured.epoch, views)
     if resamples:
-        write_resamples(path.with_suffix(""), resamples, list(gt), args.seed)
+        write_resamples(path.with_suffix(""), resamples)
     if lists:
         write_json(path.with_suffix("") / "errors.json", lists)
     formats = ["json"] if args.save_predictions else []

@@ -193,13 +193,13 @@ def evaluate(e: TrackEvaluation) -> dict:
             metrics[f"motion_{name}@{threshold:g}"] = row[f"motion_{name}"]
             metrics[f"class_{name}@{threshold:g}"] = dict(zip(labels, row[f"class_{name}"], strict=True))
     metrics |= tracking_metrics(tracks, e.gt, args.label_centric)
-    metrics |= {"tubes": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, e.gt.values())), "videos": len(e.gt)}
+    metrics |= {"tracks": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, e.gt.values())), "videos": len(e.gt)}
     rows = [
         [f"{threshold:g}", row["recall"], row["precision"], *(row["motion_recall"][kind] for kind in MOTION_CATEGORIES)]
         for threshold, row in zip(e.thresholds, rates, strict=True)
     ]
     print_table(["3D IoU", "recall", "precision", *(f"recall, {kind} motion" for kind in MOTION_CATEGORIES)], rows)
-    counted = ("tubes", "gt_tubes", "IDF1", "IDSW", "HOTA", "DetA", "AssA")
+    counted = ("tracks", "gt_tubes", "IDF1", "IDSW", "HOTA", "DetA", "AssA")
     print_table(counted, [[metrics[name] for name in counted]])
     return metrics
 
@@ -243,8 +243,8 @@ def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> di
     videos = []
     for name, gt in e.gt.items():
         of_pred, of_gt = with_accepted_pair(tracks[name], gt, level, e.args.label_centric, e.args.frame_iou)
-        errors = [contents.Wrong("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
-        errors += [contents.Wrong("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
+        errors = [contents.TubeError("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
+        errors += [contents.TubeError("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: ground truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
         size = tuple(e.store.json(name)[key] for key in ("width", "height", "n_frames"))
         entry = contents.video_entry(name, size, tracks[name], gt, errors, events)

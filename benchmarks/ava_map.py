@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.rows import Row, show, timed
 from utils.ava_files import read_label_map
 from utils.box_ops import paired_iou
-from utils.metrics.ava import MOST_PER_FRAME, evaluate_files
+from utils.metrics.ava import MAX_PER_FRAME, evaluate_files
 from utils.video_map import average_precision
 
 VIDEOS, SECONDS, CLASSES, PEOPLE, ROWS_A_SECOND = 64, 897, 60, 3, 44
@@ -42,7 +42,7 @@ def loop_ap(groundtruth: Path, detections: Path, label_map: Path) -> dict[int, f
         for number in names.keys() & targets.keys():
             n_gt[number] += len(targets[number])
         taken = set()
-        for score, number, box in [row for row in pred.get(key, []) if row[1] in names][:MOST_PER_FRAME]:
+        for score, number, box in [row for row in pred.get(key, []) if row[1] in names][:MAX_PER_FRAME]:
             if box[0] >= box[2] or box[1] >= box[3]:
                 continue
             ious = [float(paired_iou(np.array(box), np.array(target))) for target in targets[number]]

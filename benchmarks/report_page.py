@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.rows import Row, show, timed
 from utils.box_ops import Tube
-from utils.drawing.report.contents import Wrong, evaluation_page, video_entry
+from utils.drawing.report.contents import TubeError, evaluation_page, video_entry
 from utils.drawing.report.page import write_report
 
 VIDEOS, TUBES, FRAMES, LABELS = 1000, 20, 100, 24  # tubes a video, half of them annotated
@@ -45,7 +45,7 @@ def _videos() -> list[dict]:
             corner = rng.uniform(0, 200, 2) + np.outer(np.arange(FRAMES), rng.normal(0, 0.5, 2))
             boxes = np.concatenate([corner, corner + rng.uniform(20, 60, 2)], 1)
             tubes.append(Tube(np.arange(FRAMES), boxes, int(rng.integers(LABELS)), rng.random(), person % (TUBES // 2)))
-        errors = [Wrong("pred", i, "false positive") for i in range(rng.integers(TUBES // 2))]
+        errors = [TubeError("pred", i, "false positive") for i in range(rng.integers(TUBES // 2))]
         videos.append(video_entry(f"video {v:04d}", (320, 240, FRAMES), tubes[::2], tubes[1::2], errors))
     return videos
 

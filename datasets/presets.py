@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from datasets.config import BUILT_IN, known_projects, load_project, project_path, read_yaml
-from utils.cli import Flags, Parser
+from utils.cli import Parser
 from utils.misc import InputError
 
 FOLDERS = ("checkpoint_root", "data_root")
@@ -21,7 +21,7 @@ def preset_path(dataset: str, preset: str) -> Path:
     return project_path(dataset).with_suffix(f".{preset}.yml")
 
 
-def parse_with_preset(parser: Parser, stage: str) -> Flags:
+def parse_with_preset(parser: Parser, stage: str) -> argparse.Namespace:
     """The flags of the command line and, with `--preset`, the preset's values of those that are not there.
 
     Prints what the preset sets, and what the command line has instead.
@@ -49,8 +49,7 @@ def parse_with_preset(parser: Parser, stage: str) -> Flags:
     folders = {name: getattr(args, name) for name in FOLDERS}
     values = {name: _checked(path, parser, name, value, folders) for name, value in values.items()}
     parser.set_defaults(**values)
-    defaults, args = args.defaults, parser.parse_args()
-    args.defaults = defaults  # what a flag is without the preset
+    args = parser.parse_args()
     if os.environ.get("RANK", "0") == "0":
         instead = {name: getattr(args, name) for name in values if getattr(args, name) != values[name]}
         given = "; the command line has " + _shown(instead) if instead else ""
@@ -58,7 +57,7 @@ def parse_with_preset(parser: Parser, stage: str) -> Flags:
     return args
 
 
-def _link_cues(parser: Parser, args: Flags, values: dict) -> object:
+def _link_cues(parser: Parser, args: argparse.Namespace, values: dict) -> object:
     """`--link_cues` as it will be: the command line's, else the preset's, else the flag's default."""
     if not hasattr(args, "link_cues") or "link_cues" not in values or "link_cues" in args.preset_except:
         return getattr(args, "link_cues", None)

@@ -131,6 +131,7 @@ def test_linked_people_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFi
     held = json.loads(folder.with_name(f"{folder.name}.json").read_text())["metrics"]
     assert (line["stage"], line["epoch"], line["recall@0.5"]) == ("eval_qmm", 1, 1.0)
     assert line["motion_recall@0.5/small"] == held["motion_recall@0.5"]["small"]
+    assert held["tracks"] == held["gt_tubes"] > 0, "everybody was followed"
 
 
 def test_both_cues_meet_in_one_plot_when_all_else_is_equal(root: Path) -> None:

@@ -16,7 +16,6 @@ from models.hf_training import refuse_flags
 from predict import main as predict
 from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, QUIET, Stages
-from utils.cli import Flags
 from utils.misc import InputError
 from utils.storage.tracks import TrackStore
 
@@ -60,7 +59,7 @@ DATA = {
 }
 
 
-def parsed(monkeypatch: pytest.MonkeyPatch, stage: str, dataset: str, *flags: object) -> Flags:
+def parsed(monkeypatch: pytest.MonkeyPatch, stage: str, dataset: str, *flags: object) -> Namespace:
     parser = parser_of(stage)
     words = ["--dataset", dataset, "--preset", "published", "--checkpoint_root", "kept", *map(str, flags)]
     monkeypatch.setattr(sys, "argv", [f"{stage}.py", *words])
@@ -151,9 +150,9 @@ def test_a_text_may_hold_braces_of_other_things(monkeypatch, tmp_path: Path) -> 
     assert args.shards_path == "kept/shard-{000000..000063}.tar"
 
 
-def test_a_preset_changes_no_flag_s_own_default(monkeypatch) -> None:
+def test_a_flag_that_a_preset_sets_counts_as_given(monkeypatch) -> None:
     args = parsed(monkeypatch, "train_detr", "ucf101-24")
-    assert args.pad_square and not args.defaults["pad_square"]
+    assert args.pad_square
     with pytest.raises(InputError, match="--pad_square: not with hf:d-fine"):
         refuse_flags(Namespace(**vars(args) | {"detr": "hf:d-fine"}), parser_of("train_detr"), ["pad_square"])
 

@@ -38,10 +38,6 @@ def test_an_encoder_is_not_resumed_with_a_detector_that_was_retrained_in_place(
     scaled(stages.folder("one") / "detr" / "epoch_1.pth", 1.001, "query_embed")
     with pytest.raises(InputError, match=r"the run was started with another detector \(\w+-64, now \w+-64\); restore"):
         train_qmm(stages, "--epochs", 3, "--resume")
-    path = stages.folder("own") / "encoder" / STATE
-    state = torch.load(path, weights_only=True)
-    save_torch(path, {name: value for name, value in state.items() if name != "frozen"})
-    train_qmm(stages, "--epochs", 3, "--resume")  # a state from before the detector was written down
 
 
 def test_a_head_is_not_resumed_with_an_encoder_that_was_retrained_in_place(

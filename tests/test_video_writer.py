@@ -13,7 +13,7 @@ from datasets.dataset import VideoFrames
 from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import Person, Strip
 from utils.drawing.video_encoder import VideoEncoder
-from utils.drawing.video_writer import LEAST, LEAST_WIDTH, MOST, ROWS, TubeVideoWriter, image_size, resize_image
+from utils.drawing.video_writer import MAX_SIDE, MIN_SIDE, MIN_STRIP, ROWS, TubeVideoWriter, image_size, resize_image
 from utils.misc import InputError
 
 LABELS = ["walk", "run", "sit"]
@@ -53,9 +53,9 @@ def test_every_frame_is_in_the_video_with_its_boxes(tmp_path: Path) -> None:
     assert len(frames) == 10
     assert VideoFrames(path).fps == 25
     assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
-    scale = LEAST / 120
+    scale = MIN_SIDE / 120
     for t, frame in enumerate(frames):
-        assert frame.shape[1] == LEAST
+        assert frame.shape[1] == MIN_SIDE
         assert frame.shape[0] % 2 == 0
         assert nearest(frame[round(40 * scale), round(10 * scale)], {0: colour_of(0), "grey": (128,) * 3}) == 0
         seen = nearest(frame[round(40 * scale), round(70 * scale)], {1: colour_of(1), "grey": (128,) * 3})
@@ -95,9 +95,9 @@ def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     frames = read(path)
     assert len(frames) == 2
     height, width = frames[0].shape[:2]
-    shown = max(min(max(size), MOST), LEAST) * np.array(size) / max(size)
+    shown = max(min(max(size), MAX_SIDE), MIN_SIDE) * np.array(size) / max(size)
     assert image_size(size) == pytest.approx(shown, abs=2)
-    assert width == pytest.approx(max(shown[0], LEAST_WIDTH), abs=2)  # even, for the encoder
+    assert width == pytest.approx(max(shown[0], MIN_STRIP), abs=2)  # even, for the encoder
     assert height > shown[1] + 20
     assert (frames[0] != frames[1]).any()  # the cursor moves
     assert VideoFrames(path).fps == pytest.approx(29.97, abs=0.01)

@@ -50,7 +50,7 @@ class AvaRows(NamedTuple):
         return self.where(known[self.video])
 
     def line(self, some: np.ndarray, text: str) -> str:
-        """A line about some of the rows, bool (n,), with the place of the first.
+        """A line about some of the rows, bool (n,), with the file and line of the first.
 
         In `text`, {video}, {second}, {x1} and so on are replaced by its columns, and {lines} by how many there are.
         """
@@ -61,7 +61,7 @@ class AvaRows(NamedTuple):
         return f"{self.path}, line {self.lines[row]}: {text.format(**values)}"
 
     def refuse(self, wrong: np.ndarray, text: str) -> None:
-        """InputError at the first of the `wrong` rows, bool (n,), if any; `text` as of `line`."""
+        """InputError at the first of the `wrong` rows, bool (n,), if any; `text` as in `line`."""
         if wrong.any():
             more = f" (and {wrong.sum() - 1} more lines)" if wrong.sum() > 1 else ""
             raise InputError(self.line(wrong, text) + more)
@@ -80,8 +80,8 @@ def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
     text = read_text(path)
     if not text.strip() and widths != (2,):  # no second need be excluded
         raise InputError(f"{path}: an empty file")
-    videos, index, numbers, lines = _plain(path, text, widths) or _careful(path, text, widths)
-    rows = AvaRows(path, videos, index, numbers[:, 0], numbers[:, 1:5], numbers[:, 5], numbers[:, 6], lines)
+    videos, video, numbers, lines = _plain(path, text, widths) or _careful(path, text, widths)
+    rows = AvaRows(path, videos, video, numbers[:, 0], numbers[:, 1:5], numbers[:, 5], numbers[:, 6], lines)
     classes = np.where(np.isnan(rows.classes), -1, rows.classes)
     rows.refuse((classes != np.floor(classes)) | (np.abs(classes) > 1e9), "class {class_id:g} is not a whole number")
     late = np.abs(rows.time) >= MAX_SECOND
@@ -92,10 +92,10 @@ def read_rows(path: str | Path, widths: tuple[int, ...] = WIDTHS) -> AvaRows:
 
 def joined(parts: Sequence[AvaRows]) -> AvaRows:
     """The rows of several files, with the path and line numbers of each lost but the first's path."""
-    places = {name: i for i, name in enumerate(dict.fromkeys(name for part in parts for name in part.videos))}
-    video = [np.array([places[name] for name in part.videos], np.int64)[part.video] for part in parts]
+    indices = {name: i for i, name in enumerate(dict.fromkeys(name for part in parts for name in part.videos))}
+    video = [np.array([indices[name] for name in part.videos], np.int64)[part.video] for part in parts]
     columns = [np.concatenate(column) for column in zip(*(part[3:] for part in parts), strict=True)]
-    return AvaRows(parts[0].path, list(places), np.concatenate(video), *columns)
+    return AvaRows(parts[0].path, list(indices), np.concatenate(video), *columns)
 
 
 Columns = tuple[list[str], np.ndarray, np.ndarray, np.ndarray]  # videos, video (n,), other columns (n, 7), lines (n,)
@@ -105,25 +105,25 @@ def _plain(path: Path, text: str, widths: tuple[int, ...]) -> Columns | None:
     """Parse at once what has one number of columns and no quotes; None for other files and those with a mistake."""
     if '"' in text or not text.strip():
         return None
-    places: dict[str, int] = {}
-    converters = {0: lambda name: places.setdefault(name, len(places))}
+    indices: dict[str, int] = {}
+    converters = {0: lambda name: indices.setdefault(name, len(indices))}
     try:
         table = np.loadtxt(path, delimiter=",", comments=None, converters=converters, encoding="utf-8-sig", ndmin=2)
     except (ValueError, OSError):
         return None
     n, width = table.shape
     n_lines = text.count("\n") + (not text.endswith("\n"))  # more where some are blank, fewer where "\r" ends lines
-    named = all(name and name == name.strip() for name in places)
+    named = all(name and name == name.strip() for name in indices)
     if n != n_lines or width not in widths or not named or not np.isfinite(table).all():
         return None
     numbers = np.pad(table[:, 1:], [(0, 0), (0, 8 - width)], constant_values=np.nan)
-    return list(places), table[:, 0].astype(np.int64), numbers, np.arange(1, n + 1)
+    return list(indices), table[:, 0].astype(np.int64), numbers, np.arange(1, n + 1)
 
 
 def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
     """Parse line by line, with what `csv` takes; InputError names the line at fault."""
-    places: dict[str, int] = {}
-    index, lines, n_cells, numbers = array("q"), array("q"), array("q"), array("d")
+    indices: dict[str, int] = {}
+    video, lines, n_cells, numbers = array("q"), array("q"), array("q"), array("d")
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
         for name, *cells in filter(any, reader):  # without blank lines
@@ -135,7 +135,7 @@ def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
             numbers.extend(map(float, cells))
             n_cells.append(len(cells))
             lines.append(reader.line_num)
-            index.append(places.setdefault(name.strip(), len(places)))
+            video.append(indices.setdefault(name.strip(), len(indices)))
     except ValueError as error:
         hint = " (a header line is not part of this format)" if reader.line_num == 1 else ""
         raise InputError(f"{path}, line {reader.line_num}: {not_a_number(error)}{hint}") from None
@@ -148,9 +148,9 @@ def _careful(path: Path, text: str, widths: tuple[int, ...]) -> Columns:
     if infinite.any():
         line, value = lines[int(infinite.any(1).argmax())], table[infinite][0]
         raise InputError(f"{path}, line {line}: '{value}' is not a number")
-    if "" in places:
-        raise InputError(f"{path}, line {lines[index.index(places[''])]}: no video's name in the first column")
-    return list(places), np.array(index, np.int64), table, np.array(lines, np.int64)
+    if "" in indices:
+        raise InputError(f"{path}, line {lines[video.index(indices[''])]}: no video's name in the first column")
+    return list(indices), np.array(video, np.int64), table, np.array(lines, np.int64)
 
 
 def all_of_ava(classes: Mapping[int, str], where: object) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,16 @@ class Tube:
         return len(self.frames)
 
 
+Tubes = Mapping[str, Sequence[Tube]]
+"""The tubes of every video by its name."""
+
+
 @dataclass(frozen=True)
 class Track:
     """One followed person: detections of rising frames that belong together.
 
     `frames` int64 (T,) strictly increasing, gaps allowed; `boxes` float32 (T, 4) xyxy in pixels of the original frame;
-    `scores` float32 (T,) person scores, or the action's where actions are drawn; `rows` int64 (T,) the places in the
+    `scores` float32 (T,) person scores, or the action's where actions are drawn; `rows` int64 (T,) indices of the
     video's detections, or None; `labels` int64 (T,) an action per frame, or uint8 (T, C), 1 for each of a frame's
     actions, or None; `person_id` the track's number or -1; `video` its name. Arrays are converted; ValueError when
     their shapes do not fit or frames do not increase.
@@ -76,14 +80,14 @@ class Track:
         return Tube(self.frames, self.boxes, score=float(self.scores.mean()), person_id=self.person_id)
 
 
-def _convert_frames_and_boxes(of: Tube | Track, noun: str) -> None:
-    frames, boxes = np.asarray(of.frames, np.int64), np.asarray(of.boxes, np.float32)
+def _convert_frames_and_boxes(tube: Tube | Track, noun: str) -> None:
+    frames, boxes = np.asarray(tube.frames, np.int64), np.asarray(tube.boxes, np.float32)
     if frames.ndim != 1 or boxes.shape != (len(frames), 4):
         raise ValueError(f"a {noun} needs frames (T,) and boxes (T, 4), not {frames.shape} and {boxes.shape}")
     if (np.diff(frames) <= 0).any():
         raise ValueError(f"a {noun}'s frames must be strictly increasing")
-    object.__setattr__(of, "frames", frames)
-    object.__setattr__(of, "boxes", boxes)
+    object.__setattr__(tube, "frames", frames)
+    object.__setattr__(tube, "boxes", boxes)
 
 
 def frames_and_boxes(tubes: Sequence[Tube | Track]) -> tuple[np.ndarray, np.ndarray]:
@@ -95,18 +99,16 @@ def frames_and_boxes(tubes: Sequence[Tube | Track]) -> tuple[np.ndarray, np.ndar
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
-    import torch
+    from torchvision.ops import box_convert
 
-    cx, cy, w, h = boxes.unbind(-1)
-    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
+    return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) left, top, right, bottom -> centre x, centre y, width, height."""
-    import torch
+    from torchvision.ops import box_convert
 
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
+    return box_convert(boxes, "xyxy", "cxcywh")
 
 
 def _area(boxes: Tensor) -> Tensor:

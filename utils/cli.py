@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from utils.misc import InputError, counted, did_you_mean
-from utils.storage.files import FULL
+from utils.storage.files import DISK_FULL
 
 USER_ERROR = 2
 LESS_MEMORY = "try a smaller --batch_size, --detr_batch (of eval_qmm.py --n_frames) or --image_size, or --amp"
@@ -31,12 +31,6 @@ class _Terminated(KeyboardInterrupt):
 
 def _terminate(*_: object) -> None:
     raise _Terminated
-
-
-class Flags(argparse.Namespace):
-    """Parsed flags; `defaults`, which is not among its `vars`, holds what each one is without being given."""
-
-    __slots__ = ("defaults",)
 
 
 class _Help(argparse.HelpFormatter):
@@ -74,14 +68,12 @@ class Parser(argparse.ArgumentParser):
             options.setdefault("metavar", getattr(options.get("type"), "metavar", name.upper()))
         self._sections[section].add_argument(f"--{name}", **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> Flags:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
         """The flags in `args` (default: the command line's)."""
         words = [str(word) for word in (sys.argv[1:] if args is None else args)]
         known = self._option_string_actions
         words = [f"-{word}" if f"-{word.partition('=')[0]}" in known else word for word in words]
-        flags = super().parse_args(words, Flags())
-        flags.defaults = {action.dest: action.default for action in self._actions}
-        return flags
+        return super().parse_args(words, namespace)
 
     def action_of(self, dest: str) -> argparse.Action | None:
         """What parses the flag whose value is named `dest`; None where there is no such flag."""
@@ -198,7 +190,7 @@ def run(main: Callable[[], None], if_memory_is_full: str = LESS_MEMORY) -> None:
         status, line = USER_ERROR, f"error: {where}{error.strerror}"
         if isinstance(error, FileExistsError | NotADirectoryError):
             line += "; a file lies where a folder is needed: name another one"
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             line += "; what was there is unchanged: make room, then go on with the same command"
     except Exception as error:
         memory = _memory_that_is_full(error)

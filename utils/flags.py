@@ -23,7 +23,7 @@ def add_data_flags(parser: Parser, needs_videos: bool = True, presets: bool = Tr
     if presets:
         help_text = "named flags of the data set (its file <dataset>.<preset>.yml), such as published"
         parser.flag("data", "preset", help=help_text)
-        help_text = "flags that the preset does not set"
+        help_text = "flags of the preset that keep their defaults"
         parser.flag("data", "preset_except", nargs="+", default=(), metavar="FLAG", help=help_text)
 
 
@@ -79,7 +79,7 @@ def add_report_flags(parser: Parser) -> None:
     """The flags of the page that shows metrics and videos."""
     help_text = "write a page (index.html) that shows metrics, errors and videos in a browser"
     parser.flag("run", "report", action="store_true", help=help_text)
-    help_text = "videos that the page of --report has, those with most errors first; 0: all"
+    help_text = "number of videos on the page of --report, those with most errors first; 0: all"
     parser.flag("run", "report_videos", type=count, default=100, help=help_text)
 
 
@@ -103,25 +103,18 @@ def add_training_flags(
     parser.flag("training", "weight_decay", type=not_negative, default=1e-4, help="AdamW's weight decay")
     parser.flag("training", "lr_schedule", choices=("step", "cosine", "constant"), default="step",
                 help="learning rate; step: a tenth after --lr_drop epochs; cosine: to zero at the end")  # fmt: skip
-    parser.flag(
-        "training",
-        "lr_drop",
-        type=positive_int,
-        default=lr_drop,
-        help="epochs before the learning rate drops; from --epochs on: never",
-    )
+    help_text = "epochs before the learning rate drops; --epochs or more: never"
+    parser.flag("training", "lr_drop", type=positive_int, default=lr_drop, help=help_text)
     parser.flag("training", "warmup_steps", type=count, default=0, help="steps of linear learning-rate warm-up")
-    parser.flag(
-        "training", "clip_max_norm", type=not_negative, default=0.1, help="maximum gradient norm; 0: no clipping"
-    )
+    help_text = "maximum gradient norm; 0: no clipping"
+    parser.flag("training", "clip_max_norm", type=not_negative, default=0.1, help=help_text)
     parser.flag("run", "resume", action="store_true", help="continue the last run of this name where it stopped")
     parser.flag("run", "save_epochs", type=positive_int, default=1,
                 help="epochs between checkpoints, and between evaluations on --val_subset where it exists")  # fmt: skip
     parser.flag("run", "save_steps", type=count, default=0,
                 help="steps between saves of the training state; 0: every 10 minutes")  # fmt: skip
-    parser.flag(
-        "run", "skip_nonfinite", action="store_true", help="skip steps whose loss is not finite, and count them"
-    )
+    help_text = "skip steps whose loss is not finite, and count them"
+    parser.flag("run", "skip_nonfinite", action="store_true", help=help_text)
     add_log_flags(parser)
 
 
@@ -133,8 +126,8 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
                 f"transformers{shown}")  # fmt: skip
     parser.flag("detector", "image_size", type=count, default=0,
                 help="longer side of frames; 0: what it was trained for, 512 for official ones")  # fmt: skip
-    parser.flag("detector", "pad_square", action="store_true",
-                help="pad frames to squares, whose side divides boxes, as published (default: as trained)")  # fmt: skip
+    help_text = "pad frames to squares and normalise boxes by their side, as published (default: as trained)"
+    parser.flag("detector", "pad_square", action="store_true", help=help_text)
     parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0,
                 help="frames a batch; 0: {cuda} on a GPU, {cpu} on a CPU".format(**DETECTOR_BATCH))  # fmt: skip
     parser.flag("detector", "query_layer", type=positive_int,

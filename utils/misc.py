@@ -74,15 +74,10 @@ def cpu_quota(root: Path, membership: Path) -> float:
         root: where cgroups are mounted.
         membership: the process's `/proc/<pid>/cgroup`, with the line `0::<path under root>`.
     """
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return math.inf
-    path = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+    path = membership.read_text().partition("0::/")[2].strip() if membership.is_file() else ""
     quota = math.inf
     for group in (root / path, *(root / path).parents):
-        limit = group / "cpu.max"
-        if group.is_relative_to(root) and limit.is_file():
+        if (limit := group / "cpu.max").is_file():
             allowed, period = limit.read_text().split()
             if allowed != "max":
                 quota = min(quota, int(allowed) / int(period))

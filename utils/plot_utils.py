@@ -189,8 +189,8 @@ def plot_training(path: str | Path, metrics: Sequence[Mapping]) -> None:
     by_panel: dict[str, list[str]] = {}
     for name in names:
         by_panel.setdefault(name.removeprefix("val_"), []).append(name)
-    places = {name: n for n, name in enumerate(LAST_PANELS, 1)}
-    order = sorted(by_panel, key=lambda name: (places.get(name, 0), "loss" not in name))
+    last = {name: n for n, name in enumerate(LAST_PANELS, 1)}
+    order = sorted(by_panel, key=lambda name: (last.get(name, 0), "loss" not in name))
     stage = metrics[0].get("stage", "") if metrics else ""
     with panels(path, len(order), 4, 2.5, 1.9, f"Training: {stage}") as (fig, all_axes):
         for axes, panel in zip(all_axes, order, strict=True):
@@ -227,8 +227,8 @@ def plot_motion_recall(
         width = 0.8 / max(len(recall), 1)
         for k, (cue, by_category) in enumerate(recall.items()):
             values = np.array([by_category.get(name) for name in MOTION_CATEGORIES], np.float64)
-            places = np.arange(len(values)) + (k - (len(recall) - 1) / 2) * width
-            bars = axes.bar(places, np.nan_to_num(values), width * 0.92, color=rgb(colour_of(k)), label=cue)
+            x = np.arange(len(values)) + (k - (len(recall) - 1) / 2) * width
+            bars = axes.bar(x, np.nan_to_num(values), width * 0.92, color=rgb(colour_of(k)), label=cue)
             axes.bar_label(bars, ["n/a" if np.isnan(v) else f"{v:.2f}" for v in values], padding=2, fontsize=8)
         names = [name if counts is None else f"{name}\n({counts.get(name, 0)} tubes)" for name in MOTION_CATEGORIES]
         axes.set_xticks(range(len(names)), names)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube
+from utils.box_ops import Tubes
 from utils.gt_tubes import tubes_checksum
 from utils.misc import InputError, checksum, did_you_mean
 from utils.run_log import RunLog
@@ -28,7 +28,7 @@ class Views(NamedTuple):
     """What an evaluation shows of its tubes, where the flags ask for it.
 
     draw: writes the plots of `--plot` into the folder that it is given and returns their paths.
-    page: that folder and `curves()` -> the page of `--report`, as of `utils.drawing.report.contents.evaluation_page`.
+    page: that folder and `curves()` -> the page of `--report`, as from `utils.drawing.report.contents.evaluation_page`.
     panels: a video's name -> its panels side by side (`utils.drawing.side_by_side`).
     frames, frames_path: a video's name -> its `VideoFrames`, and where these are.
     curves: the charts of curves for Comet and the page.
@@ -54,7 +54,7 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
             raise InputError(f"--{flag} {video}: no usable video of subset {args.subset!r}{near}")
 
 
-def ground_truth_checksum(gt: Mapping[str, Sequence[Tube]], labels: Sequence[str]) -> str:
+def ground_truth_checksum(gt: Tubes, labels: Sequence[str]) -> str:
     """A checksum of the ground truth of a subset's videos and of the labels; the setting `ground_truth` of results."""
     return checksum(*labels, *(f"{name} {tubes_checksum(gt[name], of_people=True)}" for name in sorted(gt)))
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, motion_category
+from utils.box_ops import MOTION_CATEGORIES, Tubes, motion_category
 from utils.metrics.average_precision import average_precision
-from utils.metrics.matching import Candidates, FrameScores, Tubes, candidates, matching, nearest
+from utils.metrics.matching import Candidates, FrameScores, candidates, matching, nearest
 from utils.metrics.overlaps import check_thresholds
 from utils.metrics.published import published_motion_ap, published_video_map
 
@@ -15,7 +15,7 @@ from utils.metrics.published import published_motion_ap, published_video_map
 class Ranking(NamedTuple):
     """What AP is computed from: one class's n detections by falling score at one threshold.
 
-    correct: bool (n,). video: int64 (n,), the place of each one's video among the V videos' sorted names; n_gt: int64
+    correct: bool (n,). video: int64 (n,), the index of each one's video among the V videos' sorted names; n_gt: int64
     (V,), the ground truths of each video.
     """
 
@@ -35,8 +35,8 @@ def calc_video_map(
     """AP of every class over action tubes; their mean is v-mAP.
 
     Args:
-        pred, gt: the tubes of every video by its name. Ground truth with label -1 (a person without an action) is
-            ignored; a detection in a video without ground truth is a false positive.
+        pred, gt: ground truth with label -1 (a person without an action) is ignored; a detection in a video without
+            ground truth is a false positive.
         num_classes: labels are 0 to `num_classes` - 1.
         tiou_th: 3D IoU threshold, or several.
         protocol: one of `PROTOCOLS`, or "published" (`utils.metrics.published`): the method's own evaluation.
@@ -70,8 +70,8 @@ def calc_motion_ap(
     (as COCO does for object areas). Detections that overlap nothing are false positives in all three.
 
     Returns:
-        "small", "medium" and "large" -> array as of `calc_video_map`, whose arguments and errors these are; with
-        `protocol="published"` as of one class, since all are pooled.
+        "small", "medium" and "large" -> array as from `calc_video_map`, whose arguments and errors these are; with
+        `protocol="published"` that of one class, since all are pooled.
     """
     thresholds = check_thresholds(tiou_th)
     if protocol == "published":

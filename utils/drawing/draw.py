@@ -141,10 +141,10 @@ def draw_boxes(
     taken: list[tuple[int, int, int, int]] = []
     for i in sorted(order, key=lambda i: (dashed[i], -boxes[i, 3])):  # the nearest people choose first
         if captions[i]:
-            place = _place(corners[i], text_size(captions[i], size), (width, height), thick, dashed[i], taken)
-            taken.append(place)
-            fill(image, *place, colours[i])
-            put_text(image, captions[i], (place[0] + thick, place[1]), size, ink_on(colours[i]))
+            field = _caption_field(corners[i], text_size(captions[i], size), (width, height), thick, dashed[i], taken)
+            taken.append(field)
+            fill(image, *field, colours[i])
+            put_text(image, captions[i], (field[0] + thick, field[1]), size, ink_on(colours[i]))
 
 
 def _corners(box: list[int]) -> np.ndarray:
@@ -163,7 +163,7 @@ def _dashes(box: list[int], length: int) -> list[np.ndarray]:
     return lines
 
 
-def _place(
+def _caption_field(
     box: list[int],
     text: tuple[int, int],
     image: tuple[int, int],
@@ -171,15 +171,15 @@ def _place(
     below: bool,
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Where a caption goes, xyxy: above its box, below or within, at the first place that is in the image and free."""
+    """Where a caption goes, xyxy: above its box, below or within, first where it is in the image and covers none."""
     w, h = text[0] + 2 * thick, text[1]
     half = thick // 2
     left = max(min(box[0] - half, image[0] - w), 0)
     right = max(min(box[2] + half + 1 - w, image[0] - w), 0)
     outside, inside = (box[1] - half - h, box[3] + half + 1), (box[1] - half, box[3] + half + 1 - h)
     tops = [*outside[::-1], *inside[::-1]] if below else [*outside, *inside]
-    places = [(x, y, x + w, y + h) for y in tops for x in (left, right) if 0 <= y <= image[1] - h]
-    for x0, y0, x1, y1 in places:
+    fields = [(x, y, x + w, y + h) for y in tops for x in (left, right) if 0 <= y <= image[1] - h]
+    for x0, y0, x1, y1 in fields:
         if not any(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken):
             return x0, y0, x1, y1
-    return places[0] if places else (left, 0, left + w, h)
+    return fields[0] if fields else (left, 0, left + w, h)

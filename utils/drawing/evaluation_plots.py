@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Track, Tube, frames_and_boxes, motion_category
+from utils.box_ops import Track, Tube, Tubes, frames_and_boxes, motion_category
 from utils.plot_utils import (
     plot_features,
     plot_motion_recall,
@@ -24,7 +24,6 @@ SHEET_FRAMES = 8  # frames of a contact sheet
 PEOPLE = 3  # in the video in detail: more are hard to tell apart in a plot
 CUES = {"feature": "person features (query matching)", "iou": "IoU of boxes"}
 
-Tubes = Mapping[str, Sequence[Tube]]
 Match = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Frames (M,) and boxes (M, 4) of detections, frames (G,) and boxes (G, 4) of the ground truth, both by frame -> the
 ground-truth box that each detection is matched to, -1 for none: int64 (M,)."""
@@ -72,7 +71,7 @@ def features_by_person(
     tracks: Sequence[Track], features: np.ndarray, gt: Sequence[Tube], match: Match
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ground-truth person of each detection, -1 for nobody, int64 (M,); its frame, int64 (M,), rising; its feature,
-    float32 (M, d). Arguments as of `feature_plots`."""
+    float32 (M, d). Arguments as in `feature_plots`."""
     (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(tracks), frames_and_boxes(gt)
     order = np.argsort(frames, kind="stable")
     people = np.repeat(np.array([tube.person_id for tube in gt], np.int64), [len(tube) for tube in gt])
@@ -125,5 +124,5 @@ def detailed_video(gt: Tubes) -> str:
 def _evenly(frames: np.ndarray, n: int) -> np.ndarray:
     """Up to `n` of the frames, evenly over them, int64 (k,) rising."""
     distinct = np.unique(frames)
-    places = np.linspace(0, max(len(distinct) - 1, 0), min(n, len(distinct)))
-    return distinct[places.round().astype(np.int64)]
+    indices = np.linspace(0, max(len(distinct) - 1, 0), min(n, len(distinct)))
+    return distinct[indices.round().astype(np.int64)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.box_ops import Tube, frames_and_boxes
 from utils.drawing.draw import WHITE, colour_of, draw_boxes, fill, put_text, text_size
-from utils.drawing.timeline import GROUND
+from utils.drawing.timeline import BACKGROUND
 from utils.drawing.video_encoder import new_video
 
 PANEL_WIDTH = 480  # pixels, at most 1,920 for all panels
@@ -76,7 +76,7 @@ def write_side_by_side(
     with new_video(path, page.shape[1::-1], fps) as encoder:
         for number, frame in enumerate(frames):
             small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-            fill(page, 0, 0, page.shape[1], page.shape[0], GROUND)
+            fill(page, 0, 0, page.shape[1], page.shape[0], BACKGROUND)
             for k, panel in enumerate(panels):
                 image = small.copy()
                 rows = slice(*np.searchsorted(panel.frames, [number, number + 1]))

@@ -10,7 +10,7 @@ import numpy as np
 from utils.drawing.draw import WHITE, Colour, colour_of, fill, ink_on, put_text, text_size
 
 ABSENT, IDLE = -2, -1  # in the strip's cells: not there, there without an action
-GROUND, TRACK, GREY = (22, 22, 22), (44, 44, 44), (170, 170, 170)
+BACKGROUND, EMPTY_ROW, GREY = (22, 22, 22), (44, 44, 44), (170, 170, 170)
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)  # seconds between the axis' numbers
 
 
@@ -53,7 +53,7 @@ class Strip:
         """Begin an empty page of the frames from `start` to before `start + page`."""
         self.start, self.rows, self.hidden = start, {}, set()  # row by person; people without one
         self.cells[:] = ABSENT
-        self._drawn = np.full((self.height, self.width, 3), GROUND, np.uint8)
+        self._drawn = np.full((self.height, self.width, 3), BACKGROUND, np.uint8)
         self._axis()
 
     def mark(self, frame: int, people: Sequence[Person]) -> None:
@@ -86,15 +86,15 @@ class Strip:
         fill(self._drawn, 2, y, self.left - 3, y + self.step - 2, colour)
         x = max((self.left - 1 - text_size(name, self.size)[0]) // 2, 2)
         put_text(self._drawn[:, : self.left - 3], name, (x, y + 1), self.size, ink_on(colour))
-        fill(self._drawn, self.left, y, self._column(self.start + self.page), y + self.step - 2, TRACK)
+        fill(self._drawn, self.left, y, self._column(self.start + self.page), y + self.step - 2, EMPTY_ROW)
         cells = self.cells[row]
         edges = (np.flatnonzero(cells[1:] != cells[:-1]) + 1).tolist()
         for first, end in pairwise([0, *edges, self.page]):
             x0, x1 = self._column(self.start + first), self._column(self.start + end)
             self._stretch((x0, y, x1, y + self.step - 2), int(cells[first]), colour)
 
-    def _stretch(self, place: tuple[int, int, int, int], label: int, colour: Colour) -> None:
-        image, (x0, y0, x1, y1) = self._drawn, place
+    def _stretch(self, field: tuple[int, int, int, int], label: int, colour: Colour) -> None:
+        image, (x0, y0, x1, y1) = self._drawn, field
         if label == IDLE:
             middle, half = (y0 + y1) // 2, max(1, self.size // 10)
             fill(image, x0, middle - half, max(x1, x0 + 1), middle + half, colour)
@@ -109,7 +109,7 @@ class Strip:
     def _axis(self) -> None:
         y, more = self.height - self.line - 1, f"+{len(self.hidden)} more"
         image, end = self._drawn, self.width - 2
-        fill(image, 0, y - 2, self.width, self.height, GROUND)
+        fill(image, 0, y - 2, self.width, self.height, BACKGROUND)
         if self.hidden:
             end -= text_size(more, self.size)[0]
             put_text(image, more, (end, y), self.size, WHITE)

@@ -31,12 +31,20 @@ def encoded_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def fit_image(image: np.ndarray, longest: int) -> np.ndarray:
-    """An image, uint8 RGB (H, W, 3), with even sides of at most `longest` pixels, as encoders want it."""
-    height, width = image.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    size = tuple(max(round(side * scale) // 2 * 2, 2) for side in (width, height))
-    return image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def fitted_size(size: tuple[int, int], max_side: int, min_side: int = 0) -> tuple[int, int]:
+    """(width, height) in the proportions of `size`, both even, as encoders want it; the longer side has at least
+    `min_side` and at most `max_side` pixels."""
+    scale = min(max(*size, min_side), max_side) / max(size)
+    return tuple(max(round(side * scale) // 2 * 2, 2) for side in size)
+
+
+def fit_image(image: np.ndarray, max_side: int, min_side: int = 0) -> np.ndarray:
+    """An image, uint8 RGB (H, W, 3), in its `fitted_size`; itself where it has that size."""
+    own = image.shape[1::-1]
+    size = fitted_size(own, max_side, min_side)
+    if size == own:
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if size < own else cv2.INTER_CUBIC)
 
 
 class VideoEncoder:

@@ -4,34 +4,27 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from utils.drawing.draw import colour_of, draw_boxes
-from utils.drawing.timeline import GROUND, Person, Strip
-from utils.drawing.video_encoder import new_video
+from utils.drawing.timeline import BACKGROUND, Person, Strip
+from utils.drawing.video_encoder import fit_image, fitted_size, new_video
 from utils.misc import InputError
 
-LEAST, MOST = 480, 1280  # pixels of the longer side: text must be readable, and encoding takes its time
-LEAST_WIDTH = 320  # of the strip
+MIN_SIDE, MAX_SIDE = 480, 1280  # pixels of the longer side: text must be readable, and encoding takes its time
+MIN_STRIP = 320  # pixels of the strip's width
 PAGE_SECONDS = 20.0  # that the strip shows at a time, at most
 ROWS = 6  # people with a row of their own in the strip, at most
 
 
 def image_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) that frames of a size are drawn in: the longer side at least `LEAST`, at most `MOST` pixels; the
-    width is even, as H.264 wants it."""
-    scale = min(max(*size, LEAST), MOST) / max(size)
-    return max(round(size[0] * scale) // 2 * 2, 2), max(round(size[1] * scale), 1)
+    """(width, height) that frames of a size are drawn in."""
+    return fitted_size(size, MAX_SIDE, MIN_SIDE)
 
 
 def resize_image(frame: np.ndarray) -> np.ndarray:
     """A frame, uint8 RGB (H, W, 3), in `image_size`; itself where it has that size."""
-    height, width = frame.shape[:2]
-    size = image_size((width, height))
-    if size == (width, height):
-        return frame
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if size[0] < width else cv2.INTER_CUBIC)
+    return fit_image(frame, MAX_SIDE, MIN_SIDE)
 
 
 class TubeVideoWriter:
@@ -64,10 +57,10 @@ class TubeVideoWriter:
         self.text = max(12, round(6 + 0.016 * math.sqrt(width * height)))
         limit = max(round(PAGE_SECONDS * fps), 1)
         page = math.ceil(n_frames / math.ceil(n_frames / limit)) if n_frames > 0 else limit
-        self.strip = Strip(max(width, LEAST_WIDTH), ROWS, labels, fps, page, self.text)
+        self.strip = Strip(max(width, MIN_STRIP), ROWS, labels, fps, page, self.text)
         height += self.strip.height
         self.size = self.strip.width, height + height % 2
-        self._page = np.full((*self.size[::-1], 3), GROUND, np.uint8)
+        self._page = np.full((*self.size[::-1], 3), BACKGROUND, np.uint8)
         self._file = new_video(Path(path), self.size, fps)
 
     def __enter__(self) -> "TubeVideoWriter":

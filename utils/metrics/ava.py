@@ -5,9 +5,9 @@
 Of each key frame the 50 best rows count, over all classes together. Each takes the ground truth of its class that it
 overlaps most, taken or not (`utils.metrics.frame_boxes`). AP is the area under the precision envelope at every recall;
 a class with ground truth and without detections is 0, one without ground truth is left out of the mean. Which key
-frames count is the *rule*: by that of 2020 those with any row of ground truth, one of a class outside the label map or
-one without a box included; by that of 2019 all but the excluded, so that detections in seconds without people are false
-positives. Equal scores are ordered by the rows' content.
+frames count depends on the *rule*. 2020: those with any row of ground truth, even if its class is outside the label map
+or it has no box. 2019: all but the excluded ones, so that detections in seconds without people are false positives.
+Equal scores are ordered by the rows' content.
 """
 
 import sys
@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from utils.ava_files import AvaRows, all_of_ava, read_label_map, read_rows
-from utils.box_ops import Tube
+from utils.box_ops import Tubes
 from utils.cli import Parser, run
 from utils.metrics.frame_boxes import frame_ap
 from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.video_map import mean_ap
 
-MOST_PER_FRAME = 50
+MAX_PER_FRAME = 50
 IOU_TH = 0.5
 RULES = ("2020", "2019")
 PIXELS = 2.0  # a coordinate beyond it is no share of the frame
@@ -59,23 +59,24 @@ def rows_ap(
     rule: str,
     iou_th: Sequence[float] = (IOU_TH,),
 ) -> np.ndarray:
-    """AP of every class of `names` by rising id, float64 (thresholds, classes); errors as of `evaluate_files`."""
+    """AP of every class of `names` by rising id, float64 (thresholds, classes); errors as in `evaluate_files`."""
     gt.refuse((gt.boxes[:, :2] > gt.boxes[:, 2:]).any(1), "ground truth ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed")
     videos = sorted({*gt.videos, *pred.videos, *(exclusions.videos if exclusions else ())})
-    of_gt, of_pred = (key_frames(rows, videos) for rows in (gt, pred))
-    annotated = np.isin(of_pred, of_gt)
+    gt_frames, pred_frames = (key_frames(rows, videos) for rows in (gt, pred))
+    annotated = np.isin(pred_frames, gt_frames)
     _refuse_hopeless(gt, pred, names, annotated)
     excluded = key_frames(exclusions, videos) if exclusions else np.zeros(0, np.int64)
-    counts = ~np.isin(of_pred, excluded) & (annotated | (rule == "2019"))
+    counts = ~np.isin(pred_frames, excluded) & (annotated | (rule == "2019"))
     classes = np.array(sorted(names), np.int64)
-    boxes = _boxes(pred, of_pred, classes, counts), _boxes(gt, of_gt, classes, ~np.isin(of_gt, excluded))
-    return frame_ap(*boxes, videos, len(classes), iou_th, MOST_PER_FRAME)
+    detections = _boxes(pred, pred_frames, classes, counts)
+    targets = _boxes(gt, gt_frames, classes, ~np.isin(gt_frames, excluded))
+    return frame_ap(detections, targets, videos, len(classes), iou_th, MAX_PER_FRAME)
 
 
 def tubes_ap(
-    pred: Mapping[str, Sequence[Tube]],
+    pred: Tubes,
     frame_scores: Mapping[str, Sequence[np.ndarray]],
-    gt: Mapping[str, Sequence[Tube]],
+    gt: Tubes,
     more_frames: Mapping[str, np.ndarray | None],
     num_classes: int,
     iou_th: Sequence[float],
@@ -97,19 +98,19 @@ def tubes_ap(
     tubes = numbered_tubes(pred, videos)
     detections = boxes_as_instances(tubes, [frame_scores[videos[t.video]][t.index] for t in tubes])
     detections = detections.where(np.isin(detections.frame, np.concatenate(counts)))
-    truths = boxes_as_instances(numbered_tubes(gt, videos))
-    return frame_ap(detections, truths, videos, num_classes, iou_th, MOST_PER_FRAME)
+    targets = boxes_as_instances(numbered_tubes(gt, videos))
+    return frame_ap(detections, targets, videos, num_classes, iou_th, MAX_PER_FRAME)
 
 
 def key_frames(rows: AvaRows, videos: Sequence[str]) -> np.ndarray:
-    """A number for each row's key frame, int64 (n,), rising with its video's place in `videos` and with time."""
-    place = {name: i for i, name in enumerate(videos)}
-    video = np.array([place[name] for name in rows.videos], np.int64)[rows.video]
+    """A number for each row's key frame, int64 (n,), rising with its video's index in `videos` and with time."""
+    index = {name: i for i, name in enumerate(videos)}
+    video = np.array([index[name] for name in rows.videos], np.int64)[rows.video]
     return (video << 41) + rows.time + (1 << 40)
 
 
 def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndarray) -> Instances:
-    """The rows of known classes, bool (n,) `keep` applied; the label is the place in `classes`."""
+    """The rows of known classes, bool (n,) `keep` applied; the label is the index in `classes`."""
     label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
     keep = keep & (classes[label] == rows.classes)
     score = np.where(np.isnan(rows.last), 1.0, rows.last)
@@ -117,7 +118,7 @@ def _boxes(rows: AvaRows, frames: np.ndarray, classes: np.ndarray, keep: np.ndar
 
 
 def _refuse_hopeless(gt: AvaRows, pred: AvaRows, names: Mapping[int, str], annotated: np.ndarray) -> None:
-    """InputError where the two files cannot belong together, in place of an mAP of 0.
+    """InputError where the two files cannot belong together, instead of an mAP of 0.
 
     `annotated`, bool (n,): whether ground truth has the key frame of each row of `pred`.
     """
@@ -144,8 +145,8 @@ def main() -> None:
     parser.add_argument("detections", help="csv: video, second, x1, y1, x2, y2, class, score")
     parser.add_argument("label_map", help="pbtxt of the evaluated classes")
     parser.flag("evaluation", "exclusions", help="csv of the seconds that are left out: video, second")
-    parser.flag("evaluation", "rule", choices=RULES, help="which key frames count: 2020 those with any row of ground "
-                "truth, 2019 all but the excluded (default: 2019 with --exclusions, else 2020)")  # fmt: skip
+    parser.flag("evaluation", "rule", choices=RULES, help="key frames that count; 2020: those with any row of ground "
+                "truth; 2019: all but the excluded (default: 2019 with --exclusions, else 2020)")  # fmt: skip
     parser.flag("output", "out", help="JSON file to write")
     args = parser.parse_args()
     from utils.results import plain, print_table

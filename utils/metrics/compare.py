@@ -6,7 +6,6 @@ Both are results files of `eval_map.py --bootstrap N` with the same N and seed, 
 for both: the differences are paired, and what makes a video hard or easy for both does not widen their interval.
 """
 
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,34 +19,17 @@ from utils.results import flat, print_table, read_results
 from utils.storage.files import atomic
 
 FILE = "resamples.npz"  # in the folder beside a results file
-COUNTING = ("protocol", "count_duplicates")  # flags by which metrics of one name differ
 
 
-def write_resamples(folder: Path, values: Mapping[str, np.ndarray], videos: list[str], seed: int) -> Path:
-    """Keep the values of metrics in every resample, float64 (B,) by name, beside a results file."""
-    path = folder / FILE
-    drawn = checksum(*sorted(videos), str(seed))
-    with atomic(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, names=np.array(list(values)), values=np.array(list(values.values())), drawn=drawn)
-    return path
+def write_resamples(folder: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Keep the values of metrics in every resample, float64 (B,) by name, in the folder beside a results file."""
+    with atomic(folder / FILE) as part, part.open("wb") as file:
+        np.savez_compressed(file, names=np.array(list(values)), values=np.array(list(values.values())))
 
 
 def resamples_checksum(values: Mapping[str, np.ndarray]) -> str:
     """A checksum of what `write_resamples` keeps, which stands in the results file."""
     return checksum(*values, *values.values())
-
-
-def read_resamples(results: Path) -> tuple[dict[str, np.ndarray], str]:
-    """What `write_resamples` kept beside a results file, and a checksum of the draws' videos and seed."""
-    path = results.with_suffix("") / FILE
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names, values, drawn = file["names"].tolist(), file["values"], str(file["drawn"])
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; evaluate again with eval_map.py --bootstrap 1000") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not the resamples of a results file ({error})") from None
-    return dict(zip(names, values, strict=True)), drawn
 
 
 def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
@@ -60,27 +42,15 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     Raises:
         InputError: a file is missing or damaged, or resamples, protocols or ground truth are not the same.
     """
-    (of_a, drawn_a), (of_b, drawn_b) = read_resamples(a), read_resamples(b)
-    if drawn_a != drawn_b or len(next(iter(of_a.values()))) != len(next(iter(of_b.values()))):
+    (values_a, args_a, of_a), (values_b, args_b, of_b) = _read(a), _read(b)
+    if any(args_a[flag] != args_b[flag] for flag in ("bootstrap", "seed")):
         raise InputError(f"{a} and {b}: not the same videos, --bootstrap and --seed; evaluate both alike")
-    (values_a, how_a), (values_b, how_b) = _flat_metrics(a), _flat_metrics(b)
-    for path, how, values in ((a, how_a, of_a), (b, how_b, of_b)):
-        if how.get("resamples") not in (None, resamples_checksum(values)):
-            raise InputError(
-                f"{path}: its resamples are of another run, since the last one was stopped; evaluate again"
-            )
-    for flag in COUNTING:
-        if how_a.get(flag) != how_b.get(flag):
-            raise InputError(f"{a} and {b}: --{flag} is {how_a.get(flag)} and {how_b.get(flag)}; evaluate both alike")
-    if (n := values_a.get("gt_tubes")) != (m := values_b.get("gt_tubes")):
-        raise InputError(f"{a} and {b}: {n} and {m} tubes of ground truth; evaluate both on the same annotation")
-    gt_a, gt_b = how_a.get("ground_truth"), how_b.get("ground_truth")
-    if None in (gt_a, gt_b):
-        text = "older than the record of the ground truth, which may not be the same; evaluate both again to be sure"
-        print(f"warning: {a if gt_a is None else b}: {text}", file=sys.stderr)
-    elif gt_a != gt_b:
+    for flag in ("protocol", "count_duplicates"):  # metrics of one name differ by them
+        if args_a[flag] != args_b[flag]:
+            raise InputError(f"{a} and {b}: --{flag} is {args_a[flag]} and {args_b[flag]}; evaluate both alike")
+    if args_a["ground_truth"] != args_b["ground_truth"]:
         raise InputError(f"{a} and {b}: not the same ground truth; evaluate both on the same annotation")
-    rows, alike = {}, how_a.get("metric") == how_b.get("metric")
+    rows, alike = {}, args_a["metric"] == args_b["metric"]
     for name in of_a:
         if name not in of_b or (name.startswith("AP@") and not alike):  # AP of tubes and of boxes have one name
             continue
@@ -97,12 +67,23 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     return rows
 
 
-def _flat_metrics(path: Path) -> tuple[dict[str, float | None], dict]:
-    """The metrics of a results file, those by class or motion as `AP@0.5/walk`, and its `args`."""
-    content = read_results(path, "eval_map", "protocol")
-    if "intervals" not in content["metrics"]:  # the resamples beside it are those of an earlier run
+def _read(path: Path) -> tuple[dict[str, float | None], dict, dict[str, np.ndarray]]:
+    """The metrics of a results file, those by class or motion as `AP@0.5/walk`, its `args`, and the metrics' values in
+    every resample, which lie beside it."""
+    results = read_results(path, "eval_map", "protocol")
+    if "intervals" not in results["metrics"]:  # the resamples beside it are those of an earlier run
         raise InputError(f"{path}: has no intervals; evaluate again with eval_map.py --bootstrap 1000")
-    return dict(flat(content["metrics"])), content["args"]
+    beside = path.with_suffix("") / FILE
+    try:
+        with np.load(beside, allow_pickle=False) as file:
+            resamples = dict(zip(file["names"].tolist(), file["values"], strict=True))
+    except FileNotFoundError:
+        raise InputError(f"{beside}: missing; evaluate again with eval_map.py --bootstrap 1000") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{beside}: not the resamples of a results file ({error})") from None
+    if results["args"].get("resamples") != resamples_checksum(resamples):
+        raise InputError(f"{path}: its resamples are of another run, since the last one was stopped; evaluate again")
+    return dict(flat(results["metrics"])), results["args"], resamples
 
 
 def main() -> None:

@@ -25,16 +25,16 @@ def confusion(e: Evaluation) -> dict:
         columns of the detection's.
     """
     protocol = e.protocol if e.protocol in PROTOCOLS else "voc"
-    tubes, boxes = (
-        candidates(e.pred, e.gt, len(e.labels), least, protocol, of_boxes, e.frame_scores, any_class=True)
-        for least, of_boxes in ((min(e.thresholds), False), (FRAME_IOU, True))
+    of_tubes, of_boxes = (
+        candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
+        for min_iou, boxes in ((min(e.thresholds), False), (FRAME_IOU, True))
     )
-    matrices = {f"tubes@{threshold:g}": _matrix(tubes, threshold, e.labels) for threshold in e.thresholds}
-    return matrices | {"frames": _matrix(boxes, FRAME_IOU, e.labels)}
+    matrices = {f"tubes@{threshold:g}": _matrix(of_tubes, threshold, e.labels) for threshold in e.thresholds}
+    return matrices | {"frames": _matrix(of_boxes, FRAME_IOU, e.labels)}
 
 
 def _matrix(c: Candidates, threshold: float, labels: Sequence[str]) -> dict:
-    c = c.pairs(c.iou >= threshold)
+    c = c.with_pairs(c.iou >= threshold)
     n = len(labels)
     gt_label = np.where(c.gt.label < 0, n, c.gt.label)
     matched = match(c, threshold)

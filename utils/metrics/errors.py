@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.box_ops import Tube
 from utils.metrics.average_precision import PROTOCOLS, average_precision
-from utils.metrics.broken_links import FAINT, broken_links
+from utils.metrics.broken_links import MIN_OVERLAP, broken_links
 from utils.metrics.evaluation import Evaluation
 from utils.metrics.matching import Candidates, candidates, matching
 from utils.metrics.overlaps import span_overlap
@@ -21,16 +21,16 @@ from utils.video_map import mean_ap
 CAUSES = ("class", "box", "time", "link", "duplicate", "both", "background", "missed")
 CLASS, BOX, TIME, LINK, DUPLICATE, BOTH, BACKGROUND, MISSED = range(len(CAUSES))
 NO_ERROR = -1
-WORST = 10  # videos that are named
-LOOKED_AT = 200  # videos with most errors, among which these are looked for
+N_WORST = 10  # videos that are named
+N_EXAMINED = 200  # videos with most errors, among which these are looked for
 
 
 class Causes(NamedTuple):
     """The cause of each of P detections and G ground truths, `NO_ERROR` where there is none: int64 (P,) and (G,).
 
     matched: int64 (P,), the ground truth that a detection is matched to, -1 for a false positive. target: int64 (P,),
-    the one that mending would match a false positive to, -1 for none. joined: float64 (G,), of ground truth that
-    mending the association alone would match the score that it would have, else -inf.
+    the one that a false positive would be matched to without its error, -1 for none. joined: float64 (G,), the score
+    with which a better association alone would match a missed ground truth, -inf where it would not.
     """
 
     of_pred: np.ndarray
@@ -72,25 +72,25 @@ def print_errors(summaries: Mapping[str, dict]) -> None:
 
 
 def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxes: bool) -> Candidates:
-    """The candidates of any class with an IoU of at least `FAINT` (or the lowest threshold); people without an action
-    are no ground truth."""
-    least = min(FAINT, *thresholds)
-    c = candidates(e.pred, e.gt, len(e.labels), least, protocol, boxes, e.frame_scores, any_class=True)
-    return c.pairs(c.gt.label[c.j] >= 0)
+    """The candidates of any class with an IoU of at least `MIN_OVERLAP` (or the lowest threshold); people without an
+    action are no ground truth."""
+    min_iou = min(MIN_OVERLAP, *thresholds)
+    c = candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
+    return c.with_pairs(c.gt.label[c.j] >= 0)
 
 
 def match_all(c: Candidates, threshold: float) -> tuple[Candidates, np.ndarray]:
-    """The candidates with an IoU of at least `FAINT` (or the threshold, where that is lower), and the ground truth of
-    its class that each detection is matched to, -1 for none: int64 (P,)."""
-    c = c.pairs(c.iou >= min(FAINT, threshold))
-    return c, matching(c.pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
+    """The candidates with an IoU of at least `MIN_OVERLAP` (or a lower threshold), and the ground truth of its class
+    that each detection is matched to, -1 for none: int64 (P,)."""
+    c = c.with_pairs(c.iou >= min(MIN_OVERLAP, threshold))
+    return c, matching(c.with_pairs(c.pred.label[c.i] == c.gt.label[c.j]), threshold)
 
 
 def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: bool) -> Causes:
     """The first cause that holds of each false positive, and the cause of each miss; see docs/protocol.md.
 
     Args:
-        c, matched: as of `match_all`.
+        c, matched: as from `match_all`.
         boxes: they are boxes, which have no association, not tubes.
     """
     wrong = matched < 0
@@ -105,7 +105,7 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
         wrong_frame = in_video & ~in_frame
     else:
         joined, piece_of = broken_links(c, matched, threshold)
-        for i in np.flatnonzero(wrong & (same >= FAINT) & (same < threshold)).tolist():
+        for i in np.flatnonzero(wrong & (same >= MIN_OVERLAP) & (same < threshold)).tolist():
             in_time = _time_iou(c.pred.tubes[i].tube, c.gt.tubes[target[i]].tube, c.rule.spans)
             loose[i] = BOX if same[i] / in_time <= in_time else TIME  # the IoU is their product
     rules = {
@@ -113,9 +113,9 @@ def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: boo
         DUPLICATE: same >= threshold,
         CLASS: other >= threshold,
         LINK: piece_of >= 0,
-        BOX: same >= FAINT,
+        BOX: same >= MIN_OVERLAP,
         TIME: wrong_frame,
-        BOTH: other >= FAINT,
+        BOTH: other >= MIN_OVERLAP,
     }
     cause = np.select(list(rules.values()), [loose if name == BOX else name for name in rules], BACKGROUND)
     target = np.select([cause == CLASS, cause == LINK, wrong], [other_target, piece_of, target], -1)
@@ -186,8 +186,8 @@ def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
 class Mending(NamedTuple):
     """The ranking of every class as it is and with some causes of error mended.
 
-    A false positive of such a cause is gone. A ground truth that it would match is found by it, with the best of their
-    scores; one that is missed is taken off.
+    A false positive of such a cause is gone. A ground truth that such false positives would match is matched, with the
+    best of their scores; with the cause "missed", a missed one is taken off.
 
     rows: of each class its n detections and what mending finds, by falling score: the video of each, int64 (n,), and
     what it is before and after mending, int8 (n,): 1 correct, 0 a false positive, -1 absent. n_gt, off: int64
@@ -221,14 +221,14 @@ def mending(c: Candidates, causes: Causes, mended: Sequence[int]) -> Mending:
     fixes = np.isin(causes.of_pred, [cause for cause in mended if cause in (CLASS, BOX, TIME)]) & (causes.target >= 0)
     fixes[fixes] = causes.of_gt[causes.target[fixes]] != NO_ERROR
     np.maximum.at(scores, causes.target[fixes], c.pred.score[fixes])
-    found = np.flatnonzero(scores > -np.inf)
+    mends = np.flatnonzero(scores > -np.inf)  # ground truth that is matched once the causes are mended
 
     correct = (causes.matched >= 0).astype(np.int8)
-    before = np.append(correct, np.full(len(found), -1, np.int8))
-    after = np.append(np.where(np.isin(causes.of_pred, mended), -1, correct), np.ones(len(found), np.int8))
-    video, label = np.append(c.pred.video, c.gt.video[found]), np.append(c.pred.label, c.gt.label[found])
-    ranked = np.append(c.ranked, len(c.ranked) + np.arange(len(found)))
-    ranked = ranked[np.lexsort((-np.append(c.pred.score, scores[found])[ranked], label[ranked]))]
+    before = np.append(correct, np.full(len(mends), -1, np.int8))
+    after = np.append(np.where(np.isin(causes.of_pred, mended), -1, correct), np.ones(len(mends), np.int8))
+    video, label = np.append(c.pred.video, c.gt.video[mends]), np.append(c.pred.label, c.gt.label[mends])
+    ranked = np.append(c.ranked, len(c.ranked) + np.arange(len(mends)))
+    ranked = ranked[np.lexsort((-np.append(c.pred.score, scores[mends])[ranked], label[ranked]))]
     begin = np.searchsorted(label[ranked], np.arange(c.num_classes))
     rows = [(video[own], before[own], after[own]) for own in np.split(ranked, begin)[1:]]
     known, missed = c.gt.label >= 0, (causes.of_gt == MISSED) & (MISSED in mended)
@@ -247,7 +247,7 @@ def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.nda
         ap: float64 (classes,), with nothing mended.
     """
     videos = []
-    for video in np.argsort(-counts.sum(1), kind="stable")[:LOOKED_AT].tolist():
+    for video in np.argsort(-counts.sum(1), kind="stable")[:N_EXAMINED].tolist():
         if not counts[video].any():
             break
         here, without = np.arange(len(names)) == video, ap.copy()
@@ -258,17 +258,17 @@ def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.nda
         by_cause = {name: int(count) for name, count in zip(CAUSES, counts[video], strict=True) if count}
         about = {"video": names[video], "cost": float(np.nan_to_num(mean_ap(without) - mean_ap(ap)))}
         videos.append({**about, "errors": int(counts[video].sum()), "causes": by_cause})
-    return sorted(videos, key=lambda row: -round(row["cost"], 9))[:WORST]  # equal costs: most errors first
+    return sorted(videos, key=lambda row: -round(row["cost"], 9))[:N_WORST]  # equal costs: most errors first
 
 
 def _list(c: Candidates, causes: Causes, labels: Sequence[str]) -> list[dict]:
-    """Every error of tubes: its video, cause, kind, label, place among the video's tubes, first and last frame."""
+    """Every error of tubes: its video, cause, kind, label, index among the video's tubes, first and last frame."""
     rows = []
     sides = (("false positive", causes.of_pred, c.pred.tubes), ("miss", causes.of_gt, c.gt.tubes))
     for kind, cause, tubes in sides:
         for i in np.flatnonzero(cause >= 0).tolist():
-            video, place, tube = tubes[i]
-            about = {"video": c.names[video], "cause": CAUSES[cause[i]], "kind": kind, "tube": place}
+            video, index, tube = tubes[i]
+            about = {"video": c.names[video], "cause": CAUSES[cause[i]], "kind": kind, "tube": index}
             rows.append({**about, "label": labels[tube.label], "frames": tube.frames[[0, -1]].tolist()})
     return rows
 

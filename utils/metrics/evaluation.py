@@ -20,7 +20,6 @@ from utils.misc import InputError
 from utils.results import cell, print_table
 from utils.video_map import (
     Ranking,
-    ap_of_rankings,
     calc_motion_ap,
     calc_video_map,
     mean_ap,
@@ -134,8 +133,8 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     for threshold, row in zip(e.thresholds, ap, strict=True):
         values[f"{metric}@{threshold:g}"] = mean_ap(row)
         values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
-    for name, places in _ranges(e).items():
-        values[f"{metric}@{name}"] = mean_ap(ap[places].mean(0))
+    for name, indices in _ranges(e).items():
+        values[f"{metric}@{name}"] = mean_ap(ap[indices].mean(0))
         print(f"{metric}@{name}: {_shown(values[f'{metric}@{name}'])}")
     known = dict(zip(e.labels, ~np.isnan(ap[..., 0]).all(0), strict=True))
     rows = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in e.labels if known[label]}
@@ -163,20 +162,20 @@ def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
 
 def _sampled_ap(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndarray:
     """AP, and AP in each of the B resamples of the videos, float64 (thresholds, classes, 1 + B)."""
-    ap = ap_of_rankings(rankings, e.protocol)[..., None]
-    if not e.bootstrap:
-        return ap
-    times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
-    return np.concatenate([ap, [resampled_classes(row, times, e.protocol) for row in rankings]], -1)
+    n_videos = len({*e.pred, *e.gt})
+    times = np.ones((n_videos, 1), np.int64)  # every video once: the AP itself
+    if e.bootstrap:
+        times = np.hstack([times, draw_resamples(n_videos, e.bootstrap, e.seed)])
+    return np.array([resampled_classes(row, times, e.protocol) for row in rankings])
 
 
 def _ranges(e: Evaluation) -> dict[str, list[int]]:
-    """The ranges of thresholds over which MultiSports takes means -> the thresholds' places, where all were asked."""
+    """The ranges of thresholds over which MultiSports takes means -> the thresholds' indices, where all were asked."""
     ranges = {}
     for name, levels in RANGES.items() if e.protocol == "multisports" else ():
-        places = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
-        if len(places) == len(levels):
-            ranges[name] = places
+        indices = [i for i, threshold in enumerate(e.thresholds) if np.isclose(threshold, levels).any()]
+        if len(indices) == len(levels):
+            ranges[name] = indices
     return ranges
 
 

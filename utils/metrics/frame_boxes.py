@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.matching import Instances, box_pairs, matching, ranked_candidates
-from utils.video_map import ap_of_rankings, by_class
+from utils.metrics.matching import Instances, box_pairs, ranked_candidates
+from utils.video_map import ap_of_rankings, rankings_at
 
 PROTOCOL = "multisports"  # whose rule of matching and area under the curve AVA has too
 
@@ -21,7 +21,7 @@ def frame_ap(
     videos: Sequence[str],
     num_classes: int,
     iou_th: Sequence[float],
-    most_per_frame: int | None = None,
+    max_per_frame: int | None = None,
 ) -> np.ndarray:
     """AP of every class: float64 (thresholds, num_classes), NaN where a class has no ground truth.
 
@@ -30,16 +30,16 @@ def frame_ap(
 
     Args:
         pred, gt: boxes; `frame` rises with `video`.
-        most_per_frame: AVA's rule: of each frame only so many detections of the highest score count, over all classes
+        max_per_frame: AVA's rule: of each frame only so many detections of the highest score count, over all classes
             together; of these, boxes without area are left out. Else such boxes are false positives.
     """
     pred, gt = (boxes.where(_by_frame_and_score(boxes)) for boxes in (pred, gt))
-    if most_per_frame is not None:
-        pred = pred.where(np.arange(len(pred.frame)) - np.searchsorted(pred.frame, pred.frame) < most_per_frame)
+    if max_per_frame is not None:
+        pred = pred.where(np.arange(len(pred.frame)) - np.searchsorted(pred.frame, pred.frame) < max_per_frame)
         pred = pred.where((pred.boxes[:, 2:] > pred.boxes[:, :2]).all(1))
-    pairs, place = box_pairs(pred, gt, min(iou_th)), np.arange(len(pred.frame))
-    c = ranked_candidates(videos, num_classes, PROTOCOLS[PROTOCOL], pred, gt, pairs, place)
-    return ap_of_rankings([by_class(c, matching(c, threshold) >= 0) for threshold in iou_th], PROTOCOL)
+    pairs, order = box_pairs(pred, gt, min(iou_th)), np.arange(len(pred.frame))
+    c = ranked_candidates(videos, num_classes, PROTOCOLS[PROTOCOL], pred, gt, pairs, order)
+    return ap_of_rankings(rankings_at(c, iou_th), PROTOCOL)
 
 
 def _by_frame_and_score(boxes: Instances) -> np.ndarray:

@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.box_ops import Tube, Tubes, frames_and_boxes, paired_iou
 from utils.metrics.average_precision import PROTOCOLS, Protocol
 from utils.metrics.overlaps import by_content, check_tubes, edges, tube_ious
 from utils.misc import InputError
 
 BLOCK = 2**10  # boxes that are compared with ground truth at a time
 
-Tubes = Mapping[str, Sequence[Tube]]
 FrameScores = Mapping[str, Sequence[np.ndarray]]
 """`frame_scores[video][i][t]` is the score of box t of the video's i-th tube."""
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -28,7 +27,7 @@ Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class VideoTube(NamedTuple):
-    """A tube with the place of its video in a list of names and its own place among the video's tubes."""
+    """A tube with the index of its video in a list of names and its own index among the video's tubes."""
 
     video: int
     index: int
@@ -38,7 +37,7 @@ class VideoTube(NamedTuple):
 class Instances(NamedTuple):
     """n tubes or n boxes by rising video.
 
-    video: int64 (n,), places in a list of names. label: int64 (n,). score: float64 (n,). Of boxes also frame: int64
+    video: int64 (n,), indices of a list of names. label: int64 (n,). score: float64 (n,). Of boxes also frame: int64
     (n,), one number for each frame of any video; boxes: float64 (n, 4) xyxy. tubes: what they are made of, if of tubes.
     """
 
@@ -72,7 +71,7 @@ class Candidates(NamedTuple):
     j: np.ndarray
     iou: np.ndarray
 
-    def pairs(self, keep: np.ndarray) -> "Candidates":
+    def with_pairs(self, keep: np.ndarray) -> "Candidates":
         """The same with some of the pairs, bool (k,)."""
         return self._replace(i=self.i[keep], j=self.j[keep], iou=self.iou[keep])
 
@@ -131,18 +130,19 @@ def candidates(
     check_tubes(pred, num_classes)
     check_tubes(gt, num_classes, lowest_label=-1)
     names = sorted({*pred, *gt})
-    tubes, targets = numbered_tubes(pred, names), numbered_tubes(gt, names)
-    # the place of each tube where all are sorted by video and content, which decides between equal scores
-    place = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
+    tubes, gt_tubes = numbered_tubes(pred, names), numbered_tubes(gt, names)
+    # the rank of each tube where all are sorted by video and content, which decides between equal scores
+    order = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
     if boxes:
         scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
-        own, truths = (boxes_as_instances(*args, rule.inclusive) for args in ((tubes, scores), (targets, None)))
-        place = place.repeat([len(t.tube) for t in tubes])
-        pairs = box_pairs(own, truths, min_iou, any_class)
+        detections = boxes_as_instances(tubes, scores, rule.inclusive)
+        targets = boxes_as_instances(gt_tubes, None, rule.inclusive)
+        order = order.repeat([len(t.tube) for t in tubes])
+        pairs = box_pairs(detections, targets, min_iou, any_class)
     else:
-        own, truths = tubes_as_instances(tubes), tubes_as_instances(targets)
-        pairs = tube_pairs(tubes, targets, min_iou, rule, any_class)
-    return ranked_candidates(names, num_classes, rule, own, truths, pairs, place)
+        detections, targets = tubes_as_instances(tubes), tubes_as_instances(gt_tubes)
+        pairs = tube_pairs(tubes, gt_tubes, min_iou, rule, any_class)
+    return ranked_candidates(names, num_classes, rule, detections, targets, pairs, order)
 
 
 def ranked_candidates(
@@ -152,14 +152,14 @@ def ranked_candidates(
     pred: Instances,
     gt: Instances,
     pairs: Pairs,
-    place: np.ndarray,
+    order: np.ndarray,
 ) -> Candidates:
-    """The candidates by falling score, and equal scores by `place`, int64 (n,)."""
+    """The candidates by falling score, those of equal scores by rising `order`, int64 (n,)."""
     i, j, iou = pairs
-    ranked = np.lexsort((place, -pred.score))
+    ranked = np.lexsort((order, -pred.score))
     label = gt.label[j]
-    order = np.lexsort((j, label, label != pred.label[i], -iou, np.argsort(ranked)[i]))
-    return Candidates(names, num_classes, rule, pred, gt, ranked, i[order], j[order], iou[order])
+    by_rank = np.lexsort((j, label, label != pred.label[i], -iou, np.argsort(ranked)[i]))
+    return Candidates(names, num_classes, rule, pred, gt, ranked, i[by_rank], j[by_rank], iou[by_rank])
 
 
 def tube_pairs(
@@ -200,7 +200,7 @@ def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = 
 
 
 def video_box_pairs(pred: Sequence[Tube], gt: Sequence[Tube]) -> Pairs:
-    """Boxes of one frame that overlap, of any class, by their places among all boxes of the tubes of one video."""
+    """Boxes of one frame that overlap, of any class, by their indices among all boxes of the tubes of one video."""
     sides = (boxes_as_instances([VideoTube(0, i, tube) for i, tube in enumerate(tubes)]) for tubes in (pred, gt))
     return box_pairs(*sides, np.finfo(np.float64).tiny, any_class=True)
 

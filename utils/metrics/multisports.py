@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Tube
+from utils.box_ops import Tube, Tubes
 from utils.cli import Parser, run
 from utils.metrics.average_precision import NOT_EVALUATED
 from utils.metrics.frame_boxes import frame_ap
-from utils.metrics.matching import Instances, Tubes, boxes_as_instances, numbered_tubes
+from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
 from utils.video_map import calc_video_map, mean_ap
@@ -85,7 +85,7 @@ def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str 
     Raises:
         InputError: a file cannot be read.
     """
-    truth, labels, videos = read_groundtruth(gt)
+    gt_tubes, labels, videos = read_groundtruth(gt)
     ignored = np.isin(labels, NOT_EVALUATED)
     metrics: dict[str, dict] = {}
 
@@ -94,14 +94,14 @@ def evaluate_files(gt: str | Path, frames: str | Path | None = None, tubes: str 
         metrics[name] = {"mAP": mean_ap(ap), "AP": dict(zip(labels, ap.tolist(), strict=True))}
 
     if frames is not None:
-        of_truth = boxes_as_instances(numbered_tubes(truth, videos))
-        aps = frame_ap(read_frames(frames, len(labels)), of_truth, videos, len(labels), FRAME_TH)
+        targets = boxes_as_instances(numbered_tubes(gt_tubes, videos))
+        aps = frame_ap(read_frames(frames, len(labels)), targets, videos, len(labels), FRAME_TH)
         for threshold, ap in zip(FRAME_TH, aps, strict=True):
             add(f"frameAP@{threshold:g}", ap)
     if tubes is not None:
         predicted = read_tubes(tubes, labels)
         levels = sorted({*TUBE_TH, *np.concatenate(list(RANGES.values())).tolist()})
-        ap_at = dict(zip(levels, calc_video_map(predicted, truth, len(labels), levels, "multisports"), strict=True))
+        ap_at = dict(zip(levels, calc_video_map(predicted, gt_tubes, len(labels), levels, "multisports"), strict=True))
         for threshold in TUBE_TH:
             add(f"videoAP@{threshold:g}", ap_at[threshold])
         for name, thresholds in RANGES.items():

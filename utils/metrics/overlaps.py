@@ -1,12 +1,12 @@
 """Overlaps of the tubes of one video, and the checks that all metrics begin with."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from utils.box_ops import Tube, Tubes, frames_and_boxes, paired_iou
 from utils.misc import InputError
 
 
@@ -102,7 +102,7 @@ def by_content(tube: Tube) -> tuple:
     return int(tube.frames[0]), len(tube), tube.frames.tobytes(), tube.boxes.tobytes()
 
 
-def check_tubes(tubes: Mapping[str, Sequence[Tube]], num_classes: int | None = None, lowest_label: int = 0) -> None:
+def check_tubes(tubes: Tubes, num_classes: int | None = None, lowest_label: int = 0) -> None:
     """InputError, naming the video, where a score or a box is not finite or (with `num_classes`) a label not known."""
     for video, of_video in tubes.items():
         for tube in of_video:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
-from utils.metrics.matching import Tubes
+from utils.box_ops import MOTION_CATEGORIES, Tube, Tubes, motion_category
 from utils.metrics.overlaps import check_tubes, tube_ious
 
 Group = Callable[[str, Tube], object]
@@ -19,12 +18,12 @@ Group = Callable[[str, Tube], object]
 
 
 class _Detection(NamedTuple):
-    """A detection and the ground truth of its video and group that it overlaps most: its `place` among them, -1 where
+    """A detection and the ground truth of its video and group that it overlaps most: its `index` among them, -1 where
     there is none, their 3D `iou`, and whether the classes agree."""
 
     score: float
     video: str
-    place: int
+    index: int
     iou: float
     same_class: bool
 
@@ -46,9 +45,9 @@ def _detections(
         for tube, ious in zip(tubes, tube_ious(tubes, targets, label_centric), strict=True):
             group = group_of(video, tube)
             same = [j for j, other in enumerate(groups) if other == group]
-            place = int(ious[same].argmax()) if same else -1
-            iou, label = (ious[same[place]], targets[same[place]].label) if same else (0.0, -1)
-            by_group[group].append(_Detection(tube.score, video, place, iou, label == tube.label))
+            index = int(ious[same].argmax()) if same else -1
+            iou, label = (ious[same[index]], targets[same[index]].label) if same else (0.0, -1)
+            by_group[group].append(_Detection(tube.score, video, index, iou, label == tube.label))
     return by_group, n_gt
 
 
@@ -67,7 +66,6 @@ def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
     """AP of every class over action tubes: 0, and in the mean, where a class has no ground truth or no detection.
 
     Args:
-        pred, gt: the tubes of every video by its name.
         num_classes: labels are 0 to `num_classes` - 1.
         tiou_th: 3D IoU that a detection must exceed.
 
@@ -102,7 +100,7 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
 
     In the order given, each track takes the ground truth that it overlaps most, if that is free. A track whose ground
     truth is taken is neither right nor wrong (`precision_filter`), or wrong (`precision`). By motion category, tracks
-    and ground truth count by their own motion, and the list of what is taken, by video and place in the category, is
+    and ground truth count by their own motion, and the list of what is taken, by video and index in the category, is
     one for all three, small first, so that some tracks are lost, as published. By class: the part of a video's name
     before "/", as in JHMDB21 and UCF101-24.
 
@@ -133,10 +131,10 @@ def _rates(
         right = again = 0
         detections = by_group.get(group, [])
         for detection in detections:
-            place = detection.video, detection.place
+            target = detection.video, detection.index
             if detection.iou > tiou_th:
-                right, again = right + (place not in taken), again + (place in taken)
-                taken.add(place)
+                right, again = right + (target not in taken), again + (target in taken)
+                taken.add(target)
         totals = {"recall": n_gt[group], "precision": len(detections), "precision_filter": len(detections) - again}
         rates[group] = {name: right / total if total else float("nan") for name, total in totals.items()}
     return rates

@@ -4,12 +4,12 @@ IDF1 after Ristani et al. (ECCV workshops 2016), identity switches after CLEAR M
 HOTA and its parts after Luiten et al. (IJCV 2021); details and the sum over videos as in TrackEval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes
+from utils.box_ops import Tube, Tubes, frames_and_boxes
 from utils.metrics.matching import video_box_pairs
 from utils.metrics.overlaps import check_tubes
 
@@ -18,7 +18,7 @@ MATCH_IOU = 0.5  # of IDF1 and identity switches
 EPS = np.finfo(np.float64).eps
 
 
-class Pairs(NamedTuple):
+class BoxPairs(NamedTuple):
     """The k overlapping (ground truth, track) boxes of one video's frames, by rising frame.
 
     frame, gt, track: int64 (k,), the frame and the two people's numbers; gt_box, track_box: int64 (k,), the two boxes'
@@ -32,18 +32,17 @@ class Pairs(NamedTuple):
     track_box: np.ndarray
     iou: np.ndarray
 
-    def at(self, index: np.ndarray) -> "Pairs":
-        return Pairs(*(column[index] for column in self))
+    def where(self, keep: np.ndarray) -> "BoxPairs":
+        """The pairs that a mask or an index selects."""
+        return BoxPairs(*(column[keep] for column in self))
 
 
-def tracking_metrics(
-    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
-) -> dict[str, float]:
+def tracking_metrics(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict[str, float]:
     """Tracking metrics of all videos together.
 
     Args:
-        pred, gt: the tubes of every video by its name. All tubes of one `person_id` are one track (the first box where
-            two are in one frame); a tube without one (-1) is a track of its own.
+        pred, gt: all tubes of one `person_id` are one track (the first box where two are in one frame); a tube without
+            one (-1) is a track of its own.
         label_centric: only frames with ground truth count.
 
     Returns:
@@ -57,28 +56,22 @@ def tracking_metrics(
     return metrics_of_counts(sum(tracking_counts(pred, gt, label_centric).values(), np.zeros(4 + 2 * len(ALPHAS))))
 
 
-def tracking_counts(
-    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
-) -> dict[str, np.ndarray]:
+def tracking_counts(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict[str, np.ndarray]:
     """What `metrics_of_counts` needs of each video, float64 (42,); of several videos their sum. Arguments as in
     `tracking_metrics`."""
     counts = {}
-    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
-        people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
+    for video, people, tracks, pairs in _overlapping(pred, gt, label_centric):
         n_gt, n_pred = (sum(map(len, side)) for side in (people, tracks))
         single = [n_gt, n_pred, _identity_hits(pairs), len(_switches(people, tracks, pairs))]
         counts[video] = np.concatenate([single, *_hota_counts(people, tracks, pairs)])
     return counts
 
 
-def identity_switches(
-    pred: Mapping[str, Sequence[Tube]], gt: Mapping[str, Sequence[Tube]], label_centric: bool = True
-) -> dict[str, list[tuple[int, int, int, int]]]:
-    """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as of
+def identity_switches(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as in
     `tracking_metrics`."""
     switches = {}
-    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
-        people, tracks, pairs = _overlapping(pred.get(video, ()), gt.get(video, ()), label_centric)
+    for video, people, tracks, pairs in _overlapping(pred, gt, label_centric):
         switches[video] = [
             (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)
             for frame, person, before, track in _switches(people, tracks, pairs)
@@ -99,14 +92,16 @@ def metrics_of_counts(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _overlapping(pred: Sequence[Tube], gt: Sequence[Tube], label_centric: bool) -> tuple[list[Tube], list[Tube], Pairs]:
-    """The people and the tracks of one video, one tube for each, and their boxes that overlap."""
-    people = _tracks(gt)
-    tracks = _tracks(pred, frames_and_boxes(people)[0] if label_centric else None)
-    i, j, iou = video_box_pairs(tracks, people)
-    owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
-    pairs = Pairs(frames_and_boxes(people)[0][j], gt_owner[j], owner[i], j, i, iou)
-    return people, tracks, pairs.at(np.argsort(pairs.frame, kind="stable"))
+def _overlapping(pred: Tubes, gt: Tubes, label_centric: bool) -> Iterator[tuple[str, list[Tube], list[Tube], BoxPairs]]:
+    """Each video's name, people and tracks, one tube for each, and their boxes that overlap."""
+    for video in sorted({*pred, *gt}):  # sums of floats depend on their order
+        people = _tracks(gt.get(video, ()))
+        gt_frames, _ = frames_and_boxes(people)
+        tracks = _tracks(pred.get(video, ()), gt_frames if label_centric else None)
+        i, j, iou = video_box_pairs(tracks, people)
+        owner, gt_owner = (np.repeat(np.arange(len(side)), [len(tube) for tube in side]) for side in (tracks, people))
+        pairs = BoxPairs(gt_frames[j], gt_owner[j], owner[i], j, i, iou)
+        yield video, people, tracks, pairs.where(np.argsort(pairs.frame, kind="stable"))
 
 
 def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tube]:
@@ -153,7 +148,7 @@ def _by_frame(frames: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames)) + 1) if len(frames) else []
 
 
-def _hota_counts(people: Sequence[Tube], tracks: Sequence[Tube], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def _hota_counts(people: Sequence[Tube], tracks: Sequence[Tube], pairs: BoxPairs) -> tuple[np.ndarray, np.ndarray]:
     """True positives and the sum of their association scores at each of `ALPHAS`, of one video: float64 (19,) each.
 
     One assignment in each frame serves all thresholds: it prefers people and tracks that overlap over the whole video.
@@ -166,31 +161,31 @@ def _hota_counts(people: Sequence[Tube], tracks: Sequence[Tube], pairs: Pairs) -
     np.add.at(together, links, pairs.iou / (iou_of_boxes - pairs.iou))
     score = (together / np.maximum(lengths - together, EPS))[links] * pairs.iou
     matched = [rows[_assign(pairs.gt[rows], pairs.track[rows], score[rows])] for rows in _by_frame(pairs.frame)]
-    pairs = pairs.at(np.concatenate([np.zeros(0, np.int64), *matched]))
+    pairs = pairs.where(np.concatenate([np.zeros(0, np.int64), *matched]))
     hits, association = np.zeros((2, len(ALPHAS)))
     for k, alpha in enumerate(ALPHAS):
         links = np.zeros_like(lengths)
-        close = pairs.at(pairs.iou >= alpha - EPS)
+        close = pairs.where(pairs.iou >= alpha - EPS)
         np.add.at(links, (close.gt, close.track), 1)
         hits[k] = links.sum()
         association[k] = (links * links / np.maximum(lengths - links, 1)).sum()
     return hits, association
 
 
-def _identity_hits(pairs: Pairs) -> int:
+def _identity_hits(pairs: BoxPairs) -> int:
     """Frames in which each person meets the one track that is assigned to them for the whole video (IDTP)."""
-    close = pairs.at(pairs.iou >= MATCH_IOU)
+    close = pairs.where(pairs.iou >= MATCH_IOU)
     (gt, track), frames = np.unique(np.stack([close.gt, close.track]), axis=1, return_counts=True)
     return int(frames[_assign(gt, track, frames)].sum())
 
 
-def _switches(people: Sequence[Tube], tracks: Sequence[Tube], pairs: Pairs) -> list[tuple[int, int, int, int]]:
+def _switches(people: Sequence[Tube], tracks: Sequence[Tube], pairs: BoxPairs) -> list[tuple[int, int, int, int]]:
     """Whenever a person is matched to another track than before: frame, person, that track, the new one.
 
     A match is kept from one frame with people and tracks to the next such frame while its IoU suffices.
     """
     frames = np.intersect1d(frames_and_boxes(people)[0], frames_and_boxes(tracks)[0])
-    close = pairs.at(pairs.iou >= MATCH_IOU - EPS)
+    close = pairs.where(pairs.iou >= MATCH_IOU - EPS)
     step = np.searchsorted(frames, close.frame)
     last: dict[int, tuple[int, int]] = {}  # person -> the track last matched, and in which step
     switches = []

@@ -1,16 +1,16 @@
 """Recall and precision of person tracks against ground-truth tubes; labels are not compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, Tube, motion_category
+from utils.box_ops import MOTION_CATEGORIES, Tube, Tubes, motion_category
 from utils.metrics.overlaps import by_content, check_thresholds, check_tubes, tube_ious
 
 
 def tube_precision_recall(
-    pred: Mapping[str, Sequence[Tube]],
-    gt: Mapping[str, Sequence[Tube]],
+    pred: Tubes,
+    gt: Tubes,
     tiou_th: float | Sequence[float] = 0.2,
     label_centric: bool = True,
     frame_iou: float | None = None,
@@ -27,7 +27,6 @@ def tube_precision_recall(
     above the threshold, and otherwise in all that its video has ground truth of.
 
     Args:
-        pred, gt: the tubes of every video by its name.
         tiou_th: 3D IoU threshold (`utils.box_ops.tube_iou`), or several.
         label_centric: only frames of the ground truth count.
         frame_iou: a frame's IoU above it counts as 1.
@@ -59,8 +58,8 @@ def tube_precision_recall(
             covers = pairs @ member  # bool (tracks, groups)
             accepted_pred[k] += covers.sum(0)
             near = (ious >= threshold).any(1)
-            most = ious == ious.max(1, keepdims=True, initial=0)  # one person's simultaneous actions overlap equally
-            missed = np.where(near[:, None], most @ member, member.any(0))
+            nearest = ious == ious.max(1, keepdims=True, initial=0)  # one person's simultaneous actions overlap equally
+            missed = np.where(near[:, None], nearest @ member, member.any(0))
             counted = np.where(pairs.any(1)[:, None], covers, missed)
             counted[:, 0] = True
             all_pred[k] += counted.sum(0)
@@ -80,8 +79,8 @@ def accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray
         bool (n, m).
     """
     accepted = np.zeros(ious.shape, bool)
-    for place in np.argsort(-ious, axis=None, kind="stable"):
-        i, j = np.unravel_index(place, ious.shape)
+    for index in np.argsort(-ious, axis=None, kind="stable"):
+        i, j = np.unravel_index(index, ious.shape)
         if ious[i, j] < threshold:
             break
         covered = np.flatnonzero(accepted[i])
@@ -97,7 +96,7 @@ def with_accepted_pair(
     label_centric: bool = True,
     frame_iou: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which tracks and which ground truth of one video have an accepted pair, bool (n,) and (m,); arguments as of
+    """Which tracks and which ground truth of one video have an accepted pair, bool (n,) and (m,); arguments as in
     `tube_precision_recall`. Empty tubes, which are not counted, are True."""
     rows = sorted((i for i, tube in enumerate(pred) if len(tube)), key=lambda i: by_content(pred[i]))
     columns = [j for j, tube in enumerate(gt) if len(tube)]

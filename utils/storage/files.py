@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.misc import InputError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -38,7 +38,7 @@ def naming(path: str | Path, part: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL or (part is not None and error.filename == str(part)):
+        if error.errno in DISK_FULL or (part is not None and error.filename == str(part)):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
@@ -199,8 +199,6 @@ def _reason(path: Path, error: Exception) -> str:
         return str(error)
     with path.open("rb") as file:
         start = file.read(12)
-    if not start:
-        return "it is empty"
     return f"it begins with {start!r}: not written by torch.save, or cut off or damaged; copy it again"
 
 

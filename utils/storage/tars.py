@@ -27,7 +27,7 @@ MAX_JSON = 2**30  # bytes: a header that claims more is damaged
 MAX_NPY_HEADER = 10 + 2**16  # bytes of an array's magic, version, length and header
 END = (2 * BLOCK, 2 * BLOCK + tarfile.RECORDSIZE)  # bytes of zeros after the last member, at least and at most
 ALL = slice(None)  # rows of an array
-COPY = 2**20  # bytes that are read at a time
+CHUNK = 2**20  # bytes that are read at a time
 
 
 class Member(NamedTuple):
@@ -64,7 +64,7 @@ def checksum(file: BinaryIO, offset: int, size: int) -> int:
     """crc32 of `size` bytes of a file from `offset` on; ValueError when the file ends before."""
     crc = 0
     while size:
-        data = os.pread(file.fileno(), min(size, COPY), offset)
+        data = os.pread(file.fileno(), min(size, CHUNK), offset)
         if not data:
             raise ValueError("the file ends too early")
         crc, offset, size = zlib.crc32(data, crc), offset + len(data), size - len(data)

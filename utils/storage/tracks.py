@@ -53,7 +53,7 @@ class TrackStore(TarStore):
             raise OutdatedTracks(f"{self.path}: {text}; run {self._made_by} again")
 
     def tracks(self, name: str) -> list[Track]:
-        """The video's tracks; `rows` are places in the video's arrays."""
+        """The video's tracks; `rows` are indices of the video's arrays."""
         frames, boxes, scores, labels = (self.read(name, c) for c in ("frames", "boxes", "scores", "labels"))
         rows, begin, tracks = np.arange(len(frames)), 0, []
         for person_id, length in enumerate(self.json(name)["lengths"]):

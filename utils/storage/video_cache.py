@@ -75,8 +75,8 @@ def read_folder(folder: Path) -> Sample:
 class VideoCache:
     """A tar of arrays that is being made: `missing` are the videos whose samples this process has to add.
 
-    `samples` are those that had been made and can stay when `look` was last called, the listed videos' first; they are
-    in the tar, or in folders beside it that wait to be merged.
+    What `look` found last: `samples` that can stay, the listed videos' first, in the tar or in folders beside it that
+    wait to be merged; `in_tar`, the names of those in the tar, in its order.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class VideoCache:
         sample.finish()
 
     def look(self) -> None:
-        """Look at what has been made."""
+        """Find out what has been made."""
         self._tar: dict[str, Sample] = {}
         self._fault: InputError | None = None  # of the tar
         try:
@@ -111,6 +111,7 @@ class VideoCache:
         except InputError as error:
             self._fault = error
         made = {name: sample for name, sample in self._tar.items() if self._fits(sample[1])}
+        self.in_tar = list(made)
         for folder in sorted(self.work.iterdir()) if self.work.is_dir() else ():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 name, meta, members = read_folder(folder)
@@ -127,15 +128,11 @@ class VideoCache:
             return self.keep and isinstance(made_from, dict) and made_from.get("settings") == self.settings
         return made_from == listed
 
-    def in_tar(self) -> list[str]:
-        """The videos of `samples` whose samples are in the tar, in its order."""
-        return [name for name, sample in self._tar.items() if self.samples.get(name) is sample]
-
     def is_complete(self) -> bool:
         """Whether the tar holds all listed videos; without `keep` in order, and no other."""
         if self.keep:
-            return {*self.in_tar()} >= self.made_from.keys()
-        return self.in_tar() == [*self._tar] == [*self.made_from]
+            return {*self.in_tar} >= self.made_from.keys()
+        return self.in_tar == [*self._tar] == [*self.made_from]
 
     def say_why(self) -> None:
         """Say why the tar is made again: it cannot be read, or is of other settings."""
@@ -151,17 +148,18 @@ class VideoCache:
     def write(self) -> None:
         """Write the tar of `samples`, which have to hold all listed videos; damaged ones of others are left out."""
         assert self.samples.keys() >= self.made_from.keys(), "the block has not made all samples"
-        write_tar(self.path, self._intact())
 
-    def _intact(self) -> Iterator[Sample]:
-        for name, meta, members in self.samples.values():
-            try:
-                verify_sample(name, members)
-            except InputError:
-                if name in self.made_from:
-                    raise
-                continue
-            yield name, meta, members
+        def intact() -> Iterator[Sample]:
+            for name, meta, members in self.samples.values():
+                try:
+                    verify_sample(name, members)
+                except InputError:
+                    if name in self.made_from:
+                        raise
+                    continue
+                yield name, meta, members
+
+        write_tar(self.path, intact())
 
 
 def folder_name(name: str) -> str:
@@ -215,5 +213,5 @@ def _remove_left_over(cache: VideoCache) -> None:
     if rank() == 0 and cache.work.is_dir():
         with contextlib.suppress(InputError), lock(cache.work / "process-0", "run"):
             cache.look()
-            if len(cache.in_tar()) == len(cache.samples):
+            if len(cache.in_tar) == len(cache.samples):
                 shutil.rmtree(cache.work, ignore_errors=True)

@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,31 +150,19 @@ def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
     """Continue from what `save_state` wrote, or only find out whether that is possible.
 
     Raises:
-        InputError: the state is damaged, or of a run with other flags, other data or another number of processes.
+        InputError: the state is damaged or of a former form, or of a run with other flags, other data, other frozen
+            models or another number of processes.
     """
     path = run.folder / STATE
     state = load_torch(path, "training state to resume")
     try:
-        _compare_settings(path, state["args"], run, tell=not compare_alone)
-        epochs = state.get("epochs", run.args.epochs)  # unknown of an older state
-        if run.args.lr_schedule == "cosine" and epochs != run.args.epochs and rank() == 0 and not compare_alone:
-            text = f"was started with --epochs {epochs}: its cosine now ends at {run.args.epochs}, so the learning rate"
-            print(f"note: {path}: {text} jumps, and the run is not an uninterrupted one", file=sys.stderr)
-        if state.get("data", run.data) != run.data:
-            raise InputError(
-                f"{path}: the run was started on other training data (videos or annotations have changed since); "
-                "restore them, or start again without --resume"
-            )
-        for name, key in state.get("frozen", {}).items():  # of a state that is older than this: not known
-            if run.frozen.get(name, key) != key:
-                raise InputError(
-                    f"{path}: the run was started with another {name} ({key}, now {run.frozen[name]}); restore it, or "
-                    "start again without --resume"
-                )
-        if len(state["ranks"]) != world_size():
-            raise InputError(f"{path}: the run was started with {len(state['ranks'])} processes, not {world_size()}")
+        for difference in _differences(state, run):
+            raise InputError(f"{path}: the run was started {difference}")
         if compare_alone:
             return
+        if run.args.lr_schedule == "cosine" and state["epochs"] != run.args.epochs and rank() == 0:
+            text = f"was started with --epochs {state['epochs']}: its cosine now ends at {run.args.epochs}, so the"
+            print(f"note: {path}: {text} learning rate jumps, and the run is not an uninterrupted one", file=sys.stderr)
         run.bare.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
@@ -181,24 +170,28 @@ def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
         set_random_state(state["ranks"][rank()]["random"], run.device)
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: not the state of such a run ({text})") from None
+        raise InputError(f"{path}: not the state of such a run, or of a former form ({text})") from None
 
 
-def _compare_settings(path: Path, old: dict[str, str], run: "TrainingRun", tell: bool) -> None:
-    """InputError where a flag differs from the run's; one that is younger than the run must be at its default."""
-    new = _fixed(run.settings)
-    for name in sorted(new.keys() | old.keys()):
-        if name not in new:
-            raise InputError(f"{path}: the run was started with --{name} {old[name]}, which this version does not have")
-        if name not in old:
-            if getattr(run.args, name, None) != run.args.defaults.get(name):
-                raise InputError(f"{path}: the run is older than --{name}; leave the flag out to resume")
-            if tell and rank() == 0:
-                print(f"{path}: the run is older than --{name}; it goes on with {new[name]}", file=sys.stderr)
-        elif old[name] != new[name]:
-            raise InputError(
-                f"{path}: the run was started with --{name} {old[name]}, not {new[name]}; repeat it to resume"
-            )
+def _differences(state: dict, run: "TrainingRun") -> Iterator[str]:
+    """Why a state cannot be continued by `run`, each reason as the end of an error line."""
+    old, new = state["args"], _fixed(run.settings)
+    for name in sorted(old.keys() ^ new.keys()):
+        yield f"by a version with other flags (--{name}); start again without --resume"
+    for name in sorted(new):
+        if old[name] != new[name]:
+            yield f"with --{name} {old[name]}, not {new[name]}; repeat it to resume"
+    if state["data"] != run.data:
+        yield (
+            "on other training data (videos or annotations have changed since); restore them, or start again without "
+            "--resume"
+        )
+    for name, key in run.frozen.items():
+        old_key = state["frozen"][name]
+        if old_key != key:
+            yield f"with another {name} ({old_key}, now {key}); restore it, or start again without --resume"
+    if len(state["ranks"]) != world_size():
+        yield f"with {len(state['ranks'])} processes, not {world_size()}"
 
 
 def has_state(folder: Path) -> bool:

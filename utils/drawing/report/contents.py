@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes
+from utils.box_ops import Tube, Tubes, frames_and_boxes
 from utils.metrics.average_precision import PROTOCOLS, average_precision, precision_recall
 from utils.metrics.matching import candidates, matching, video_box_pairs
 from utils.misc import counted
@@ -16,10 +16,8 @@ from utils.video_map import video_rankings
 CURVE_POINTS = 100  # of a precision-recall curve, at most
 LEFT_OUT = ("intervals", "errors", "confusion")  # of the metrics: have charts of their own, or none
 
-Tubes = Mapping[str, Sequence[Tube]]
 
-
-class Wrong(NamedTuple):
+class TubeError(NamedTuple):
     """A tube that is an error: `side` "gt" (missed) or "pred", its index among the video's tubes, and the cause."""
 
     side: str
@@ -27,25 +25,25 @@ class Wrong(NamedTuple):
     cause: str
 
 
-def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[Wrong]]:
+def wrong_tubes(pred: Tubes, gt: Tubes, n_classes: int, threshold: float, protocol: str) -> dict[str, list[TubeError]]:
     """Missed ground truth and false positives of every video, as they count in v-mAP."""
-    errors: dict[str, list[Wrong]] = {name: [] for name in sorted({*pred, *gt})}
+    errors: dict[str, list[TubeError]] = {name: [] for name in sorted({*pred, *gt})}
     c = candidates(pred, gt, n_classes, threshold, protocol)
     matched = matching(c, threshold)
     missed = (c.gt.label >= 0) & ~np.isin(np.arange(len(c.gt.label)), matched)
     sides = (("pred", c.pred.tubes, matched < 0, "false positive"), ("gt", c.gt.tubes, missed, "missed"))
     for side, tubes, wrong, cause in sides:
         for i in np.flatnonzero(wrong):
-            errors[c.names[tubes[i].video]].append(Wrong(side, tubes[i].index, cause))
+            errors[c.names[tubes[i].video]].append(TubeError(side, tubes[i].index, cause))
     return errors
 
 
-def caused_errors(errors: Iterable[Mapping]) -> dict[str, list[Wrong]]:
+def caused_errors(errors: Iterable[Mapping]) -> dict[str, list[TubeError]]:
     """The same of an analysis of errors, which names each one's cause (`utils.metrics.errors`)."""
-    by_video: dict[str, list[Wrong]] = {}
+    by_video: dict[str, list[TubeError]] = {}
     for error in errors:
         side = "gt" if error["kind"] == "miss" else "pred"
-        by_video.setdefault(error["video"], []).append(Wrong(side, error["tube"], error["cause"]))
+        by_video.setdefault(error["video"], []).append(TubeError(side, error["tube"], error["cause"]))
     return by_video
 
 
@@ -54,7 +52,7 @@ def video_entry(
     size: tuple[int, int, int],
     pred: Sequence[Tube],
     gt: Sequence[Tube],
-    errors: Iterable[Wrong] = (),
+    errors: Iterable[TubeError] = (),
     events: Iterable[tuple[int, str]] = (),
     fps: float = 25.0,
 ) -> dict:
@@ -80,17 +78,17 @@ def video_entry(
         causes[error.cause] += 1
     entry["events"] = [{"frame": int(frame), "text": text} for frame, text in events]
     n_errors = causes.total() + len(entry["events"])
-    return entry | {"counts": {"errors": n_errors, **causes, "tubes": len(pred)}}
+    return entry | {"counts": {"errors": n_errors, **causes, "predicted": len(pred)}}
 
 
 def evaluation_page(
     title: str, facts: Mapping, labels: Sequence[str], metrics: Mapping, charts: list[dict], videos: list[dict]
 ) -> dict:
-    """The page of an evaluation: `metrics` as in the results file, `charts` as of `curve_charts` and `part_charts`,
-    `videos` of `video_entry`. The columns of the list of videos are errors, each cause that there is, tubes."""
-    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "tubes"}
+    """The page of an evaluation: `metrics` as in the results file, `charts` as from `curve_charts` and `part_charts`,
+    `videos` of `video_entry`. Columns of the list of videos: errors, each cause that occurs, predicted tubes."""
+    causes = {cause for video in videos for cause in video["counts"]} - {"errors", "predicted"}
     about = {"title": title, "facts": facts, "labels": labels, "metrics": single_metrics(metrics), "charts": charts}
-    return about | {"columns": ["errors", *sorted(causes), "tubes"], "videos": videos}
+    return about | {"columns": ["errors", *sorted(causes), "predicted"], "videos": videos}
 
 
 def predicted_page(results: Mapping[str, Mapping], settings: Mapping) -> dict:
@@ -142,8 +140,8 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
     np.add.at(shared, (track[i], person[j]), iou)
     colours = {number: int(row.argmax()) for number, row in zip(people["pred"], shared, strict=True) if row.any()}
     others = [number for number in people["pred"] if number not in colours]
-    colours |= {number: len(people["gt"]) + place for place, number in enumerate(others)}
-    return {"gt": {number: place for place, number in enumerate(people["gt"])}, "pred": colours}
+    colours |= {number: len(people["gt"]) + i for i, number in enumerate(others)}
+    return {"gt": {number: i for i, number in enumerate(people["gt"])}, "pred": colours}
 
 
 def single_metrics(metrics: Mapping) -> list[dict]:
@@ -188,8 +186,10 @@ def part_charts(
             {"name": cause, "value": row["gain"], "note": f"mAP, {counted(row['count'], 'error')}"}
             for cause, row in errors["causes"].items()
         ]
-        most = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
-        made.append({"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": most})
+        longest = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
+        made.append(
+            {"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": longest}
+        )
     for name, confusion in metrics.get("confusion", {}).items():
         labels = confusion["labels"]
         matrix = {"rows": labels, "columns": labels, "counts": confusion["counts"]}
