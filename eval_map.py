@@ -123,7 +123,7 @@ def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -
     """
     if config["labels"] != project.labels:
         raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
-    if config["head"].get("multi_label", False) != project.multi_label:
+    if config["head"]["multi_label"] != project.multi_label:
         raise InputError(f"{path}: was trained with multi_label {not project.multi_label}; train the head again")
     trained, used = ({**settings, **settings["detector"]} for settings in (config["settings"], tracks.settings))
     for name, noun in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
@@ -153,13 +153,16 @@ def classify(
     from models.action_head import action_probabilities
     from models.tube import action_tubes
 
-    made: dict[str, list[tuple[Tube, np.ndarray]]] = {name: [] for name in tracks.names}
+    tubes: dict[str, list[Tube]] = {name: [] for name in tracks.names}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in tracks.names}
     for track in progress(list(tracks), desc="actions", unit="track", leave=False):
         features = features_of(track) if features_of else None
-        chances = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
-        how = topk, min_tube_length, track.person_id, action_th
-        made[track.video] += action_tubes(track.frames, track.boxes, chances, *how)
-    tubes, scores = ({name: [pair[side] for pair in pairs] for name, pairs in made.items()} for side in (0, 1))
+        probabilities = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
+        for tube, scores_of_frames in action_tubes(
+            track.frames, track.boxes, probabilities, topk, min_tube_length, track.person_id, action_th
+        ):
+            tubes[track.video].append(tube)
+            scores[track.video].append(scores_of_frames)
     return tubes, scores
 
 
@@ -318,11 +321,11 @@ def main() -> None:
         warn_of_shared_videos(project, args.subset)
     measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
-    how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
+    options = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):
-        how[name] = {video: getattr(videos[video], name) for video in gt}
-    how["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
-    e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **how)
+        options[name] = {video: getattr(videos[video], name) for video in gt}
+    options["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
+    e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)

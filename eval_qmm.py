@@ -148,7 +148,7 @@ def link_subset(
             with cache.sample(name) as sample:
                 if name in unusable:
                     raise BadVideo(unusable[name])
-                detections = CachedDetections(store, name, settings.least("psn_score_th"))
+                detections = CachedDetections(store, name, settings.minimum("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
                 rows = np.concatenate([np.zeros(0, np.int64), *(track.rows for track in tracks)])
                 labels = actions_of(tracks, gt[name], project, settings.iou_th)
@@ -228,7 +228,7 @@ def panels(e: TrackEvaluation, settings: LinkSettings, video: str) -> list:
     folder, key = e.root.parent / "queries", e.store.settings["detector"]["key"]
     cache = query_cache_path(folder, e.args.subset, key, settings.psn_score_th)
     if cache.is_file():
-        detections = CachedDetections(TarStore(cache, "query cache"), video, settings.least("psn_score_th"))
+        detections = CachedDetections(TarStore(cache, "query cache"), video, settings.minimum("psn_score_th"))
         shown.append(detections_panel("detections", detections.frames, detections.boxes, detections.scores))
     return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 

@@ -27,7 +27,6 @@ from utils.cli import Parser, cosine, positive, positive_int, run, share
 ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
 WINDOW = 512  # frames of context before a block
-MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
 
 DETECTOR_USE = ("image_size", "square", "query_layer", "person_label")  # of `Detector.config`: as for the head's tracks
 
@@ -113,15 +112,15 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     trained = config["settings"]
     if trained["encoder"] != weights_hash(encoder.state_dict()):
         raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
-    of_tracks = trained.get("detector", {})
-    known = encoder_config["detector"] | {name: of_tracks[name] for name in DETECTOR_USE if name in of_tracks}
-    detector = detector_of(args, device, known)
-    if detector.key != of_tracks.get("key", detector.key):
-        others = f"{of_tracks['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
+    tracks_detector = trained["detector"]
+    used = encoder_config["detector"] | {name: tracks_detector[name] for name in DETECTOR_USE}
+    detector = detector_of(args, device, used)
+    if detector.key != tracks_detector["key"]:
+        others = f"{tracks_detector['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
         print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
     extractor = None
     if head.needs_frames:
-        extractor = frame_extractor(head.needs_frames, args, device, known)
+        extractor = frame_extractor(head.needs_frames, args, device, used)
         if extractor.key != config["frames"]:
             raise InputError(f"{args.head}: was trained with features {config['frames']}, not {extractor.key}")
     sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
@@ -132,7 +131,7 @@ def load_models(args: Namespace, device: torch.device) -> Models:
 
 def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> Namespace:
     """Settings by the flags, else as the head was trained, which `head_config`, its checkpoint's, says."""
-    trained = {"linker": "published", **head_config["settings"]}
+    trained = head_config["settings"]
     linker, own = args.linker or trained["linker"], LINKERS[trained["linker"]].end_consecutive_frames
     patience = trained["end_consecutive_frames"]
     if linker != trained["linker"]:  # what was its linker's own is not the other's
@@ -146,9 +145,9 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
         "end_consecutive_frames": patience,
         "topk": 1,
         "action_th": ACTION_TH if multi_label and not args.topk else None,
-        "min_tube_length": head_config.get("min_tube_length", MIN_TUBE_LENGTH),
+        "min_tube_length": head_config["min_tube_length"],
     }
-    if trained.get("strict"):
+    if trained["strict"]:
         settings |= {name: exceeding(settings[name]) for name in ("psn_score_th", "sim_th")}
     given = {name: value for name in settings if (value := getattr(args, name)) is not None}
     return Namespace(**settings | given)
@@ -218,13 +217,13 @@ class VideoTracks:
             if track.frames[0] >= last:
                 continue
             probabilities, rows = self.probabilities(track, first - WINDOW)
-            number, none = self.number(track), probabilities.shape[1] - 1
+            number, no_action = self.number(track), probabilities.shape[1] - 1
             carries = carried_actions(probabilities, self.settings.topk, self.settings.action_th)
             columns = track.frames[rows].tolist(), track.boxes[rows], probabilities, carries
             for frame, box, scores, carried in zip(*columns, strict=True):
                 if first <= frame < last:
                     actions = sorted(np.flatnonzero(carried).tolist(), key=lambda label: -scores[label])
-                    label, *others = [(label, float(scores[label])) for label in actions or [none]]
+                    label, *others = [(label, float(scores[label])) for label in actions or [no_action]]
                     people[frame].append(Person(number, box, *label, tuple(others)))
         return people
 
