@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -70,21 +71,19 @@ def run_frozen(
 
 
 def _started(videos: Iterable, start: Callable[[Any], Started]) -> Iterator[tuple]:
-    """(video, frames, function that waits for the outputs) of each batch; at a video's end (video, 0, its BadVideo or
-    None)."""
+    """(video, frames, function that waits for the outputs) of each batch; the function may raise BadVideo."""
     for video in videos:
-        fault = None
         try:
             yield from ((video, *batch) for batch in start(video))
         except BadVideo as error:
-            fault = error
-        yield video, 0, fault
+            yield video, 0, partial(_raise, error)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _outputs(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple[int, Any]]:
     for _, n_frames, fetch in batches:
-        if n_frames:
-            yield n_frames, fetch()
-            bar.update(n_frames)
-        elif fetch is not None:  # the video's BadVideo
-            raise fetch
+        yield n_frames, fetch()
+        bar.update(n_frames)
