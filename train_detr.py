@@ -233,9 +233,9 @@ def validate(detect: Callable, data: ClipDataset, args: argparse.Namespace, devi
     """The `box_metrics` of a detector (`Trained.detect`) over a subset."""
     scores, boxes, people = [], [], []
     for batch in make_loader(data, epoch_batches(data, 0, args.batch_size, shuffle=False), args.workers, device):
-        person_scores, places = detect(batch)
+        person_scores, predicted = detect(batch)
         scores += list(person_scores.cpu().numpy())
-        boxes += list(box_cxcywh_to_xyxy(places).cpu().numpy())
+        boxes += list(box_cxcywh_to_xyxy(predicted).cpu().numpy())
         people += [box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy() for target in batch["targets"]]
     return box_metrics(scores, boxes, people)
 

@@ -74,8 +74,8 @@ class X3DFeatures:
             limit = read if images is None else read - self.offsets[-1]  # the clips before it are complete
             while done < limit:
                 stop = min(done + self.batch_size, limit)
-                places = np.clip(np.arange(done, stop)[:, None] + self.offsets, 0, read - 1) - first
-                clips = torch.stack([torch.stack([window[i] for i in row], 1) for row in places.tolist()])
+                indices = np.clip(np.arange(done, stop)[:, None] + self.offsets, 0, read - 1) - first
+                clips = torch.stack([torch.stack([window[i] for i in clip], 1) for clip in indices.tolist()])
                 yield stop - done, fetch_later(self.model.features(clips).float())
                 done = stop
                 while first < done + self.offsets[0]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets.query_clips import QueryClips
 
 GAPS = (1, 4, 16, 64)  # frames between a detection and those that it is looked for in
-PLACES = (0.125, 0.375, 0.625, 0.875)  # of a video, where detections are looked for
+TIMES = (0.125, 0.375, 0.625, 0.875)  # of a video from 0 to 1, at which detections are looked for
 
 
 def _similarities(a: Tensor, b: Tensor) -> Tensor:
@@ -79,8 +79,8 @@ def held_out_metrics(
             values["val_nearest_is_same"].append(float(nearest_is_same(features, ids)))
         for name, value in zip(("same", "different"), mean_similarities(features, ids), strict=True):
             values[f"val_similarity_{name}"].append(value)
-        for gap, place in itertools.product(GAPS, PLACES):
-            detections, gallery = clips.across(indices, gap, place)
+        for gap, time in itertools.product(GAPS, TIMES):
+            detections, gallery = clips.across(indices, gap, time)
             hits[f"val_rank1@{gap}"].append(rank1(*encoded(*detections), *encoded(*gallery)))
     totals = {name: np.sum(counts, 0) for name, counts in hits.items()}
     metrics = {name: float(np.nanmean(batches)) for name, batches in values.items() if np.isfinite(batches).any()}

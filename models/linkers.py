@@ -142,17 +142,17 @@ def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float
     best, partner = similarity.max(1), similarity.argmax(1)
     while best.max() >= min_similarity:
         kept = int(best.argmax())
-        gone = int(partner[kept])
-        sums[kept] += sums[gone]
-        pieces[kept] += pieces[gone]
-        exists[gone] = False
-        apart[kept] &= apart[gone]
-        near[kept] |= near[gone]
+        merged = int(partner[kept])
+        sums[kept] += sums[merged]
+        pieces[kept] += pieces[merged]
+        exists[merged] = False
+        apart[kept] &= apart[merged]
+        near[kept] |= near[merged]
         apart[:, kept], near[:, kept] = apart[kept], near[kept]
-        similarity[gone], similarity[:, gone] = -np.inf, -np.inf
+        similarity[merged], similarity[:, merged] = -np.inf, -np.inf
         similarity[kept] = similarity[:, kept] = similarities(kept)
-        outdated = (partner == kept) | (partner == gone) | (similarity[kept] > best)
-        outdated[[kept, gone]] = True
+        outdated = (partner == kept) | (partner == merged) | (similarity[kept] > best)
+        outdated[[kept, merged]] = True
         best[outdated], partner[outdated] = similarity[outdated].max(1), similarity[outdated].argmax(1)
     joined = [_concatenate(pieces[i]) for i in np.flatnonzero(exists)]
     return sorted(joined, key=lambda track: track.person_id)
