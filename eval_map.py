@@ -79,6 +79,8 @@ def make_parser() -> Parser:
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linking_flags(parser, "load_epoch_qmm")
     add_head_flags(parser)
+    parser.flag("linking", "load_epoch", type=positive_int, default=argparse.SUPPRESS,
+                help="the same as --load_epoch_qmm")  # fmt: skip
     parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
     parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, help="fail unless the head has this time encoding")
     add_frame_flags(parser)
@@ -235,9 +237,7 @@ def from_tracks(
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
     features_of = None
     if head.needs_frames:
-        extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"])
-        if extractor.key != config["frames"]:
-            raise InputError(f"the action head was trained with frame features {config['frames']}, not {extractor.key}")
+        extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"], config["frames"])
         features_of = features_of_tracks(root.parent / "features", videos, extractor)
     topk = args.topk or (len(project.labels) if project.multi_label else 1)
     pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)

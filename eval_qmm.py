@@ -6,7 +6,7 @@ Leaves checkpoint/<dataset>/<qmm_name>/qmm_tubes/<subset>/<settings>.tar, which 
 results/eval_qmm-<subset>-<settings>.json. `--from_tar` evaluates an existing tar again, in seconds.
 """
 
-from argparse import BooleanOptionalAction, Namespace
+from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,7 +24,7 @@ from models.link_settings import (
     tracks_sources,
 )
 from utils import flags
-from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
+from utils.cli import Parser, count, run, run_name, share, tell_left_out, thresholds
 from utils.results import (
     Views,
     check_plot_video,
@@ -43,6 +43,7 @@ def make_parser() -> Parser:
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="fail unless the person encoder has a skip connection")
     flags.add_detector_flags(parser, detr=None, batch_flag="n_frames")
+    parser.flag("detector", "detr_batch", type=count, default=SUPPRESS, help="the same as --n_frames")
     add_linking_flags(parser)
     parser.flag("evaluation", "from_tar", action="store_true", help="evaluate the existing tar without any model")
     help_text = "3D IoU thresholds, or ranges such as 0.5:0.95"

@@ -118,11 +118,8 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     if detector.key != tracks_detector["key"]:
         others = f"{tracks_detector['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
         print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
-    extractor = None
-    if head.needs_frames:
-        extractor = frame_extractor(head.needs_frames, args, device, used)
-        if extractor.key != config["frames"]:
-            raise InputError(f"{args.head}: was trained with features {config['frames']}, not {extractor.key}")
+    kind, key = head.needs_frames, config["frames"]
+    extractor = frame_extractor(kind, args, device, used, key) if kind else None
     sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
     settings = resolve_settings(args, config, head.config["multi_label"])
     make_linker(settings, trained["link_cues"])  # a mistake here stops the run before a video is opened

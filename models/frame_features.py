@@ -86,12 +86,21 @@ class X3DFeatures:
 Extractor = BackboneFeatures | X3DFeatures
 
 
-def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> Extractor:
-    """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
+def frame_extractor(
+    kind: str, args: Namespace, device: torch.device, detector: dict, trained_key: str | None = None
+) -> Extractor:
+    """The model of the features that a head of this `kind` ("x3d" or "res") needs; `detector` as `Detector.config()`.
+
+    InputError where it has another key than `trained_key`, that of the features that a head was trained with.
+    """
     if kind == "res":
-        return BackboneFeatures(detector_of(args, device, detector))
-    assert kind == "x3d", kind
-    return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, batch_size(args, device))
+        extractor = BackboneFeatures(detector_of(args, device, detector))
+    else:
+        n = batch_size(args, device)
+        extractor = X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, n)
+    if trained_key not in (None, extractor.key):
+        raise InputError(f"the action head was trained with frame features {trained_key}, not {extractor.key}")
+    return extractor
 
 
 def features_of_tracks(folder: Path, videos: "SubsetVideos", extractor: Extractor) -> Callable[[Track], np.ndarray]:
