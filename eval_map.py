@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """What is measured, wherever it comes from.
+    """The action tubes that are evaluated, from tracks or from a predictions file.
 
     pred: every video's action tubes; frame_scores: the scores of each of them in each of its frames. sizes: every
     video's width, height and number of frames. root: the folder that `results/` lies in. name: of the results, with

@@ -216,7 +216,7 @@ def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dic
 
 
 def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
-    """Print what trains without an error but cannot do what was asked for."""
+    """Warn of settings that raise no error but do not have the effect that was asked for."""
     if args.id_loss_coef and args.n_frames == 1:
         reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
         print(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}", file=sys.stderr)

@@ -111,7 +111,7 @@ class Detector(ABC):
 
 
 def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
-    """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
+    """The detections that `fetch` waits for: frames count from `first`, boxes in pixels of `size` (width, height)."""
     scores, boxes, queries = fetch()
     frame, query = np.nonzero(scores >= floor)
     in_pixels = boxes[frame, query] * np.float32([*size, *size])

@@ -61,8 +61,8 @@ def held_out_metrics(
     Returns:
         `val_loss` (N-pair), `val_nearest_is_same`, `val_similarity_same` and `val_similarity_different` (mean cosines),
         means over batches; `val_rank1@G` for each of `GAPS`: the share of detections whose most similar one in the
-        frames G later, of their own and of the batch's other videos, is the same person's. What nothing can be measured
-        of is left out.
+        frames G later, of their own and of the batch's other videos, is the same person's. A metric that nothing can be
+        measured for is left out.
     """
     values: dict[str, list[float]] = defaultdict(list)
     hits: dict[str, list[tuple[int, int]]] = defaultdict(list)

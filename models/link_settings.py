@@ -1,5 +1,5 @@
-"""The settings that tracks are linked with: flags, names on disk, where those of two runs differ, and whether a tar of
-tracks still is what it would be made from now."""
+"""The settings of linking: their flags, the names of tars of tracks, how those of two runs differ, and whether a tar is
+up to date."""
 
 import sys
 from argparse import Namespace
@@ -92,7 +92,7 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         linker=args.linker,
         strict=args.strict,
     )
-    settings.make_linker()  # a linker that the cue cannot serve is told before a detector runs
+    settings.make_linker()  # refuses a linker that does not go with the cue, before a detector runs
     return settings
 
 
@@ -164,10 +164,10 @@ def open_tracks(
 ) -> TrackStore:
     """A subset's tracks, for a later stage; `path` as of `tar_of_tracks`, `bad` as of `TrackStore`.
 
-    Files of videos that are not here are not compared, nor the person encoder where its checkpoint is not.
+    Missing video files are not compared, nor is a person encoder whose checkpoint is missing.
 
     Raises:
-        InputError: the tar is missing or damaged, or OutdatedTracks: `eval_qmm.py` would make it of something else now.
+        InputError: the tar is missing or damaged. OutdatedTracks: `eval_qmm.py` would make it of something else now.
     """
     from models.person_encoder import encoder_hash  # with PyTorch
 
