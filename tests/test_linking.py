@@ -162,6 +162,9 @@ def test_of_two_alike_and_overlapping_detections_the_weaker_goes() -> None:
     similarity = np.array([[1, 0.9, 0.9, 0.1], [0.9, 1, 0.9, 0.1], [0.9, 0.9, 1, 0.1], [0.1, 0.1, 0.1, 1]])
     assert distinct_detections(similarity, boxes, np.array([0.8, 0.9, 0.8, 0.8]), (0.7, 0.3)) == [1, 2, 3]
     assert distinct_detections(similarity, boxes, np.array([0.9, 0.8, 0.8, 0.8]), (0.7, 0.3)) == [0, 2, 3]
+    no_features = np.diag([1.0, 1, 0, 0])
+    no_features[0, 1] = no_features[1, 0] = 0.9
+    assert distinct_detections(no_features, boxes, np.array([0.8, 0.9, 0.8, 0.8]), (0.7, 0.3)) == [1, 2, 3]
     echo = second_detections(similarity[[0, 2, 3]][:, [1]], boxes[[0, 2, 3]], boxes[[1]], (0.4, 0.2))
     assert echo.tolist() == [True, False, False]
 
