@@ -99,10 +99,10 @@ def make_parser() -> Parser:
     parser.flag("predictions", "save_predictions", action="store_true",
                 help="keep the evaluated tubes as JSON, which --predictions reads")  # fmt: skip
     parser.flag("predictions", "export", choices=EXPORTS,
-                help="format to write what was evaluated in; act, multisports and ava: of frame-mAP")  # fmt: skip
+                help="format to write the evaluated tubes in; act, multisports, ava: of frame-mAP alone")  # fmt: skip
     parser.flag("evaluation", "metric", choices=tuple(METRICS), default="v-mAP", help="metric to compute")
     parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc",
-                help="rules of the metric; ava, ava-2019: of frame-mAP; published: of the two others")  # fmt: skip
+                help="rules of the metric; ava, ava-2019: frame-mAP alone; published: the other two")  # fmt: skip
     parser.flag("evaluation", "count_duplicates", action="store_true",
                 help="v-mAP as published: a second detection of a ground-truth tube is correct too")  # fmt: skip
     parser.flag("evaluation", "bootstrap", type=count, default=0,

@@ -21,7 +21,7 @@ ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
     "dilation": "DC5: the last stage keeps its resolution",
     "norm": "frozen (pretrained backbones) or bn (from scratch)",
-    "stages": "the ResNet is cut after so many stages",
+    "stages": "stages of the ResNet that are kept, 1 to 4",
     "hidden_dim": "width of queries",
     "nheads": "attention heads",
     "enc_layers": "encoder layers",
