@@ -277,8 +277,8 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
-    of_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
-    ap = rows_ap(pred, gt, file.label_ids, excluded if of_2019 else None, "2019" if of_2019 else "2020", levels)
+    by_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
+    ap = rows_ap(pred, gt, file.label_ids, excluded if by_2019 else None, "2019" if by_2019 else "2020", levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"

@@ -278,9 +278,9 @@ def main() -> None:
         if not args.from_tar:
             link_subset(args, project, root, settings, device, annotations, bad)
         if rank() == 0:
-            tar_of = existing_tar if args.from_tar else tar_of_tracks
+            find_tar = existing_tar if args.from_tar else tar_of_tracks
             videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
-            path = tar_of(args, settings, root, args.subset)
+            path = find_tar(args, settings, root, args.subset)
             store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             check_plot_video(args, gt)

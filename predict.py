@@ -39,17 +39,17 @@ def make_parser() -> Parser:
     parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped)")
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     flags.add_frame_flags(parser)
-    of_head = "(default: as the head was trained)"
-    parser.flag("models", "rate", type=positive, help=f"frames per second that are used, by time stamps {of_head}")
-    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
-    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
-    parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {of_head}")
-    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {of_head}")
+    as_trained = "(default: as the head was trained)"
+    parser.flag("models", "rate", type=positive, help=f"frames per second that are used, by time stamps {as_trained}")
+    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {as_trained}")
+    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {as_trained}")
+    parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {as_trained}")
+    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {as_trained}")
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
                 help="frames without a link after which a track closes "
                 "(default: as trained, or of a different --linker its own)")  # fmt: skip
     add_action_flags(parser)
-    help_text = f"minimum frames of an action tube {of_head}"
+    help_text = f"minimum frames of an action tube {as_trained}"
     parser.flag("action tubes", "min_tube_length", type=positive_int, help=help_text)
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
     help_text = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
