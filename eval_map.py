@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """What is measured, wherever it comes from.
+    """The action tubes that are evaluated, from tracks or from a predictions file.
 
     pred: every video's action tubes; frame_scores: the scores of each of them in each of its frames. sizes: every
     video's width, height and number of frames. root: the folder that `results/` lies in. name: of the results, with
@@ -79,6 +79,8 @@ def make_parser() -> Parser:
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linking_flags(parser, "load_epoch_qmm")
     add_head_flags(parser)
+    parser.flag("linking", "load_epoch", type=positive_int, default=argparse.SUPPRESS,
+                help="the same as --load_epoch_qmm")  # fmt: skip
     parser.flag("model", "load_epoch_head", type=positive_int, help="epoch of the head (default: the last)")
     parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, help="fail unless the head has this time encoding")
     add_frame_flags(parser)
@@ -97,10 +99,10 @@ def make_parser() -> Parser:
     parser.flag("predictions", "save_predictions", action="store_true",
                 help="keep the evaluated tubes as JSON, which --predictions reads")  # fmt: skip
     parser.flag("predictions", "export", choices=EXPORTS,
-                help="format to write what was evaluated in; act, multisports and ava: of frame-mAP")  # fmt: skip
+                help="format to write the evaluated tubes in; act, multisports, ava: of frame-mAP alone")  # fmt: skip
     parser.flag("evaluation", "metric", choices=tuple(METRICS), default="v-mAP", help="metric to compute")
     parser.flag("evaluation", "protocol", choices=PROTOCOL_NAMES, default="voc",
-                help="rules of the metric; ava, ava-2019: of frame-mAP; published: of the two others")  # fmt: skip
+                help="rules of the metric; ava, ava-2019: frame-mAP alone; published: the other two")  # fmt: skip
     parser.flag("evaluation", "count_duplicates", action="store_true",
                 help="v-mAP as published: a second detection of a ground-truth tube is correct too")  # fmt: skip
     parser.flag("evaluation", "bootstrap", type=count, default=0,
@@ -123,7 +125,7 @@ def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -
     """
     if config["labels"] != project.labels:
         raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
-    if config["head"].get("multi_label", False) != project.multi_label:
+    if config["head"]["multi_label"] != project.multi_label:
         raise InputError(f"{path}: was trained with multi_label {not project.multi_label}; train the head again")
     trained, used = ({**settings, **settings["detector"]} for settings in (config["settings"], tracks.settings))
     for name, noun in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
@@ -153,13 +155,16 @@ def classify(
     from models.action_head import action_probabilities
     from models.tube import action_tubes
 
-    made: dict[str, list[tuple[Tube, np.ndarray]]] = {name: [] for name in tracks.names}
+    tubes: dict[str, list[Tube]] = {name: [] for name in tracks.names}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in tracks.names}
     for track in progress(list(tracks), desc="actions", unit="track", leave=False):
         features = features_of(track) if features_of else None
-        chances = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
-        how = topk, min_tube_length, track.person_id, action_th
-        made[track.video] += action_tubes(track.frames, track.boxes, chances, *how)
-    tubes, scores = ({name: [pair[side] for pair in pairs] for name, pairs in made.items()} for side in (0, 1))
+        probabilities = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
+        for tube, scores_of_frames in action_tubes(
+            track.frames, track.boxes, probabilities, topk, min_tube_length, track.person_id, action_th
+        ):
+            tubes[track.video].append(tube)
+            scores[track.video].append(scores_of_frames)
     return tubes, scores
 
 
@@ -232,9 +237,7 @@ def from_tracks(
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
     features_of = None
     if head.needs_frames:
-        extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"])
-        if extractor.key != config["frames"]:
-            raise InputError(f"the action head was trained with frame features {config['frames']}, not {extractor.key}")
+        extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"], config["frames"])
         features_of = features_of_tracks(root.parent / "features", videos, extractor)
     topk = args.topk or (len(project.labels) if project.multi_label else 1)
     pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
@@ -274,8 +277,8 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
-    of_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
-    ap = rows_ap(pred, gt, file.label_ids, excluded if of_2019 else None, "2019" if of_2019 else "2020", levels)
+    by_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
+    ap = rows_ap(pred, gt, file.label_ids, excluded if by_2019 else None, "2019" if by_2019 else "2020", levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
@@ -318,11 +321,11 @@ def main() -> None:
         warn_of_shared_videos(project, args.subset)
     measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
-    how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
+    options = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):
-        how[name] = {video: getattr(videos[video], name) for video in gt}
-    how["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
-    e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **how)
+        options[name] = {video: getattr(videos[video], name) for video in gt}
+    options["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
+    e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)

@@ -6,7 +6,7 @@ Leaves checkpoint/<dataset>/<qmm_name>/qmm_tubes/<subset>/<settings>.tar, which 
 results/eval_qmm-<subset>-<settings>.json. `--from_tar` evaluates an existing tar again, in seconds.
 """
 
-from argparse import BooleanOptionalAction, Namespace
+from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,7 +24,7 @@ from models.link_settings import (
     tracks_sources,
 )
 from utils import flags
-from utils.cli import Parser, run, run_name, share, tell_left_out, thresholds
+from utils.cli import Parser, count, run, run_name, share, tell_left_out, thresholds
 from utils.results import (
     Views,
     check_plot_video,
@@ -43,6 +43,7 @@ def make_parser() -> Parser:
     parser.flag("model", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     parser.flag("model", "is_skip", action="store_true", help="fail unless the person encoder has a skip connection")
     flags.add_detector_flags(parser, detr=None, batch_flag="n_frames")
+    parser.flag("detector", "detr_batch", type=count, default=SUPPRESS, help="the same as --n_frames")
     add_linking_flags(parser)
     parser.flag("evaluation", "from_tar", action="store_true", help="evaluate the existing tar without any model")
     help_text = "3D IoU thresholds, or ranges such as 0.5:0.95"
@@ -148,7 +149,7 @@ def link_subset(
             with cache.sample(name) as sample:
                 if name in unusable:
                     raise BadVideo(unusable[name])
-                detections = CachedDetections(store, name, settings.least("psn_score_th"))
+                detections = CachedDetections(store, name, settings.minimum("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
                 rows = np.concatenate([np.zeros(0, np.int64), *(track.rows for track in tracks)])
                 labels = actions_of(tracks, gt[name], project, settings.iou_th)
@@ -228,7 +229,7 @@ def panels(e: TrackEvaluation, settings: LinkSettings, video: str) -> list:
     folder, key = e.root.parent / "queries", e.store.settings["detector"]["key"]
     cache = query_cache_path(folder, e.args.subset, key, settings.psn_score_th)
     if cache.is_file():
-        detections = CachedDetections(TarStore(cache, "query cache"), video, settings.least("psn_score_th"))
+        detections = CachedDetections(TarStore(cache, "query cache"), video, settings.minimum("psn_score_th"))
         shown.append(detections_panel("detections", detections.frames, detections.boxes, detections.scores))
     return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
@@ -277,9 +278,9 @@ def main() -> None:
         if not args.from_tar:
             link_subset(args, project, root, settings, device, annotations, bad)
         if rank() == 0:
-            tar_of = existing_tar if args.from_tar else tar_of_tracks
+            find_tar = existing_tar if args.from_tar else tar_of_tracks
             videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
-            path = tar_of(args, settings, root, args.subset)
+            path = find_tar(args, settings, root, args.subset)
             store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             check_plot_video(args, gt)

@@ -27,7 +27,6 @@ from utils.cli import Parser, cosine, positive, positive_int, run, share
 ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
 WINDOW = 512  # frames of context before a block
-MIN_TUBE_LENGTH = 9  # of heads whose checkpoint does not say
 
 DETECTOR_USE = ("image_size", "square", "query_layer", "person_label")  # of `Detector.config`: as for the head's tracks
 
@@ -40,17 +39,17 @@ def make_parser() -> Parser:
     parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped)")
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     flags.add_frame_flags(parser)
-    of_head = "(default: as the head was trained)"
-    parser.flag("models", "rate", type=positive, help=f"frames per second that are used, by time stamps {of_head}")
-    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {of_head}")
-    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {of_head}")
-    parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {of_head}")
-    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {of_head}")
+    as_trained = "(default: as the head was trained)"
+    parser.flag("models", "rate", type=positive, help=f"frames per second that are used, by time stamps {as_trained}")
+    parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {as_trained}")
+    parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {as_trained}")
+    parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {as_trained}")
+    parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {as_trained}")
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
                 help="frames without a link after which a track closes "
                 "(default: as trained, or of a different --linker its own)")  # fmt: skip
     add_action_flags(parser)
-    help_text = f"minimum frames of an action tube {of_head}"
+    help_text = f"minimum frames of an action tube {as_trained}"
     parser.flag("action tubes", "min_tube_length", type=positive_int, help=help_text)
     parser.flag("output", "out", default="predictions", help="folder for <video>.mp4 and <video>.json")
     help_text = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
@@ -113,17 +112,14 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     trained = config["settings"]
     if trained["encoder"] != weights_hash(encoder.state_dict()):
         raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
-    of_tracks = trained.get("detector", {})
-    known = encoder_config["detector"] | {name: of_tracks[name] for name in DETECTOR_USE if name in of_tracks}
-    detector = detector_of(args, device, known)
-    if detector.key != of_tracks.get("key", detector.key):
-        others = f"{of_tracks['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
+    tracks_detector = trained["detector"]
+    used = encoder_config["detector"] | {name: tracks_detector[name] for name in DETECTOR_USE}
+    detector = detector_of(args, device, used)
+    if detector.key != tracks_detector["key"]:
+        others = f"{tracks_detector['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
         print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
-    extractor = None
-    if head.needs_frames:
-        extractor = frame_extractor(head.needs_frames, args, device, known)
-        if extractor.key != config["frames"]:
-            raise InputError(f"{args.head}: was trained with features {config['frames']}, not {extractor.key}")
+    kind, key = head.needs_frames, config["frames"]
+    extractor = frame_extractor(kind, args, device, used, key) if kind else None
     sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
     settings = resolve_settings(args, config, head.config["multi_label"])
     make_linker(settings, trained["link_cues"])  # a mistake here stops the run before a video is opened
@@ -132,7 +128,7 @@ def load_models(args: Namespace, device: torch.device) -> Models:
 
 def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> Namespace:
     """Settings by the flags, else as the head was trained, which `head_config`, its checkpoint's, says."""
-    trained = {"linker": "published", **head_config["settings"]}
+    trained = head_config["settings"]
     linker, own = args.linker or trained["linker"], LINKERS[trained["linker"]].end_consecutive_frames
     patience = trained["end_consecutive_frames"]
     if linker != trained["linker"]:  # what was its linker's own is not the other's
@@ -146,9 +142,9 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
         "end_consecutive_frames": patience,
         "topk": 1,
         "action_th": ACTION_TH if multi_label and not args.topk else None,
-        "min_tube_length": head_config.get("min_tube_length", MIN_TUBE_LENGTH),
+        "min_tube_length": head_config["min_tube_length"],
     }
-    if trained.get("strict"):
+    if trained["strict"]:
         settings |= {name: exceeding(settings[name]) for name in ("psn_score_th", "sim_th")}
     given = {name: value for name in settings if (value := getattr(args, name)) is not None}
     return Namespace(**settings | given)
@@ -218,13 +214,13 @@ class VideoTracks:
             if track.frames[0] >= last:
                 continue
             probabilities, rows = self.probabilities(track, first - WINDOW)
-            number, none = self.number(track), probabilities.shape[1] - 1
+            number, no_action = self.number(track), probabilities.shape[1] - 1
             carries = carried_actions(probabilities, self.settings.topk, self.settings.action_th)
             columns = track.frames[rows].tolist(), track.boxes[rows], probabilities, carries
             for frame, box, scores, carried in zip(*columns, strict=True):
                 if first <= frame < last:
                     actions = sorted(np.flatnonzero(carried).tolist(), key=lambda label: -scores[label])
-                    label, *others = [(label, float(scores[label])) for label in actions or [none]]
+                    label, *others = [(label, float(scores[label])) for label in actions or [no_action]]
                     people[frame].append(Person(number, box, *label, tuple(others)))
         return people
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from models.head_types import HEAD_TYPES, add_head_flags, add_time_flags, head_folder
+from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_head_flags, head_folder
 from models.link_settings import LinkSettings, add_linking_flags, existing_tar, link_settings, open_tracks
 from utils import flags
 from utils.cli import Parser, not_negative, positive_int, run, run_name, share, tell_left_out
@@ -30,7 +30,11 @@ def make_parser() -> Parser:
     parser.flag("data", "qmm_name", type=run_name, default="qmm", help="name of the run of train_qmm.py")
     add_linking_flags(parser)
     add_head_flags(parser)
-    add_time_flags(parser)
+    help_text = "published: sinusoids of base --time_cycle, which never repeat; periodic: harmonics of --time_cycle"
+    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, default="published", help=help_text)
+    help_text = f"period (or base) of the time encoding in frames {flags.OF_DATA}"
+    parser.flag("model", "time_cycle", type=positive_int, help=help_text)
+    parser.flag("model", "time_d", type=positive_int, default=32, help="width of the time where it is appended")
     parser.flag("model", "n_layers", type=positive_int, default=2, help="transformer layers")
     parser.flag("model", "nhead", type=positive_int, default=8, help="attention heads")
     parser.flag("model", "dim_feedforward", type=positive_int, default=256, help="width of feed-forward layers")
@@ -70,7 +74,7 @@ from datasets.presets import parse_with_preset
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
-from models.frame_features import Extractor, features_of_tracks, frame_extractor
+from models.frame_features import features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, world_size
 from utils.misc import InputError, start
@@ -192,14 +196,6 @@ def validation_tracks(
     return tracks
 
 
-def add_features(
-    args: argparse.Namespace, project: Project, subset: str, data: TrackBatches, frames: Extractor
-) -> None:
-    """Give `data` the features of its tracks' frames, which takes long where they are not cached."""
-    videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
-    data.features_of = features_of_tracks(Path(args.checkpoint_root) / project.name / "features", videos, frames)
-
-
 def main() -> None:
     """The command line."""
     args = parse_with_preset(make_parser(), "train_action_head")
@@ -216,9 +212,8 @@ def main() -> None:
         bad: dict[str, str] | None = {} if args.skip_bad else None
         tar = existing_tar(args, linking, root, args.subset)
         store = subset_tracks(args, project, linking, tar, args.subset, bad)
-        frames = None
-        if HEAD_TYPES[args.head_type].frames:
-            frames = frame_extractor(args.head_type, args, device, store.settings["detector"])
+        kind = HEAD_TYPES[args.head_type].frames
+        frames = frame_extractor(kind, args, device, store.settings["detector"]) if kind else None
         data = TrackBatches(store, args.seed)
         if not len(data):
             labelled = " with a label" if project.multi_label else ""
@@ -233,8 +228,10 @@ def main() -> None:
         sizes = {name: getattr(args, name) for name in names} | {"frame_d": frames.width if frames else 0}
         sizes |= {"time_cycle": by_data["time_cycle"], "multi_label": project.multi_label}
         head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
-        metrics_of_val, val_store = None, validation_tracks(args, project, linking, store, bad)
+        subsets, metrics_of_val = [(args.subset, data)], None
+        val_store = validation_tracks(args, project, linking, store, bad)
         if val_store and len(val := TrackBatches(val_store, args.seed)):
+            subsets.append((args.val_subset, val))
             metrics_of_val = partial(validate, head, val, args.batch_size, weight, args.max_frames_in_batch)
 
         config = {
@@ -253,10 +250,9 @@ def main() -> None:
             "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings, frozen=frozen
         )
         training.check()
-        if frames:
-            add_features(args, project, args.subset, data, frames)
-        if frames and metrics_of_val:
-            add_features(args, project, args.val_subset, val, frames)
+        for subset, batches in subsets if frames else ():  # takes long where they are not cached
+            videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
+            batches.features_of = features_of_tracks(root.parent / "features", videos, frames)
         with training:
             for epoch in training.epochs():
                 steps = epoch_batches(data, epoch, args.iter_update, rank(), world_size())

@@ -21,7 +21,7 @@ ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
     "dilation": "DC5: the last stage keeps its resolution",
     "norm": "frozen (pretrained backbones) or bn (from scratch)",
-    "stages": "the ResNet is cut after so many stages",
+    "stages": "stages of the ResNet that are kept, 1 to 4",
     "hidden_dim": "width of queries",
     "nheads": "attention heads",
     "enc_layers": "encoder layers",
@@ -216,7 +216,7 @@ def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dic
 
 
 def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
-    """Print what trains without an error but cannot do what was asked for."""
+    """Warn of settings that raise no error but do not have the effect that was asked for."""
     if args.id_loss_coef and args.n_frames == 1:
         reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
         print(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}", file=sys.stderr)
@@ -233,9 +233,9 @@ def validate(detect: Callable, data: ClipDataset, args: argparse.Namespace, devi
     """The `box_metrics` of a detector (`Trained.detect`) over a subset."""
     scores, boxes, people = [], [], []
     for batch in make_loader(data, epoch_batches(data, 0, args.batch_size, shuffle=False), args.workers, device):
-        person_scores, places = detect(batch)
+        person_scores, predicted = detect(batch)
         scores += list(person_scores.cpu().numpy())
-        boxes += list(box_cxcywh_to_xyxy(places).cpu().numpy())
+        boxes += list(box_cxcywh_to_xyxy(predicted).cpu().numpy())
         people += [box_cxcywh_to_xyxy(target["boxes"]).cpu().numpy() for target in batch["targets"]]
     return box_metrics(scores, boxes, people)
 

@@ -78,7 +78,7 @@ Batches = Iterator[tuple[Tensor, Tensor, list[str]]]
 
 def match(
     args: argparse.Namespace,
-    least: dict[str, float],
+    minimum: dict[str, float],
     detections: Detections | CachedDetections,
     frames: np.ndarray,
     boxes: np.ndarray,
@@ -87,21 +87,21 @@ def match(
     """The ground-truth box of each detection, int64 (M,), -1 for none, by `--matching`.
 
     Args:
-        least: the lowest person score and IoU.
+        minimum: `psn_score_th` and `iou_th`, the lowest values that pass.
         frames: int64 (G,), non-decreasing, of the ground truth, boxes: (G, 4) xyxy.
         scale: width and height that the boxes count in.
     """
-    placed, iou_th = (detections.frames, detections.boxes), least["iou_th"]
+    d, iou_th = detections, minimum["iou_th"]
     if args.matching == "greedy":
-        matched = match_people(*placed, frames, boxes, iou_th)
+        matched = match_people(d.frames, d.boxes, frames, boxes, iou_th)
     else:
-        matched = match_hungarian(*placed, detections.scores, frames, boxes, iou_th, scale)
-    return np.where(detections.scores >= least["psn_score_th"], matched, -1)
+        matched = match_hungarian(d.frames, d.boxes, d.scores, frames, boxes, iou_th, scale)
+    return np.where(detections.scores >= minimum["psn_score_th"], matched, -1)
 
 
 def query_clips(
     args: argparse.Namespace,
-    least: dict[str, float],
+    minimum: dict[str, float],
     project: Project,
     detector: Detector,
     annotations: dict[str, Video],
@@ -114,7 +114,7 @@ def query_clips(
     Videos left out enter `bad`. Without `train` there is one clip of each video, no frame is mirrored, and identities
     are persons whatever `--identity` says.
     """
-    floor = least["psn_score_th"]
+    floor = minimum["psn_score_th"]
     if args.matching == "hungarian":  # weaker queries can take a person away too
         floor = min(floor, FLOOR)
     folder, views = Path(args.checkpoint_root) / project.name / "queries", []
@@ -130,7 +130,7 @@ def query_clips(
 
     def match_video(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         sides = [detections.meta[name] for name in ("width", "height")]
-        return match(args, least, detections, frames, boxes, [max(sides)] * 2 if detector.square else sides)
+        return match(args, minimum, detections, frames, boxes, [max(sides)] * 2 if detector.square else sides)
 
     data = QueryClips(
         annotations,
@@ -147,7 +147,7 @@ def query_clips(
     if not len(data):
         raise InputError(
             f"{store.path}: no detection of {subset!r} matches an annotated person at --psn_score_th "
-            f"{least['psn_score_th']:g} and --iou_th {least['iou_th']:g}; lower them, or train the detector longer"
+            f"{minimum['psn_score_th']:g} and --iou_th {minimum['iou_th']:g}; lower them, or train the detector longer"
         )
     longest = max(len(candidates) for _, candidates, _ in data.videos)
     if train and longest <= args.sampling_rate:
@@ -164,15 +164,15 @@ def cached_batches(data: QueryClips, device: torch.device, batches: list) -> Bat
 
 
 def augmented_batches(
-    args: argparse.Namespace, least: dict[str, float], detector: Detector, data: Clips, batches: list
+    args: argparse.Namespace, minimum: dict[str, float], detector: Detector, data: Clips, batches: list
 ) -> Batches:
     """Batches of clips of frames that are mirrored and change colour, with DETR run on them."""
-    floor = least["psn_score_th"] if args.matching == "greedy" else 0.0
+    floor = minimum["psn_score_th"] if args.matching == "greedy" else 0.0
     for batch in make_loader(data, batches, args.workers, detector.device):
         detections = detector.on_batch(batch["images"], batch["mask"], floor)
         counts = np.array([len(target["boxes"]) for target in batch["targets"]])
         boxes = box_cxcywh_to_xyxy(torch.cat([target["boxes"] for target in batch["targets"]])).cpu().numpy()
-        matched = match(args, least, detections, np.repeat(np.arange(len(counts)), counts), boxes)
+        matched = match(args, minimum, detections, np.repeat(np.arange(len(counts)), counts), boxes)
         rows = np.flatnonzero(matched >= 0)
         if args.identity == "slot":
             clip = batch["clip"].numpy()[detections.frames[rows]]
@@ -207,7 +207,7 @@ def main() -> None:
         project = load_project(args.dataset, args.data_root)
         names = ("psn_score_th", "iou_th")
         thresholds = {name: project.default(f"qmm_{name}", name, given=getattr(args, name)) for name in names}
-        least = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
+        minimum = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
         if args.mirror_frames and args.identity == "slot":
             raise InputError("--mirror_frames: goes with --identity person; a mirrored person has another query")
         bad: dict[str, str] = {}
@@ -221,9 +221,9 @@ def main() -> None:
         detector = detector_of(args, device)
         if args.no_query_cache:
             data = clips_of_flags(args, project, detector.frame_size, detector.square)
-            load = partial(augmented_batches, args, least, detector, data)
+            load = partial(augmented_batches, args, minimum, detector, data)
         else:
-            data = query_clips(args, least, project, detector, annotations[args.subset], bad, args.subset)
+            data = query_clips(args, minimum, project, detector, annotations[args.subset], bad, args.subset)
             load = partial(cached_batches, data, device)
             if rank() == 0:
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
@@ -232,8 +232,8 @@ def main() -> None:
         encoder |= {"skip": args.is_skip, "dropout": args.dropout}
         model, criterion, validate = PersonEncoder(**encoder), NPairLoss(args.tau), None
         if args.val_subset:
-            of_val = annotations[args.val_subset]
-            val = query_clips(args, least, project, detector, of_val, bad, args.val_subset, train=False)
+            val_annotations = annotations[args.val_subset]
+            val = query_clips(args, minimum, project, detector, val_annotations, bad, args.val_subset, train=False)
             validate = partial(held_out_metrics, model, criterion, val, args.batch_size * world_size())
         groups = [{"params": list(model.parameters()), "lr": args.lr}]
         config, frozen = {"encoder": encoder, "detector": detector.config()}, {"detector": detector.key}

@@ -71,8 +71,9 @@ def write_models(folder: Path) -> None:
     config = {"encoder": sizes, "detector": detector}
     save_torch(folder / "encoder.pth", {"model": encoder.state_dict(), "config": config, "epoch": 1})
     settings = {"psn_score_th": 0.0, "sim_th": 0.2, "filter_length": 8, "end_consecutive_frames": 8}
-    settings |= {"encoder": weights_hash(encoder.state_dict()), "link_cues": "feature"}
-    config = {"head": head.config, "labels": LABELS, "settings": settings, "frames": None}
+    settings |= {"linker": "published", "strict": False, "link_cues": "feature"}
+    settings |= {"encoder": weights_hash(encoder.state_dict()), "detector": detector}
+    config = {"head": head.config, "labels": LABELS, "settings": settings, "frames": None, "min_tube_length": 9}
     save_torch(folder / "head.pth", {"model": head.state_dict(), "config": config, "epoch": 1})
 
 

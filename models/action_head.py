@@ -82,7 +82,7 @@ class ActionHead(nn.Module):
         times: Tensor,
         padding: Tensor | None = None,
         frame_features: Tensor | None = None,
-        place: int = 0,
+        start: int = 0,
     ) -> Tensor:
         """Classify the frames of a batch of tracks.
 
@@ -91,7 +91,7 @@ class ActionHead(nn.Module):
             times: int64 (B, T), frames since the track's first one, gaps kept.
             padding: bool (B, T), True after a track's end; None without padding.
             frame_features: float (B, T, frame_d), for heads with `needs_frames`.
-            place: which of its track's detections the first one is.
+            start: how many of its track's detections come before these.
 
         Returns:
             Logits (B, T, n_classes + 1), the last class is "no action", or with `multi_label` (B, T, n_classes), each
@@ -99,17 +99,17 @@ class ActionHead(nn.Module):
         """
         if padding is not None:
             padding = padding & ~padding.all(1, keepdim=True)  # attention to nothing at all is NaN in some kernels
-        queries = self._with_time(queries, times, place)
+        queries = self._with_time(queries, times, start)
         if not self.needs_frames:
             out = self.transformer(queries, src_key_padding_mask=padding)
         elif frame_features is None:
             raise ValueError(f"a head of type {self.needs_frames} needs frame_features")
         else:
-            asking = self._with_time(self.frame_proj(frame_features), times, place)
-            out = self.transformer(asking, queries, tgt_key_padding_mask=padding, memory_key_padding_mask=padding)
+            frames = self._with_time(self.frame_proj(frame_features), times, start)
+            out = self.transformer(frames, queries, tgt_key_padding_mask=padding, memory_key_padding_mask=padding)
         return self.classify(out.transpose(0, 1))
 
-    def _with_time(self, x: Tensor, times: Tensor, place: int) -> Tensor:
+    def _with_time(self, x: Tensor, times: Tensor, start: int) -> Tensor:
         """(B, T, in_d), (B, T) -> (T, B, width)."""
         joined, cycle = HEAD_TYPES[self.config["head_type"]].time, self.config["time_cycle"]
         if joined is None:
@@ -117,8 +117,8 @@ class ActionHead(nn.Module):
         if self.config["time_encoding"] == "periodic":
             time = time_encoding(times, self.time_d, cycle)
         else:
-            if joined == "add":  # the published code adds the place in the track, which knows no gaps
-                times = torch.arange(place, place + times.shape[1], device=times.device).expand_as(times)
+            if joined == "add":  # the published code counts detections, not frames
+                times = torch.arange(start, start + times.shape[1], device=times.device).expand_as(times)
             time = published_time_encoding(times, self.time_d, cycle)
         x = x + time.to(x.dtype) if joined == "add" else torch.cat([x, time.to(x.dtype)], -1)
         return x.transpose(0, 1)
@@ -126,7 +126,7 @@ class ActionHead(nn.Module):
 
 @torch.inference_mode()
 def action_probabilities(
-    head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None, place: int = 0
+    head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None, start: int = 0
 ) -> np.ndarray:
     """Class probabilities of a track's frames.
 
@@ -134,7 +134,7 @@ def action_probabilities(
         queries: float32 (T, d).
         times: int64 (T,), frames since the track's first one.
         frame_features: float32 (T, f), for heads with `needs_frames`.
-        place: which of the track's detections the first one is.
+        start: how many of the track's detections come before these.
 
     Returns:
         float32 (T, n_classes + 1), the last class is "no action"; with `multi_label` each class has a probability of
@@ -143,7 +143,7 @@ def action_probabilities(
     device = next(head.parameters()).device
     arrays = (queries, times, frame_features)
     queries, times, frame_features = (None if a is None else torch.from_numpy(a)[None].to(device) for a in arrays)
-    logits = head(queries, times, None, frame_features, place)[0].float()
+    logits = head(queries, times, None, frame_features, start)[0].float()
     probabilities = F.pad(logits.sigmoid(), (0, 1)) if head.config["multi_label"] else logits.softmax(-1)
     return probabilities.cpu().numpy()
 
@@ -156,8 +156,9 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
     path = checkpoint_path(path, "head")
     checkpoint = load_checkpoint(path, "action head")
     config = checkpoint["config"]
-    if not {"head", "labels", "settings", "frames"} <= config.keys():
-        raise InputError(f"{path}: not an action head's checkpoint; make one with train_action_head.py")
+    needed = {"head", "labels", "settings", "frames", "min_tube_length"}
+    if not (needed <= config.keys() and {"encoder", "detector", "linker", "strict"} <= config["settings"].keys()):
+        raise InputError(f"{path}: not an action head's checkpoint, or a former one; make it with train_action_head.py")
     try:
         head = build_action_head(**config["head"])
     except InputError as error:

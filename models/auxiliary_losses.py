@@ -22,8 +22,8 @@ class QueryLosses(nn.Module):
     """A DETR with linear layers for identity and action on its queries and on the cells of its feature map.
 
     For training alone. Calling it gives DETR's outputs and, of queries, `identity` (B, N, 64) and `action`
-    (B, N, n_actions + 1); of cells, `place` (B, n_actions + 2, h, w), whose last channel is the presence of a person;
-    `shown` (B, 2), the share of the feature map's width and height that is image, not padding.
+    (B, N, n_actions + 1); of cells, `cells` (B, n_actions + 2, h, w), whose last channel is the presence of a person;
+    `image_share` (B, 2), the share of the feature map's width and height that is image, not padding.
 
     Args:
         n_actions: actions without "no action".
@@ -46,11 +46,12 @@ class QueryLosses(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict:
         """`images` and `mask` as in `DETR.forward`."""
         out = self.detr(images, mask)
-        shown = images.new_ones(len(images), 2)
+        image_share = images.new_ones(len(images), 2)
         if mask is not None:
-            shown = torch.stack([(~mask[:, 0]).float().mean(1), (~mask[:, :, 0]).float().mean(1)], 1)
-        of_queries = {"identity": self.identity(out["queries"]), "action": self.action(out["queries"])}
-        return {**out, **of_queries, "place": self.place(out["features"]), "shown": shown}
+            image_share = torch.stack([(~mask[:, 0]).float().mean(1), (~mask[:, :, 0]).float().mean(1)], 1)
+        identity, action = self.identity(out["queries"]), self.action(out["queries"])
+        cells = self.place(out["features"])
+        return {**out, "identity": identity, "action": action, "cells": cells, "image_share": image_share}
 
     def losses(self, out: dict, targets: list[dict], matches: Matches, clips: Tensor) -> dict[str, Tensor]:
         """The three losses of a batch.
@@ -85,19 +86,19 @@ class QueryLosses(nn.Module):
     def _cell_loss(self, out: dict, targets: list[dict]) -> Tensor:
         """The binary cross-entropy of a person's presence over all cells, plus the cross-entropy of each person's
         action by the mean logits of the cells within the box."""
-        cells, shown = out["place"].float(), out["shown"]
+        cells, image_share = out["cells"].float(), out["image_share"]
         high, wide = cells.shape[2:]
         x = ((torch.arange(wide, device=cells.device) + 0.5) / wide)[None, None]
         y = ((torch.arange(high, device=cells.device) + 0.5) / high)[None, :, None]
         image = torch.repeat_interleave(torch.tensor([len(t["boxes"]) for t in targets]))
         image = image.to(cells.device, non_blocking=True)
-        boxes = torch.cat([t["boxes"] for t in targets]).float() * shown.repeat(1, 2)[image]
+        boxes = torch.cat([t["boxes"] for t in targets]).float() * image_share.repeat(1, 2)[image]
         cx, cy, w, h = boxes[:, :, None, None].unbind(1)
         # a box smaller than a cell still has the one it lies in
         inside = ((x - cx).abs() <= (w / 2).clamp(min=0.5 / wide)) & ((y - cy).abs() <= (h / 2).clamp(min=0.5 / high))
         inside = inside.float()
         present = torch.zeros_like(cells[:, -1]).index_add_(0, image, inside).clamp(max=1)
-        real = ((x < shown[:, 0, None, None]) & (y < shown[:, 1, None, None])).float()
-        person = F.binary_cross_entropy_with_logits(cells[:, -1], present, real, reduction="sum") / real.sum()
+        is_image = ((x < image_share[:, 0, None, None]) & (y < image_share[:, 1, None, None])).float()
+        person = F.binary_cross_entropy_with_logits(cells[:, -1], present, is_image, reduction="sum") / is_image.sum()
         mean = torch.einsum("nchw,nhw->nc", cells[image, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
         return person + self._action_loss(mean, torch.cat([t["actions"] for t in targets]))

@@ -56,8 +56,8 @@ class Detector(ABC):
         batch_size: frames that go through it at a time.
     """
 
-    def __init__(self, source: str, device: torch.device, use: Settings) -> None:
-        self.source, self.device, self.batch_size = source, device, use.batch_size
+    def __init__(self, source: str, device: torch.device, settings: Settings) -> None:
+        self.source, self.device, self.batch_size = source, device, settings.batch_size
 
     @abstractmethod
     def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -92,7 +92,7 @@ class Detector(ABC):
 
     def on_batch(self, images: Tensor, mask: Tensor | None, floor: float) -> Detections:
         """The detections of a training batch uint8 (N, 3, H, W), `mask` (N, H, W) True on padding, with a person score
-        of at least `floor`; `frames` are places in the batch, `boxes` xyxy from 0 to 1, as the batch's targets are."""
+        of at least `floor`; `frames` index the batch, `boxes` xyxy from 0 to 1, as the batch's targets are."""
         return _collect(self.launch(images, mask), 0, (1, 1), floor)
 
     def start(self, batches: Iterable[Tensor], size: tuple[int, int], floor: float) -> Started:
@@ -111,7 +111,7 @@ class Detector(ABC):
 
 
 def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -> Detections:
-    """What `fetch` waits for, of the frames from `first` on, with boxes in pixels of `size` (width, height)."""
+    """The detections that `fetch` waits for: frames count from `first`, boxes in pixels of `size` (width, height)."""
     scores, boxes, queries = fetch()
     frame, query = np.nonzero(scores >= floor)
     in_pixels = boxes[frame, query] * np.float32([*size, *size])
@@ -121,18 +121,18 @@ def _collect(fetch: Callable, first: int, size: Sequence[float], floor: float) -
 class DETRDetector(Detector):
     """DETR, of the official release or trained by this project."""
 
-    def __init__(self, source: str, path: Path, checkpoint: object, device: torch.device, use: Settings) -> None:
-        super().__init__(source, device, use)
-        detr, config = build_detr(path, checkpoint, device, use.person_label)
+    def __init__(self, source: str, path: Path, checkpoint: object, device: torch.device, settings: Settings) -> None:
+        super().__init__(source, device, settings)
+        detr, config = build_detr(path, checkpoint, device, settings.person_label)
         self.d, self.n_layers, self.person_label = config["hidden_dim"], config["dec_layers"], config["person_label"]
-        self.query_layer = detr.query_layer = _layer(use, self.n_layers, path)
-        self.image_size = self.frame_size = use.image_size or config["image_size"]
-        self.square = use.square or config["pad_square"]
+        self.query_layer = detr.query_layer = _layer(settings, self.n_layers, path)
+        self.image_size = self.frame_size = settings.image_size or config["image_size"]
+        self.square = settings.square or config["pad_square"]
         self.weights = weights_hash(detr.state_dict()) + "-undilated" * dilation_is_unknown(path, checkpoint)
         changed = "-square" * self.square + f"-layer{self.query_layer}" * (self.query_layer != self.n_layers)
         changed += f"-person{self.person_label}" * (self.person_label != PERSON)
-        self.key = f"{self.weights}-{self.image_size}{changed}{_amp(use)}"
-        self.detr = for_inference(detr, use.amp)
+        self.key = f"{self.weights}-{self.image_size}{changed}{_amp(settings)}"
+        self.detr = for_inference(detr, settings.amp)
 
     def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return normalize(pad_square(images) if self.square else images), mask
@@ -146,20 +146,23 @@ class LibraryDetector(Detector):
 
     frame_size, square = 0, False
 
-    def __init__(self, source: str, name: str, checkpoint: object, device: torch.device, use: Settings) -> None:
-        super().__init__(source, device, use)
-        if use.square:
+    def __init__(
+        self, source: str, path: str | Path, checkpoint: object, device: torch.device, settings: Settings
+    ) -> None:
+        super().__init__(source, device, settings)
+        name = str(path)
+        if settings.square:
             reason = f"{name} is given frames as its own image processor says"
             raise InputError(f"--pad_square: {reason}; leave the flag out")
-        detr = hf_detector.load(name, checkpoint, device, use.image_size, use.person_label)
+        detr = hf_detector.load(name, checkpoint, device, settings.image_size, settings.person_label)
         self.d, self.n_layers, self.person_label = detr.d, detr.n_layers, detr.person_label
-        self.query_layer = _layer(use, self.n_layers, name)
+        self.query_layer = _layer(settings, self.n_layers, name)
         if self.query_layer != self.n_layers:
             detr.take_layer(self.query_layer)
-        self.image_size, self.weights = use.image_size, weights_hash(detr.model.state_dict())
+        self.image_size, self.weights = settings.image_size, weights_hash(detr.model.state_dict())
         changed = f"-person{self.person_label}" + f"-layer{self.query_layer}" * (self.query_layer != self.n_layers)
-        self.key = f"{self.weights}-{detr.settings_key()}{changed}{_amp(use)}"
-        self.detr = hf_detector.for_inference(detr, use.amp)
+        self.key = f"{self.weights}-{detr.settings_key()}{changed}{_amp(settings)}"
+        self.detr = hf_detector.for_inference(detr, settings.amp)
 
     def prepare(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.detr.prepare(images, mask)
@@ -168,14 +171,14 @@ class LibraryDetector(Detector):
         return out["scores"]
 
 
-def _amp(use: Settings) -> str:
-    return "" if use.amp is None else f"-{str(use.amp).removeprefix('torch.')}"
+def _amp(settings: Settings) -> str:
+    return "" if settings.amp is None else f"-{str(settings.amp).removeprefix('torch.')}"
 
 
-def _layer(use: Settings, n_layers: int, name: str | Path) -> int:
-    if (use.query_layer or n_layers) > n_layers:
-        raise InputError(f"--query_layer {use.query_layer}: {name} has {counted(n_layers, 'decoder layer')}")
-    return use.query_layer or n_layers
+def _layer(settings: Settings, n_layers: int, name: str | Path) -> int:
+    if (settings.query_layer or n_layers) > n_layers:
+        raise InputError(f"--query_layer {settings.query_layer}: {name} has {counted(n_layers, 'decoder layer')}")
+    return settings.query_layer or n_layers
 
 
 def open_detector(
@@ -183,18 +186,13 @@ def open_detector(
     device: torch.device,
     checkpoint_root: str | Path = "checkpoint",
     compiled: bool = False,
-    **use: Any,
+    **settings: Any,
 ) -> Detector:
-    """The detector that `source` names, `hf:<name or folder>` or as in `models.weights.read_detector`; `use` are the
-    fields of `Settings`."""
-    if is_hf(source):
-        detector = LibraryDetector(str(source), str(source), None, device, Settings(**use))
-    else:
-        path, checkpoint = read_detector(source, checkpoint_root)
-        if hf_detector.holds_hf(checkpoint):
-            detector = LibraryDetector(str(source), str(path), checkpoint, device, Settings(**use))
-        else:
-            detector = DETRDetector(str(source), path, checkpoint, device, Settings(**use))
+    """The detector that `source` names, `hf:<name or folder>` or as in `models.weights.read_detector`; `settings` are
+    the fields of `Settings`."""
+    path, checkpoint = (source, None) if is_hf(source) else read_detector(source, checkpoint_root)
+    kind = LibraryDetector if is_hf(source) or hf_detector.holds_hf(checkpoint) else DETRDetector
+    detector = kind(str(source), path, checkpoint, device, Settings(**settings))
     if compiled:
         detector.detr.compile()
     return detector

@@ -176,9 +176,9 @@ def _checked(name: str, value: object) -> bool | int | float | str:
         if value not in choices:
             raise InputError(f"detector setting {name}={value!r}: choose from {', '.join(choices)}")
         return value
-    least = 1 if kind is int and name != "person_label" else 0
-    if not isinstance(value, int | float) or not least <= value < math.inf or kind(value) != value:
-        raise InputError(f"detector setting {name}={value!r}: must be a {kind.__name__} of at least {least}")
+    minimum = 1 if kind is int and name != "person_label" else 0
+    if not isinstance(value, int | float) or not minimum <= value < math.inf or kind(value) != value:
+        raise InputError(f"detector setting {name}={value!r}: must be a {kind.__name__} of at least {minimum}")
     return kind(value)
 
 

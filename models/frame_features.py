@@ -74,8 +74,8 @@ class X3DFeatures:
             limit = read if images is None else read - self.offsets[-1]  # the clips before it are complete
             while done < limit:
                 stop = min(done + self.batch_size, limit)
-                places = np.clip(np.arange(done, stop)[:, None] + self.offsets, 0, read - 1) - first
-                clips = torch.stack([torch.stack([window[i] for i in row], 1) for row in places.tolist()])
+                indices = np.clip(np.arange(done, stop)[:, None] + self.offsets, 0, read - 1) - first
+                clips = torch.stack([torch.stack([window[i] for i in clip], 1) for clip in indices.tolist()])
                 yield stop - done, fetch_later(self.model.features(clips).float())
                 done = stop
                 while first < done + self.offsets[0]:
@@ -86,12 +86,21 @@ class X3DFeatures:
 Extractor = BackboneFeatures | X3DFeatures
 
 
-def frame_extractor(kind: str, args: Namespace, device: torch.device, detector: dict) -> Extractor:
-    """What gives the features that a head of this kind ("x3d" or "res") needs; `detector` as `Detector.config()`."""
+def frame_extractor(
+    kind: str, args: Namespace, device: torch.device, detector: dict, trained_key: str | None = None
+) -> Extractor:
+    """The model of the features that a head of this `kind` ("x3d" or "res") needs; `detector` as `Detector.config()`.
+
+    InputError where it has another key than `trained_key`, that of the features that a head was trained with.
+    """
     if kind == "res":
-        return BackboneFeatures(detector_of(args, device, detector))
-    assert kind == "x3d", kind
-    return X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, batch_size(args, device))
+        extractor = BackboneFeatures(detector_of(args, device, detector))
+    else:
+        n = batch_size(args, device)
+        extractor = X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, n)
+    if trained_key not in (None, extractor.key):
+        raise InputError(f"the action head was trained with frame features {trained_key}, not {extractor.key}")
+    return extractor
 
 
 def features_of_tracks(folder: Path, videos: "SubsetVideos", extractor: Extractor) -> Callable[[Track], np.ndarray]:

@@ -1,7 +1,8 @@
-"""Frozen models over the frames of many videos: the next batches are being computed while the last are written."""
+"""Frozen models over the frames of many videos: the next batches are computed while the last are being written."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from utils.distributed import rank
 from utils.misc import progress
 from utils.storage.video_cache import BadVideo
 
-AHEAD = 2  # batches that a device has before it while the host is busy with an earlier one, of this video or the last
+AHEAD = 2  # batches that wait on the device while the host is busy with an earlier one, of this video or the last
 Item = TypeVar("Item")
 Started = Iterator[tuple[int, Callable]]
 """A video's batches as they are started: how many frames each has, and a function that waits for its outputs."""
@@ -31,7 +32,7 @@ def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
         return lambda: [part.numpy() for part in parts]
     copies = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True).copy_(p, non_blocking=True) for p in parts]
     arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(device))  # that of another GPU would tell nothing
+    arrived.record(torch.cuda.current_stream(device))  # not that of the current GPU, which may be another one
 
     def fetch() -> list[np.ndarray]:
         arrived.synchronize()
@@ -70,21 +71,19 @@ def run_frozen(
 
 
 def _started(videos: Iterable, start: Callable[[Any], Started]) -> Iterator[tuple]:
-    """(video, frames, function that waits for the outputs) of each batch; at a video's end (video, 0, its BadVideo or
-    None)."""
+    """(video, frames, function that waits for the outputs) of each batch; the function may raise BadVideo."""
     for video in videos:
-        fault = None
         try:
             yield from ((video, *batch) for batch in start(video))
         except BadVideo as error:
-            fault = error
-        yield video, 0, fault
+            yield video, 0, partial(_raise, error)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _outputs(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple[int, Any]]:
     for _, n_frames, fetch in batches:
-        if n_frames:
-            yield n_frames, fetch()
-            bar.update(n_frames)
-        elif fetch is not None:  # the video's BadVideo
-            raise fetch
+        yield n_frames, fetch()
+        bar.update(n_frames)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import Parser, positive_int, run_name, share
-from utils.flags import OF_DATA
 
 
 class HeadType(NamedTuple):
@@ -48,15 +47,6 @@ def add_action_flags(parser: Parser) -> None:
     parser.flag("action tubes", "topk", type=positive_int, help=help_text)
     help_text = "minimum probability of an action, in place of --topk (default: none; predict.py, multi_label: 0.5)"
     parser.flag("action tubes", "action_th", type=share, help=help_text)
-
-
-def add_time_flags(parser: Parser) -> None:
-    """Flags of a head's time encoding."""
-    help_text = "published: sinusoids of base --time_cycle, which never repeat; periodic: harmonics of --time_cycle"
-    parser.flag("model", "time_encoding", choices=TIME_ENCODINGS, default="published", help=help_text)
-    help_text = f"period (or base) of the time encoding in frames {OF_DATA}"
-    parser.flag("model", "time_cycle", type=positive_int, help=help_text)
-    parser.flag("model", "time_d", type=positive_int, default=32, help="width of the time where it is appended")
 
 
 def head_folder(args: Namespace, root: Path) -> Path:

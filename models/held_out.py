@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets.query_clips import QueryClips
 
 GAPS = (1, 4, 16, 64)  # frames between a detection and those that it is looked for in
-PLACES = (0.125, 0.375, 0.625, 0.875)  # of a video, where detections are looked for
+TIMES = (0.125, 0.375, 0.625, 0.875)  # of a video from 0 to 1, at which detections are looked for
 
 
 def _similarities(a: Tensor, b: Tensor) -> Tensor:
@@ -61,8 +61,8 @@ def held_out_metrics(
     Returns:
         `val_loss` (N-pair), `val_nearest_is_same`, `val_similarity_same` and `val_similarity_different` (mean cosines),
         means over batches; `val_rank1@G` for each of `GAPS`: the share of detections whose most similar one in the
-        frames G later, of their own and of the batch's other videos, is the same person's. What nothing can be measured
-        of is left out.
+        frames G later, of their own and of the batch's other videos, is the same person's. A metric that nothing can be
+        measured for is left out.
     """
     values: dict[str, list[float]] = defaultdict(list)
     hits: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -79,8 +79,8 @@ def held_out_metrics(
             values["val_nearest_is_same"].append(float(nearest_is_same(features, ids)))
         for name, value in zip(("same", "different"), mean_similarities(features, ids), strict=True):
             values[f"val_similarity_{name}"].append(value)
-        for gap, place in itertools.product(GAPS, PLACES):
-            detections, gallery = clips.across(indices, gap, place)
+        for gap, time in itertools.product(GAPS, TIMES):
+            detections, gallery = clips.across(indices, gap, time)
             hits[f"val_rank1@{gap}"].append(rank1(*encoded(*detections), *encoded(*gallery)))
     totals = {name: np.sum(counts, 0) for name, counts in hits.items()}
     metrics = {name: float(np.nanmean(batches)) for name, batches in values.items() if np.isfinite(batches).any()}

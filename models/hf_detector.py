@@ -155,13 +155,13 @@ class FrameInput:
         self.factor, self.offset = scale / deviation, -mean / deviation
         draw = torch.Generator().manual_seed(0)
         probes = [torch.randint(256, (1, 3, *s), dtype=torch.uint8, generator=draw).to(device) for s in _PROBES]
-        expected = [self.of_library(probe) for probe in probes]
-        for way in (self.resized, partial(self.resized, as_floats=True), self.of_library):
-            self.apply: Callable[[Tensor], Tensor] = way
-            if all(torch.allclose(way(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, expected, strict=True)):
+        expected = [self.by_processor(probe) for probe in probes]
+        for method in (self.resized, partial(self.resized, as_floats=True), self.by_processor):
+            self.apply: Callable[[Tensor], Tensor] = method
+            if all(torch.allclose(method(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, expected, strict=True)):
                 break
 
-    def of_library(self, images: Tensor) -> Tensor:
+    def by_processor(self, images: Tensor) -> Tensor:
         """By the image processor itself."""
         return self.processor(images=list(images), return_tensors="pt", do_pad=False)["pixel_values"].to(images.device)
 

@@ -1,10 +1,10 @@
-"""The settings that tracks are linked with: flags, names on disk, where those of two runs differ, and whether a tar of
-tracks still is what it would be made from now."""
+"""The settings of linking: their flags, the names of tars of tracks, how those of two runs differ, and whether a tar is
+up to date."""
 
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +44,13 @@ class LinkSettings:
         linker = ("" if self.linker == "published" else f"-{self.linker}") + "-strict" * self.strict
         return f"{numbers}-end{self.end_consecutive_frames}-iou{self.iou_th:g}-{self.link_cues}{linker}"
 
-    def least(self, name: str) -> float:
+    def minimum(self, name: str) -> float:
         """The lowest score or similarity that passes the threshold `name`."""
         return exceeding(getattr(self, name)) if self.strict else getattr(self, name)
 
     def make_linker(self) -> Linker:
         """A linker with these settings, for one video."""
-        return Linker(self.least("sim_th"), self.end_consecutive_frames, self.link_cues, LINKERS[self.linker])
+        return Linker(self.minimum("sim_th"), self.end_consecutive_frames, self.link_cues, LINKERS[self.linker])
 
 
 def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
@@ -92,7 +92,7 @@ def link_settings(args: Namespace, project: "Project", root: Path) -> LinkSettin
         linker=args.linker,
         strict=args.strict,
     )
-    settings.make_linker()  # a linker that the cue cannot serve is told before a detector runs
+    settings.make_linker()  # refuses a linker that does not go with the cue, before a detector runs
     return settings
 
 
@@ -105,12 +105,12 @@ def tar_of_tracks(args: Namespace, settings: LinkSettings, root: Path, subset: s
     changes = []
     if args.image_size or args.pad_square or args.person_label is not None:
         path = epoch_path(root / "encoder", settings.load_epoch, "person encoder", "train_qmm.py")
-        trained = load_checkpoint(path, "person encoder")["config"].get("detector", {})
-        if args.image_size not in (0, trained.get("image_size")):
+        trained = load_checkpoint(path, "person encoder")["config"]["detector"]
+        if args.image_size not in (0, trained["image_size"]):
             changes.append(f"size{args.image_size}")
-        if args.pad_square and not trained.get("square"):
+        if args.pad_square and not trained["square"]:
             changes.append("square")
-        if number_or_name(args.person_label) not in (None, trained.get("person_label")):
+        if number_or_name(args.person_label) not in (None, trained["person_label"]):
             changes.append(f"person{args.person_label}".replace("/", "_"))
     if args.amp != "off":
         changes.append(args.amp)
@@ -164,10 +164,10 @@ def open_tracks(
 ) -> TrackStore:
     """A subset's tracks, for a later stage; `path` as of `tar_of_tracks`, `bad` as of `TrackStore`.
 
-    Files of videos that are not here are not compared, nor the person encoder where its checkpoint is not.
+    Missing video files are not compared, nor is a person encoder whose checkpoint is missing.
 
     Raises:
-        InputError: the tar is missing or damaged, or OutdatedTracks: `eval_qmm.py` would make it of something else now.
+        InputError: the tar is missing or damaged. OutdatedTracks: `eval_qmm.py` would make it of something else now.
     """
     from models.person_encoder import encoder_hash  # with PyTorch
 
@@ -175,22 +175,18 @@ def open_tracks(
     store = TrackStore(path, remedy, bad)
     store.require_videos(annotations.keys() - (bad or {}).keys())
     encoder = path.parents[2] / "encoder" / f"epoch_{settings.load_epoch}.pth"
-    defaults = {"multi_label": False, "sampling": None}
-    made_with = defaults | tracks_made_with(settings, project, encoder_hash(encoder) if encoder.is_file() else "")
-    if not encoder.is_file():
-        del made_with["encoder"]
+    made_with = tracks_made_with(settings, project, encoder_hash(encoder) if encoder.is_file() else "")
+    ignored = {"detector"} if encoder.is_file() else {"detector", "encoder"}
     sources = tracks_sources(project, videos, annotations)
-    n_others = 1 if project.sampling.all_frames else 2  # numbers of a source after the file's
     for name in store.names:
-        made_from, source = store.json(name)["made_from"], sources[name]
-        before, former = defaults | made_from["settings"], made_from["source"]
-        changed = [key for key, now in made_with.items() if before.get(key, now) != now]  # older tars say less
-        numbers = zip(former[:-n_others], source[:-n_others], strict=False) if videos.paths[name].exists() else ()
+        old_settings, old_source = (store.json(name)["made_from"][key] for key in ("settings", "source"))
+        keys = [*dict.fromkeys([*made_with, *old_settings])]
+        changed = [key for key in keys if key not in ignored and old_settings.get(key) != made_with.get(key)]
         if changed:
             fault = f"was made with settings that have changed since ({', '.join(changed)})"
-        elif former[-1] != source[-1]:
+        elif old_source[-1] != sources[name][-1]:
             fault = f"its labels are of another annotation of {name!r} than today's"
-        elif former[-n_others:] != source[-n_others:] or any(a != b for a, b in numbers):
+        elif old_source != sources[name] and videos.paths[name].exists():
             fault = f"was made from other frames of {name!r} than today's"
         else:
             continue
@@ -203,10 +199,5 @@ def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str
 
     For instance "sim_th 0.5, here 0.4; filter_length 8, here 4"; empty where all settings are equal.
     """
-    differences = []
-    for field in fields(LinkSettings):
-        default = None if field.default is MISSING else field.default  # of files that are older than the setting
-        head, tracks = (settings.get(field.name, default) for settings in (head_settings, track_settings))
-        if head != tracks:
-            differences.append(f"{field.name} {head}, here {tracks}")
-    return "; ".join(differences)
+    names = [field.name for field in fields(LinkSettings) if head_settings[field.name] != track_settings[field.name]]
+    return "; ".join(f"{name} {head_settings[name]}, here {track_settings[name]}" for name in names)

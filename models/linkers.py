@@ -13,18 +13,13 @@ def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, 
 
     `similarity` float (t, n). Equal similarities go to the older track, and to the earlier detection.
     """
-    candidates = np.flatnonzero(similarity.ravel() >= sim_th)
-    order = candidates[np.argsort(-similarity.ravel()[candidates], kind="stable")]
-    n_tracks, n_detections = similarity.shape
-    track_is_free, detection_is_free = [True] * n_tracks, [True] * n_detections
-    pairs = []
-    for flat in order.tolist():
-        track, detection = divmod(flat, n_detections)
-        if track_is_free[track] and detection_is_free[detection]:
-            track_is_free[track] = detection_is_free[detection] = False
-            pairs.append((track, detection))
-            if len(pairs) == min(similarity.shape):
-                break
+    free, pairs = similarity.copy(), []
+    for _ in range(min(free.shape)):
+        track, detection = divmod(int(free.argmax()), free.shape[1])
+        if not free[track, detection] >= sim_th:
+            break
+        pairs.append((track, detection))
+        free[track], free[:, detection] = -np.inf, -np.inf
     return pairs
 
 
@@ -88,7 +83,7 @@ def distinct_detections(
         Rows that stay, rising.
     """
     stays, alike = np.ones(len(boxes), bool), similarity >= thresholds[0]
-    if alike.sum() == len(boxes):  # each only to itself, as in most frames
+    if not np.triu(alike, 1).any():  # as in most frames
         return list(range(len(boxes)))
     duplicate = alike & (paired_iou(boxes[:, None], boxes[None]) >= thresholds[1])
     for row in np.argsort(-scores, kind="stable"):
@@ -142,17 +137,17 @@ def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float
     best, partner = similarity.max(1), similarity.argmax(1)
     while best.max() >= min_similarity:
         kept = int(best.argmax())
-        gone = int(partner[kept])
-        sums[kept] += sums[gone]
-        pieces[kept] += pieces[gone]
-        exists[gone] = False
-        apart[kept] &= apart[gone]
-        near[kept] |= near[gone]
+        merged = int(partner[kept])
+        sums[kept] += sums[merged]
+        pieces[kept] += pieces[merged]
+        exists[merged] = False
+        apart[kept] &= apart[merged]
+        near[kept] |= near[merged]
         apart[:, kept], near[:, kept] = apart[kept], near[kept]
-        similarity[gone], similarity[:, gone] = -np.inf, -np.inf
+        similarity[merged], similarity[:, merged] = -np.inf, -np.inf
         similarity[kept] = similarity[:, kept] = similarities(kept)
-        outdated = (partner == kept) | (partner == gone) | (similarity[kept] > best)
-        outdated[[kept, gone]] = True
+        outdated = (partner == kept) | (partner == merged) | (similarity[kept] > best)
+        outdated[[kept, merged]] = True
         best[outdated], partner[outdated] = similarity[outdated].max(1), similarity[outdated].argmax(1)
     joined = [_concatenate(pieces[i]) for i in np.flatnonzero(exists)]
     return sorted(joined, key=lambda track: track.person_id)

@@ -56,8 +56,8 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
     path = checkpoint_path(path, "encoder")
     checkpoint = load_checkpoint(path, "person encoder")
     config = checkpoint["config"]
-    if not {"encoder", "detector"} <= config.keys():
-        raise InputError(f"{path}: not a person encoder's checkpoint; make one with train_qmm.py")
+    if not ({"encoder", "detector"} <= config.keys() and "query_layer" in config["detector"]):
+        raise InputError(f"{path}: not a person encoder's checkpoint, or a former one; make it with train_qmm.py")
     encoder = PersonEncoder(**config["encoder"])
     load_weights(encoder, checkpoint["model"], path)
     return encoder.to(device).eval(), config, checkpoint["epoch"]

@@ -54,13 +54,13 @@ def batch_size(args: Namespace, device: torch.device) -> int:
     return args.detr_batch or DETECTOR_BATCH[device.type]
 
 
-def detector_of(args: Namespace, device: torch.device, known: dict | None = None) -> Detector:
-    """The detector that the flags name; without `--detr` that of `known`, a checkpoint's `Detector.config()`.
+def detector_of(args: Namespace, device: torch.device, trained: dict | None = None) -> Detector:
+    """The detector that the flags name; without `--detr` that of `trained`, a checkpoint's `Detector.config()`.
 
-    InputError when its weights or the layer of its queries are not those of `known`.
+    InputError when its weights or the layer of its queries are not those of `trained`.
     """
-    known = known or {}
-    source, label = args.detr or known["source"], number_or_name(args.person_label)
+    trained = trained or {}
+    source, label = args.detr or trained["source"], number_or_name(args.person_label)
     named = source in OFFICIAL or is_hf(source)
     if not args.detr and not named and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
@@ -70,22 +70,21 @@ def detector_of(args: Namespace, device: torch.device, known: dict | None = None
         args.checkpoint_root,
         args.compile,
         batch_size=batch_size(args, device),
-        image_size=args.image_size or known.get("image_size", 0),
-        square=args.pad_square or known.get("square", False),
-        query_layer=args.query_layer or known.get("query_layer"),
-        person_label=known.get("person_label") if label is None else label,
+        image_size=args.image_size or trained.get("image_size", 0),
+        square=args.pad_square or trained.get("square", False),
+        query_layer=args.query_layer or trained.get("query_layer"),
+        person_label=trained.get("person_label") if label is None else label,
         amp=amp_type(args.amp),
     )
-    if known and detector.weights != known["weights"]:
+    if trained and detector.weights != trained["weights"]:
         raise InputError(
-            f"{source}: not the detector that the encoder was trained with ({known['source']}, weights "
-            f"{known['weights']}, here {detector.weights}); name that one with --detr"
+            f"{source}: not the detector that the encoder was trained with ({trained['source']}, weights "
+            f"{trained['weights']}, here {detector.weights}); name that one with --detr"
         )
-    layer = known.get("query_layer", detector.n_layers)  # checkpoints older than the flag: the last
-    if known and detector.query_layer != layer:
+    if trained and detector.query_layer != trained["query_layer"]:
         raise InputError(
-            f"--query_layer {detector.query_layer}: the encoder was trained with queries of decoder layer {layer}; "
-            "leave the flag out, or train another encoder"
+            f"--query_layer {detector.query_layer}: the encoder was trained with queries of decoder layer "
+            f"{trained['query_layer']}; leave the flag out, or train another encoder"
         )
     return detector
 
@@ -187,14 +186,14 @@ def match_people(
     start, stop = np.searchsorted(gt_frames, frames), np.searchsorted(gt_frames, frames, "right")
     counts = stop - start
     detection = np.repeat(np.arange(len(frames)), counts)
-    truth = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts - start, counts)
-    iou = paired_iou(boxes[detection], gt_boxes[truth])
+    gt_box = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts - start, counts)
+    iou = paired_iou(boxes[detection], gt_boxes[gt_box])
     matched, free = np.full(len(frames), -1), np.ones(len(gt_frames), bool)
     close = np.flatnonzero(iou >= iou_th)
     for pair in close[np.argsort(-iou[close], kind="stable")].tolist():
-        d, t = detection[pair], truth[pair]
-        if matched[d] < 0 and free[t]:
-            matched[d], free[t] = t, False
+        d, g = detection[pair], gt_box[pair]
+        if matched[d] < 0 and free[g]:
+            matched[d], free[g] = g, False
     return matched
 
 
@@ -223,11 +222,11 @@ def match_hungarian(
     centres, gt_centres = (box_xyxy_to_cxcywh(xyxy).numpy() / [*scale, *scale] for xyxy in both)
     matched = np.full(len(frames), -1)
     for frame in np.intersect1d(frames, gt_frames):
-        rows, truths = (np.arange(*np.searchsorted(of, [frame, frame + 1])) for of in (frames, gt_frames))
-        iou = paired_iou(boxes[rows, None], gt_boxes[None, truths])
-        distance = np.abs(centres[rows, None] - gt_centres[None, truths]).sum(-1)
+        rows, gt_rows = (np.arange(*np.searchsorted(column, [frame, frame + 1])) for column in (frames, gt_frames))
+        iou = paired_iou(boxes[rows, None], gt_boxes[None, gt_rows])
+        distance = np.abs(centres[rows, None] - gt_centres[None, gt_rows]).sum(-1)
         detected, assigned = linear_sum_assignment(5 * distance - 2 * scores[rows, None] - 2 * iou)
-        matched[rows[detected]] = truths[assigned]
+        matched[rows[detected]] = gt_rows[assigned]
         matched[rows[iou.max(1) < iou_th]] = -1
     return matched
 

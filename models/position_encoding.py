@@ -14,8 +14,8 @@ def sine_position_encoding(inside: Tensor, d: int, temperature: float = 10000.0)
     wave = temperature ** (2 * (wave // 2) / half)
     parts = []
     for dim in (1, 2):
-        place = inside.cumsum(dim, dtype=torch.float32)
-        place = place / (place.narrow(dim, place.shape[dim] - 1, 1) + 1e-6) * (2 * math.pi)
-        angle = place[..., None] / wave
+        position = inside.cumsum(dim, dtype=torch.float32)
+        position = position / (position.narrow(dim, position.shape[dim] - 1, 1) + 1e-6) * (2 * math.pi)
+        angle = position[..., None] / wave
         parts.append(torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2))
     return torch.cat(parts, -1).permute(0, 3, 1, 2)

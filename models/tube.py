@@ -15,25 +15,30 @@ from utils.misc import InputError
 @dataclass(frozen=True)
 class LinkCue:
     """What tracks and detections are compared by. A new cue is one more entry of `LINK_CUES`, its default threshold one
-    of `datasets.config.DEFAULTS`. Linkers with a memory call `represent(None, sum of representations)`, so they need a
-    cue of features alone.
+    of `datasets.config.DEFAULTS`.
 
     Args:
         represent: boxes (n, 4) and person features (n, d) of n detections -> their representation (n, k).
         similarity: representations of tracks (t, k) and detections (n, k) -> similarities (t, n).
         default_th: the data set's default that `--sim_th` falls back to.
         needs_features: whether `represent` reads the person features, which may be None otherwise.
+        mean: sums of several representations (t, k) -> the representations of their means (t, k); None where there is
+            no such thing, so that no linker with a memory, or that joins tracks, goes with the cue.
     """
 
     represent: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
     similarity: Callable[[np.ndarray, np.ndarray], np.ndarray]
     default_th: str
     needs_features: bool
+    mean: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _unit_features(boxes: np.ndarray, features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features, np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return _unit(np.asarray(features, np.float32))
 
 
 def _cosine(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
@@ -49,7 +54,7 @@ def _iou(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
 
 
 LINK_CUES = {
-    "feature": LinkCue(_unit_features, _cosine, default_th="sim_th", needs_features=True),
+    "feature": LinkCue(_unit_features, _cosine, default_th="sim_th", needs_features=True, mean=_unit),
     "iou": LinkCue(_boxes, _iou, default_th="iou_link_th", needs_features=False),
 }
 """Values of `--link_cues`."""
@@ -99,7 +104,7 @@ class Linker:
 
     Raises:
         ValueError: there is no such cue.
-        InputError: options that average representations which are not person features.
+        InputError: options that average representations, by a cue that has no mean.
     """
 
     def __init__(
@@ -113,7 +118,7 @@ class Linker:
             raise ValueError(f"link_cues is one of {', '.join(LINK_CUES)}, not {link_cues!r}")
         self.sim_th, self.end_consecutive_frames = sim_th, end_consecutive_frames
         self.cue, self.options = LINK_CUES[link_cues], options or LinkOptions()
-        if (self.options.memory > 1 or self.options.join) and not self.cue.needs_features:
+        if (self.options.memory > 1 or self.options.join) and self.cue.mean is None:
             raise InputError(f"--linker: averages person features, and a track has no mean {link_cues}")
         self._closed: list[_PackedTrack] = []
         self._open: list[_PackedTrack] = []
@@ -142,8 +147,7 @@ class Linker:
             representations, rows, boxes, scores = (x[kept] for x in (representations, rows, boxes, scores))
         track_of = np.full(len(boxes), -1)
         if self._open:
-            averaged = self.options.memory > 1
-            tracks = self.cue.represent(None, self._recent.sum(1)) if averaged else self._recent[:, 0]
+            tracks = self.cue.mean(self._recent.sum(1)) if self.options.memory > 1 else self._recent[:, 0]
             similarity = self.cue.similarity(tracks, representations)
             for track, detection in self.options.assignment(similarity, self.sim_th):
                 track_of[detection] = track

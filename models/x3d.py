@@ -28,10 +28,6 @@ def _named(**parts: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(parts))
 
 
-def _pointwise(a: int, b: int) -> nn.Conv3d:
-    return nn.Conv3d(a, b, 1, bias=False)
-
-
 class _SqueezeExcitation(nn.Module):
     """Scales each channel by a gate computed from the channels' means over time and space."""
 
@@ -54,13 +50,13 @@ class _Block(nn.Module):
         self.branch1_conv = nn.Identity() if same else nn.Conv3d(in_d, d, 1, step, bias=False)
         self.branch1_norm = nn.Identity() if in_d == d else nn.BatchNorm3d(d)
         self.branch2 = _named(
-            conv_a=_pointwise(in_d, inner),
+            conv_a=nn.Conv3d(in_d, inner, 1, bias=False),
             norm_a=nn.BatchNorm3d(inner),
             act_a=nn.ReLU(inplace=True),
             conv_b=nn.Conv3d(inner, inner, 3, step, 1, groups=inner, bias=False),
             norm_b=nn.Sequential(nn.BatchNorm3d(inner), _SqueezeExcitation(inner) if excite else nn.Identity()),
             act_b=nn.SiLU(inplace=True),
-            conv_c=_pointwise(inner, d),
+            conv_c=nn.Conv3d(inner, d, 1, bias=False),
             norm_c=nn.BatchNorm3d(d),
         )
 
@@ -72,11 +68,11 @@ class _Head(nn.Module):
     def __init__(self, d: int, inner: int, num_classes: int) -> None:
         super().__init__()
         self.pool = _named(
-            pre_conv=_pointwise(d, inner),
+            pre_conv=nn.Conv3d(d, inner, 1, bias=False),
             pre_norm=nn.BatchNorm3d(inner),
             pre_act=nn.ReLU(inplace=True),
             pool=nn.AvgPool3d((X3D_FRAMES, 5, 5), stride=1),
-            post_conv=_pointwise(inner, X3D_WIDTH),
+            post_conv=nn.Conv3d(inner, X3D_WIDTH, 1, bias=False),
             post_act=nn.ReLU(inplace=True),
         )
         self.dropout = nn.Dropout(0.5)

@@ -10,12 +10,11 @@ set, and whether the encoder has a skip connection.
 
 import sys
 from argparse import BooleanOptionalAction
-from dataclasses import asdict
 from pathlib import Path
 
 from datasets.presets import parse_with_preset
 from models.head_types import add_head_flags, head_folder
-from models.link_settings import add_linking_flags, link_settings
+from models.link_settings import add_linking_flags, link_settings, tracks_made_with
 from utils.cli import Parser, run, run_name
 from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_run_flags
 from utils.misc import InputError, pick_device, start
@@ -74,12 +73,8 @@ def main() -> None:
         if head.needs_frames:
             note = "was trained on other frame features than it is given here; docs/protocol.md says which (row 5)"
             print(f"note: {args.head}: {note}", file=sys.stderr)
-        linked = asdict(link_settings(args, project, root))
-        linked |= {
-            "encoder": weights_hash(encoder.state_dict()),
-            "detector": detector.config(),
-            "labels": project.labels,
-        }
+        linked = tracks_made_with(link_settings(args, project, root), project, weights_hash(encoder.state_dict()))
+        linked["detector"] = detector.config()
         frames = frame_extractor(head.needs_frames, args, device, detector.config()).key if head.needs_frames else None
         config = {"head": head.config, "labels": project.labels, "settings": linked, "frames": frames}
         config["min_tube_length"] = project.default("min_tube_length")

@@ -35,8 +35,8 @@ def detector_rate(device: str | None) -> float:
     from models.detr import for_inference, normalize
     from utils.misc import pick_device
 
-    place = pick_device(device)
-    frames, detr = draw_frames(32 if place.type == "cuda" else 1, place), for_inference(random_detr(place))
+    picked = pick_device(device)
+    frames, detr = draw_frames(32 if picked.type == "cuda" else 1, picked), for_inference(random_detr(picked))
     with torch.inference_mode():
         return len(frames) / seconds(lambda: detr(normalize(frames)), rounds=2)
 
@@ -88,10 +88,10 @@ def table(folder: Path) -> None:
     if not (folder / "results").is_dir():
         raise InputError(f"{folder}: has no results; run scripts/reproduce.sh first")
     paths = sorted((folder / "results").glob("eval_*-val-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    found = [(result["args"], result["metrics"]) for result in (read_json(path, "results") for path in paths)]
-    newest = {args["link_cues"]: _tracks_of(args) for args, _ in found}
-    current = [(args, metrics) for args, metrics in found if _tracks_of(args) == newest[args["link_cues"]]]
-    if older := len(found) - len(current):
+    results = [(result["args"], result["metrics"]) for result in (read_json(path, "results") for path in paths)]
+    newest = {args["link_cues"]: _tracks_of(args) for args, _ in results}
+    current = [(args, metrics) for args, metrics in results if _tracks_of(args) == newest[args["link_cues"]]]
+    if older := len(results) - len(current):
         text = f"{counted(older, 'result')} of other linking settings left out (models and ground truth among them)"
         print(f"note: {text}", file=sys.stderr)
     recalls, heads = {}, {}

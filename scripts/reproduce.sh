@@ -13,11 +13,10 @@
 # train_detr.py in $DETR_FLAGS, train_qmm.py $QMM_FLAGS, the stages that link $LINK_FLAGS, train_action_head.py
 # $HEAD_FLAGS and eval_map.py $MAP_FLAGS may be set.
 set -euo pipefail
-case "${2:-}" in
-"" | --published) ;;
-*) echo "usage: bash scripts/reproduce.sh jhmdb21|ucf101-24|ava [--published]" >&2 && exit 2 ;;
-esac
-[ -n "${1:-}" ] || { echo "usage: bash scripts/reproduce.sh jhmdb21|ucf101-24|ava [--published]" >&2 && exit 2; }
+if [ -z "${1:-}" ] || [[ ! "${2:-}" =~ ^(--published)?$ ]]; then
+    echo "usage: bash scripts/reproduce.sh jhmdb21|ucf101-24|ava [--published]" >&2
+    exit 2
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 dataset=$1 data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
 run=reproduce preset=() tuned=() published=()

@@ -194,7 +194,7 @@ def test_added_published_times_count_from_the_track_s_first_detection():
     time = published_time_encoding(torch.arange(29), SMALL["in_d"], 100)
     shifted = queries + time[20:] - time[:9]
     times = torch.arange(9)[None]
-    torch.testing.assert_close(head(queries, times, place=20), head(shifted, times))
+    torch.testing.assert_close(head(queries, times, start=20), head(shifted, times))
 
 
 def test_added_published_times_know_no_gaps():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.head_types import HEAD_TYPES, HeadType
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
@@ -39,8 +40,9 @@ def test_saved_predictions_give_the_same_figures_without_models(
     assert again["metrics"] == result["metrics"] and result["metrics"]["tubes"] > 0
 
 
-@pytest.mark.parametrize("head_type", ["time_ecd:add", "time_ecd:cat", "res"])
-def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str) -> None:
+@pytest.mark.parametrize("head_type", ["time_ecd:add", "time_ecd:cat", "res", "own"])
+def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HEAD_TYPES, "own", HeadType(time=None, frames="res"))  # one more entry of the table
     head = ("--qmm_name", "one", "--head_type", head_type, *LOOSE)
     stages.run("train_action_head", *head, "--epochs", 1)
     stages.run("eval_map", *head, "--min_tube_length", 1)

@@ -10,10 +10,12 @@ import torch
 from models.detectors import Detector, open_detector
 from models.detr import build_model
 from models.hf_detector import person_class
+from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.position_encoding import sine_position_encoding
 from tests.fill import fill_state_dict, filled_detr
 from utils.misc import InputError
+from utils.storage.files import save_torch
 
 CPU = torch.device("cpu")
 SMALL = {"backbone": "resnet18", "stages": 3, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 3}
@@ -83,8 +85,10 @@ def test_a_layer_that_is_not_there_or_not_the_encoder_s_is_one_line(small: Path,
     args.query_layer = 3
     with pytest.raises(InputError, match="--query_layer 3: the encoder was trained with queries of decoder layer 1"):
         detector_of(args, CPU, known)
-    former = {name: known[name] for name in ("source", "weights", "image_size")}  # of a checkpoint before the flag
-    assert detector_of(args, CPU, former).query_layer == 3
+    former = {"encoder": {}, "detector": {name: known[name] for name in ("source", "weights", "image_size")}}
+    save_torch(tmp_path / "encoder.pth", {"model": {}, "config": former, "epoch": 1})  # of before the flag
+    with pytest.raises(InputError, match="or a former one; make it with train_qmm"):
+        load_encoder(tmp_path / "encoder.pth")
 
 
 def test_the_person_s_label_is_that_of_the_flag(small: Path) -> None:

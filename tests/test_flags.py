@@ -51,6 +51,22 @@ def test_help_and_mistakes_are_answered_before_heavy_imports() -> None:
     assert answers == wanted, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "flag", "dest"),
+    [
+        ("eval_qmm", "n_frames", "detr_batch"),
+        ("eval_qmm", "detr_batch", "detr_batch"),
+        ("eval_map", "n_frames", "detr_batch"),
+        ("eval_map", "load_epoch", "load_epoch"),
+        ("eval_map", "load_epoch_qmm", "load_epoch"),
+    ],
+)
+def test_a_flag_is_taken_by_the_name_that_other_scripts_have_for_it(script: str, flag: str, dest: str) -> None:
+    parser = parser_of(script)
+    assert vars(parser.parse_args(["--dataset", "d", f"--{flag}", "3"]))[dest] == 3
+    assert vars(parser.parse_args(["--dataset", "d"]))[dest] in (None, 0)
+
+
 def test_flags_are_taken_with_one_dash_or_two() -> None:
     parser = Parser("test")
     parser.flag("a", "epochs", type=positive_int, default=20)

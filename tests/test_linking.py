@@ -28,7 +28,7 @@ from models.linkers import (
     join_tracks,
     second_detections,
 )
-from models.tube import LINK_CUES, Linker, link
+from models.tube import LINK_CUES, LinkCue, Linker, link
 from utils.box_ops import Track, Tube
 from utils.misc import InputError
 
@@ -169,11 +169,14 @@ def test_of_two_alike_and_overlapping_detections_the_weaker_goes() -> None:
     similarity = np.array([[1, 0.9, 0.9, 0.1], [0.9, 1, 0.9, 0.1], [0.9, 0.9, 1, 0.1], [0.1, 0.1, 0.1, 1]])
     assert distinct_detections(similarity, boxes, np.array([0.8, 0.9, 0.8, 0.8]), (0.7, 0.3)) == [1, 2, 3]
     assert distinct_detections(similarity, boxes, np.array([0.9, 0.8, 0.8, 0.8]), (0.7, 0.3)) == [0, 2, 3]
+    no_features = np.diag([1.0, 1, 0, 0])
+    no_features[0, 1] = no_features[1, 0] = 0.9
+    assert distinct_detections(no_features, boxes, np.array([0.8, 0.9, 0.8, 0.8]), (0.7, 0.3)) == [1, 2, 3]
     echo = second_detections(similarity[[0, 2, 3]][:, [1]], boxes[[0, 2, 3]], boxes[[1]], (0.4, 0.2))
     assert echo.tolist() == [True, False, False]
 
 
-def test_the_mean_of_a_track_outweighs_one_odd_detection() -> None:
+def test_the_mean_of_a_track_outweighs_one_odd_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detection between two people: by newest detection the wrong one is followed on, by the mean of eight not."""
     a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     features = np.array([a, b, a, b, 0.45 * a + 0.55 * b, b, a, b], np.float32)
@@ -186,9 +189,11 @@ def test_the_mean_of_a_track_outweighs_one_odd_detection() -> None:
 
     assert [1, 3, 4, 5, 7] in rows(LinkOptions(memory=8))
     assert [0, 2, 6] in rows(LinkOptions(memory=8))
-    for options in (LinkOptions(memory=8), LinkOptions(join=(0.5, 10))):
-        with pytest.raises(InputError, match="no mean iou"):
-            Linker(0.3, 8, "iou", options)
+    own = LinkCue(lambda boxes, features: np.hstack([boxes, features]), lambda a, b: a @ b.T, "sim_th", True)
+    monkeypatch.setitem(LINK_CUES, "own", own)
+    for options, cue in itertools.product((LinkOptions(memory=8), LinkOptions(join=(0.5, 10))), ("iou", "own")):
+        with pytest.raises(InputError, match=f"no mean {cue}"):
+            Linker(0.3, 8, cue, options)
 
 
 def piece(frames: range, person_id: int) -> Track:

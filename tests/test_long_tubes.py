@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from datasets.track_batches import TrackBatches
 from models import long_attention
+from models.link_settings import LinkSettings
 from models.long_attention import LongAttention
 from tests.tars import as_members
 from utils.box_ops import Track
@@ -128,8 +130,9 @@ def write_tracks(path: Path, lengths: list[int], width: int) -> None:
     columns |= {"labels": np.zeros(n, np.int64)}
     meta = {"name": "a", "n_frames": max(lengths), "width": 64, "height": 48, "fps": 25.0, "lengths": lengths}
     path.parent.mkdir(parents=True, exist_ok=True)
-    made_from = {"source": [1, 0, tubes_checksum([], False)], "settings": {}}
-    meta |= {"made_from": made_from, "settings": {"encoder": "e", "detector": {"key": "k"}}}
+    settings = LinkSettings(1, 0.9, 0.5, 8, 8, 0.2, "feature")
+    made_with = {**asdict(settings), "labels": ["walk"], "encoder": "e", "detector": {"key": "k"}}
+    meta |= {"made_from": {"source": [1, 0, tubes_checksum([], False)], "settings": made_with}, "settings": made_with}
     write_tar(path, [("a", meta, as_members(columns))])
 
 

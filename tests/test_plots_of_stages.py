@@ -79,7 +79,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stem in LINKED:
         sim, cue = (0.4, "feature") if stem.endswith("feature") else (0.3, "iou")
         settings = {"load_epoch": 1, "psn_score_th": 0.8, "sim_th": sim, "filter_length": 4, "link_cues": cue}
-        settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, **made_by}
+        settings |= {"iou_th": 0.3, "end_consecutive_frames": 8, "linker": "published", "strict": False, **made_by}
 
         draw = np.random.default_rng(0)
         with fill_cache(run / "qmm_tubes" / "val" / f"{stem}.tar", sources, settings) as cache:
@@ -91,6 +91,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     sample.json |= {**size, "lengths": list(map(len, gt[name])), "settings": settings}
         head = build_action_head("vanilla", n_classes=N, in_d=D, nhead=2, dim_feedforward=8)
         config = {"head": head.config, "labels": project.labels, "settings": settings, "frames": None}
+        config["min_tube_length"] = 9
         name = "vanilla" if cue == "feature" else "vanilla-iou"
         save_torch(run / "head" / name / "epoch_3.pth", {"model": head.state_dict(), "config": config, "epoch": 3})
     return root

@@ -199,11 +199,11 @@ def test_the_head_says_how_long_an_action_tube_must_be(models: Path, tmp_path: P
         folder.mkdir()
         for name in ("detr.pth", "encoder.pth"):
             (folder / name).symlink_to(models / name)
-        config = head["config"] | ({"min_tube_length": least} if least else {})
+        config = head["config"] | ({"min_tube_length": least} if least else {})  # without: 9
         save_torch(folder / "head.pth", {**head, "config": config})
         run(folder, folder / "out", video, "--no_video")
         found = result(folder / "out" / "a.json")
-        assert found["settings"]["min_tube_length"] == (least or predict.MIN_TUBE_LENGTH)
+        assert found["settings"]["min_tube_length"] == (least or 9)
         lengths[least] = [len(tube["frames"]) for tube in found["tubes"]]
     assert min(lengths[5]) >= 5 and lengths[5] and not lengths[31]
     run(tmp_path / "31", tmp_path / "flag", video, "--no_video", "--min_tube_length", 1)
@@ -238,7 +238,7 @@ def test_a_linker_other_than_the_heads_brings_its_own_patience() -> None:
     def patience(trained: str, end: int, *flags: str) -> int:
         args = predict.make_parser().parse_args(["a.mp4", "--encoder", "e.pth", "--head", "h.pth", *flags])
         settings = {"psn_score_th": 0.9, "sim_th": 0.5, "filter_length": 8, "end_consecutive_frames": end}
-        config = {"settings": settings | {"linker": trained}}
+        config = {"settings": settings | {"linker": trained, "strict": False}, "min_tube_length": 9}
         return predict.resolve_settings(args, config, multi_label=False).end_consecutive_frames
 
     assert patience("robust", 20) == patience("robust", 20, "--linker", "robust") == 20

@@ -16,6 +16,7 @@ from models.published_weights import published_encoder, published_head
 from scripts.import_published import main as import_published
 from tests.fill import fill_array, fill_state_dict, load_detr
 from tests.stages import LOOSE, QUIET, Stages
+from tests.test_outdated_tracks import own_project
 from utils.misc import InputError
 
 SMALL = {"backbone": "resnet18", "stages": 3, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 2}
@@ -164,3 +165,7 @@ def test_imported_weights_go_through_the_later_stages(stages: Stages, tmp_path: 
         (result,) = [r for r in stages.results(name, "eval_map") if r["args"]["topk"] == 9]
         measured.append(result["metrics"])
     assert measured[0] == measured[1] and measured[0]["v-mAP@0.05"] > 0
+
+    run("--no-is_skip", "--detr", detr, "--qmm_name", "strided", *own_project(stages, stride=2))
+    head = torch.load(stages.folder("strided") / "head" / "time_ecd:cat" / "epoch_20.pth", weights_only=True)
+    assert head["config"]["settings"]["sampling"]["stride"] == 2  # or eval_map.py would refuse it

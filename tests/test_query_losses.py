@@ -70,11 +70,12 @@ def test_losses_are_those_of_loops_over_cells_and_people(model: QueryLosses, pad
         mask = torch.zeros(3, 64, 96, dtype=torch.bool)
         mask[0, 40:], mask[2, :, 70:] = True, True
     out = model(images, mask)
-    assert out["shown"].tolist() == ([[1, 0.625], [1, 1], [pytest.approx(70 / 96), 1]] if padded else [[1, 1]] * 3)
+    expected = [[1, 0.625], [1, 1], [pytest.approx(70 / 96), 1]] if padded else [[1, 1]] * 3
+    assert out["image_share"].tolist() == expected
     matches = [(torch.tensor(q), torch.tensor(m)) for q, m in (([4, 2], [1, 0]), ([], []), ([0, 3], [0, 1]))]
     matches = [(q.long(), m.long()) for q, m in matches]
     losses = model.losses(out, TARGETS, matches, CLIPS)
-    torch.testing.assert_close(losses["loss_place"], obvious_cell_loss(out["place"], out["shown"]))
+    torch.testing.assert_close(losses["loss_place"], obvious_cell_loss(out["cells"], out["image_share"]))
     rows = torch.stack([out["action"][0, 4], out["action"][0, 2], out["action"][2, 0], out["action"][2, 3]])
     torch.testing.assert_close(losses["loss_action"], F.cross_entropy(rows, torch.tensor([N_ACTIONS, 1, 2, 0])))
     rows = torch.stack([out["identity"][0, 4], out["identity"][0, 2], out["identity"][2, 0], out["identity"][2, 3]])
