@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# The weights in weights/synthetic: a detector from scratch on the synthetic data of seeds 1 and 21; person encoder and action
-# head on those of seed 3, whose people the detector does not know; then exported in half precision.
+# The weights in weights/synthetic: a detector from scratch on the synthetic data of seeds 1, 21 and 22; person encoder and
+# action head on those of seed 3, whose people the detector does not know; then exported in half precision.
 #
 #     bash scripts/make_weights.sh
 #
-# More than three hours on one core with AVX2. In float32 on every processor, so that the same machine and number of threads give the
-# same weights. $DATA_ROOT (data/weights), $CHECKPOINT_ROOT (checkpoint), $DEVICE (cpu) and $THREADS (all cores) may be set.
+# Some four hours on one core with AVX2; started again, trainers go on where they stopped. In float32 on every processor, so that the
+# same machine and number of threads give the same weights. $DATA_ROOT (data/weights), $CHECKPOINT_ROOT (checkpoint),
+# $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data/weights} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
 folder=$checkpoint/synthetic/weights
 common=(--dataset synthetic --checkpoint_root "$checkpoint" --comet disabled "${machine[@]}")
-detr=("${common[@]}" --clips_per_video 1 --sampling_rate 8 --batch_size 16 "${query_losses[@]}")
+detr=("${common[@]}" --clips_per_video 1 --sampling_rate 8 --batch_size 16 "${query_losses[@]}" --resume)
 qmm=("${common[@]}" --data_root "$data" --qmm_name weights)
 
-for seed in 1 21; do
+for seed in 1 21 22; do
     stage "rendering the detector's videos, seed $seed" "$python" -m datasets.synthetic --data_root "$data/detector$seed" --n_train 1600 \
         --seed $seed
     for subset in train val; do
@@ -31,13 +32,15 @@ stage "train_detr, who is who" "$python" train_detr.py "${apart[@]}" --data_root
     --detr "$checkpoint/synthetic/weights_boxes/detr/epoch_18.pth"
 stage "train_detr, by looks" "$python" train_detr.py "${apart[@]}" --data_root "$data/detector1" --ex_name weights_looks --epochs 8 \
     --mirror_frames --detr "$checkpoint/synthetic/weights_apart/detr/epoch_10.pth"
-stage "train_detr, other people" "$python" train_detr.py "${apart[@]}" --data_root "$data/detector21" --ex_name weights --epochs 10 \
+stage "train_detr, other people" "$python" train_detr.py "${apart[@]}" --data_root "$data/detector21" --ex_name weights_21 --epochs 10 \
     --mirror_frames --detr "$checkpoint/synthetic/weights_looks/detr/epoch_8.pth"
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --mirror_frames --detr "$folder/detr/epoch_10.pth"
+stage "train_detr, others again" "$python" train_detr.py "${apart[@]}" --data_root "$data/detector22" --ex_name weights --epochs 8 \
+    --mirror_frames --detr "$checkpoint/synthetic/weights_21/detr/epoch_10.pth"
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" --mirror_frames --detr "$folder/detr/epoch_8.pth" --resume
 for subset in train val; do
     stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done
-stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}"
+stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}" --resume
 stage "eval_map" "$python" eval_map.py "${qmm[@]}" "${small_link[@]}" --head_type $head
 stage "export" "$python" -m scripts.export_weights "$folder" --name synthetic --made_by "bash scripts/make_weights.sh"
 summary "$folder"
