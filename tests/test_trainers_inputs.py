@@ -10,6 +10,7 @@ import torch
 from datasets.config import load_project
 from datasets.make_shards import make_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
+from tests.videos import write_video
 from utils.misc import InputError
 from utils.storage.files import lock, save_torch
 from utils.training.resume import STATE
@@ -52,6 +53,30 @@ def test_a_head_is_not_resumed_with_an_encoder_that_was_retrained_in_place(
     stages.run("eval_qmm", *run, "--subset", "train")
     with pytest.raises(InputError, match="the run was started with another person encoder"):
         stages.run("train_action_head", *run, "--epochs", 3, "--resume")
+
+
+@pytest.mark.parametrize("script", ["train_qmm", "train_detr", "train_action_head"])
+def test_a_replaced_video_under_the_same_annotation_is_not_resumed(
+    finished_chain: Stages, tmp_path: Path, script: str
+) -> None:
+    stages = finished_chain.copy(tmp_path)
+    commands = {
+        "train_qmm": ("--qmm_name", "own", "--detr", stages.folder("one") / "detr" / "epoch_1.pth", "--iou_th", 0.05),
+        "train_detr": ("--ex_name", "one", *TINY_DETR),
+        "train_action_head": ("--qmm_name", "one"),
+    }
+    loose = () if script == "train_detr" else LOOSE
+    project = load_project("synthetic", stages.data)
+    name = project.split("train")[0]
+    video = [frame // 2 for frame in project.open_video(name)]
+    stages.run(script, *commands[script], *loose, "--epochs", 2, "--resume")  # nothing has changed
+    write_video(project.frames_path(name), video, "mjpeg", "yuvj420p")
+    if script == "train_detr":
+        make_shards(project, "train", stages.data / "synthetic" / "shards" / "train")
+    if script == "train_action_head":
+        stages.run("eval_qmm", "--qmm_name", "one", "--subset", "train", *LOOSE)
+    with pytest.raises(InputError, match="was started on other training data"):
+        stages.run(script, *commands[script], *loose, "--epochs", 3, "--resume")
 
 
 @pytest.mark.parametrize("fault", ["subset", "train", "val"])
