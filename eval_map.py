@@ -31,6 +31,8 @@ from datasets.predictions import (
     read_predictions,
     recognise,
     tell_missing,
+    warn_of_other_rate,
+    with_lengths,
 )
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
@@ -255,7 +257,10 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     given = csv_options(project.annotation_file()) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
     options = data_set_options(format, project.labels, sizes, given)
-    raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
+    raw = read_predictions(path, format, options)
+    ends = {name: max((int(t.frames[-1]) + 1 for t in video.tubes), default=0) for name, video in videos.items()}
+    raw = of_data_set(raw, path, args.subset, with_lengths(raw, sizes, ends, project.open_video), options)
+    warn_of_other_rate(raw, path, ends)
     missing = tell_missing(raw, path, list(sizes))
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}

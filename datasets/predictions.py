@@ -1,5 +1,6 @@
 """Predictions in any format as the same checked tubes, and as the project's JSON."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from utils.misc import InputError, counted, did_you_mean
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
+FAR = 1.5  # between the ends of predictions and annotation, above which their frames are hardly the same ones
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
 USER_OPTIONS = {
@@ -212,6 +214,49 @@ def _compare_shapes(
         if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
             text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
             raise InputError(f"{where}: {text} these are the same frames, say n_frames=ignore")
+
+
+def with_lengths(
+    raw: RawPredictions, sizes: Mapping[str, tuple], gt_ends: Mapping[str, int], open_video: Callable
+) -> dict[str, tuple]:
+    """`sizes` as of `of_data_set`, with numbers of frames that the annotation does not say but predictions contradict.
+
+    They are the video file's, counted without decoding, or at least those up to the last annotated frame.
+
+    Args:
+        gt_ends: number of frames of each video up to its last annotated one, 0 without any.
+        open_video: a name's `datasets.dataset.VideoFrames`; InputError where it is not here.
+    """
+    sizes = dict(sizes)
+    for name, end in _ends(raw).items():
+        width, height, n_frames = sizes.get(name, (0, 0, 1))
+        if n_frames:
+            continue
+        stated = raw.shapes.get(name, (0, 0, 0))[2]
+        if 0 < stated < gt_ends[name] - TAIL:
+            sizes[name] = (width, height, gt_ends[name])
+        with contextlib.suppress(InputError):
+            video = open_video(name)
+            if end > video.announced + TAIL or 0 < stated < video.announced - TAIL:
+                sizes[name] = (width, height, len(video.chosen()))
+    return sizes
+
+
+def warn_of_other_rate(raw: RawPredictions, path: str | Path, gt_ends: Mapping[str, int]) -> None:
+    """Warn where most videos' predictions end far from the last annotated frame, as frames of another rate do;
+    `gt_ends` as of `with_lengths`."""
+    ratios = {name: end / gt_ends[name] for name, end in _ends(raw).items() if end and gt_ends.get(name)}
+    middle = sorted(ratios, key=ratios.get)[len(ratios) // 2] if ratios else None
+    if middle is not None and not 1 / FAR <= ratios[middle] <= FAR:
+        text = f"in video {middle!r} {_ends(raw)[middle]} frames, in the annotation {gt_ends[middle]}, and most videos"
+        print(f"warning: {path}: {text} differ so; were they predicted at another frame rate?", file=sys.stderr)
+
+
+def _ends(raw: RawPredictions) -> dict[str, int]:
+    """The number of frames of each video of a file: what it says, else up to the last box."""
+    ends = np.zeros(len(raw.names), np.int64)
+    np.maximum.at(ends, raw.video[raw.tube], raw.frames + 1)
+    return {name: raw.shapes.get(name, (0, 0, 0))[2] or end for name, end in zip(raw.names, ends.tolist(), strict=True)}
 
 
 def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:
