@@ -13,6 +13,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -72,8 +73,8 @@ def list_images(folder: Path) -> list[Path]:
         changes = [(a, b) for a, b in zip(_natural(image), _natural(after), strict=False) if a != b]
         if not changes and len(_natural(image)) == len(_natural(after)):
             raise InputError(f"{folder}: {image.name} and {after.name} are one frame twice; remove one of them")
-        number, next_number = changes[0] if len(changes) == 1 else (0, 0)
-        if isinstance(number, int) and next_number - number > 1:
+        if changes and all(isinstance(a, int) and b - a > 1 for a, b in changes):  # whichever of them counts the frames
+            number, next_number = changes[0]
             missing.append(f"{number + 1} to {next_number - 1}" if next_number - number > 2 else f"{number + 1}")
     if missing:
         shown = ", ".join([*missing[:8], *["..."] * (len(missing) > 8)])
@@ -94,8 +95,9 @@ class _BrokenVideo(Exception):
 class VideoFrames:
     """The frames of a video file, or of a folder of images in natural order; those alone that `sampling` chooses.
 
-    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned as the file asks. What decodes
-    counts, whatever number of frames the container announces. Colours follow the matrix and range that the file names.
+    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned and mirrored as the file asks.
+    What decodes counts, whatever number of frames the container announces. Colours follow the matrix and range that the
+    file names.
 
     Attributes:
         path: the file or folder.
@@ -222,6 +224,8 @@ class VideoFrames:
                 # bicubic, by way of BGR: bit for bit what OpenCV's own reader gives
                 bgr = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
                 rgb = cv2.cvtColor(bgr.to_ndarray(), cv2.COLOR_BGR2RGB)
+                if _is_mirrored(frame):  # `rotation` is that of the image upside down then
+                    rgb = cv2.flip(rgb, 0)
                 turn = _TURN.get(frame.rotation)
                 yield rgb if turn is None else cv2.rotate(rgb, turn)
         except (av.FFmpegError, _BrokenVideo):
@@ -229,6 +233,15 @@ class VideoFrames:
                 raise InputError(self._undecodable(stream.codec_context.name)) from None
             reason = "packets are missing or broken (cut off or damaged)"
             raise InputError(f"{self.path}: frame {count} cannot be decoded: {reason}") from None
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the file asks for a mirror image, turned or not: its display matrix has a negative determinant."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    return a * d < b * c
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
