@@ -22,6 +22,7 @@ from utils.misc import InputError
 from utils.storage.files import read_text
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
+MAX_PERSON = 2**53  # ids are read as float64, whose whole numbers are distinct below
 ROUNDING = 1e-5  # of IoU: boxes become float32 pixels before they are compared again
 
 
@@ -165,6 +166,7 @@ def _check(rows: AvaRows, classes: Mapping, other_classes: bool, loose_boxes: bo
         notes.append(rows.line(loose, "no person id (7 columns): each box is a person of its own ({lines})"))
     last = np.where(np.isnan(rows.last), -1, rows.last)
     rows.refuse(last != np.floor(last), "person id {last} is not a whole number; a score is not part of ground truth")
+    rows.refuse(last >= MAX_PERSON, "person id {last:.0f} is not below 2^53, so ids may be mixed up; use smaller ones")
 
 
 def _apart(rows: AvaRows, person_per_label: bool) -> np.ndarray:
