@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +41,17 @@ def size_of(
 
 def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
     """Frames a second of a video by the option, else by the video itself, else None."""
+    if fps is not None and videos:
+        _warn_of_other_fps(videos, name, fps)
     return _size_and_fps(videos, name)[1] if fps is None and videos else fps
+
+
+@functools.lru_cache(maxsize=4096)
+def _warn_of_other_fps(videos: str, name: str, fps: float) -> None:
+    """Warn once where a video that is here has not the rate that the option says."""
+    if video_path(videos, name).exists() and abs((own := _size_and_fps(videos, name)[1]) / fps - 1) > 0.01:
+        text = f"has {own:g} frames a second, but the option fps says {fps:g}, which shifts frames if it is wrong"
+        print(f"warning: {video_path(videos, name)}: {text}", file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=4096)  # opening a video decodes a frame, and VIA's times ask once a box
