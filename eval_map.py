@@ -20,7 +20,7 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.likely_mistakes import warn_of_shared_videos
+from datasets.likely_mistakes import shared_videos
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -229,6 +229,8 @@ def from_tracks(
     path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
+    for line in shared_videos({**config.get("trained_on", {}), args.subset: tracks.names}):
+        print(f"warning: {line}; trained: {path}", file=sys.stderr)
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
@@ -319,8 +321,6 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    if not args.predictions:
-        warn_of_shared_videos(project, args.subset)
     measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
