@@ -149,13 +149,15 @@ def test_rates_and_sizes_that_a_file_lacks_are_the_videos_own(tmp_path):
         convert.convert(path, "label_studio", {"fps": 30}, tmp_path / "out.json")
 
 
-def test_an_fps_that_is_not_the_videos_is_told_once(tmp_path, capsys):
+def test_an_fps_that_is_not_the_videos_is_refused(tmp_path):
     write_video(tmp_path / "fast.mp4", gradient_frames(12, 200, 100))  # of 25 frames a second
     _, path = described(OWN / "label_studio/5")
     options = {"videos": str(tmp_path / "{name}.mp4"), "labels": ["walk"], "width": 200, "height": 100}
-    for fps, told in ((25, 0), (30, 1)):
-        written_json(path, "label_studio", {**options, "fps": fps}, tmp_path / "out.json")
-        assert capsys.readouterr().err.count(f"has 25 frames a second, but the option fps says {fps}") == told
+    written_json(path, "label_studio", {**options, "fps": 25}, tmp_path / "out.json")
+    with pytest.raises(InputError, match=r"fast\.mp4: has 25 frames a second, not 24; leave out the option fps"):
+        convert.convert(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
+    (tmp_path / "fast.mp4").unlink()
+    written_json(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
 
 
 def test_a_region_of_two_rates_is_refused(tmp_path):
@@ -169,6 +171,12 @@ def test_a_region_of_two_rates_is_refused(tmp_path):
         convert.convert(
             tmp_path / "export.json", "label_studio", {"fps": 30, "width": 200, "height": 100}, tmp_path / "out.json"
         )
+
+
+def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):
+    (tmp_path / "gt.txt").write_text(f"1,{2**53},0,0,9,9,1,-1\n2,{2**53 + 1},50,50,9,9,1,-1\n")
+    with pytest.raises(InputError, match=r"line 1: id 9007199254740992 is not below 2\^53"):
+        convert.convert(tmp_path / "gt.txt", "mot", {}, tmp_path / "out.json")
 
 
 def test_times_of_via_are_frames_of_the_video(tmp_path):
