@@ -31,7 +31,7 @@ from datasets.predictions import (
     read_predictions,
     recognise,
     tell_missing,
-    warn_of_other_rate,
+    warn_of_other_frames,
     with_lengths,
 )
 from datasets.presets import parse_with_preset
@@ -258,16 +258,17 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     check_plot_video(args, sizes)
     given = csv_options(project.annotation_file()) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
-    options = data_set_options(format, project.labels, sizes, given)
+    options = FORMATS[format].defaults | data_set_options(format, project.labels, sizes, given)
     raw = read_predictions(path, format, options)
-    ends = {name: max((int(t.frames[-1]) + 1 for t in video.tubes), default=0) for name, video in videos.items()}
-    raw = of_data_set(raw, path, args.subset, with_lengths(raw, sizes, ends, project.open_video), options)
-    warn_of_other_rate(raw, path, ends)
+    gt = {name: video.tubes for name, video in videos.items()}
+    raw = of_data_set(raw, path, args.subset, with_lengths(raw, sizes, gt, project.open_video), options)
     missing = tell_missing(raw, path, list(sizes))
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
     root = Path(args.checkpoint_root) / project.name / "predictions"
-    return Measured(*as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)
+    pred, scores = as_tubes(raw, sizes)
+    warn_of_other_frames(path, pred, gt, int(options.get("first_frame", 0)))
+    return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 
 def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:

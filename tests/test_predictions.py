@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import sys
 from functools import partial
@@ -451,6 +452,51 @@ def test_predictions_at_another_rate_end_elsewhere_than_the_annotation(unsaid, p
         assert ("were they predicted at another frame rate?" in capsys.readouterr().err) == warned
     with pytest.raises(InputError, match=r"50 frames, but \d+ are annotated; predict it at the annotation's"):
         evaluate(unsaid, changed(predictions, at_rate(0.2, 50)))
+
+
+@pytest.fixture
+def many(tmp_path) -> tuple[Path, dict]:
+    """Five videos of a hundred frames with somebody who walks through, and perfect predictions of it."""
+    frames = np.arange(100)
+    boxes = np.stack([3 * frames, 2 * frames, 3 * frames + 100, 2 * frames + 100], 1)
+    tube = {"label": 1, "frames": frames.tolist(), "boxes": boxes.tolist()}
+    names = [f"v{i}" for i in range(5)]
+    about = {"width": SIZE[0], "height": SIZE[1], "n_frames": 110}
+    gt = {"labels": LABELS, "videos": {name: {**about, "tubes": [tube]} for name in names}}
+    (tmp_path / "gt.json").write_text(json.dumps(gt))
+    (tmp_path / "val.txt").write_text("\n".join(names))
+    (tmp_path / "own.yml").write_text(
+        "name: own\nformat: json\nannotations: gt.json\nframes: videos/{name}.avi\nsplits: {val: val.txt}\n"
+    )
+    return tmp_path, {"labels": LABELS, "videos": {name: {"tubes": [{**tube, "score": 0.5}]} for name in names}}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "warning"),
+    [
+        ("frames", lambda frame: frame + 1, r"begin one frame after the annotation; .*say first_frame=1\n"),
+        ("frames", lambda frame: frame + 2, None),
+        (
+            "boxes",
+            lambda box: [0.8 * x for x in box],
+            r"reach to 80% of the annotated .*say picture=WIDTHxHEIGHT",
+        ),
+        ("boxes", lambda box: [0.95 * x for x in box], None),
+    ],
+)
+def test_what_breaks_no_rule_and_is_yet_not_meant_so_is_told(many, capsys, key, change, warning):
+    root, content = many
+    path = root / "pred.json"
+    path.write_text(json.dumps(content))
+    assert evaluate(root, path)[0]["v-mAP@0.5"] == 1
+    assert "warning" not in capsys.readouterr().err
+    for video in content["videos"].values():
+        (tube,) = video["tubes"]
+        tube[key] = [change(value) for value in tube[key]]
+    path.write_text(json.dumps(content))
+    evaluate(root, path)
+    err = capsys.readouterr().err
+    assert re.search(warning, err) if warning else "warning" not in err
 
 
 def damaged(data: bytes, rs: random.Random) -> bytes:
