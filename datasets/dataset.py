@@ -3,6 +3,7 @@
 import heapq
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -22,6 +23,7 @@ from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, available_cores
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MOST = 0.9  # share of a folder's images whose names differ in numbers alone, above which the others are no frames
 MAX_THREADS = 16  # of a decoder: each keeps frames of its own
 SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning
 END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
@@ -62,12 +64,18 @@ def list_images(folder: Path) -> list[Path]:
     """The images of a folder in natural order (2.jpg before 10.jpg), without hidden files.
 
     Raises:
-        InputError: no image, two of one number, or numbers missing between the first and the last one.
+        InputError: no image, a few that are named otherwise than the others, two of one number, or numbers missing
+            between the first and the last one.
     """
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not path.name.startswith(".")]
     if not images:
         raise InputError(f"{folder}: a folder without images ({', '.join(IMAGES)})")
     images.sort(key=lambda path: (_natural(path), path.suffix))
+    texts = [tuple(_natural(image)[::2]) for image in images]
+    text, n = Counter(texts).most_common(1)[0]
+    if MOST * len(images) < n < len(images):
+        other = next(image for image, of_image in zip(images, texts, strict=True) if of_image != text)
+        raise InputError(f"{folder}: {other.name} is named otherwise than the others; if it is no frame, remove it")
     missing = []
     for image, after in pairwise(images):
         changes = [(a, b) for a, b in zip(_natural(image), _natural(after), strict=False) if a != b]
@@ -238,10 +246,7 @@ class VideoFrames:
 def _is_mirrored(frame: av.VideoFrame) -> bool:
     """Whether the file asks for a mirror image, turned or not: its display matrix has a negative determinant."""
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    if matrix is None:
-        return False
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    return a * d < b * c
+    return matrix is not None and np.linalg.det(np.frombuffer(matrix, np.int32).reshape(3, 3)) < 0
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:

@@ -227,6 +227,14 @@ def test_gaps_and_doubles_in_a_folder_are_told(tmp_path: Path, names: tuple[str,
         VideoFrames(images(tmp_path / "v", *names))
 
 
+@pytest.mark.parametrize("cover", ["cover.png", "thumb_1.png", "f_00_small.png"])
+def test_a_cover_among_the_frames_is_told(tmp_path: Path, cover: str) -> None:
+    """It would shift all frames by one, and so few frames too many are taken for a difference between decoders."""
+    folder = images(tmp_path / "v", cover, *(f"f_{i:02d}.png" for i in range(12)))
+    with pytest.raises(InputError, match=f"{cover} is named otherwise than the others"):
+        VideoFrames(folder)
+
+
 def test_names_that_are_no_numbers_are_in_order(tmp_path: Path) -> None:
     folder = images(tmp_path / "v", "b.png", "a.png", "c1_2.png", "c2_7.png", "c2_8.png")
     assert [path.name for path in list_images(folder)] == ["a.png", "b.png", "c1_2.png", "c2_7.png", "c2_8.png"]
