@@ -20,7 +20,7 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.likely_mistakes import warn_of_shared_videos
+from datasets.likely_mistakes import shared_videos
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -31,6 +31,8 @@ from datasets.predictions import (
     read_predictions,
     recognise,
     tell_missing,
+    warn_of_other_frames,
+    with_lengths,
 )
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
@@ -232,6 +234,8 @@ def from_tracks(
     path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
+    for line in shared_videos({**config.get("trained_on", {}), args.subset: tracks.names}):
+        print(f"warning: {line}; trained: {path}", file=sys.stderr)
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
@@ -257,13 +261,17 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     check_plot_video(args, sizes)
     given = csv_options(project.annotation_file()) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
-    options = data_set_options(format, project.labels, sizes, given)
-    raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
+    options = FORMATS[format].defaults | data_set_options(format, project.labels, sizes, given)
+    raw = read_predictions(path, format, options)
+    gt = {name: video.tubes for name, video in videos.items()}
+    raw = of_data_set(raw, path, args.subset, with_lengths(raw, sizes, gt, project.open_video), options)
     missing = tell_missing(raw, path, list(sizes))
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
     root = Path(args.checkpoint_root) / project.name / "predictions"
-    return Measured(*as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)
+    pred, scores = as_tubes(raw, sizes)
+    warn_of_other_frames(path, pred, gt, int(options.get("first_frame", 0)))
+    return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 
 def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:
@@ -317,8 +325,6 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    if not args.predictions:
-        warn_of_shared_videos(project, args.subset)
     measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     options = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}

@@ -3,6 +3,7 @@
 import heapq
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,6 +14,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -21,6 +23,7 @@ from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, available_cores
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MOST = 0.9  # share of a folder's images whose names differ in numbers alone, above which the others are no frames
 MAX_THREADS = 16  # of a decoder: each keeps frames of its own
 SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning
 END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
@@ -61,19 +64,25 @@ def list_images(folder: Path) -> list[Path]:
     """The images of a folder in natural order (2.jpg before 10.jpg), without hidden files.
 
     Raises:
-        InputError: no image, two of one number, or numbers missing between the first and the last one.
+        InputError: no image, a few that are named otherwise than the others, two of one number, or numbers missing
+            between the first and the last one.
     """
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not path.name.startswith(".")]
     if not images:
         raise InputError(f"{folder}: a folder without images ({', '.join(IMAGES)})")
     images.sort(key=lambda path: (_natural(path), path.suffix))
+    texts = [tuple(_natural(image)[::2]) for image in images]
+    text, n = Counter(texts).most_common(1)[0]
+    if MOST * len(images) < n < len(images):
+        other = next(image for image, of_image in zip(images, texts, strict=True) if of_image != text)
+        raise InputError(f"{folder}: {other.name} is named otherwise than the others; if it is no frame, remove it")
     missing = []
     for image, after in pairwise(images):
         changes = [(a, b) for a, b in zip(_natural(image), _natural(after), strict=False) if a != b]
         if not changes and len(_natural(image)) == len(_natural(after)):
             raise InputError(f"{folder}: {image.name} and {after.name} are one frame twice; remove one of them")
-        number, next_number = changes[0] if len(changes) == 1 else (0, 0)
-        if isinstance(number, int) and next_number - number > 1:
+        if changes and all(isinstance(a, int) and b - a > 1 for a, b in changes):  # whichever of them counts the frames
+            number, next_number = changes[0]
             missing.append(f"{number + 1} to {next_number - 1}" if next_number - number > 2 else f"{number + 1}")
     if missing:
         shown = ", ".join([*missing[:8], *["..."] * (len(missing) > 8)])
@@ -94,8 +103,9 @@ class _BrokenVideo(Exception):
 class VideoFrames:
     """The frames of a video file, or of a folder of images in natural order; those alone that `sampling` chooses.
 
-    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned as the file asks. What decodes
-    counts, whatever number of frames the container announces. Colours follow the matrix and range that the file names.
+    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned and mirrored as the file asks.
+    What decodes counts, whatever number of frames the container announces. Colours follow the matrix and range that the
+    file names.
 
     Attributes:
         path: the file or folder.
@@ -222,6 +232,8 @@ class VideoFrames:
                 # bicubic, by way of BGR: bit for bit what OpenCV's own reader gives
                 bgr = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
                 rgb = cv2.cvtColor(bgr.to_ndarray(), cv2.COLOR_BGR2RGB)
+                if _is_mirrored(frame):  # `rotation` is that of the image upside down then
+                    rgb = cv2.flip(rgb, 0)
                 turn = _TURN.get(frame.rotation)
                 yield rgb if turn is None else cv2.rotate(rgb, turn)
         except (av.FFmpegError, _BrokenVideo):
@@ -229,6 +241,12 @@ class VideoFrames:
                 raise InputError(self._undecodable(stream.codec_context.name)) from None
             reason = "packets are missing or broken (cut off or damaged)"
             raise InputError(f"{self.path}: frame {count} cannot be decoded: {reason}") from None
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the file asks for a mirror image, turned or not: its display matrix has a negative determinant."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    return matrix is not None and np.linalg.det(np.frombuffer(matrix, np.int32).reshape(3, 3)) < 0
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:

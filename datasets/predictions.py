@@ -1,5 +1,6 @@
 """Predictions in any format as the same checked tubes, and as the project's JSON."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 from datasets.annotations import TAIL
 from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
-from utils.box_ops import Tube
+from utils.box_ops import Tube, frames_and_boxes
 from utils.misc import InputError, counted, did_you_mean
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
+FAR = 1.5  # between the ends of predictions and annotation, above which their frames are hardly the same ones
+SMALLER = 0.85  # share of the annotation's reach in the frame, below which boxes are hardly of the same picture
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
 USER_OPTIONS = {
@@ -212,6 +215,55 @@ def _compare_shapes(
         if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
             text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
             raise InputError(f"{where}: {text} these are the same frames, say n_frames=ignore")
+
+
+def with_lengths(
+    raw: RawPredictions, sizes: Mapping[str, tuple], gt: Mapping[str, Sequence[Tube]], open_video: Callable
+) -> dict[str, tuple]:
+    """`sizes` as of `of_data_set`, with numbers of frames that the annotation does not say but predictions contradict:
+    those up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
+    sizes = dict(sizes)
+    for number, name in enumerate(raw.names):
+        width, height, n_frames = sizes.get(name, (0, 0, 1))
+        if n_frames:
+            continue
+        stated = raw.shapes.get(name, (0, 0, 0))[2]
+        end = stated or raw.frames[raw.video[raw.tube] == number].max(initial=-1) + 1
+        if 0 < stated < (gt_end := max((int(tube.frames[-1]) + 1 for tube in gt[name]), default=0)) - TAIL:
+            n_frames = gt_end
+        with contextlib.suppress(InputError):
+            video = open_video(name)
+            if end > video.announced + TAIL or 0 < stated < video.announced - TAIL:
+                n_frames = len(video.chosen())  # what is announced is an estimate
+        sizes[name] = (width, height, n_frames)
+    return sizes
+
+
+def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_frame: int) -> None:
+    """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames: they end far
+    from the last of these, begin a frame later, or lie in a smaller picture. `first_frame` is the number in the file.
+    """
+    names = [name for name in gt if gt[name] and pred.get(name)]
+    if not names:
+        return
+    (begin, *ends), (gt_begin, *gt_ends) = (np.array([_extent(t[name]) for name in names]).T for t in (pred, gt))
+    end, right, bottom = np.median(np.array(ends) / gt_ends, axis=1)
+    texts = []
+    if not 1 / FAR <= end <= FAR:
+        texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
+    if max(right, bottom) < SMALLER:
+        text = f"reach to {right:.0%} of the annotated boxes' right and {bottom:.0%} of their bottom"
+        texts.append(f"{text}; if they are pixels of another picture, say picture=WIDTHxHEIGHT")
+    if begin.min() == 1 and ((begin == 1) & (gt_begin == 0)).mean() > 0.5:
+        texts.append(f"begin one frame after the annotation; if frames count from 1, say first_frame={first_frame + 1}")
+    for text in texts:
+        print(f"warning: {path}: in most videos predictions {text}", file=sys.stderr)
+
+
+def _extent(tubes: Sequence[Tube]) -> tuple[float, float, float, float]:
+    """The first frame of tubes, the number of frames up to the last, and how far boxes reach to the right and down."""
+    frames, boxes = frames_and_boxes(tubes)
+    return frames.min(), frames.max() + 1, *boxes[:, 2:].max(0)
 
 
 def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:

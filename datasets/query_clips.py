@@ -61,10 +61,11 @@ class QueryClips:
         return len(self.videos) * self.clips_per_video
 
     def checksum(self) -> str:
-        """A checksum of the videos' names and annotations, for a resumed run."""
+        """A checksum of the videos' names, files and annotations, for a resumed run."""
+        files = [str(views[0][0].meta["made_from"]["source"]) for *_, views in self.videos]
         tubes = ((name, tube) for name, video in self.annotations.items() for tube in video.tubes)
         parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
-        return checksum(*self.annotations, *parts)
+        return checksum(*self.annotations, *files, *parts)
 
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""

@@ -30,8 +30,8 @@ class TrackBatches:
         return len(self.tracks)
 
     def checksum(self) -> str:
-        """A checksum of the tracks' frames and labels, for a resumed run."""
-        return checksum(*(part for track in self.tracks for part in (track.video, track.frames, track.labels)))
+        """A checksum of the tracks' frames, boxes and labels, for a resumed run."""
+        return checksum(*(part for t in self.tracks for part in (t.video, t.frames, t.boxes, t.labels)))
 
     def chunks(self, which: Sequence[int], n: int, max_frames: float = math.inf) -> list[list[Track]]:
         """The tracks `which` in chunks, sorted by length so that little is padding.

@@ -264,8 +264,10 @@ class ClipDataset(Clips):
         return len(self.videos) * self.clips_per_video
 
     def checksum(self) -> str:
-        """A checksum of the videos' names and annotations, for a resumed run."""
-        return checksum(*(part for v in self.videos for part in (v.name, v.frames, v.persons, v.actions, v.boxes)))
+        """A checksum of the videos' names and annotations, and of what was stored of which files, for a resumed run."""
+        made_from = (str(v.made_from) for v in self.videos)
+        parts = (part for v in self.videos for part in (v.name, v.frames, v.persons, v.actions, v.boxes))
+        return checksum(*made_from, *parts)
 
     def most_people(self) -> int:
         """The largest number of people in one frame."""

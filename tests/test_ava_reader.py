@@ -63,6 +63,14 @@ def test_an_action_is_a_tube_and_a_person_has_several(tmp_path: Path) -> None:
     assert video.key_frames.tolist() == [0, 1, 3]
 
 
+def test_ids_that_would_be_one_as_floats_are_refused(tmp_path: Path) -> None:
+    rows = "a,0,0.1,0.2,0.5,1.0,1,{}\na,0.04,0.1,0.2,0.5,1.0,1,{}\n"
+    _, video = read(own(tmp_path, rows.format(2**53 - 1, 2**53 - 2)))
+    assert {tube.person_id for tube in video.tubes} == {2**53 - 1, 2**53 - 2}
+    with pytest.raises(InputError, match=r"train\.csv, line 1: person id 9007199254740992 is not below 2\^53"):
+        read(own(tmp_path, rows.format(2**53, 2**53 + 1)))
+
+
 def test_boxes_without_an_evaluated_action_are_people_all_the_same(tmp_path: Path) -> None:
     rows = ROWS + "a,0.12,0.6,0.2,0.9,1.0,80,8\na,0,0.1,0.2,0.5,1.0,80,7\na,0.16\n"
     _, video = read(own(tmp_path, rows, other_classes="true"))

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from datasets import convert
 from datasets.annotations import read_annotations
 from datasets.config import load_project
 from tests.format_cases import written_json
+from utils.misc import InputError
 
 FRAMES = [0, 30, 60, 90]
 
@@ -45,3 +47,18 @@ def test_a_track_is_one_person_whatever_its_id_is_made_of(tmp_path, track):
     (tmp_path / "ann.json").write_text(json.dumps(content))
     walk, sit = written_json(tmp_path / "ann.json", "coco", {}, tmp_path / "out.json")["videos"]["v"]["tubes"]
     assert (walk["label"], sit["label"]) == ("walk", "sit") and walk["person_id"] == sit["person_id"]
+
+
+@pytest.mark.parametrize("key", ["frame_index", "frame_id"])
+def test_a_huge_frame_is_refused_before_any_is_filled(tmp_path, key):
+    content = {
+        "videos": [{"id": 1, "name": "v"}],
+        "categories": [{"id": 1, "name": "walk"}],
+        "images": [{"id": i, "video_id": 1, key: i * 10**12} for i in range(3)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "track_id": 5, "bbox": [0, 0, 9, 9]} for i in range(3)
+        ],
+    }
+    (tmp_path / "ann.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"image 1: 1000000000000 is no number of a video's frame"):
+        convert.convert(tmp_path / "ann.json", "coco", {"fill": True}, tmp_path / "out.json")

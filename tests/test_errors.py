@@ -9,7 +9,7 @@ from tests.test_box_ops import obvious_iou
 from tests.tube_cases import random_case
 from utils.box_ops import Tube
 from utils.metrics import errors as module
-from utils.metrics.errors import CAUSES, act_errors, errors
+from utils.metrics.errors import CAUSES, act_errors, errors, print_errors
 from utils.metrics.evaluation import Evaluation
 from utils.video_map import calc_frame_map, calc_video_map, mean_ap
 
@@ -317,6 +317,15 @@ def test_a_videos_cost_needs_only_the_classes_of_its_errors(gt, monkeypatch):
     found = summary("v-mAP", pred, gt)
     whole = 2 + len(CAUSES)  # nothing, each cause, and all of them mended
     assert len(calls) <= 3 * whole + 3 and len(found["worst_videos"]) == 3
+
+
+def test_where_not_every_video_is_looked_at_it_is_said(gt, monkeypatch, capsys):
+    found = summary("v-mAP", changed(gt, missed), gt)
+    assert found["videos_with_errors"] == 3
+    for looked_at, among in ((3, ""), (2, ", of the 2 with most errors")):
+        monkeypatch.setattr(module, "N_EXAMINED", looked_at)
+        print_errors({"v-mAP@0.5": found})
+        assert f"videos whose errors cost most{among}: v" in capsys.readouterr().out
 
 
 def test_nothing_predicted_is_all_missed(gt):

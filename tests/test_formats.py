@@ -17,6 +17,7 @@ from datasets.formats import FORMATS, options_of, read_annotation_file
 from datasets.formats.options import OPTIONS
 from tests.conftest import SHARED
 from tests.format_cases import OWN, assert_same, described, tubes_in, written_json
+from tests.videos import gradient_frames, write_video
 from utils.cli import run
 from utils.misc import InputError
 
@@ -146,6 +147,36 @@ def test_rates_and_sizes_that_a_file_lacks_are_the_videos_own(tmp_path):
     assert_same(written_json(path, "label_studio", options, tmp_path / "out.json"), expected)
     with pytest.raises(InputError, match=r"size of video 'fast'.*`width`.*or `videos`"):
         convert.convert(path, "label_studio", {"fps": 30}, tmp_path / "out.json")
+
+
+def test_an_fps_that_is_not_the_videos_is_refused(tmp_path):
+    write_video(tmp_path / "fast.mp4", gradient_frames(12, 200, 100))  # of 25 frames a second
+    _, path = described(OWN / "label_studio/5")
+    options = {"videos": str(tmp_path / "{name}.mp4"), "labels": ["walk"], "width": 200, "height": 100}
+    written_json(path, "label_studio", {**options, "fps": 25}, tmp_path / "out.json")
+    with pytest.raises(InputError, match=r"fast\.mp4: has 25 frames a second, not 24; leave out the option fps"):
+        convert.convert(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
+    (tmp_path / "fast.mp4").unlink()
+    written_json(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
+
+
+def test_a_region_of_two_rates_is_refused(tmp_path):
+    """Its editor's rate was changed on the way, so that its frame numbers are of both."""
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    sequence = content[0]["annotations"][0]["result"][0]["value"]["sequence"]
+    sequence.append({**sequence[-1], "frame": 60, "time": 2.0})  # at 30, those before at 24
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"region a: frame 9 is at second 0\.375, but later ones count 30 a second"):
+        convert.convert(
+            tmp_path / "export.json", "label_studio", {"fps": 30, "width": 200, "height": 100}, tmp_path / "out.json"
+        )
+
+
+def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):
+    (tmp_path / "gt.txt").write_text(f"1,{2**53},0,0,9,9,1,-1\n2,{2**53 + 1},50,50,9,9,1,-1\n")
+    with pytest.raises(InputError, match=r"line 1: id 9007199254740992 is not below 2\^53"):
+        convert.convert(tmp_path / "gt.txt", "mot", {}, tmp_path / "out.json")
 
 
 def test_times_of_via_are_frames_of_the_video(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import sys
 from functools import partial
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 import eval_map
+from datasets.dataset import VideoFrames
 from datasets.predictions import FORMATS, convert, recognise
 from tests.pickles import pickled
 from tests.tube_cases import random_case
+from tests.videos import gradient_frames, write_video
 from utils.box_ops import Tube
 from utils.misc import InputError
 from utils.storage.files import read_json
@@ -400,6 +403,100 @@ def test_boxes_after_the_end_can_be_left_out(data, predictions):
     expected, _ = evaluate(data, predictions)
     got, _ = evaluate(data, changed(predictions, late), "--predictions_options", "late_frames=ignore")
     assert got == expected
+
+
+def at_rate(factor: float, n_frames: int = 0):
+    """A change to frames of another rate; `n_frames`: what the file says of every video."""
+
+    def change(_, content):
+        for video in content["videos"].values():
+            video["n_frames"] = n_frames
+            for tube in video["tubes"]:
+                frames, rows = np.unique([int(frame * factor) for frame in tube["frames"]], return_index=True)
+                tube["frames"] = frames.tolist()
+                tube.update({key: [tube[key][i] for i in rows.tolist()] for key in ("boxes", "scores")})
+
+    return change
+
+
+@pytest.fixture
+def unsaid(data, tmp_path) -> Path:
+    """The data set with an annotation that does not say how many frames videos have, and one video."""
+    root = shutil.copytree(data, tmp_path / "unsaid")
+    content = json.loads((root / "gt.json").read_text())
+    for video in content["videos"].values():
+        video.pop("n_frames")
+    (root / "gt.json").write_text(json.dumps(content))
+    (root / "videos").mkdir()
+    last = max(tube["frames"][-1] for video in content["videos"].values() for tube in video["tubes"])
+    write_video(root / "videos" / "v4.avi", gradient_frames(last + 1, *SIZE), "mjpeg", "yuvj420p")
+    return root
+
+
+def test_predictions_at_another_rate_do_not_fit_the_video(unsaid, predictions, capsys):
+    n_frames = len(VideoFrames(unsaid / "videos" / "v4.avi").chosen())
+    evaluate(unsaid, changed(predictions, at_rate(1, n_frames)))
+    assert "rate" not in capsys.readouterr().err
+    with pytest.raises(InputError, match=rf"'v4': frame \d+, but it has {n_frames} frames"):
+        evaluate(unsaid, changed(predictions, at_rate(20)))
+    for other in (n_frames * 6 // 5, n_frames * 5 // 6):
+        with pytest.raises(InputError, match=rf"'v\d': {other} frames, but {n_frames} are annotated"):
+            evaluate(unsaid, changed(predictions, at_rate(1, other)))
+
+
+def test_predictions_at_another_rate_end_elsewhere_than_the_annotation(unsaid, predictions, capsys):
+    shutil.rmtree(unsaid / "videos")
+    for n, (factor, warned) in enumerate({1: False, 2: True, 0.4: True}.items()):
+        path = changed(predictions, at_rate(factor)).rename(predictions.with_name(f"{n}.json"))
+        evaluate(unsaid, path)
+        assert ("were they predicted at another frame rate?" in capsys.readouterr().err) == warned
+    with pytest.raises(InputError, match=r"50 frames, but \d+ are annotated; predict it at the annotation's"):
+        evaluate(unsaid, changed(predictions, at_rate(0.2, 50)))
+
+
+@pytest.fixture
+def many(tmp_path) -> tuple[Path, dict]:
+    """Five videos of a hundred frames with somebody who walks through, and perfect predictions of it."""
+    frames = np.arange(100)
+    boxes = np.stack([3 * frames, 2 * frames, 3 * frames + 100, 2 * frames + 100], 1)
+    tube = {"label": 1, "frames": frames.tolist(), "boxes": boxes.tolist()}
+    names = [f"v{i}" for i in range(5)]
+    about = {"width": SIZE[0], "height": SIZE[1], "n_frames": 110}
+    gt = {"labels": LABELS, "videos": {name: {**about, "tubes": [tube]} for name in names}}
+    (tmp_path / "gt.json").write_text(json.dumps(gt))
+    (tmp_path / "val.txt").write_text("\n".join(names))
+    (tmp_path / "own.yml").write_text(
+        "name: own\nformat: json\nannotations: gt.json\nframes: videos/{name}.avi\nsplits: {val: val.txt}\n"
+    )
+    return tmp_path, {"labels": LABELS, "videos": {name: {"tubes": [{**tube, "score": 0.5}]} for name in names}}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "warning"),
+    [
+        ("frames", lambda frame: frame + 1, r"begin one frame after the annotation; .*say first_frame=1\n"),
+        ("frames", lambda frame: frame + 2, None),
+        (
+            "boxes",
+            lambda box: [0.8 * x for x in box],
+            r"reach to 80% of the annotated .*say picture=WIDTHxHEIGHT",
+        ),
+        ("boxes", lambda box: [0.95 * x for x in box], None),
+    ],
+)
+def test_what_breaks_no_rule_and_is_yet_not_meant_so_is_told(many, capsys, key, change, warning):
+    root, content = many
+    path = root / "pred.json"
+    path.write_text(json.dumps(content))
+    assert evaluate(root, path)[0]["v-mAP@0.5"] == 1
+    assert "warning" not in capsys.readouterr().err
+    for video in content["videos"].values():
+        (tube,) = video["tubes"]
+        tube[key] = [change(value) for value in tube[key]]
+    path.write_text(json.dumps(content))
+    evaluate(root, path)
+    err = capsys.readouterr().err
+    assert re.search(warning, err) if warning else "warning" not in err
 
 
 def damaged(data: bytes, rs: random.Random) -> bytes:

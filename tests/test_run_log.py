@@ -216,12 +216,18 @@ def test_server_refuses(tmp_path: Path, server: ThreadingHTTPServer, capfd: pyte
     assert "did not accept" in capfd.readouterr().err
 
 
-def test_server_lost_on_the_way(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+def test_server_lost_on_the_way(tmp_path: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP", "CLEANING"):  # seconds that Comet waits, which a busy machine may need
+        monkeypatch.setenv(f"COMET_TIMEOUT_{name}", "60")
     with RunLog("train_qmm", tmp_path, {"lr": 0.125}) as log:
         log.metrics({"loss": 1.0}, 1)
         server.shutdown()
         server.server_close()
         log.metrics({"loss": 2.0}, 2)
+        until, connected = time.monotonic() + 60, log._experiment.streamer.has_connection_to_server
+        while connected() and time.monotonic() < until:  # Comet sends in a thread, which load delays
+            time.sleep(0.05)
+        assert not connected()
     logged = archive(tmp_path)
     assert logged["metrics"] == {("loss", 1): 1.0, ("loss", 2): 2.0} and logged["params"]["lr"] == 0.125
 

@@ -2,6 +2,7 @@
 these models run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from datasets.config import load_project
 from datasets.make_shards import make_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
+from tests.videos import write_video
 from utils.misc import InputError
 from utils.storage.files import lock, save_torch
 from utils.training.resume import STATE
@@ -50,6 +52,30 @@ def test_a_head_is_not_resumed_with_an_encoder_that_was_retrained_in_place(
         stages.run("train_action_head", *run, "--epochs", 3, "--resume")
 
 
+@pytest.mark.parametrize("script", ["train_qmm", "train_detr", "train_action_head"])
+def test_a_replaced_video_under_the_same_annotation_is_not_resumed(
+    finished_chain: Stages, tmp_path: Path, script: str
+) -> None:
+    stages = finished_chain.copy(tmp_path)
+    commands = {
+        "train_qmm": ("--qmm_name", "own", "--detr", stages.folder("one") / "detr" / "epoch_1.pth", "--iou_th", 0.05),
+        "train_detr": ("--ex_name", "one", *TINY_DETR),
+        "train_action_head": ("--qmm_name", "one"),
+    }
+    loose = () if script == "train_detr" else LOOSE
+    project = load_project("synthetic", stages.data)
+    name = project.split("train")[0]
+    video = [frame // 2 for frame in project.open_video(name)]
+    stages.run(script, *commands[script], *loose, "--epochs", 2, "--resume")  # nothing has changed
+    write_video(project.frames_path(name), video, "mjpeg", "yuvj420p")
+    if script == "train_detr":
+        make_shards(project, "train", stages.data / "synthetic" / "shards" / "train")
+    if script == "train_action_head":
+        stages.run("eval_qmm", "--qmm_name", "one", "--subset", "train", *LOOSE)
+    with pytest.raises(InputError, match="was started on other training data"):
+        stages.run(script, *commands[script], *loose, "--epochs", 3, "--resume")
+
+
 @pytest.mark.parametrize("fault", ["subset", "train", "val"])
 def test_mistakes_in_both_subsets_are_said_before_the_detector_runs(
     finished_chain: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -85,6 +111,21 @@ def test_mistakes_of_a_head_are_said_before_frame_features_are_made(
         stages.run(*run, "--resume")
     after = torch.load(stages.folder("one") / "head" / "res" / STATE, weights_only=True)
     assert before.keys() == after.keys() and before["args"] == after["args"]
+
+
+def test_a_head_that_was_trained_on_what_it_is_evaluated_on_is_told(
+    finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the lists have changed since, as between two splits of one data set."""
+    stages, run = finished_chain.copy(tmp_path), ("--qmm_name", "one", *LOOSE)
+    train, val = (stages.data / "synthetic" / f"{subset}.txt" for subset in ("train", "val"))
+    lists = train.read_text(), val.read_text()
+    train.write_text(lists[1])
+    val.write_text(lists[0])
+    stages.run("eval_qmm", *run)
+    stages.run("eval_map", *run, "--min_tube_length", 2)
+    told = r"warning: 5 videos in train and in val; metrics are too good .*epoch_2\.pth"
+    assert re.search(told, capsys.readouterr().err)
 
 
 def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -113,6 +114,22 @@ def test_a_video_is_turned_as_it_asks(tmp_path: Path, degrees: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ("mirrored", lambda frames: frames[:, :, ::-1]),
+        ("upside down", lambda frames: frames[:, ::-1]),
+        ("transposed", lambda frames: frames.transpose(0, 2, 1, 3)),
+        ("other diagonal", lambda frames: frames[:, ::-1, ::-1].transpose(0, 2, 1, 3)),
+    ],
+)
+def test_a_video_is_mirrored_as_it_asks(tmp_path: Path, turn: str, expected: Callable) -> None:
+    path = write_video(tmp_path / "a.mp4", gradient_frames(3, 64, 32))
+    upright = read(path)
+    turn_video(path, turn)
+    assert (read(path) == expected(upright)).all()
+
+
+@pytest.mark.parametrize(
     ("pix_fmt", "colorspace", "color_range"),
     [("yuv420p", 1, 1), ("yuv420p", 5, 1), ("yuv420p", 1, 2), ("yuv444p", 5, 1), ("yuv420p10le", 1, 1)],
 )
@@ -198,6 +215,8 @@ def test_images_are_read_by_their_numbers_and_hidden_files_are_skipped(tmp_path:
     [
         (("0.png", "1.png", "3.png"), "images 2 are missing between 0.png and 3.png"),
         (("f_0001.jpg", "f_0005.jpg", "f_0007.jpg"), "images 2 to 4, 6 are missing"),
+        (("img_0001_t10.jpg", "img_0003_t30.jpg", "img_0004_t40.jpg"), "images 2 are missing between img_0001_t10.jpg"),
+        (("t10_f1.jpg", "t30_f3.jpg"), "images 11 to 29 are missing"),
         (("00001.jpg", "00001.png", "00002.jpg"), "00001.jpg and 00001.png are one frame twice"),
         (("1.png", "01.png"), "are one frame twice"),
         ((), "a folder without images"),
@@ -208,6 +227,16 @@ def test_gaps_and_doubles_in_a_folder_are_told(tmp_path: Path, names: tuple[str,
         VideoFrames(images(tmp_path / "v", *names))
 
 
+@pytest.mark.parametrize("cover", ["cover.png", "thumb_1.png", "f_00_small.png"])
+def test_a_cover_among_the_frames_is_told(tmp_path: Path, cover: str) -> None:
+    """It would shift all frames by one, and so few frames too many are taken for a difference between decoders."""
+    folder = images(tmp_path / "v", cover, *(f"f_{i:02d}.png" for i in range(12)))
+    with pytest.raises(InputError, match=f"{cover} is named otherwise than the others"):
+        VideoFrames(folder)
+
+
 def test_names_that_are_no_numbers_are_in_order(tmp_path: Path) -> None:
     folder = images(tmp_path / "v", "b.png", "a.png", "c1_2.png", "c2_7.png", "c2_8.png")
     assert [path.name for path in list_images(folder)] == ["a.png", "b.png", "c1_2.png", "c2_7.png", "c2_8.png"]
+    timed = ["t1000_f1.png", "t1040_f2.png", "t1080_f3.png"]  # the second number counts the frames
+    assert [path.name for path in list_images(images(tmp_path / "timed", *timed))] == timed

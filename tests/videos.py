@@ -8,7 +8,12 @@ import av
 import numpy as np
 
 ONE = 1 << 16
-TURNS = {90: (0, ONE, -ONE, 0), 180: (-ONE, 0, 0, -ONE), 270: (0, -ONE, ONE, 0)}  # clockwise, as an mp4's matrix
+TURNS = {
+    90: (0, ONE, -ONE, 0), 180: (-ONE, 0, 0, -ONE), 270: (0, -ONE, ONE, 0),  # clockwise
+    "mirrored": (-ONE, 0, 0, ONE), "upside down": (ONE, 0, 0, -ONE),
+    "transposed": (0, ONE, ONE, 0), "other diagonal": (0, -ONE, -ONE, 0),
+}  # fmt: skip
+"""The first four numbers of an mp4's matrix, which takes x, y to a x + c y, b x + d y."""
 
 
 def gradient_frames(n: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
@@ -44,10 +49,10 @@ def write_video(
     return path
 
 
-def turn_video(path: Path, degrees: int) -> None:
-    """Write into an mp4 that it is to be shown turned clockwise."""
+def turn_video(path: Path, turn: int | str) -> None:
+    """Write into an mp4 that it is to be shown otherwise: one of `TURNS`."""
     data = bytearray(path.read_bytes())
-    a, b, c, d = TURNS[degrees]
+    a, b, c, d = TURNS[turn]
     start = data.index(struct.pack(">9i", ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
     data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)

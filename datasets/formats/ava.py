@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.ava_clips import in_clips, source_of
-from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo
+from datasets.formats.common import MAX_EXACT, SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import needed
 from datasets.formats.sources import size_of, without_suffix
 from utils.ava_files import MICRO, AvaRows, all_of_ava, joined, read_label_map, read_rows
@@ -165,6 +165,7 @@ def _check(rows: AvaRows, classes: Mapping, other_classes: bool, loose_boxes: bo
         notes.append(rows.line(loose, "no person id (7 columns): each box is a person of its own ({lines})"))
     last = np.where(np.isnan(rows.last), -1, rows.last)
     rows.refuse(last != np.floor(last), "person id {last} is not a whole number; a score is not part of ground truth")
+    rows.refuse(last >= MAX_EXACT, "person id {last:.0f} is not below 2^53, so ids may be mixed up; use smaller ones")
 
 
 def _apart(rows: AvaRows, person_per_label: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.formats import common
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners, refuse_names_of_nothing, whole_number
 from datasets.formats.person_tubes import fill_steps, tubes_of_person
 from utils.misc import InputError
@@ -92,7 +93,9 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         if image.get("video_id") not in videos:
             raise InputError(f"{where}: video {image.get('video_id')} is not in 'videos'")
         size = image.get("width") or 0, image.get("height") or 0
-        by_id[image["id"]] = image["video_id"], whole_number(frame, f"image {image['id']}: frame"), *size
+        if (number := whole_number(frame, f"image {image['id']}: frame")) >= common.MAX_FRAMES:
+            raise InputError(f"{where}: {number} is no number of a video's frame")
+        by_id[image["id"]] = image["video_id"], number, *size
     return by_id
 
 

@@ -12,6 +12,7 @@ from utils.misc import InputError
 
 SAME_PERSON_IOU = 0.5  # two boxes of one person in one frame (two actions at a time) overlap at least so
 MAX_FRAME = 2**40  # what is beyond counts as no frame number
+MAX_EXACT = 2**53  # float64 tells whole numbers apart below
 MAX_FRAMES = 10**7  # of a video whose length a file states: more would be days
 NO_ACTION = ("", "none", "__undefined__")  # values of an annotation tool that stand for no action
 
@@ -76,6 +77,8 @@ def whole_number(value: object, what: str = "value") -> int:
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iuf" or array.item() != math.floor(array.item()):
         raise ValueError(f"{what} {repr(value)[:40]} is not a whole number")
+    if array.dtype.kind == "f" and abs(array.item()) >= MAX_EXACT:
+        raise ValueError(f"{what} {array.item():.0f} is not below 2^53, so it may be mixed up with others")
     return int(array.item())
 
 

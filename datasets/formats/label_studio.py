@@ -141,11 +141,15 @@ def _frames_per_frame(where: str, video: str, value: Mapping, keys: Sequence[Map
     rates = [key["frame"] / key["time"] for key in keys if key.get("time")]
     if not rates and value.get("duration"):
         rates = [value["framesCount"] / value["duration"]]
+    for key in keys if rates else ():
+        if key.get("time") and abs(key["time"] * rates[-1] - key["frame"]) > 1:
+            text = f"{key['time']:g}, but later ones count {rates[-1]:g} a second: it was annotated at two rates"
+            raise InputError(f"{where}: frame {key['frame']} is at second {text}")
     if fps is not None:
-        return fps / rates[0] if rates else 1.0
+        return fps / rates[-1] if rates else 1.0
     if not rates:
         raise needed(where, f"no times, so that its frames may not be the video's ({video})", "fps", "videos")
-    if abs(rates[0] - DEFAULT_RATE) < 0.01:
+    if abs(rates[-1] - DEFAULT_RATE) < 0.01:
         counted = f"the editor counted {DEFAULT_RATE} frames a second, its default, whatever the video has"
         raise needed(where, f"{counted} (video {video})", "fps", "videos")
     return 1.0

@@ -5,8 +5,10 @@ import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from utils.misc import InputError
 from utils.storage.files import read_text
 
+FPS_TOLERANCE = 0.03  # 30 for 29.97, but not 25 for 24
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 
 
@@ -39,8 +41,13 @@ def size_of(
 
 
 def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
-    """Frames a second of a video by the option, else by the video itself, else None."""
-    return _size_and_fps(videos, name)[1] if fps is None and videos else fps
+    """Frames a second of a video by the option, else by the video itself, else None; InputError where they differ."""
+    if fps is None or not videos or not video_path(videos, name).exists():
+        return _size_and_fps(videos, name)[1] if fps is None and videos else fps
+    if abs((own := _size_and_fps(videos, name)[1]) / fps - 1) > FPS_TOLERANCE:
+        text = f"has {own:g} frames a second, not {fps:g}; leave out the option fps"
+        raise InputError(f"{video_path(videos, name)}: {text}")
+    return fps
 
 
 @functools.lru_cache(maxsize=4096)  # opening a video decodes a frame, and VIA's times ask once a box

@@ -45,7 +45,8 @@ def errors(metric: str, e: Evaluation) -> dict:
 
     Returns:
         `metric@T` -> "mAP"; "causes": cause -> "gain" of mAP if it alone were mended and "count"; "all": the mAP with
-        every cause mended; "worst_videos": those whose errors cost most; "list": every error of tubes.
+        every cause mended; "videos_with_errors": their number; "worst_videos": those whose errors cost most, among the
+        `N_EXAMINED` with most errors; "list": every error of tubes.
         For frame-mAP also "act": AP and the five kinds of error of the ACT detector's evaluation, which add up to 1.
 
     The protocol is one of `PROTOCOLS`.
@@ -68,7 +69,8 @@ def print_errors(summaries: Mapping[str, dict]) -> None:
         if "act" in summary:
             print("kinds of the ACT detector: " + ", ".join(f"{kind} {v:.4f}" for kind, v in summary["act"].items()))
         worst = ", ".join(f"{row['video']} (+{row['cost']:.4f})" for row in summary["worst_videos"])
-        print(f"videos whose errors cost most: {worst or 'none'}")
+        among = f", of the {N_EXAMINED} with most errors" * (summary["videos_with_errors"] > N_EXAMINED)
+        print(f"videos whose errors cost most{among}: {worst or 'none'}")
 
 
 def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxes: bool) -> Candidates:
@@ -179,6 +181,7 @@ def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
         "mAP": base,
         "causes": rows,
         "all": everything,
+        "videos_with_errors": int(counts.any(1).sum()),
         "worst_videos": _worst(c.names, counts, mended, ap, e.protocol),
     }
 
