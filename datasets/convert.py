@@ -9,8 +9,9 @@ from pathlib import Path
 
 from datasets import predictions
 from datasets.annotations import print_warnings, read_video, refuse
-from datasets.formats import FORMATS, WRITERS, check_options, options_of, read_annotation_file
+from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
+from datasets.formats.options import OPTIONS, check_options
 from datasets.likely_mistakes import frame_step
 from utils.cli import Parser, run
 from utils.misc import InputError, counted
@@ -54,7 +55,8 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         n = sum(len(video["tubes"]) for video in content["videos"].values())
         return [f"{counted(len(content['videos']), 'video')}, predicted tubes {n}", f"-> {target}"]
     try:
-        check_options(format, options)
+        known = {"labels": OPTIONS["labels"], **options_of(format)}
+        check_options(options, known, f"an option of the format {format}")
         file = read_annotation_file(source, format, options)
     except ValueError as error:
         raise InputError(f"options: {error}") from None

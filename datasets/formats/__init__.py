@@ -27,8 +27,8 @@ from datasets.formats import (
     via3,
 )
 from datasets.formats.common import AnnotationFile
-from datasets.formats.options import OPTIONS
-from utils.misc import InputError, did_you_mean
+from datasets.formats.options import OPTIONS, Option
+from utils.misc import InputError
 
 FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "ucf101-24": ucf101_24.read,
@@ -61,22 +61,10 @@ WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
 """What annotations can be written as; a writer returns lines about what it could not carry over as it is."""
 
 
-def options_of(format: str) -> list[str]:
-    """Names of the options that a format has beside `labels`, which goes with every one."""
+def options_of(format: str) -> dict[str, Option]:
+    """The options that a format has, by name, beside `labels`, which goes with every one."""
     parameters = inspect.signature(FORMATS[format]).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-
-def check_options(format: str, options: Mapping[str, object]) -> None:
-    """ValueError, naming the option, at the first one that the format lacks or whose value is of the wrong kind."""
-    known = dict.fromkeys(["labels", *options_of(format)])
-    for name, value in options.items():
-        if name not in known:
-            hint = did_you_mean(str(name), known) or f"; it has {', '.join(known)}"
-            raise ValueError(f"{str(name)[:40]}: not an option of the format {format}{hint}")
-        option = OPTIONS[name]
-        if not option.allows(value):
-            raise ValueError(f"{name}: {repr(value)[:40]} is not {option.kind}")
+    return {p.name: OPTIONS[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def read_annotation_file(path: Path, format: str, options: Mapping[str, object] | None = None) -> AnnotationFile:
