@@ -252,7 +252,7 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
-    given = csv_options(project.annotation_file()) if format == "ava_csv" else {}
+    given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
     options = data_set_options(format, project.labels, sizes, given)
     raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
@@ -269,7 +269,7 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     for flag in ("confusion", "report", "export", "save_predictions", "side_by_side", "predictions_options"):
         if getattr(args, flag):
             raise InputError(f"--{flag}: does not go with a csv of detections by --protocol {args.protocol}")
-    path, file = Path(args.predictions), project.annotation_file()
+    path, file = Path(args.predictions), project.annotation_file
     subset = project.split(args.subset)
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
@@ -321,7 +321,7 @@ def main() -> None:
     how = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):
         how[name] = {video: getattr(videos[video], name) for video in gt}
-    how["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
+    how["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **how)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}

@@ -96,7 +96,7 @@ def read_annotations(
     Raises:
         InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
     """
-    file = project.annotation_file()
+    file = project.annotation_file
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
     wanted = file.videos if names is None else names

@@ -31,7 +31,7 @@ CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet: pixels, images
 
 def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str, Video], list[str]]:
     """The videos whose annotations can be used, and one line for each fault of any."""
-    file, lines, videos = project.annotation_file(), [], {}
+    file, lines, videos = project.annotation_file, [], {}
     for name in names:
         try:
             project.frames_path(name)
@@ -72,7 +72,7 @@ def decode(project: Project, video: Video) -> tuple[list[str], tuple[int, int] |
     except InputError as error:
         return [f"error: {error}"], None, n_frames, cell
     faults = fit_to_video(video, frames.size, n_frames)[1]
-    lines = [_line(fault, project.annotation_file(), video.name, f"{path}: ") for fault in faults]
+    lines = [_line(fault, project.annotation_file, video.name, f"{path}: ") for fault in faults]
     return lines, frames.size, n_frames, cell
 
 
@@ -186,7 +186,7 @@ def main() -> None:
             sheet = Path(args.sheet or f"check-{project.name}.png")
             contact_sheet(cells, sheet)
             print(f"contact sheet: {sheet}")
-    file, annotated = project.annotation_file(), {}
+    file, annotated = project.annotation_file, {}
     for name in names:
         with suppress(KeyError, InputError):
             annotated[name] = file.videos[name]

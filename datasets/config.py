@@ -1,7 +1,8 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,11 @@ class Project:
             return given
         return next(table[key] for table in (self.defaults, DEFAULTS) for key in (name, *more) if key in table)
 
+    @cached_property
     def annotation_file(self) -> AnnotationFile:
         """The annotation file, unchecked; InputError when it is missing, damaged or in another format."""
+        known = {"videos": str(self.root / self.frames), "rate": self.sampling.rate}
         try:
-            known = {"labels": self.labels, "videos": str(self.root / self.frames), "rate": self.sampling.rate}
             return read_annotation_file(self.annotations, self.format, {**known, **self.options})
         except OSError as error:
             text = f"{self.annotations}: annotation file cannot be read ({error.strerror}); {self._remedy()}"
@@ -82,9 +84,9 @@ class Project:
             source, names = self.root / rule, self._read_list(self.root / rule)
         elif "all_but" in rule:
             others = set(self.split(rule["all_but"]))
-            source, names = self.annotations, [n for n in self.annotation_file().videos if n not in others]
+            source, names = self.annotations, [n for n in self.annotation_file.videos if n not in others]
         else:
-            source, names = self.annotations, self.annotation_file().split(rule["list"], rule["number"])
+            source, names = self.annotations, self.annotation_file.split(rule["list"], rule["number"])
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
         return list(dict.fromkeys(names))
@@ -162,12 +164,11 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     as_given = ("name", "format", "frames", "splits", "labels", "defaults", "multi_label")
     given = {field: fields[field] for field in as_given if field in fields}
     project = Project(root, annotations, path, options=options, sampling=_sampling(fields), **given)
-    if project.labels:
-        return project
-    labels = project.annotation_file().labels
-    if not labels:
+    if not project.labels:
+        project.labels.extend(project.annotation_file.labels)  # a changed copy would read the file again
+    if not project.labels:
         raise InputError(f"{path}: labels are missing, and {project.annotations} names none; add labels: [...]")
-    return replace(project, labels=labels)
+    return project
 
 
 def _sampling(fields: dict) -> Sampling:

@@ -53,8 +53,7 @@ class ShardVideo:
     ) -> None:
         self.where, self.name, self.checksums, self.read = where, meta["name"], checksums, read
         self.width, self.height = int(meta["width"]), int(meta["height"])
-        made_from = meta.get("made_from")  # former samples do not say
-        self.made_from = made_from if isinstance(made_from, dict) else {}
+        self.made_from = dict(meta["made_from"])
         self.stored = (int(meta["stored"][1]), int(meta["stored"][0]))  # height, width
         if not (min(self.stored) > 0 and self.stored[0] * self.stored[1] <= MAX_PIXELS):
             raise ValueError("its frames have an impossible size")

@@ -8,7 +8,6 @@ the options of `python -m datasets.convert`.
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -67,28 +66,22 @@ def options_of(format: str) -> dict[str, Option]:
     return {p.name: OPTIONS[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def read_annotation_file(path: Path, format: str, options: Mapping[str, object] | None = None) -> AnnotationFile:
-    """Read an annotation file, or the folder that the format is; the last two stay in memory until they change.
+def read_annotation_file(path: Path, format: str, options: Mapping[str, object]) -> AnnotationFile:
+    """Read an annotation file, or the folder that the format is.
 
     Args:
         path: the file.
         format: a name of `FORMATS`.
-        options: checked (`check_options`); `labels` are passed on to the readers that ask for them.
+        options: checked (`check_options`); those that the format lacks are left out.
 
     Raises:
         InputError: the file is damaged or not in this format, or an option is missing.
         OSError: it is missing.
     """
-    parts = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in (part.stat() for part in parts))
-    used = {name: value for name, value in (options or {}).items() if name in options_of(format)}
-    return _read(path, format, json.dumps(used, default=str), stamps)
-
-
-@functools.lru_cache(maxsize=2)
-def _read(path: Path, format: str, options: str, stamps: tuple) -> AnnotationFile:
+    path.stat()
+    used = {name: value for name, value in options.items() if name in options_of(format)}
     try:
-        return FORMATS[format](path, **json.loads(options))
+        return FORMATS[format](path, **used)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not an annotation file of the format {format} ({reason})") from None
