@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,35 +18,28 @@ MAX_COORDINATE = 1e6  # pixels
 MARGIN = 10  # pixels beyond the border that never count as mostly outside
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
 SHOWN_LABELS = 30
+SKIP_BAD = "; correct it, or leave such videos out with --skip_bad"
 
-# One rule for each kind of fault. "refused": the video cannot be used. "dropped": the box is left out, with a
-# counted warning. "kept": a counted warning.
+REFUSED = ("refused", "the video cannot be used")
 RULES = {
-    "box is not finite": "refused",
-    "box is reversed": "refused",
-    "box is outside the frame": "refused",
-    "box is mostly outside the frame": "refused",
-    "frame does not come after the one before it": "refused",
-    "frame is negative": "refused",
-    "frame is beyond the video's end": "refused",
-    "label is not in the project's labels": "refused",
-    "size is not the video's": "refused",
-    "person has two boxes in one frame": "refused",
-    "box is empty": "dropped",
-    "frame is after the last decoded one": "dropped",
-    "frame lies between those used": "dropped",
-    "frame is after the last one used": "dropped",
-    "box extends beyond the frame": "kept",
-    "number of frames is not the video's": "kept",
+    "box is not finite": REFUSED,
+    "box is reversed": REFUSED,
+    "box is outside the frame": REFUSED,
+    "box is mostly outside the frame": REFUSED,
+    "frame does not come after the one before it": REFUSED,
+    "frame is negative": REFUSED,
+    "frame is beyond the video's end": REFUSED,
+    "label is not in the project's labels": REFUSED,
+    "size is not the video's": REFUSED,
+    "person has two boxes in one frame": REFUSED,
+    "box is empty": ("dropped", "left out"),
+    "frame is after the last decoded one": ("dropped", "left out of training"),
+    "frame lies between those used": ("dropped", "left out"),
+    "frame is after the last one used": ("dropped", "left out"),
+    "box extends beyond the frame": ("kept", "clipped in training, kept as annotated in evaluation"),
+    "number of frames is not the video's": ("kept", "the decoded frames count"),
 }
-CONSEQUENCES = {
-    "box is empty": "left out",
-    "frame is after the last decoded one": "left out of training",
-    "frame lies between those used": "left out",
-    "frame is after the last one used": "left out",
-    "box extends beyond the frame": "clipped in training, kept as annotated in evaluation",
-    "number of frames is not the video's": "the decoded frames count",
-}
+"""What is done with each kind of fault, and what follows, as a counted warning says it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class AnnotationFault:
 
     @property
     def refused(self) -> bool:
-        return RULES[self.kind] == "refused"
+        return RULES[self.kind] == REFUSED
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
@@ -100,7 +94,7 @@ def read_annotations(
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
     wanted = file.videos if names is None else names
-    return _usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad)
+    return usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
 
 
 def fitting(
@@ -122,16 +116,20 @@ def fitting(
         width, height, n_frames = decoded[name]
         return videos[name], fit_to_video(videos[name], (width, height), n_frames)[1]
 
-    return _usable(str(project.annotations), videos, compared, bad)
+    return usable(str(project.annotations), videos, compared, bad, SKIP_BAD)
 
 
-def _usable(
+def usable(
     where: str,
     names: Iterable[str],
     checked: Callable[[str], tuple[Video, list[AnnotationFault]]],
-    bad: dict[str, str] | None,
+    bad: dict[str, str] | None = None,
+    remedy: str = "",
 ) -> dict[str, Video]:
-    """The videos that `checked` gives without a refused fault; the others enter `bad`, or without it are errors."""
+    """The videos that `checked` gives without a refused fault; the others enter `bad`, or without it are errors.
+
+    Prints the faults that leave a video usable, as warnings. `where` begins each line, `remedy` ends an error's.
+    """
     videos, warnings = {}, []
     for name in names:
         try:
@@ -139,8 +137,7 @@ def _usable(
             refuse(faults)
         except InputError as error:
             if bad is None:
-                remedy = "correct it, or leave such videos out with --skip_bad"
-                raise InputError(f"{where}: {error}; {remedy}") from None
+                raise InputError(f"{where}: {error}{remedy}") from None
             bad[name] = f"{where}: {error}"
             continue
         videos[name] = video
@@ -160,8 +157,23 @@ def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
     """Print one counted line on stderr for each kind of fault."""
     for kind in dict.fromkeys(fault.kind for fault in faults):
         same = [fault for fault in faults if fault.kind == kind]
-        times = counted(sum(fault.count for fault in same), "time")
-        print(f"warning: {where}: {times}: {kind}, {CONSEQUENCES[kind]}; first in {same[0].place}", file=sys.stderr)
+        times, (_, consequence) = counted(sum(fault.count for fault in same), "time"), RULES[kind]
+        print(f"warning: {where}: {times}: {kind}, {consequence}; first in {same[0].place}", file=sys.stderr)
+
+
+def counts(videos: Mapping[str, Video], labels: Sequence[str]) -> list[str]:
+    """How many videos, people, tubes, boxes, and tubes of each label there are, in two lines."""
+    tubes = [tube for video in videos.values() for tube in video.tubes]
+    without = sum(not video.tubes for video in videos.values())
+    people = sum(len({tube.person_id for tube in video.tubes}) for video in videos.values())
+    of_label = Counter(tube.label for tube in tubes)
+    named = [f"{label} {of_label[i]}" for i, label in enumerate(labels)]
+    named += [f"no action {of_label[-1]}"] * (-1 in of_label)
+    return [
+        f"{counted(len(videos), 'video')} ({without} without tubes), people {people}, tubes {len(tubes)}, "
+        f"boxes {sum(map(len, tubes))}",
+        "tubes by label: " + (", ".join(named) or "none"),
+    ]
 
 
 def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[Video, list[AnnotationFault]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotations import AnnotationFault, Video, box_columns, fit_to_video, read_used_frames
+from datasets.annotations import AnnotationFault, Video, box_columns, counts, fit_to_video, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.formats import AnnotationFile
@@ -105,20 +105,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def summary(project: Project, videos: Mapping[str, Video]) -> Iterator[str]:
-    """Lines about the annotation: counts, lengths, sizes, motion, labels."""
+    """Lines about the annotation: counts, labels, lengths, sizes, motion."""
+    yield from counts(videos, project.labels)
     tubes = [tube for video in videos.values() for tube in video.tubes]
-    people = sum(len({t.person_id for t in video.tubes}) for video in videos.values())
-    empty = sum(not video.tubes for video in videos.values())
-    yield f"videos {len(videos)} ({empty} without tubes), people {people}"
-    yield f"tubes {len(tubes)}, boxes {sum(map(len, tubes))}"
     yield f"frames a tube: {_spread([len(tube) for tube in tubes])}"
     sides = [float(np.sqrt(np.prod(t.boxes[:, 2:] - t.boxes[:, :2], axis=1)).mean()) for t in tubes]
     yield f"box side (root of the area) in pixels: {_spread([round(side, 1) for side in sides])}"
     motion = Counter(motion_category(tube) for tube in tubes)
     yield "motion: " + ", ".join(f"{kind} {motion[kind]}" for kind in ("small", "medium", "large"))
-    labels = Counter(tube.label for tube in tubes)
-    names = [f"{label} {labels[i]}" for i, label in enumerate(project.labels)]
-    yield "tubes by label: " + ", ".join([*names, *([f"no action {labels[-1]}"] if labels[-1] else [])])
 
 
 def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
