@@ -26,7 +26,7 @@ from datasets.predictions import (
     USER_OPTIONS,
     as_tubes,
     data_set_options,
-    of_data_set,
+    fit_to_data_set,
     parse_options,
     read_predictions,
     recognise,
@@ -255,7 +255,7 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
     options = data_set_options(format, project.labels, sizes, given)
-    raw = of_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
+    raw = fit_to_data_set(read_predictions(path, format, options), path, args.subset, sizes, options)
     missing = tell_missing(raw, path, list(sizes))
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}

@@ -94,10 +94,10 @@ def read_annotations(
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
     wanted = file.videos if names is None else names
-    return usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
+    return keep_usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
 
 
-def fitting(
+def keep_fitting(
     project: Project,
     videos: Mapping[str, Video],
     decoded: Mapping[str, tuple[int, int, int]],
@@ -116,10 +116,10 @@ def fitting(
         width, height, n_frames = decoded[name]
         return videos[name], fit_to_video(videos[name], (width, height), n_frames)[1]
 
-    return usable(str(project.annotations), videos, compared, bad, SKIP_BAD)
+    return keep_usable(str(project.annotations), videos, compared, bad, SKIP_BAD)
 
 
-def usable(
+def keep_usable(
     where: str,
     names: Iterable[str],
     checked: Callable[[str], tuple[Video, list[AnnotationFault]]],

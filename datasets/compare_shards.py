@@ -50,7 +50,7 @@ def stored_clips(folder: str | Path, project: Project, subset: str, **settings: 
     clips, check = ClipDataset(folder, **settings), ShardCheck(project, subset, settings.get("image_size", 0))
     for video in clips.videos:
         check.video(video)
-    missing = check.listed - {video.name for video in clips.videos} - {*index.get("skipped", ())}
+    missing = check.listed - clips.names - {*index.get("skipped", ())}
     if missing:
         text = f"{counted(len(missing), 'video')} of subset {subset!r} are missing, such as {min(missing)!r}"
         raise InputError(f"{folder}: {text}; {REMEDY}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets import predictions
-from datasets.annotations import Video, counts, read_video, usable
+from datasets.annotations import Video, counts, keep_usable, read_video
 from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import OPTIONS, check_options
@@ -49,7 +49,7 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     named = (tube.label for video in file.videos.values() for tube in video.tubes if isinstance(tube.label, str))
     labels = list(options.get("labels") or file.labels or dict.fromkeys(named))
-    videos = usable(str(source), file.videos, lambda name: read_video(name, file, labels))
+    videos = keep_usable(str(source), file.videos, lambda name: read_video(name, file, labels))
     lost = WRITERS[to](written_form(source, videos, labels), target)
     lines = [f"not carried over as it is: {line}" for line in lost]
     return [*counts(videos, labels), *file.notes, *in_steps(videos, format), *lines, f"-> {target}"]

@@ -182,9 +182,9 @@ def make_shards(
                         samples.append((video.name, *stored[video.name]))
                         continue
                     try:
-                        meta, jpegs, of_video = encoded.pop(video.name).result()
+                        meta, jpegs, video_faults = encoded.pop(video.name).result()
                         samples.append((video.name, meta, jpegs))
-                        faults += of_video
+                        faults += video_faults
                     except InputError as error:
                         if not skip_bad:
                             raise InputError(f"{error}; repair it, or leave such videos out with --skip_bad") from None

@@ -88,13 +88,13 @@ class QueryClips:
             first_id += len(distinct)
         return np.concatenate(queries), np.concatenate(ids)
 
-    def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[tuple, tuple]:
+    def across(self, indices: Sequence[int], gap: int, share: float) -> tuple[tuple, tuple]:
         """Detections of a frame of each clip's video and those `gap` frames later, of the first view, as `pack` gives
         them, identities distinct between the videos, each of which comes once.
 
         Args:
             indices: of clips, whose videos are meant.
-            place: which of the frames that have assigned detections `gap` frames later too, as a share of them.
+            share: where the frame is among those that have assigned detections now and `gap` frames later: 0 the first.
         """
 
         def shown(later: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ class QueryClips:
             for number in dict.fromkeys(index // self.clips_per_video for index in indices):
                 _, _, ((detections, frames, persons, rows), *_) = self.videos[number]
                 starts = np.intersect1d(frames, frames - gap)
-                frame = starts[int(len(starts) * place)] + later if len(starts) else -1
+                frame = starts[int(len(starts) * share)] + later if len(starts) else -1
                 chosen = np.flatnonzero(frames == frame)
                 queries.append(detections.queries(rows[chosen]))
                 ids.append(persons[chosen] + (number << 32))
@@ -126,13 +126,13 @@ def with_boxes_between(
     `key_frames` int64 (k,) rising. The result is by rising frame, then person.
     """
     parts = [(frames, boxes, persons)]
-    place = np.searchsorted(key_frames, frames)
+    key = np.searchsorted(key_frames, frames)
     order = np.lexsort((frames, persons))
     for a, b in pairwise(order.tolist()):
-        if persons[a] == persons[b] and place[b] - place[a] == 1:
+        if persons[a] == persons[b] and key[b] - key[a] == 1:
             between = np.arange(frames[a] + 1, frames[b])
-            share = ((between - frames[a]) / (frames[b] - frames[a]))[:, None]
-            interpolated = boxes[a] + share * (boxes[b] - boxes[a])
+            weight = ((between - frames[a]) / (frames[b] - frames[a]))[:, None]
+            interpolated = boxes[a] + weight * (boxes[b] - boxes[a])
             parts.append((between, interpolated.astype(np.float32), np.full(len(between), persons[a])))
     frames, boxes, persons = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((persons, frames))

@@ -96,15 +96,15 @@ def _read_frames(path: Path, offsets: np.ndarray, sizes: np.ndarray, frames: Seq
 
 
 def choose_frames(
-    low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, place: float | None = None
+    low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, share: float | None = None
 ) -> np.ndarray:
     """Frame numbers (T,) of a clip between `low` and before `high`, fewer than `n_frames` where there is no room.
 
-    It starts at random, or at the share `place` of what room there is.
+    It starts at random, or after this share of the room that there is.
     """
     span = min((n_frames - 1) * sampling_rate + 1, high - low)
     room = high - low - span
-    start = draw.integers(room + 1) if place is None else int(room * place)
+    start = draw.integers(room + 1) if share is None else int(room * share)
     return np.arange(low + start, low + start + span, sampling_rate)
 
 
@@ -145,6 +145,10 @@ class Clips:
     def __post_init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
 
+    def has_clips(self, video: ShardVideo) -> bool:
+        """Whether a video has frames for clips; annotated in key frames it has none where all of these are excluded."""
+        return self.whole_videos or video.key_frames is None or len(video.key_frames) > 0
+
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
         """A video's `number`-th clip."""
         annotated = len(video.frames) and not self.whole_videos
@@ -152,8 +156,8 @@ class Clips:
         keys = None if self.whole_videos else video.key_frames
         if keys is not None:
             low, high = 0, len(keys)
-        place = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
-        frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
+        share = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
+        frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, share)
         return Clip(video, frames if keys is None else keys[frames], draw)
 
     def _images(self, shape: tuple[int, ...], pin: bool) -> Tensor:
@@ -177,19 +181,19 @@ class Clips:
         size = max(out.shape[1:3])
         shrink = next((k for k in (8, 4, 2) if size * k <= max(video.stored)), 0)
         try:
-            for frame, data, place, flip in zip(frames, video.read(frames), out, flips, strict=True):
+            for frame, data, target, flip in zip(frames, video.read(frames), out, flips, strict=True):
                 where = f"{video.where}: frame {frame} of {video.name!r}"
                 if zlib.crc32(data) != video.checksums[frame]:
                     raise InputError(f"{where} is damaged; {REMEDY}")
                 image = decode_image(data, where, _REDUCED.get(shrink, _RGB))
                 if shrink or _RGB == cv2.IMREAD_COLOR:
                     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                if image.shape != place.shape:
+                if image.shape != target.shape:
                     image = resize(image, size)
                 if flip:
-                    cv2.flip(image, 1, dst=place)
+                    cv2.flip(image, 1, dst=target)
                 else:
-                    place[:] = image
+                    target[:] = image
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
@@ -243,19 +247,21 @@ class Clips:
 class ClipDataset(Clips):
     """Clips from a folder of shards.
 
-    A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each video. Settings
-    are those of `Clips`. Opening reads each video's json and no frame. InputError for shards that are missing or
-    damaged.
+    A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each of `videos`, which
+    are those that have any (`has_clips`); `names` are those of all. Settings are those of `Clips`. Opening reads each
+    video's json and no frame. InputError for shards that are missing or damaged.
     """
 
     def __init__(self, shards_dir: str | Path, *args: object, **settings: object) -> None:
         super().__init__(*args, **settings)
-        self.videos: list[ShardVideo] = []
+        videos: list[ShardVideo] = []
         for path, meta, members in read_shards(shards_dir):
             try:
-                self.videos.append(stored_video(path, meta, members))
+                videos.append(stored_video(path, meta, members))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path}: damaged sample {meta['name']!r} ({error}); {REMEDY}") from None
+        self.names = {video.name for video in videos}
+        self.videos = [video for video in videos if self.has_clips(video)]
         if not self.videos:
             raise InputError(f"{shards_dir}: the shards hold no video")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.annotations import Video, fit_to_video, fitting, read_annotations, read_video
+from datasets.annotations import Video, fit_to_video, keep_fitting, read_annotations, read_video
 from datasets.check import crowd
 from datasets.config import DEFAULTS, known_projects, load_project
 from datasets.formats import FORMATS
@@ -187,12 +187,15 @@ def test_the_rules_hold_against_the_decoded_size_where_the_annotation_states_non
     project, decoded = load_project(path), {"v": (100, 80, 2)}
     assert list(read_annotations(project)) == ["v"]
     if scale == 1:
-        assert list(fitting(project, read_annotations(project), decoded)) == ["v"]
+        assert list(keep_fitting(project, read_annotations(project), decoded)) == ["v"]
         return
     with pytest.raises(InputError, match=r"'v', frame 1: box is outside the frame \(180, 60, 285, 210\)"):
-        fitting(project, read_annotations(project), decoded)
+        keep_fitting(project, read_annotations(project), decoded)
     bad = {}
-    assert fitting(project, read_annotations(project, ["v"], bad), decoded, bad) == {} and "box is outside" in bad["v"]
+    assert (
+        keep_fitting(project, read_annotations(project, ["v"], bad), decoded, bad) == {}
+        and "box is outside" in bad["v"]
+    )
 
 
 def test_an_annotation_is_compared_with_the_frames_that_decode():
