@@ -142,9 +142,9 @@ def make_shards(
 ) -> dict[str, str]:
     """Write `folder/shard-000000.tar`, ... and `folder/index.json`; give the videos left out and why.
 
-    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Videos of shards that are
-    already there and fit are kept, so a run that was stopped goes on. Raises InputError at the first video that cannot
-    be used; with `skip_bad` it is left out instead.
+    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Existing shards keep their
+    videos that fit, so a run that was stopped goes on. Raises InputError at the first video that cannot be used; with
+    `skip_bad` it is left out instead.
     """
     settings = {"image_size": image_size, "quality": quality, **project_settings(project)}
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
@@ -256,7 +256,9 @@ def main() -> None:
     parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
     parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
     parser.flag("output", "shards_path", help="folder to write <subset>/ in (default: <data_root>/<dataset>/shards)")
-    parser.flag("output", "image_size", type=count, default=0, help="shrink longer sides above this; 0: as they are")
+    parser.flag(
+        "output", "image_size", type=count, default=0, help="longer side of larger frames in pixels (0: as it is)"
+    )
     parser.flag("output", "quality", type=percent, default=95, help="JPEG quality, 1 to 100")
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
     parser.flag("output", "workers", type=positive_int, default=available_cores(), help="videos encoded at a time")

@@ -11,16 +11,19 @@ from utils.misc import checksum, rng
 
 
 class QueryClips:
-    """Clips of `n_frames` frames, `sampling_rate` apart, of detections that are assigned to ground truth.
+    """Clips of detections that are assigned to ground truth. A clip is named (epoch, index); `len` is their number an
+    epoch.
 
-    Each of `views` is a function of a video's name that gives its detections (`frames`, `boxes`, `queries(rows)`,
-    `slots`, `meta`): in the frames as they are, or in mirrored ones. Each frame of a clip is of a view at random.
-    `match` assigns detections to ground-truth boxes, frames (G,) and boxes (G, 4) (-1: none). A clip is named (epoch,
-    index); `len` is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips
-    start at random between a video's first and last annotated frame, or with `whole_videos` anywhere. Of a video
-    annotated in key frames they consist of these, which `sampling_rate` counts, or with `between` of all frames,
-    between key frames with interpolated boxes. With `by_slot` the identity of a detection is its query's number, as in
-    the published training, not the person.
+    Args:
+        videos: the ground truth. Clips are of the videos with an assigned detection in every view.
+        views: functions of a video's name that give its detections (`frames`, `boxes`, `queries(rows)`, `slots`,
+            `meta`) in the frames as they are, or in mirrored ones. Each frame of a clip is of a view at random.
+        match: function of detections, frames (G,) and boxes (G, 4) of ground truth; each detection's box, -1 for none.
+        n_frames: frames of a clip; fewer where the video is shorter.
+        sampling_rate: step between them, counted in key frames where the video is annotated in these alone.
+        whole_videos: start anywhere, not only between the first and the last annotated frame.
+        by_slot: identities are the numbers of queries, as in the published training, not of persons.
+        between: of key frames, take the frames between them too, with interpolated boxes.
     """
 
     def __init__(
@@ -46,16 +49,16 @@ class QueryClips:
             if between and keys is not None:
                 frames, boxes, persons = with_boxes_between(frames, boxes, persons, keys)
                 keys = None
-            of_views = []
+            assigned = []
             for detections in (detections_of(name) for detections_of in views):
                 matched = match(detections, frames, boxes)
                 rows = np.flatnonzero(matched >= 0)
                 identities = detections.slots[rows] if by_slot else persons[matched[rows]]
-                of_views.append((detections, detections.frames[rows], identities, rows))
+                assigned.append((detections, detections.frames[rows], identities, rows))
                 self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
-            if all(len(rows) for *_, rows in of_views):
+            if all(len(rows) for *_, rows in assigned):
                 first, last = (0, detections.meta["n_frames"] - 1) if whole_videos else (frames[0], frames[-1])
-                self.videos.append((name, np.arange(first, last + 1) if keys is None else keys, of_views))
+                self.videos.append((name, np.arange(first, last + 1) if keys is None else keys, assigned))
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video

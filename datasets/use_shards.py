@@ -39,13 +39,18 @@ _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2
 
 
 class ShardVideo:
-    """A video of a shard: its boxes (cxcywh, normalised) sorted by frame, and where its JPEGs are.
+    """A video of a shard: its n boxes sorted by frame, one of each person and frame, and where its JPEGs are.
 
-    A person with several actions in a frame appears once there: `actions` int64 (n,) has the first of them, or of data
-    with several actions at once float32 (n, C), 1 for each of them. `key_frames` int64 (k,) are the frames in which
-    everybody has a box, None where these are all from the first to the last box. `made_from` says what the sample was
-    made from. `read(frames)` yields the JPEGs of these frames. ValueError, KeyError or TypeError where the sample's
-    json does not fit.
+    Attributes:
+        frames, persons: int64 (n,); boxes: float32 (n, 4), cxcywh, normalised.
+        actions: int64 (n,), the first action of that person and frame, -1 for none; float32 (n, C), 1 for each action,
+            of data with several at once.
+        key_frames: int64 (k,), the frames in which everybody has a box; None: all from the first to the last box.
+        made_from: what the sample depends on.
+        read: a function of frames that yields their JPEGs.
+
+    Raises:
+        ValueError, KeyError, TypeError: the sample's json does not fit.
     """
 
     def __init__(
@@ -118,15 +123,18 @@ class Clip(NamedTuple):
 
 @dataclass(eq=False)
 class Clips:
-    """What clips are: `n_frames` frames, `sampling_rate` apart, `clips_per_video` of each video.
+    """What clips are. In training they start at random and are augmented, otherwise they are spread evenly.
 
-    Clips lie between the first and the last annotated frame, since people outside it may be there without boxes, unless
-    `whole_videos`, or consist of key frames alone (`sampling_rate` counts these), since people between them have no
-    boxes; what is shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of
-    the time (if `mirror`; with `mirror_frames` each of its frames by itself) and changes colour as a whole (`jitter`:
-    brightness, contrast, saturation, hue); otherwise clips are spread evenly. Frames come with their longer side
-    `image_size` (0: as stored); with `pad_square` the padding up to a square counts as image: it has no mask, and boxes
-    are divided by the square.
+    Args:
+        n_frames: frames of a clip; fewer where the video is shorter.
+        sampling_rate: step between them, counted in key frames where the video is annotated in these alone.
+        image_size: longer side in pixels; 0: as stored.
+        clips_per_video: clips of each video an epoch.
+        jitter: strength of the changes of brightness, contrast, saturation and hue, which a clip's frames share.
+        pad_square: the padding up to a square counts as image: it has no mask, and boxes are divided by the square.
+        whole_videos: take clips from anywhere. Else they lie between the first and the last annotated frame, or consist
+            of key frames: people elsewhere have no boxes.
+        mirror: mirror half of the clips, or with `mirror_frames` half of their frames.
     """
 
     n_frames: int = 1
