@@ -44,12 +44,17 @@ RULES = {
 
 @dataclass(frozen=True)
 class AnnotationFault:
-    """Boxes of one tube with the same fault: its kind (of `RULES`), the place of the first, and how many there are."""
+    """Boxes of one tube with the same fault: its kind (of `RULES`), whose it is, its first frame, and how many."""
 
     kind: str
-    place: str
+    owner: str
     text: str
+    frame: int | None = None
     count: int = 1
+
+    @property
+    def place(self) -> str:
+        return self.owner if self.frame is None else f"{self.owner}, frame {self.frame}"
 
     @property
     def refused(self) -> bool:
@@ -194,15 +199,15 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
     persons = _person_ids(raw.tubes)
     tubes, faults = [], []
     for i, tube in enumerate(raw.tubes):
-        place = f"video {name!r}, tube {i}" + f" ({tube.place})" * bool(tube.place)
+        owner = f"video {name!r}, tube {i}" + f" ({tube.place})" * bool(tube.place)
         boxes = np.asarray(tube.boxes, np.float64)
         masks = _impossible(tube.frames, boxes, raw.n_frames) | _beyond_border(boxes, raw.width, raw.height)
-        tube_faults = _faults(place, masks, tube.frames, boxes)
+        tube_faults = _faults(owner, masks, tube.frames, boxes)
         try:
             label = _label_index(tube.label, file.labels, labels)
         except ValueError as error:
-            first = f"{place}, frame {tube.frames[0]}" if tube.place else place
-            tube_faults.append(AnnotationFault("label is not in the project's labels", first, str(error)))
+            first = tube.frames[0] if tube.place else None
+            tube_faults.append(AnnotationFault("label is not in the project's labels", owner, str(error), first))
         refused = [fault for fault in tube_faults if fault.refused]
         faults += refused or tube_faults
         keep = ~masks["box is empty"]
@@ -235,8 +240,8 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
             (after if tube.frames[0] > chosen.max(initial=-1) else between).append(tube)
     for kind, unused in (("frame lies between those used", between), ("frame is after the last one used", after)):
         if unused:
-            place = f"video {name!r}, frame {unused[0].frames[0]} of the file"
-            faults.append(AnnotationFault(kind, place, kind, len(unused)))
+            owner = f"video {name!r}, frame {unused[0].frames[0]} of the file"
+            faults.append(AnnotationFault(kind, owner, kind, count=len(unused)))
     listed = {}
     for field in ("key_frames", "empty_frames"):
         frames = getattr(video, field)
@@ -256,15 +261,15 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
         The video with its decoded size, without the boxes after its last frame; and what is wrong: up to `TAIL`
         frames too many are a difference between decoders, boxes beyond that are refused.
     """
-    place = f"video {video.name!r}"
+    owner = f"video {video.name!r}"
     stated = video.width or size[0], video.height or size[1]
     if stated != size:
         text = f"{size[0]} x {size[1]} pixels, but annotated as {stated[0]} x {stated[1]}"
-        return video, [AnnotationFault("size is not the video's", place, text)]
+        return video, [AnnotationFault("size is not the video's", owner, text)]
     tubes, faults = [], []
     if video.n_frames and abs(video.n_frames - n_frames) > TAIL:
         text = f"{n_frames} frames decode, but {video.n_frames} are annotated"
-        faults.append(AnnotationFault("number of frames is not the video's", place, text))
+        faults.append(AnnotationFault("number of frames is not the video's", owner, text))
     for tube in video.tubes:
         masks = {
             "frame is beyond the video's end": tube.frames >= n_frames + TAIL,
@@ -272,7 +277,7 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
         }
         if not (video.width and video.height):  # otherwise done when the annotation was read
             masks |= _beyond_border(tube.boxes, *size)
-        tube_faults = _faults(place, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
+        tube_faults = _faults(owner, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
         refused = [fault for fault in tube_faults if fault.refused]
         faults += refused or tube_faults
         keep = tube.frames < n_frames
@@ -319,7 +324,7 @@ def _beyond_border(boxes: np.ndarray, width: int, height: int) -> dict[str, np.n
 
 
 def _faults(
-    place: str, masks: dict[str, np.ndarray], frames: np.ndarray, boxes: np.ndarray, of_video: str = ""
+    owner: str, masks: dict[str, np.ndarray], frames: np.ndarray, boxes: np.ndarray, of_video: str = ""
 ) -> list[AnnotationFault]:
     """One fault for each mask (T,) that holds anywhere, at its first box."""
     faults = []
@@ -328,7 +333,7 @@ def _faults(
             first = int(mask.argmax())
             box = ", ".join(f"{x:g}" for x in boxes[first].tolist())
             text = f"{kind}{of_video}" if kind.startswith("frame") else f"{kind} ({box})"
-            faults.append(AnnotationFault(kind, f"{place}, frame {frames[first]}", text, int(mask.sum())))
+            faults.append(AnnotationFault(kind, owner, text, int(frames[first]), int(mask.sum())))
     return faults
 
 
@@ -366,9 +371,8 @@ def _two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFau
             frames, a, b = np.intersect1d(tube.frames, other.frames, return_indices=True)
             apart = frames[paired_iou(tube.boxes[a], other.boxes[b]) < SAME_PERSON_IOU]
             if len(apart):
-                place = f"video {name!r}, person {tube.person_id}, frame {apart[0]}"
-                kind = "person has two boxes in one frame"
-                faults.append(AnnotationFault(kind, place, kind, len(apart)))
+                kind, owner = "person has two boxes in one frame", f"video {name!r}, person {tube.person_id}"
+                faults.append(AnnotationFault(kind, owner, kind, int(apart[0]), len(apart)))
         by_person[tube.person_id].append(tube)
     return faults
 

@@ -3,7 +3,6 @@
 python -m datasets.check --dataset path/to/own.yml
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +47,8 @@ def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str,
 def _line(fault: AnnotationFault, file: AnnotationFile, name: str, where: str = "") -> str:
     """A fault of the video `name`, with the place in the file of formats that can say so: ", second 905 (line 33)"."""
     boxes = f", {fault.count} boxes" if fault.count > 1 else ""
-    number = re.search(r"frame (-?\d+)$", fault.place)
-    place = file.videos.place(name, int(number[1])) if number and hasattr(file.videos, "place") else ""
+    known = fault.frame is not None and hasattr(file.videos, "place")
+    place = file.videos.place(name, fault.frame) if known else ""
     return f"{'error' if fault.refused else 'warning'}: {where}{fault}{boxes}{place}"
 
 

@@ -340,7 +340,14 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
         ("{name: a, format: json, annotations: a, frames: x, splits: {v: v}}", "frames"),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: 3}}", "splits"),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: {all_but: v}}}", "splits"),
-        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}", "labels"),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}",
+            "labels: is not a list of names",
+        ),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [b, b]}",
+            "labels: names one",
+        ),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, typo: 1}", "typo"),
         (
             "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {person_th: 0.5}}",

@@ -72,7 +72,7 @@ FIELDS: dict[str, Option] = {
     "image_rate": per_second(),
     "image_offset": Option("a whole number", lambda v: _is_whole(v, -1e9)),
 }
-"""Those of every format; `datasets.config.Project` says what they mean."""
+"""Those of every format; docs/own_data.md says what they mean."""
 
 OPTIONS: dict[str, Option] = {
     "labels": names("the actions, in the order of the label indices"),
