@@ -98,8 +98,8 @@ def read_annotations(
     file = project.annotation_file
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
-    wanted = file.videos if names is None else names
-    return keep_usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
+    chosen = file.videos if names is None else names
+    return keep_usable(str(file.path), chosen, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
 
 
 def keep_fitting(

@@ -70,7 +70,7 @@ def check_index(folder: str | Path, project: Project, subset: str) -> dict:
 
 
 class ShardCheck:
-    """Compares videos of shards with a project's subset.
+    """Compares videos of shards with a project's subset, whose list is `listed` (empty where it cannot be read).
 
     Prints a line where something cannot be compared on this machine, and where frames are stored smaller than the
     original ones and than `image_size` (0: than the original ones), each once.
@@ -79,8 +79,8 @@ class ShardCheck:
     def __init__(self, project: Project, subset: str, image_size: int = 0) -> None:
         self._project, self._subset, self._image_size = project, subset, image_size
         self._warned: set[str] = set()
-        self.listed = self._if_here("list", lambda: {*project.split(subset)}) or set()
-        self._file = self._if_here("annotation", lambda: project.annotation_file)
+        self.listed = self._read_if_here("list", lambda: {*project.split(subset)}) or set()
+        self._file = self._read_if_here("annotation", lambda: project.annotation_file)
 
     def video(self, video: ShardVideo) -> None:
         """Raise InputError where a video is not of the subset, or its annotation or sampling has changed since."""
@@ -95,7 +95,7 @@ class ShardCheck:
         original, stored = max(video.width, video.height), max(video.stored)
         if stored < min(original, self._image_size or original):
             sizes = f"{stored} pixels (longer side), the original ones have {original}"
-            self._tell("small", f"{where}: frames are stored with {sizes}; {REMEDY} and a larger --image_size")
+            self._warn_once("small", f"{where}: frames are stored with {sizes}; {REMEDY} and a larger --image_size")
 
     def _annotation(self, name: str) -> int | None:
         """The checksum of a video's annotation, None where the video would be needed for it and is not here."""
@@ -104,18 +104,18 @@ class ShardCheck:
         try:
             return annotation_checksum(read_used_frames(name, self._file, self._project)[0])
         except InputError as error:
-            self._tell("video", f"the annotation of {name[:80]!r} is not compared with its shard: {error}")
+            self._warn_once("video", f"the annotation of {name[:80]!r} is not compared with its shard: {error}")
             return None
 
-    def _if_here(self, what: str, read: Callable[[], T]) -> T | None:
+    def _read_if_here(self, noun: str, read: Callable[[], T]) -> T | None:
         """What `read` gives, None where it cannot be read on this machine."""
         try:
             return read()
         except InputError as error:
-            self._tell(what, f"the shards of {self._subset!r} are not compared with the {what}: {error}")
+            self._warn_once(noun, f"the shards of {self._subset!r} are not compared with the {noun}: {error}")
             return None
 
-    def _tell(self, kind: str, text: str) -> None:
+    def _warn_once(self, kind: str, text: str) -> None:
         """Print a warning, once of each kind."""
         if kind not in self._warned and rank() == 0:
             print(f"warning: {text}", file=sys.stderr)

@@ -79,11 +79,11 @@ class QueryClips:
         for epoch, index in keys:
             _, candidates, views = self.videos[index // self.clips_per_video]
             draw = rng(self.seed, epoch, index)
-            wanted = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
-            view_of = draw.integers(len(views), size=len(wanted))
+            clip_frames = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
+            view_of = draw.integers(len(views), size=len(clip_frames))
             chosen_persons = []
             for number, (detections, frames, persons, rows) in enumerate(views):
-                chosen = np.flatnonzero(np.isin(frames, wanted[view_of == number]))
+                chosen = np.flatnonzero(np.isin(frames, clip_frames[view_of == number]))
                 queries.append(detections.queries(rows[chosen]))
                 chosen_persons.append(persons[chosen])
             distinct, inverse = np.unique(np.concatenate(chosen_persons), return_inverse=True)

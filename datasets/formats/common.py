@@ -71,11 +71,11 @@ class AnnotationFile:
         return self.lists[key][number - 1]
 
 
-def whole_number(value: object, what: str = "value") -> int:
-    """An integer from 3, 3.0 or NumPy's; ValueError, naming `what`, for text, fractions and booleans."""
+def whole_number(value: object, name: str = "value") -> int:
+    """An integer from 3, 3.0 or NumPy's; ValueError, naming `name`, for text, fractions and booleans."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iuf" or array.item() != math.floor(array.item()):
-        raise ValueError(f"{what} {repr(value)[:40]} is not a whole number")
+        raise ValueError(f"{name} {repr(value)[:40]} is not a whole number")
     return int(array.item())
 
 
@@ -95,15 +95,15 @@ def box_array(values: object, columns: int = 4) -> np.ndarray:
     return array.astype(np.float64).reshape(-1, columns)
 
 
-def _array(values: object, what: str) -> np.ndarray:
+def _array(values: object, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError:
-        raise ValueError(f"{what} are not rows of one length") from None
+        raise ValueError(f"{name} are not rows of one length") from None
     if array.dtype.kind in "SU":
-        raise ValueError(f"{what} are text; write numbers without quotes")
+        raise ValueError(f"{name} are text; write numbers without quotes")
     if array.size and array.dtype.kind not in "iuf":
-        raise ValueError(f"{what} are not numbers")
+        raise ValueError(f"{name} are not numbers")
     return array
 
 

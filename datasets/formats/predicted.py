@@ -222,10 +222,10 @@ class TubeRows:
         scale = sizes / (1 if shares or factors else np.array(options["picture"], np.float64))
         return boxes * scale[video][:, [0, 1, 0, 1]]
 
-    def _number(self, place: str, what: str, value: object) -> float:
+    def _number(self, place: str, name: str, value: object) -> float:
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "iuf":
-            raise self.fault(place, f"{what} {str(value)[:40]!r} is not a number")
+            raise self.fault(place, f"{name} {str(value)[:40]!r} is not a number")
         return float(array.item())
 
 
