@@ -57,28 +57,26 @@ FORMATS = {
 """The names that `--predictions_format` may have; `datasets.convert` calls them `pred_<name>`."""
 
 
-def read_predictions(path: str | Path, format: str | None = None, options: Mapping | None = None) -> RawPredictions:
+def read_predictions(path: Path, format: str, options: Mapping) -> RawPredictions:
     """Read predictions as they are, unchecked against a data set.
 
     Args:
         path: a file, or the folder that the format is.
-        format: one of `FORMATS`; None: recognised by its content.
+        format: one of `FORMATS`.
         options: what the file does not say (`OPTIONS`).
 
     Raises:
         InputError: names file, place and fault, and the option that would be right where one can be guessed.
     """
-    path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder of predictions")
     if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
         limit = MAX_BYTES >> 30
         raise InputError(f"{path}: {size / 2**30:.0f} GiB in one file; part it into several of up to {limit} GiB")
-    if unknown := (options or {}).keys() - OPTIONS.keys():
+    if unknown := options.keys() - OPTIONS.keys():
         key = min(map(str, unknown))
         raise InputError(f"option {key}: no format of predictions has it{did_you_mean(key, OPTIONS)}")
-    format = format or recognise(path)
-    given = {key: value for key, value in (options or {}).items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
     try:
         tubes = TubeRows(path, FORMATS[format].defaults | given)
         FORMATS[format].read(tubes)

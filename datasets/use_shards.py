@@ -26,7 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, JITTER, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize, resized_shape
 from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -143,7 +143,7 @@ class Clips:
     train: bool = True
     seed: int = 42
     clips_per_video: int = 1
-    jitter: Sequence[float] = JITTER
+    jitter: Sequence[float] = (0.2, 0.2, 0.2, 0.1)
     pad_square: bool = False
     whole_videos: bool = False
     mirror: bool = True
