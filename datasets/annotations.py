@@ -166,7 +166,7 @@ def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
         print(f"warning: {where}: {times}: {kind}, {consequence}; first in {same[0].place}", file=sys.stderr)
 
 
-def counts(videos: Mapping[str, Video], labels: Sequence[str]) -> list[str]:
+def count_lines(videos: Mapping[str, Video], labels: Sequence[str]) -> list[str]:
     """How many videos, people, tubes, boxes, and tubes of each label there are, in two lines."""
     tubes = [tube for video in videos.values() for tube in video.tubes]
     without = sum(not video.tubes for video in videos.values())

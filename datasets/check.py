@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotations import AnnotationFault, Video, box_columns, counts, fit_to_video, read_used_frames
+from datasets.annotations import AnnotationFault, Video, box_columns, count_lines, fit_to_video, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.formats import AnnotationFile
@@ -105,7 +105,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def summary(project: Project, videos: Mapping[str, Video]) -> Iterator[str]:
     """Lines about the annotation: counts, labels, lengths, sizes, motion."""
-    yield from counts(videos, project.labels)
+    yield from count_lines(videos, project.labels)
     tubes = [tube for video in videos.values() for tube in video.tubes]
     yield f"frames a tube: {_spread([len(tube) for tube in tubes])}"
     sides = [float(np.sqrt(np.prod(t.boxes[:, 2:] - t.boxes[:, :2], axis=1)).mean()) for t in tubes]

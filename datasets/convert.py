@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets import predictions
-from datasets.annotations import Video, counts, keep_usable, read_video
+from datasets.annotations import Video, count_lines, keep_usable, read_video
 from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import OPTIONS, check_options
@@ -52,7 +52,7 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     videos = keep_usable(str(source), file.videos, lambda name: read_video(name, file, labels))
     lost = WRITERS[to](written_form(source, videos, labels), target)
     lines = [f"not carried over as it is: {line}" for line in lost]
-    return [*counts(videos, labels), *file.notes, *in_steps(videos, format), *lines, f"-> {target}"]
+    return [*count_lines(videos, labels), *file.notes, *in_steps(videos, format), *lines, f"-> {target}"]
 
 
 def written_form(path: Path, videos: Mapping[str, Video], labels: list[str]) -> AnnotationFile:
