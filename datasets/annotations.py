@@ -186,7 +186,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
 
     A tube with a refused fault is left out, one with dropped boxes loses them. Label indices refer to the annotation
     file's labels where it has some, and become those of `labels` by name. A person id that is missing or negative
-    becomes the tube's index, or another free number.
+    becomes the tube's index, or another free number. A tube without action loses frames in which its person has one.
 
     Raises:
         InputError: the annotation has no such video.
@@ -214,6 +214,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
         if keep.any() and not refused:
             tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
     faults += _two_boxes_of_one_person(name, tubes)
+    tubes = _cut_idle_tubes(tubes)
     return Video(name, raw.width, raw.height, raw.n_frames, tubes, raw.key_frames, raw.empty_frames), faults
 
 
@@ -375,6 +376,25 @@ def _two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFau
                 faults.append(AnnotationFault(kind, owner, kind, int(apart[0]), len(apart)))
         by_person[tube.person_id].append(tube)
     return faults
+
+
+def _cut_idle_tubes(tubes: list[Tube]) -> list[Tube]:
+    """The tubes, those without action cut to the frames in which their person has none.
+
+    Else a person's track beside the tubes of its actions would teach that nothing is done there.
+    """
+    active: dict[int, list[np.ndarray]] = {}
+    for tube in tubes:
+        if tube.label >= 0:
+            active.setdefault(tube.person_id, []).append(tube.frames)
+    kept = []
+    for tube in tubes:
+        if tube.label < 0 and tube.person_id in active:
+            keep = ~np.isin(tube.frames, np.concatenate(active[tube.person_id]))
+            tube = replace(tube, frames=tube.frames[keep], boxes=tube.boxes[keep])
+        if len(tube):
+            kept.append(tube)
+    return kept
 
 
 def _similar_name(name: str, file: AnnotationFile) -> str:

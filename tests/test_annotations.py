@@ -13,7 +13,7 @@ from datasets.formats import FORMATS
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from tests.pickles import pickled
 from utils.box_ops import Tube
-from utils.gt_tubes import make_gt_tubes
+from utils.gt_tubes import label_frames, make_gt_tubes
 from utils.misc import InputError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -304,6 +304,18 @@ def test_missing_data_says_where_it_comes_from(tmp_path):
     own.write_text("{name: own, format: json, annotations: a.json, frames: '{name}.avi', splits: {}, labels: [a]}")
     with pytest.raises(InputError, match=f"see {own}"):
         read_annotations(load_project(own))
+
+
+def test_a_persons_whole_track_does_not_take_its_actions_away(tmp_path):
+    boxes = [[10 + i, 10, 30 + i, 40] for i in range(8)]
+    whole, walk = tube(range(8), boxes, None, person_id=1), tube(range(2, 5), boxes[2:5], "walk", person_id=1)
+    other = tube(range(3), boxes[:3], None, person_id=2)
+    (read,) = read_annotations(load_project(own_project(tmp_path, {"v": video(whole, walk, other)}))).values()
+    tubes = [(t.person_id, t.label, t.frames.tolist()) for t in read.tubes]
+    assert tubes == [(1, -1, [0, 1, 5, 6, 7]), (1, 1, [2, 3, 4]), (2, -1, [0, 1, 2])]
+    assert read.tubes[0].boxes[:, 0].tolist() == [10, 11, 15, 16, 17]
+    labels = label_frames(np.arange(8), np.array(boxes, np.float32), read.tubes[:2], 0.5, no_action=2)
+    assert labels.tolist() == [2, 2, 1, 1, 1, 2, 2, 2]
 
 
 def test_unknown_names_are_told(tmp_path):
