@@ -234,7 +234,7 @@ def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
     data = jpeg.tobytes()
     meta = {
         "name": "../../etc/passwd", "width": 64, "height": 48, "stored": [64, 48], "fps": 25.0, "n_frames": 1,
-        "tubes": [],
+        "tubes": [], "made_from": {},
     }  # fmt: skip
     write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": data})])
     write_sealed(tmp_path / "index.json", {"shards": ["shard-000000.tar"]})
