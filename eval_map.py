@@ -26,7 +26,7 @@ from datasets.predictions import (
     USER_OPTIONS,
     as_tubes,
     data_set_options,
-    of_data_set,
+    fit_to_data_set,
     parse_options,
     read_predictions,
     recognise,
@@ -259,12 +259,12 @@ def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
-    given = csv_options(project.annotation_file()) if format == "ava_csv" else {}
+    given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
     options = FORMATS[format].defaults | data_set_options(format, project.labels, sizes, given)
     raw = read_predictions(path, format, options)
     gt = {name: video.tubes for name, video in videos.items()}
-    raw = of_data_set(raw, path, args.subset, with_lengths(raw, sizes, gt, project.open_video), options)
+    raw = fit_to_data_set(raw, path, args.subset, with_lengths(raw, sizes, gt, project.open_video), options)
     missing = tell_missing(raw, path, list(sizes))
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
@@ -280,7 +280,7 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     for flag in ("confusion", "report", "export", "save_predictions", "side_by_side", "predictions_options"):
         if getattr(args, flag):
             raise InputError(f"--{flag}: does not go with a csv of detections by --protocol {args.protocol}")
-    path, file = Path(args.predictions), project.annotation_file()
+    path, file = Path(args.predictions), project.annotation_file
     subset = project.split(args.subset)
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
@@ -330,7 +330,7 @@ def main() -> None:
     options = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):
         options[name] = {video: getattr(videos[video], name) for video in gt}
-    options["ava_csv"] = csv_writing(project.annotation_file(), args.protocol)
+    options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}

@@ -72,7 +72,7 @@ from datasets.dataset import VideoFrames
 from datasets.formats.common import refuse_names_of_nothing
 from datasets.formats.cvat_writer import write_predicted
 from datasets.frame_batches import Ahead, batches
-from datasets.predictions import shortened
+from datasets.predictions import shorten
 from datasets.sampling import Sampling
 from models.action_head import ActionHead, action_probabilities, load_head
 from models.detectors import Detector
@@ -245,7 +245,7 @@ class VideoTracks:
 
 def _columns(frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> dict[str, list]:
     """To the last digit: rounded scores tie where the network is sure, which changes metrics."""
-    return {"frames": frames.tolist(), "boxes": shortened(boxes).tolist(), "scores": shortened(scores).tolist()}
+    return {"frames": frames.tolist(), "boxes": shorten(boxes).tolist(), "scores": shorten(scores).tolist()}
 
 
 class Drawing:

@@ -55,7 +55,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.annotations import Video, fitting, read_annotations
+from datasets.annotations import Video, keep_fitting, read_annotations
 from datasets.compare_shards import clips_of_flags
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
@@ -126,7 +126,7 @@ def query_clips(
     metas = {name: store.json(name) for name in store.names if name not in bad}
     decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
     annotations = {name: annotations[name] for name in decoded if name in annotations}
-    annotations = fitting(project, annotations, decoded, bad if args.skip_bad else None)
+    annotations = keep_fitting(project, annotations, decoded, bad if args.skip_bad else None)
 
     def match_video(detections: CachedDetections, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         sides = [detections.meta[name] for name in ("width", "height")]

@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rows import seconds
-from datasets.annotations import Video, fitting, read_annotations
+from datasets.annotations import Video, keep_fitting, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
 from datasets.query_clips import QueryClips, annotated_boxes
@@ -58,7 +58,7 @@ def make_parser() -> Parser:
 def annotations_of(store: TarStore, project: Project) -> dict[str, Video]:
     """The ground truth of the videos of a query cache."""
     decoded = {name: tuple(store.json(name)[key] for key in ("width", "height", "n_frames")) for name in store.names}
-    return fitting(project, read_annotations(project, store.names), decoded)
+    return keep_fitting(project, read_annotations(project, store.names), decoded)
 
 
 def best_threshold(store: TarStore, videos: dict[str, Video]) -> float:

@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,49 +18,47 @@ MAX_COORDINATE = 1e6  # pixels
 MARGIN = 10  # pixels beyond the border that never count as mostly outside
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
 SHOWN_LABELS = 30
+SKIP_BAD = "; correct it, or leave such videos out with --skip_bad"
 
-# One rule for each kind of fault. "refused": the video cannot be used. "dropped": the box is left out, with a
-# counted warning. "kept": a counted warning.
+REFUSED = ("refused", "the video cannot be used")
 RULES = {
-    "box is not finite": "refused",
-    "box is reversed": "refused",
-    "box is outside the frame": "refused",
-    "box is mostly outside the frame": "refused",
-    "frame does not come after the one before it": "refused",
-    "frame is negative": "refused",
-    "frame is beyond the video's end": "refused",
-    "label is not in the project's labels": "refused",
-    "size is not the video's": "refused",
-    "person has two boxes in one frame": "refused",
-    "box is empty": "dropped",
-    "frame is after the last decoded one": "dropped",
-    "frame lies between those used": "dropped",
-    "frame is after the last one used": "dropped",
-    "box extends beyond the frame": "kept",
-    "number of frames is not the video's": "kept",
+    "box is not finite": REFUSED,
+    "box is reversed": REFUSED,
+    "box is outside the frame": REFUSED,
+    "box is mostly outside the frame": REFUSED,
+    "frame does not come after the one before it": REFUSED,
+    "frame is negative": REFUSED,
+    "frame is beyond the video's end": REFUSED,
+    "label is not in the project's labels": REFUSED,
+    "size is not the video's": REFUSED,
+    "person has two boxes in one frame": REFUSED,
+    "box is empty": ("dropped", "left out"),
+    "frame is after the last decoded one": ("dropped", "left out of training"),
+    "frame lies between those used": ("dropped", "left out"),
+    "frame is after the last one used": ("dropped", "left out"),
+    "box extends beyond the frame": ("kept", "clipped in training, kept as annotated in evaluation"),
+    "number of frames is not the video's": ("kept", "the decoded frames count"),
 }
-CONSEQUENCES = {
-    "box is empty": "left out",
-    "frame is after the last decoded one": "left out of training",
-    "frame lies between those used": "left out",
-    "frame is after the last one used": "left out",
-    "box extends beyond the frame": "clipped in training, kept as annotated in evaluation",
-    "number of frames is not the video's": "the decoded frames count",
-}
+"""What is done with each kind of fault, and what follows, as a counted warning says it."""
 
 
 @dataclass(frozen=True)
 class AnnotationFault:
-    """Boxes of one tube with the same fault: its kind (of `RULES`), the place of the first, and how many there are."""
+    """Boxes of one tube with the same fault: its kind (of `RULES`), whose it is, its first frame, and how many."""
 
     kind: str
-    place: str
+    owner: str
     text: str
+    frame: int | None = None
     count: int = 1
 
     @property
+    def place(self) -> str:
+        return self.owner if self.frame is None else f"{self.owner}, frame {self.frame}"
+
+    @property
     def refused(self) -> bool:
-        return RULES[self.kind] == "refused"
+        return RULES[self.kind] == REFUSED
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
@@ -96,14 +95,14 @@ def read_annotations(
     Raises:
         InputError: names file, video and frame of the first fault that makes a video unusable, unless `bad` is given.
     """
-    file = project.annotation_file()
+    file = project.annotation_file
     for note in file.notes:
         print(f"warning: {note}", file=sys.stderr)
-    wanted = file.videos if names is None else names
-    return _usable(str(file.path), wanted, lambda name: read_used_frames(name, file, project), bad)
+    chosen = file.videos if names is None else names
+    return keep_usable(str(file.path), chosen, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
 
 
-def fitting(
+def keep_fitting(
     project: Project,
     videos: Mapping[str, Video],
     decoded: Mapping[str, tuple[int, int, int]],
@@ -122,16 +121,20 @@ def fitting(
         width, height, n_frames = decoded[name]
         return videos[name], fit_to_video(videos[name], (width, height), n_frames)[1]
 
-    return _usable(str(project.annotations), videos, compared, bad)
+    return keep_usable(str(project.annotations), videos, compared, bad, SKIP_BAD)
 
 
-def _usable(
+def keep_usable(
     where: str,
     names: Iterable[str],
     checked: Callable[[str], tuple[Video, list[AnnotationFault]]],
-    bad: dict[str, str] | None,
+    bad: dict[str, str] | None = None,
+    remedy: str = "",
 ) -> dict[str, Video]:
-    """The videos that `checked` gives without a refused fault; the others enter `bad`, or without it are errors."""
+    """The videos that `checked` gives without a refused fault; the others enter `bad`, or without it are errors.
+
+    Prints the faults that leave a video usable, as warnings. `where` begins each line, `remedy` ends an error's.
+    """
     videos, warnings = {}, []
     for name in names:
         try:
@@ -139,8 +142,7 @@ def _usable(
             refuse(faults)
         except InputError as error:
             if bad is None:
-                remedy = "correct it, or leave such videos out with --skip_bad"
-                raise InputError(f"{where}: {error}; {remedy}") from None
+                raise InputError(f"{where}: {error}{remedy}") from None
             bad[name] = f"{where}: {error}"
             continue
         videos[name] = video
@@ -160,8 +162,23 @@ def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
     """Print one counted line on stderr for each kind of fault."""
     for kind in dict.fromkeys(fault.kind for fault in faults):
         same = [fault for fault in faults if fault.kind == kind]
-        times = counted(sum(fault.count for fault in same), "time")
-        print(f"warning: {where}: {times}: {kind}, {CONSEQUENCES[kind]}; first in {same[0].place}", file=sys.stderr)
+        times, (_, consequence) = counted(sum(fault.count for fault in same), "time"), RULES[kind]
+        print(f"warning: {where}: {times}: {kind}, {consequence}; first in {same[0].place}", file=sys.stderr)
+
+
+def count_lines(videos: Mapping[str, Video], labels: Sequence[str]) -> list[str]:
+    """How many videos, people, tubes, boxes, and tubes of each label there are, in two lines."""
+    tubes = [tube for video in videos.values() for tube in video.tubes]
+    without = sum(not video.tubes for video in videos.values())
+    people = sum(len({tube.person_id for tube in video.tubes}) for video in videos.values())
+    of_label = Counter(tube.label for tube in tubes)
+    named = [f"{label} {of_label[i]}" for i, label in enumerate(labels)]
+    named += [f"no action {of_label[-1]}"] * (-1 in of_label)
+    return [
+        f"{counted(len(videos), 'video')} ({without} without tubes), people {people}, tubes {len(tubes)}, "
+        f"boxes {sum(map(len, tubes))}",
+        "tubes by label: " + (", ".join(named) or "none"),
+    ]
 
 
 def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[Video, list[AnnotationFault]]:
@@ -169,7 +186,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
 
     A tube with a refused fault is left out, one with dropped boxes loses them. Label indices refer to the annotation
     file's labels where it has some, and become those of `labels` by name. A person id that is missing or negative
-    becomes the tube's index, or another free number.
+    becomes the tube's index, or another free number. A tube without action loses frames in which its person has one.
 
     Raises:
         InputError: the annotation has no such video.
@@ -182,21 +199,22 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
     persons = _person_ids(raw.tubes)
     tubes, faults = [], []
     for i, tube in enumerate(raw.tubes):
-        place = f"video {name!r}, tube {i}" + f" ({tube.place})" * bool(tube.place)
+        owner = f"video {name!r}, tube {i}" + f" ({tube.place})" * bool(tube.place)
         boxes = np.asarray(tube.boxes, np.float64)
         masks = _impossible(tube.frames, boxes, raw.n_frames) | _beyond_border(boxes, raw.width, raw.height)
-        tube_faults = _faults(place, masks, tube.frames, boxes)
+        tube_faults = _faults(owner, masks, tube.frames, boxes)
         try:
             label = _label_index(tube.label, file.labels, labels)
         except ValueError as error:
-            first = f"{place}, frame {tube.frames[0]}" if tube.place else place
-            tube_faults.append(AnnotationFault("label is not in the project's labels", first, str(error)))
+            first = tube.frames[0] if tube.place else None
+            tube_faults.append(AnnotationFault("label is not in the project's labels", owner, str(error), first))
         refused = [fault for fault in tube_faults if fault.refused]
         faults += refused or tube_faults
         keep = ~masks["box is empty"]
         if keep.any() and not refused:
             tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
     faults += _two_boxes_of_one_person(name, tubes)
+    tubes = _cut_idle_tubes(tubes)
     return Video(name, raw.width, raw.height, raw.n_frames, tubes, raw.key_frames, raw.empty_frames), faults
 
 
@@ -223,8 +241,8 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
             (after if tube.frames[0] > chosen.max(initial=-1) else between).append(tube)
     for kind, unused in (("frame lies between those used", between), ("frame is after the last one used", after)):
         if unused:
-            place = f"video {name!r}, frame {unused[0].frames[0]} of the file"
-            faults.append(AnnotationFault(kind, place, kind, len(unused)))
+            owner = f"video {name!r}, frame {unused[0].frames[0]} of the file"
+            faults.append(AnnotationFault(kind, owner, kind, count=len(unused)))
     listed = {}
     for field in ("key_frames", "empty_frames"):
         frames = getattr(video, field)
@@ -244,15 +262,15 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
         The video with its decoded size, without the boxes after its last frame; and what is wrong: up to `TAIL`
         frames too many are a difference between decoders, boxes beyond that are refused.
     """
-    place = f"video {video.name!r}"
+    owner = f"video {video.name!r}"
     stated = video.width or size[0], video.height or size[1]
     if stated != size:
         text = f"{size[0]} x {size[1]} pixels, but annotated as {stated[0]} x {stated[1]}"
-        return video, [AnnotationFault("size is not the video's", place, text)]
+        return video, [AnnotationFault("size is not the video's", owner, text)]
     tubes, faults = [], []
     if video.n_frames and abs(video.n_frames - n_frames) > TAIL:
         text = f"{n_frames} frames decode, but {video.n_frames} are annotated"
-        faults.append(AnnotationFault("number of frames is not the video's", place, text))
+        faults.append(AnnotationFault("number of frames is not the video's", owner, text))
     for tube in video.tubes:
         masks = {
             "frame is beyond the video's end": tube.frames >= n_frames + TAIL,
@@ -260,7 +278,7 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
         }
         if not (video.width and video.height):  # otherwise done when the annotation was read
             masks |= _beyond_border(tube.boxes, *size)
-        tube_faults = _faults(place, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
+        tube_faults = _faults(owner, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
         refused = [fault for fault in tube_faults if fault.refused]
         faults += refused or tube_faults
         keep = tube.frames < n_frames
@@ -307,7 +325,7 @@ def _beyond_border(boxes: np.ndarray, width: int, height: int) -> dict[str, np.n
 
 
 def _faults(
-    place: str, masks: dict[str, np.ndarray], frames: np.ndarray, boxes: np.ndarray, of_video: str = ""
+    owner: str, masks: dict[str, np.ndarray], frames: np.ndarray, boxes: np.ndarray, of_video: str = ""
 ) -> list[AnnotationFault]:
     """One fault for each mask (T,) that holds anywhere, at its first box."""
     faults = []
@@ -316,7 +334,7 @@ def _faults(
             first = int(mask.argmax())
             box = ", ".join(f"{x:g}" for x in boxes[first].tolist())
             text = f"{kind}{of_video}" if kind.startswith("frame") else f"{kind} ({box})"
-            faults.append(AnnotationFault(kind, f"{place}, frame {frames[first]}", text, int(mask.sum())))
+            faults.append(AnnotationFault(kind, owner, text, int(frames[first]), int(mask.sum())))
     return faults
 
 
@@ -354,11 +372,29 @@ def _two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFau
             frames, a, b = np.intersect1d(tube.frames, other.frames, return_indices=True)
             apart = frames[paired_iou(tube.boxes[a], other.boxes[b]) < SAME_PERSON_IOU]
             if len(apart):
-                place = f"video {name!r}, person {tube.person_id}, frame {apart[0]}"
-                kind = "person has two boxes in one frame"
-                faults.append(AnnotationFault(kind, place, kind, len(apart)))
+                kind, owner = "person has two boxes in one frame", f"video {name!r}, person {tube.person_id}"
+                faults.append(AnnotationFault(kind, owner, kind, int(apart[0]), len(apart)))
         by_person[tube.person_id].append(tube)
     return faults
+
+
+def _cut_idle_tubes(tubes: list[Tube]) -> list[Tube]:
+    """The tubes, those without action cut to the frames in which their person has none.
+
+    Else a person's track beside the tubes of its actions would teach that nothing is done there.
+    """
+    active: dict[int, list[np.ndarray]] = {}
+    for tube in tubes:
+        if tube.label >= 0:
+            active.setdefault(tube.person_id, []).append(tube.frames)
+    kept = []
+    for tube in tubes:
+        if tube.label < 0 and tube.person_id in active:
+            keep = ~np.isin(tube.frames, np.concatenate(active[tube.person_id]))
+            tube = replace(tube, frames=tube.frames[keep], boxes=tube.boxes[keep])
+        if len(tube):
+            kept.append(tube)
+    return kept
 
 
 def _similar_name(name: str, file: AnnotationFile) -> str:

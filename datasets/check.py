@@ -3,7 +3,6 @@
 python -m datasets.check --dataset path/to/own.yml
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotations import AnnotationFault, Video, box_columns, fit_to_video, read_used_frames
+from datasets.annotations import AnnotationFault, Video, box_columns, count_lines, fit_to_video, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.formats import AnnotationFile
@@ -31,7 +30,7 @@ CELL, COLUMNS, ROWS = 160, 6, 6  # of the contact sheet: pixels, images
 
 def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str, Video], list[str]]:
     """The videos whose annotations can be used, and one line for each fault of any."""
-    file, lines, videos = project.annotation_file(), [], {}
+    file, lines, videos = project.annotation_file, [], {}
     for name in names:
         try:
             project.frames_path(name)
@@ -48,8 +47,8 @@ def annotation_faults(project: Project, names: Sequence[str]) -> tuple[dict[str,
 def _line(fault: AnnotationFault, file: AnnotationFile, name: str, where: str = "") -> str:
     """A fault of the video `name`, with the place in the file of formats that can say so: ", second 905 (line 33)"."""
     boxes = f", {fault.count} boxes" if fault.count > 1 else ""
-    number = re.search(r"frame (-?\d+)$", fault.place)
-    place = file.videos.place(name, int(number[1])) if number and hasattr(file.videos, "place") else ""
+    known = fault.frame is not None and hasattr(file.videos, "place")
+    place = file.videos.place(name, fault.frame) if known else ""
     return f"{'error' if fault.refused else 'warning'}: {where}{fault}{boxes}{place}"
 
 
@@ -72,7 +71,7 @@ def decode(project: Project, video: Video) -> tuple[list[str], tuple[int, int] |
     except InputError as error:
         return [f"error: {error}"], None, n_frames, cell
     faults = fit_to_video(video, frames.size, n_frames)[1]
-    lines = [_line(fault, project.annotation_file(), video.name, f"{path}: ") for fault in faults]
+    lines = [_line(fault, project.annotation_file, video.name, f"{path}: ") for fault in faults]
     return lines, frames.size, n_frames, cell
 
 
@@ -105,20 +104,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def summary(project: Project, videos: Mapping[str, Video]) -> Iterator[str]:
-    """Lines about the annotation: counts, lengths, sizes, motion, labels."""
+    """Lines about the annotation: counts, labels, lengths, sizes, motion."""
+    yield from count_lines(videos, project.labels)
     tubes = [tube for video in videos.values() for tube in video.tubes]
-    people = sum(len({t.person_id for t in video.tubes}) for video in videos.values())
-    empty = sum(not video.tubes for video in videos.values())
-    yield f"videos {len(videos)} ({empty} without tubes), people {people}"
-    yield f"tubes {len(tubes)}, boxes {sum(map(len, tubes))}"
     yield f"frames a tube: {_spread([len(tube) for tube in tubes])}"
     sides = [float(np.sqrt(np.prod(t.boxes[:, 2:] - t.boxes[:, :2], axis=1)).mean()) for t in tubes]
     yield f"box side (root of the area) in pixels: {_spread([round(side, 1) for side in sides])}"
     motion = Counter(motion_category(tube) for tube in tubes)
     yield "motion: " + ", ".join(f"{kind} {motion[kind]}" for kind in ("small", "medium", "large"))
-    labels = Counter(tube.label for tube in tubes)
-    names = [f"{label} {labels[i]}" for i, label in enumerate(project.labels)]
-    yield "tubes by label: " + ", ".join([*names, *([f"no action {labels[-1]}"] if labels[-1] else [])])
 
 
 def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
@@ -186,7 +179,7 @@ def main() -> None:
             sheet = Path(args.sheet or f"check-{project.name}.png")
             contact_sheet(cells, sheet)
             print(f"contact sheet: {sheet}")
-    file, annotated = project.annotation_file(), {}
+    file, annotated = project.annotation_file, {}
     for name in names:
         with suppress(KeyError, InputError):
             annotated[name] = file.videos[name]

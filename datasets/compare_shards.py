@@ -46,28 +46,31 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
 
 def stored_clips(folder: str | Path, project: Project, subset: str, **settings: object) -> ClipDataset:
     """The `ClipDataset` of a folder of shards, compared with the project; InputError as of `ShardCheck`."""
-    check_index(folder, project, subset)
+    index = check_index(folder, project, subset)
     clips, check = ClipDataset(folder, **settings), ShardCheck(project, subset, settings.get("image_size", 0))
     for video in clips.videos:
         check.video(video)
-    check.complete(folder, {video.name for video in clips.videos})
+    missing = check.listed - clips.names - {*index.get("skipped", ())}
+    if missing:
+        text = f"{counted(len(missing), 'video')} of subset {subset!r} are missing, such as {min(missing)!r}"
+        raise InputError(f"{folder}: {text}; {REMEDY}")
     return clips
 
 
-def check_index(folder: str | Path, project: Project, subset: str) -> None:
-    """Raise InputError where a folder's shards are of another data set, subset or labels; reads no sample."""
+def check_index(folder: str | Path, project: Project, subset: str) -> dict:
+    """A folder's `index.json`; InputError where its shards are of another data set, subset or labels."""
     index = read_index(folder)
-    for field, wanted in (("dataset", project.name), ("subset", subset)):
-        made = index.get(field, wanted)  # a former index may not say
-        if made != wanted:
-            text = f"its shards are of {field} {str(made)[:80]!r}, not {wanted!r}"
+    for field, expected in (("dataset", project.name), ("subset", subset)):
+        if index.get(field) != expected:
+            text = f"its shards are of {field} {str(index.get(field))[:80]!r}, not {expected!r}"
             raise InputError(f"{folder}: {text}; {REMEDY}, or name others with --shards_path")
-    if index.get("labels", project.labels) != project.labels:
+    if index.get("labels") != project.labels:
         raise InputError(f"{folder}: its shards have other labels than {project.path}, or another order; {REMEDY}")
+    return index
 
 
 class ShardCheck:
-    """Compares videos of shards with a project's subset.
+    """Compares videos of shards with a project's subset, whose list is `listed` (empty where it cannot be read).
 
     Prints a line where something cannot be compared on this machine, and where frames are stored smaller than the
     original ones and than `image_size` (0: than the original ones), each once.
@@ -76,36 +79,23 @@ class ShardCheck:
     def __init__(self, project: Project, subset: str, image_size: int = 0) -> None:
         self._project, self._subset, self._image_size = project, subset, image_size
         self._warned: set[str] = set()
-        self._checked: set[str] = set()
-        self._listed = self._if_here("list", lambda: {*project.split(subset)})
-        self._file = self._if_here("annotation", project.annotation_file)
+        self.listed = self._read_if_here("list", lambda: {*project.split(subset)}) or set()
+        self._file = self._read_if_here("annotation", lambda: project.annotation_file)
 
     def video(self, video: ShardVideo) -> None:
         """Raise InputError where a video is not of the subset, or its annotation or sampling has changed since."""
-        if video.name in self._checked:
-            return
-        place = f"{video.where}: video {video.name[:80]!r}"
-        if self._listed is not None and video.name not in self._listed:
-            raise InputError(f"{place} is not in subset {self._subset!r} of {self._project.path}; {REMEDY}")
-        settings = project_settings(self._project)
-        if "annotation" not in video.made_from:
-            self._tell("former", f"{place} does not say what it was made from, so that no annotation is compared")
-        elif settings != {key: video.made_from[key] for key in ("sampling", "n_actions") if key in video.made_from}:
-            raise InputError(f"{place} was made with another rate, stride, end or multi_label; {REMEDY}")
-        elif self._file is not None and self._annotation(video.name) not in (None, video.made_from["annotation"]):
-            raise InputError(f"{place}: the annotation has changed since; {REMEDY}")
+        where = f"{video.where}: video {video.name[:80]!r}"
+        if self.listed and video.name not in self.listed:
+            raise InputError(f"{where} is not in subset {self._subset!r} of {self._project.path}; {REMEDY}")
+        settings = {key: video.made_from[key] for key in ("sampling", "n_actions") if key in video.made_from}
+        if settings != project_settings(self._project):
+            raise InputError(f"{where} was made with another rate, stride, end or multi_label; {REMEDY}")
+        if self._file is not None and self._annotation(video.name) not in (None, video.made_from.get("annotation")):
+            raise InputError(f"{where}: the annotation has changed since; {REMEDY}")
         original, stored = max(video.width, video.height), max(video.stored)
         if stored < min(original, self._image_size or original):
             sizes = f"{stored} pixels (longer side), the original ones have {original}"
-            self._tell("small", f"{place}: frames are stored with {sizes}; {REMEDY} and a larger --image_size")
-        self._checked.add(video.name)
-
-    def complete(self, folder: str | Path, names: set[str]) -> None:
-        """Raise InputError where a folder's shards lack a video of the list that was not left out as unusable."""
-        missing = (self._listed or set()) - names - {*read_index(folder).get("skipped", self._listed or ())}
-        if missing:
-            text = f"{counted(len(missing), 'video')} of subset {self._subset!r} are missing, such as {min(missing)!r}"
-            raise InputError(f"{folder}: {text}; {REMEDY}")
+            self._warn_once("small", f"{where}: frames are stored with {sizes}; {REMEDY} and a larger --image_size")
 
     def _annotation(self, name: str) -> int | None:
         """The checksum of a video's annotation, None where the video would be needed for it and is not here."""
@@ -114,18 +104,18 @@ class ShardCheck:
         try:
             return annotation_checksum(read_used_frames(name, self._file, self._project)[0])
         except InputError as error:
-            self._tell("video", f"the annotation of {name[:80]!r} is not compared with its shard: {error}")
+            self._warn_once("video", f"the annotation of {name[:80]!r} is not compared with its shard: {error}")
             return None
 
-    def _if_here(self, what: str, read: Callable[[], T]) -> T | None:
+    def _read_if_here(self, noun: str, read: Callable[[], T]) -> T | None:
         """What `read` gives, None where it cannot be read on this machine."""
         try:
             return read()
         except InputError as error:
-            self._tell(what, f"the shards of {self._subset!r} are not compared with the {what}: {error}")
+            self._warn_once(noun, f"the shards of {self._subset!r} are not compared with the {noun}: {error}")
             return None
 
-    def _tell(self, kind: str, text: str) -> None:
+    def _warn_once(self, kind: str, text: str) -> None:
         """Print a warning, once of each kind."""
         if kind not in self._warned and rank() == 0:
             print(f"warning: {text}", file=sys.stderr)

@@ -1,13 +1,15 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import yaml
 
-from datasets.formats import FORMATS, AnnotationFile, check_options, options_of, read_annotation_file
+from datasets.formats import FORMATS, AnnotationFile, options_of, read_annotation_file
+from datasets.formats.options import FIELDS, check_options
 from datasets.formats.sources import video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
@@ -17,16 +19,7 @@ if TYPE_CHECKING:
     from datasets.dataset import VideoFrames
 
 BUILT_IN = Path(__file__).parent / "projects"
-FIELDS = {
-    "name": str, "root": str, "format": str, "annotations": (str, list), "frames": str,
-    "splits": dict, "labels": list, "defaults": dict, "rate": (int, float), "stride": int, "multi_label": bool,
-    "end": (int, float), "video_start": (int, float), "image_rate": (int, float), "image_offset": int,
-}  # fmt: skip
 REQUIRED = ("name", "format", "annotations", "frames", "splits")
-KINDS = {
-    str: "text", list: "a list", dict: "a mapping", (str, list): "text or a list", bool: "true or false",
-    int: "a whole number", (int, float): "a number",
-}  # fmt: skip
 DEFAULTS = {
     "qmm_psn_score_th": 0.95, "qmm_iou_th": 0.35, "psn_score_th": 0.9, "iou_th": 0.2, "sim_th": 0.5, "filter_length": 8,
     "iou_link_th": 0.3, "end_consecutive_frames": 8, "time_cycle": 100, "no_action_weight": 1.0, "min_tube_length": 9,
@@ -64,10 +57,11 @@ class Project:
             return given
         return next(table[key] for table in (self.defaults, DEFAULTS) for key in (name, *more) if key in table)
 
+    @cached_property
     def annotation_file(self) -> AnnotationFile:
         """The annotation file, unchecked; InputError when it is missing, damaged or in another format."""
+        known = {"videos": str(self.root / self.frames), "rate": self.sampling.rate}
         try:
-            known = {"labels": self.labels, "videos": str(self.root / self.frames), "rate": self.sampling.rate}
             return read_annotation_file(self.annotations, self.format, {**known, **self.options})
         except OSError as error:
             text = f"{self.annotations}: annotation file cannot be read ({error.strerror}); {self._remedy()}"
@@ -90,9 +84,9 @@ class Project:
             source, names = self.root / rule, self._read_list(self.root / rule)
         elif "all_but" in rule:
             others = set(self.split(rule["all_but"]))
-            source, names = self.annotations, [n for n in self.annotation_file().videos if n not in others]
+            source, names = self.annotations, [n for n in self.annotation_file.videos if n not in others]
         else:
-            source, names = self.annotations, self.annotation_file().split(rule["list"], rule["number"])
+            source, names = self.annotations, self.annotation_file.split(rule["list"], rule["number"])
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
         return list(dict.fromkeys(names))
@@ -157,30 +151,24 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
     if built_in and str(dataset) not in known:
         near = did_you_mean(str(dataset), known)
         raise InputError(f"--dataset {dataset}: not one of {', '.join(known)}, nor the path of a .yml file{near}")
-    fields = {**read_yaml(path), **overrides}
+    fields = {field: value for field, value in (read_yaml(path) | overrides).items() if value is not None}
     _check(path, fields)
+    options = {field: value for field, value in fields.items() if field not in FIELDS}
     root = path.parent / fields.get("root", ".")
     if built_in:
         root = Path(overrides.get("root", Path(data_root) / fields["name"]))
-    options = _options(fields)
     if "fill" in options_of(fields["format"]):
         options.setdefault("fill", True)  # a person without a box is background to the detector
     choices = [fields["annotations"]] if isinstance(fields["annotations"], str) else fields["annotations"]
     annotations = next((root / choice for choice in choices if (root / choice).exists()), root / choices[0])
     as_given = ("name", "format", "frames", "splits", "labels", "defaults", "multi_label")
-    given = {field: fields[field] for field in as_given if fields.get(field) is not None}
+    given = {field: fields[field] for field in as_given if field in fields}
     project = Project(root, annotations, path, options=options, sampling=_sampling(fields), **given)
-    if project.labels:
-        return project
-    labels = project.annotation_file().labels
-    if not labels:
+    if not project.labels:
+        project.labels.extend(project.annotation_file.labels)  # a changed copy would read the file again
+    if not project.labels:
         raise InputError(f"{path}: labels are missing, and {project.annotations} names none; add labels: [...]")
-    return replace(project, labels=labels)
-
-
-def _options(fields: dict) -> dict:
-    """The fields that only the file's format has."""
-    return {field: value for field, value in fields.items() if field not in FIELDS}
+    return project
 
 
 def _sampling(fields: dict) -> Sampling:
@@ -205,49 +193,36 @@ def read_yaml(path: Path) -> dict:
 
 
 def _check(path: Path, fields: dict) -> None:
-    """InputError at the first field that is missing, unknown or of the wrong kind."""
+    """InputError at the first field that is missing, unknown or of the wrong kind, or does not go with the others."""
 
-    def require(condition: bool, field: object, text: str) -> None:
+    def require(condition: bool, field: object, reason: str) -> None:
         if not condition:
-            raise InputError(f"{path}: {str(field)[:40]}: {text}")
+            raise InputError(f"{path}: {field}: {reason}")
 
     for field in REQUIRED:
         require(field in fields, field, "missing")
     require(fields["format"] in [*FORMATS], "format", f"not one of {', '.join(FORMATS)}")
-    known = [*FIELDS, *options_of(fields["format"])]
-    for field, value in fields.items():
-        require(field in known, field, f"not a field of a project file; known are {', '.join(known)}")
-        if field in FIELDS and not (value is None and field in ("labels", "defaults")):
-            require(isinstance(value, FIELDS[field]), field, f"is not {KINDS[FIELDS[field]]}")
-            require(isinstance(value, bool) == (FIELDS[field] is bool), field, "is not a number")
     try:
-        check_options(fields["format"], _options(fields))
+        check_options(fields, {**options_of(fields["format"]), **FIELDS}, "a field of a project file")
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     require(not ("rate" in fields and "stride" in fields), "rate", "says it alone; leave out stride")
     for field in ("end", "video_start"):
         require(field not in fields or fields["format"] == "ava", field, "only goes with format: ava")
-    for field in ("rate", "stride", "image_rate"):
-        require(0 < fields.get(field, 1) < 1000, field, f"{fields.get(field)} is not a number above 0 and below 1000")
     start, begin = fields.get("start", 0), fields.get("video_start", 0)
     text = f"{start} is before video_start {begin}, the first second of files"
     require("rate" not in fields or start >= begin, "start", text)
     require(fields.get("end", start) >= start, "end", f"is before start {start}")
-    name, annotations = fields["name"], fields["annotations"]
-    require(name == Path(name).name and name not in (".", "..", ""), "name", "names a folder, so no slashes")
-    require("{name}" in fields["frames"], "frames", "needs {name}, which the video's name replaces")
-    require(bool(annotations) and all(isinstance(a, str) for a in annotations), "annotations", "not a file's name")
-    labels = fields.get("labels") or []
-    distinct = all(isinstance(label, str) for label in labels) and len(set(labels)) == len(labels)
-    require(distinct, "labels", "not distinct names (quote yes, no, on, off and numbers)")
+    labels = fields.get("labels", [])
+    require(len({*labels}) == len(labels), "labels", "names one of them twice")
     for subset, rule in fields["splits"].items():
         text = "not a list's file, {all_but: subset} or {list: key, number: n}"
         require(isinstance(subset, str) and _is_rule(rule, subset, fields["splits"]), f"splits: {subset}", text)
-    for name, value in (fields.get("defaults") or {}).items():
-        field, least = f"defaults: {name}", -1 if name == "sim_th" else 0
+    for name, value in fields.get("defaults", {}).items():
+        field, low = f"defaults: {name}", -1 if name == "sim_th" else 0
         require(name in DEFAULTS, field, f"no such default; there are {', '.join(DEFAULTS)}")
-        require(isinstance(value, int | float) and not isinstance(value, bool), field, "not a number")
-        require(not name.endswith("_th") or least <= value <= 1, field, f"{value} is not between {least} and 1")
+        require(FIELDS["end"].allows(value), field, f"is not {FIELDS['end'].kind}")
+        require(not name.endswith("_th") or low <= value <= 1, field, f"{value} is not between {low} and 1")
 
 
 def _is_rule(rule: object, subset: str, splits: dict) -> bool:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from datasets.annotations import Video
 from datasets.config import Project
 from datasets.formats.common import RawVideo
 from utils.box_ops import frames_and_boxes
@@ -57,7 +58,7 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
                 print(f"warning: {line}", file=sys.stderr)
 
 
-def frame_step(video: RawVideo) -> int:
+def frame_step(video: RawVideo | Video) -> int:
     """The step k where a video has boxes in every k-th frame only; 1 where fewer than three frames are annotated."""
     frames = np.unique(frames_and_boxes(video.tubes)[0])
     return int(np.gcd.reduce(np.diff(frames))) if len(frames) > 2 else 1

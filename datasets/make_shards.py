@@ -117,9 +117,9 @@ def _stored(shard: Path) -> dict[str, tuple[dict, dict[str, Member]]]:
         return {}
 
 
-def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> tuple[list[str], bool]:
+def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> list[str]:
     """The videos of a shard that need not be made again, since their files, annotation and settings are the same and
-    their frames not damaged, and whether these are all that it should hold and does hold."""
+    their frames not damaged."""
     stored, fit = _stored(shard), []
     for video, path in videos:
         meta, members = stored.get(video.name, ({}, {}))
@@ -127,7 +127,7 @@ def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> t
             with contextlib.suppress(InputError):
                 verify_sample(video.name, members)
                 fit.append(video.name)
-    return fit, fit == [video.name for video, _ in videos] == [*stored]
+    return fit
 
 
 def make_shards(
@@ -142,9 +142,9 @@ def make_shards(
 ) -> dict[str, str]:
     """Write `folder/shard-000000.tar`, ... and `folder/index.json`; give the videos left out and why.
 
-    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Videos of shards that are
-    already there and fit are kept, so a run that was stopped goes on. Raises InputError at the first video that cannot
-    be used; with `skip_bad` it is left out instead.
+    `workers` videos are decoded and encoded at a time (None: as many as there are cores). Existing shards keep their
+    videos that fit, so a run that was stopped goes on. Raises InputError at the first video that cannot be used; with
+    `skip_bad` it is left out instead.
     """
     settings = {"image_size": image_size, "quality": quality, **project_settings(project)}
     listed = SubsetVideos(project, subset, skip_bad=skip_bad)
@@ -159,8 +159,7 @@ def make_shards(
         shutil.rmtree(spools, ignore_errors=True)
         spools.mkdir()
         shards = progress(zip(files, groups, strict=True), desc="existing shards", unit="shard", delay=5, leave=False)
-        fitting = [_fitting(folder / file, group, settings) for file, group in shards]
-        kept, todo = [fit for fit, _ in fitting], [i for i, (_, whole) in enumerate(fitting) if not whole]
+        kept = [_fitting(folder / file, group, settings) for file, group in shards]
         index = {
             "dataset": project.name, "subset": subset, "settings": settings, "labels": project.labels,
             "shards": files, "skipped": bad,
@@ -169,33 +168,33 @@ def make_shards(
         pool = ThreadPoolExecutor(workers or available_cores(), "encoder")  # its work runs outside Python's lock
         encoded = {
             video.name: pool.submit(encode_video, video, path, spools / folder_name(video.name), settings)
-            for i in todo
-            for video, path in groups[i]
-            if video.name not in kept[i]
+            for group, fit in zip(groups, kept, strict=True)
+            for video, path in group
+            if video.name not in fit
         }
         done = len(videos) - len(encoded)
         bar = progress(total=len(videos), initial=done, desc=f"shards of {subset}", unit="video")
         try:
-            for i in todo:
-                samples, stored = [], _stored(folder / files[i])
-                for video, _ in groups[i]:
-                    if video.name in kept[i]:
+            for file, group, fit in zip(files, groups, kept, strict=True):
+                samples, stored = [], _stored(folder / file)
+                for video, _ in group:
+                    if video.name in fit:
                         samples.append((video.name, *stored[video.name]))
                         continue
                     try:
-                        meta, jpegs, of_video = encoded.pop(video.name).result()
+                        meta, jpegs, video_faults = encoded.pop(video.name).result()
                         samples.append((video.name, meta, jpegs))
-                        faults += of_video
+                        faults += video_faults
                     except InputError as error:
                         if not skip_bad:
                             raise InputError(f"{error}; repair it, or leave such videos out with --skip_bad") from None
                         bad[video.name] = str(error)
                     bar.update()
                 names = [name for name, *_ in samples]
-                if names and names == kept[i] == [*stored]:  # all others are as bad as when it was written
+                if names and names == fit == [*stored]:  # all others are as bad as when it was written
                     continue
                 (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
-                write_tar(folder / files[i], samples)
+                write_tar(folder / file, samples)
                 for name in names:
                     (spools / folder_name(name)).unlink(missing_ok=True)
         finally:
@@ -257,7 +256,9 @@ def main() -> None:
     parser.flag("data", "data_root", default="data", help="folder of the built-in data sets")
     parser.flag("data", "skip_bad", action="store_true", help="leave out videos that cannot be used, and list them")
     parser.flag("output", "shards_path", help="folder to write <subset>/ in (default: <data_root>/<dataset>/shards)")
-    parser.flag("output", "image_size", type=count, default=0, help="shrink longer sides above this; 0: as they are")
+    parser.flag(
+        "output", "image_size", type=count, default=0, help="longer side of larger frames in pixels (0: as it is)"
+    )
     parser.flag("output", "quality", type=percent, default=95, help="JPEG quality, 1 to 100")
     parser.flag("output", "per_shard", type=positive_int, default=64, help="videos in a shard")
     parser.flag("output", "workers", type=positive_int, default=available_cores(), help="videos encoded at a time")

@@ -20,12 +20,23 @@ FAR = 1.5  # between the ends of predictions and annotation, above which their f
 SMALLER = 0.85  # share of the annotation's reach in the frame, below which boxes are hardly of the same picture
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
-USER_OPTIONS = {
+
+
+def _one_of(*values: str) -> Callable[[str], str]:
+    return lambda text: values[values.index(text)]
+
+
+def _size(text: str) -> list[int]:
+    width, height = text.split("x")
+    return [int(width), int(height)]
+
+
+USER_OPTIONS: dict[str, Callable[[str], object]] = {
     "first_label": int, "first_frame": int, "start": float, "rate": float, "short_side": float, "label_type": str,
-    "boxes": ("pixels", "shares"), "other_videos": ("ignore",), "late_frames": ("ignore",), "n_frames": ("ignore",),
-    "multi_label": ("yes",), "picture": "WIDTHxHEIGHT",
+    "boxes": _one_of("pixels", "shares"), "other_videos": _one_of("ignore"), "late_frames": _one_of("ignore"),
+    "n_frames": _one_of("ignore"), "multi_label": _one_of("yes"), "picture": _size,
 }  # fmt: skip
-"""What `--predictions_options` may say: a type, the values, or how a value is written."""
+"""What `--predictions_options` may say, and how each value is read; ValueError where it is none."""
 
 
 class Format(NamedTuple):
@@ -49,28 +60,26 @@ FORMATS = {
 """The names that `--predictions_format` may have; `datasets.convert` calls them `pred_<name>`."""
 
 
-def read_predictions(path: str | Path, format: str | None = None, options: Mapping | None = None) -> RawPredictions:
+def read_predictions(path: Path, format: str, options: Mapping) -> RawPredictions:
     """Read predictions as they are, unchecked against a data set.
 
     Args:
         path: a file, or the folder that the format is.
-        format: one of `FORMATS`; None: recognised by its content.
+        format: one of `FORMATS`.
         options: what the file does not say (`OPTIONS`).
 
     Raises:
         InputError: names file, place and fault, and the option that would be right where one can be guessed.
     """
-    path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder of predictions")
     if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
         limit = MAX_BYTES >> 30
         raise InputError(f"{path}: {size / 2**30:.0f} GiB in one file; part it into several of up to {limit} GiB")
-    if unknown := (options or {}).keys() - OPTIONS.keys():
+    if unknown := options.keys() - OPTIONS.keys():
         key = min(map(str, unknown))
         raise InputError(f"option {key}: no format of predictions has it{did_you_mean(key, OPTIONS)}")
-    format = format or recognise(path)
-    given = {key: value for key, value in (options or {}).items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
     try:
         tubes = TubeRows(path, FORMATS[format].defaults | given)
         FORMATS[format].read(tubes)
@@ -121,18 +130,10 @@ def parse_options(texts: Iterable[str]) -> dict:
         if key not in USER_OPTIONS:
             near = did_you_mean(key, USER_OPTIONS)
             raise InputError(f"--predictions_options {text}: no such option; there are {', '.join(USER_OPTIONS)}{near}")
-        kind = USER_OPTIONS[key]
         try:
-            if key == "picture":
-                width, height = value.split("x")
-                options[key] = [int(width), int(height)]
-            elif isinstance(kind, tuple):
-                options[key] = kind[kind.index(value)]
-            else:
-                options[key] = kind(value)
+            options[key] = USER_OPTIONS[key](value)
         except ValueError:
-            wanted = " or ".join(kind) if isinstance(kind, tuple) else kind if isinstance(kind, str) else "a number"
-            raise InputError(f"--predictions_options {text}: not {wanted}; {key} is {OPTIONS[key]}") from None
+            raise InputError(f"--predictions_options {text}: not a value of {key}: {OPTIONS[key]}") from None
     return options
 
 
@@ -142,7 +143,7 @@ def data_set_options(format: str, labels: Sequence[str], sizes: Mapping[str, tup
     return options | ({"short_side": TUBER_SHORT_SIDE} if format == "tuber" else {}) | dict(given)
 
 
-def of_data_set(
+def fit_to_data_set(
     raw: RawPredictions, path: str | Path, subset: str, sizes: Mapping[str, tuple[int, int, int]], options: Mapping
 ) -> RawPredictions:
     """Compare predictions with the videos of a subset; what the options say to leave out is left out.
@@ -183,11 +184,11 @@ def of_data_set(
     if len(boxes) and (largest := np.abs(boxes).max()) <= 1.5:
         text = f"no coordinate is above {largest:.3g}, but pixels are expected"
         raise InputError(f"{path}: {text}; if shares of the frame, say boxes=shares")
-    empty = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    if empty.any():
-        place = f"the first {', '.join(f'{x:g}' for x in boxes[empty.argmax()])}"
-        text = f"{empty.sum()} of {len(boxes)} boxes are reversed, {place}: not x1, y1, x2, y2"
-        if empty.mean() > STRANGE:
+    is_reversed = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    if is_reversed.any():
+        first = ", ".join(f"{x:g}" for x in boxes[is_reversed.argmax()])
+        text = f"{is_reversed.sum()} of {len(boxes)} boxes are reversed, the first {first}: not x1, y1, x2, y2"
+        if is_reversed.mean() > STRANGE:
             raise InputError(f"{path}: {text}")
         print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
     boxes, size = raw.boxes[sized], size[sized, :2]
@@ -204,7 +205,7 @@ def of_data_set(
 def _compare_shapes(
     shapes: Mapping[str, tuple[int, int, int]], path: str | Path, sizes: Mapping, options: Mapping
 ) -> None:
-    """InputError where a file's video has not the frames that were annotated; arguments as of `of_data_set`."""
+    """InputError where a file's video has not the frames that were annotated; arguments as of `fit_to_data_set`."""
     for name in (name for name in shapes if name in sizes):
         (*size, n_frames), (width, height, annotated) = shapes[name], sizes[name]
         where = f"{path}: video {name!r}"
@@ -220,7 +221,7 @@ def _compare_shapes(
 def with_lengths(
     raw: RawPredictions, sizes: Mapping[str, tuple], gt: Mapping[str, Sequence[Tube]], open_video: Callable
 ) -> dict[str, tuple]:
-    """`sizes` as of `of_data_set`, with numbers of frames that the annotation does not say but predictions contradict:
+    """`sizes` as of `fit_to_data_set`, with numbers of frames that the annotation does not say but predictions contradict:
     those up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
     sizes = dict(sizes)
     for number, name in enumerate(raw.names):
@@ -320,7 +321,7 @@ def predictions_json(
                     "score": float(tube.score),
                     **({"person_id": tube.person_id} if tube.person_id >= 0 else {}),
                     "frames": tube.frames.tolist(),
-                    "boxes": shortened(tube.boxes).tolist(),
+                    "boxes": shorten(tube.boxes).tolist(),
                     "scores": np.asarray(scores).tolist(),
                 }
                 for tube, scores in zip(of_video, frame_scores[name], strict=True)
@@ -329,7 +330,7 @@ def predictions_json(
     return {"labels": list(labels), "videos": videos}
 
 
-def shortened(boxes: np.ndarray) -> np.ndarray:
+def shorten(boxes: np.ndarray) -> np.ndarray:
     """float32 numbers as float64 of nine significant digits, which are the same float32 and take half the file; of
     others only those that are float32 numbers too."""
     exact = boxes.astype(np.float64)

@@ -40,29 +40,23 @@ def parse_with_preset(parser: Parser, stage: str) -> argparse.Namespace:
     stages = read_yaml(path)
     if not isinstance(stages.get(stage), dict):
         raise InputError(f"{path}: this preset has no {stage}.py; leave --preset out")
-    values = dict(stages[stage])
-    if _link_cues(parser, args, values) == "iou":
-        values |= stages.get("iou") or {}
-    if unknown := set(args.preset_except) - values.keys():
-        raise InputError(f"--preset_except {min(unknown)}: the preset does not set it; it sets {', '.join(values)}")
-    values = {name: value for name, value in values.items() if name not in args.preset_except}
     folders = {name: getattr(args, name) for name in FOLDERS}
-    values = {name: _checked(path, parser, name, value, folders) for name, value in values.items()}
-    parser.set_defaults(**values)
+    in_file: dict[str, object] = {}
+    for section in (stage, "iou"):
+        if section == "iou" and getattr(parser.parse_args(), "link_cues", None) != "iou":
+            continue
+        in_file |= stages.get(section) or {}
+        chosen = {name: value for name, value in in_file.items() if name not in args.preset_except}
+        values = {name: _checked(path, parser, name, value, folders) for name, value in chosen.items()}
+        parser.set_defaults(**values)
+    if unknown := set(args.preset_except) - in_file.keys():
+        raise InputError(f"--preset_except {min(unknown)}: the preset does not set it; it sets {', '.join(in_file)}")
     args = parser.parse_args()
     if os.environ.get("RANK", "0") == "0":
         instead = {name: getattr(args, name) for name in values if getattr(args, name) != values[name]}
         given = "; the command line has " + _shown(instead) if instead else ""
         print(f"--preset {args.preset} ({path}) sets {_shown(values)}{given}")
     return args
-
-
-def _link_cues(parser: Parser, args: argparse.Namespace, values: dict) -> object:
-    """`--link_cues` as it will be: the command line's, else the preset's, else the flag's default."""
-    if not hasattr(args, "link_cues") or "link_cues" not in values or "link_cues" in args.preset_except:
-        return getattr(args, "link_cues", None)
-    parser.set_defaults(link_cues=values["link_cues"])
-    return parser.parse_args().link_cues
 
 
 def _checked(path: Path, parser: Parser, name: str, value: object, folders: dict[str, str]) -> object:

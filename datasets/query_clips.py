@@ -11,16 +11,19 @@ from utils.misc import checksum, rng
 
 
 class QueryClips:
-    """Clips of `n_frames` frames, `sampling_rate` apart, of detections that are assigned to ground truth.
+    """Clips of detections that are assigned to ground truth. A clip is named (epoch, index); `len` is their number an
+    epoch.
 
-    Each of `views` is a function of a video's name that gives its detections (`frames`, `boxes`, `queries(rows)`,
-    `slots`, `meta`): in the frames as they are, or in mirrored ones. Each frame of a clip is of a view at random.
-    `match` assigns detections to ground-truth boxes, frames (G,) and boxes (G, 4) (-1: none). A clip is named (epoch,
-    index); `len` is the number of clips an epoch, `clips_per_video` for each video with an assigned detection. Clips
-    start at random between a video's first and last annotated frame, or with `whole_videos` anywhere. Of a video
-    annotated in key frames they consist of these, which `sampling_rate` counts, or with `between` of all frames,
-    between key frames with interpolated boxes. With `by_slot` the identity of a detection is its query's number, as in
-    the published training, not the person.
+    Args:
+        videos: the ground truth. Clips are of the videos with an assigned detection in every view.
+        views: functions of a video's name that give its detections (`frames`, `boxes`, `queries(rows)`, `slots`,
+            `meta`) in the frames as they are, or in mirrored ones. Each frame of a clip is of a view at random.
+        match: function of detections, frames (G,) and boxes (G, 4) of ground truth; each detection's box, -1 for none.
+        n_frames: frames of a clip; fewer where the video is shorter.
+        sampling_rate: step between them, counted in key frames where the video is annotated in these alone.
+        whole_videos: start anywhere, not only between the first and the last annotated frame.
+        by_slot: identities are the numbers of queries, as in the published training, not of persons.
+        between: of key frames, take the frames between them too, with interpolated boxes.
     """
 
     def __init__(
@@ -46,16 +49,16 @@ class QueryClips:
             if between and keys is not None:
                 frames, boxes, persons = with_boxes_between(frames, boxes, persons, keys)
                 keys = None
-            of_views = []
+            assigned = []
             for detections in (detections_of(name) for detections_of in views):
                 matched = match(detections, frames, boxes)
                 rows = np.flatnonzero(matched >= 0)
                 identities = detections.slots[rows] if by_slot else persons[matched[rows]]
-                of_views.append((detections, detections.frames[rows], identities, rows))
+                assigned.append((detections, detections.frames[rows], identities, rows))
                 self.n_boxes, self.n_matched = self.n_boxes + len(frames), self.n_matched + len(rows)
-            if all(len(rows) for *_, rows in of_views):
+            if all(len(rows) for *_, rows in assigned):
                 first, last = (0, detections.meta["n_frames"] - 1) if whole_videos else (frames[0], frames[-1])
-                self.videos.append((name, np.arange(first, last + 1) if keys is None else keys, of_views))
+                self.videos.append((name, np.arange(first, last + 1) if keys is None else keys, assigned))
 
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
@@ -77,11 +80,11 @@ class QueryClips:
         for epoch, index in keys:
             _, candidates, views = self.videos[index // self.clips_per_video]
             draw = rng(self.seed, epoch, index)
-            wanted = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
-            view_of = draw.integers(len(views), size=len(wanted))
+            clip_frames = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
+            view_of = draw.integers(len(views), size=len(clip_frames))
             chosen_persons = []
             for number, (detections, frames, persons, rows) in enumerate(views):
-                chosen = np.flatnonzero(np.isin(frames, wanted[view_of == number]))
+                chosen = np.flatnonzero(np.isin(frames, clip_frames[view_of == number]))
                 queries.append(detections.queries(rows[chosen]))
                 chosen_persons.append(persons[chosen])
             distinct, inverse = np.unique(np.concatenate(chosen_persons), return_inverse=True)
@@ -89,13 +92,13 @@ class QueryClips:
             first_id += len(distinct)
         return np.concatenate(queries), np.concatenate(ids)
 
-    def across(self, indices: Sequence[int], gap: int, place: float) -> tuple[tuple, tuple]:
+    def across(self, indices: Sequence[int], gap: int, share: float) -> tuple[tuple, tuple]:
         """Detections of a frame of each clip's video and those `gap` frames later, of the first view, as `pack` gives
         them, identities distinct between the videos, each of which comes once.
 
         Args:
             indices: of clips, whose videos are meant.
-            place: which of the frames that have assigned detections `gap` frames later too, as a share of them.
+            share: where the frame is among those that have assigned detections now and `gap` frames later: 0 the first.
         """
 
         def shown(later: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +106,7 @@ class QueryClips:
             for number in dict.fromkeys(index // self.clips_per_video for index in indices):
                 _, _, ((detections, frames, persons, rows), *_) = self.videos[number]
                 starts = np.intersect1d(frames, frames - gap)
-                frame = starts[int(len(starts) * place)] + later if len(starts) else -1
+                frame = starts[int(len(starts) * share)] + later if len(starts) else -1
                 chosen = np.flatnonzero(frames == frame)
                 queries.append(detections.queries(rows[chosen]))
                 ids.append(persons[chosen] + (number << 32))
@@ -127,13 +130,13 @@ def with_boxes_between(
     `key_frames` int64 (k,) rising. The result is by rising frame, then person.
     """
     parts = [(frames, boxes, persons)]
-    place = np.searchsorted(key_frames, frames)
+    key = np.searchsorted(key_frames, frames)
     order = np.lexsort((frames, persons))
     for a, b in pairwise(order.tolist()):
-        if persons[a] == persons[b] and place[b] - place[a] == 1:
+        if persons[a] == persons[b] and key[b] - key[a] == 1:
             between = np.arange(frames[a] + 1, frames[b])
-            share = ((between - frames[a]) / (frames[b] - frames[a]))[:, None]
-            interpolated = boxes[a] + share * (boxes[b] - boxes[a])
+            weight = ((between - frames[a]) / (frames[b] - frames[a]))[:, None]
+            interpolated = boxes[a] + weight * (boxes[b] - boxes[a])
             parts.append((between, interpolated.astype(np.float32), np.full(len(between), persons[a])))
     frames, boxes, persons = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((persons, frames))

@@ -21,7 +21,7 @@ class Sampling:
         start: seconds from the file's beginning to frame 0.
         end: seconds from the file's beginning after which nothing is used; None: the file's end.
         image_rate: images a second of a folder.
-        image_offset: place in a folder, from 0, of the image on screen at its beginning.
+        image_offset: index in a folder, from 0, of the image that is on screen at the video's beginning.
     """
 
     rate: float | None = None

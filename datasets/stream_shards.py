@@ -35,7 +35,7 @@ class StreamedClips(Clips):
     """Clips of shards behind URLs with braces (`{000000..000063}`); `len` is the number of clips an epoch, over all
     processes. See the module's text. Each video is given to `check`. InputError where `clips_per_epoch` is None."""
 
-    in_order = True  # a clip's index is its place in the stream
+    in_order = True  # a clip's index is its position in the stream
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class StreamedClips(Clips):
         for sample in samples:
             video = streamed_video(sample)
             self.check(video)
-            for number in range(self.clips_per_video):
+            for number in range(self.clips_per_video if self.has_clips(video) else 0):
                 draw = rng(self.seed, epoch, turn, zlib.crc32(video.name.encode()), number)
                 clip = self.clip(video, number, draw)
                 frames = dict(zip(clip.frames.tolist(), video.read(clip.frames), strict=True))

@@ -1,9 +1,10 @@
 """Transforms of frames and boxes before the detector: resizing, normalisation, colour jitter."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-JITTER = (0.2, 0.2, 0.2, 0.1)  # brightness, contrast, saturation, hue
 GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G, B (BT.601)
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_YIQ)
@@ -31,12 +32,12 @@ def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.concatenate([(low + high) / 2, high - low], -1).astype(np.float32)
 
 
-def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: tuple[float, ...] = JITTER) -> np.ndarray:
+def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: Sequence[float]) -> np.ndarray:
     """Draw a colour jitter as one affine map of RGB, (3, 4) float64.
 
-    Brightness, contrast about `mean_grey`, saturation and hue are drawn as by torchvision's ColorJitter. The first
-    three are linear in RGB. Hue is rotated about the grey axis of YIQ, which keeps the luma, instead of in HSV, so
-    that all four cost one multiplication a pixel.
+    Brightness, contrast about `mean_grey`, saturation and hue are drawn as by torchvision's ColorJitter, of which
+    `strength` has the four arguments. The first three are linear in RGB. Hue is rotated about the grey axis of YIQ,
+    which keeps the luma, instead of in HSV, so that all four cost one multiplication a pixel.
     """
     brightness, contrast, saturation = (rng.uniform(max(1 - s, 0), 1 + s) for s in strength[:3])
     angle = 2 * np.pi * rng.uniform(-strength[3], strength[3])

@@ -26,7 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, JITTER, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize, resized_shape
 from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -39,13 +39,18 @@ _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2
 
 
 class ShardVideo:
-    """A video of a shard: its boxes (cxcywh, normalised) sorted by frame, and where its JPEGs are.
+    """A video of a shard: its n boxes sorted by frame, one of each person and frame, and where its JPEGs are.
 
-    A person with several actions in a frame appears once there: `actions` int64 (n,) has the first of them, or of data
-    with several actions at once float32 (n, C), 1 for each of them. `key_frames` int64 (k,) are the frames in which
-    everybody has a box, None where these are all from the first to the last box. `made_from` says what the sample was
-    made from. `read(frames)` yields the JPEGs of these frames. ValueError, KeyError or TypeError where the sample's
-    json does not fit.
+    Attributes:
+        frames, persons: int64 (n,); boxes: float32 (n, 4), cxcywh, normalised.
+        actions: int64 (n,), the first action of that person and frame, -1 for none; float32 (n, C), 1 for each action,
+            of data with several at once.
+        key_frames: int64 (k,), the frames in which everybody has a box; None: all from the first to the last box.
+        made_from: what the sample depends on.
+        read: a function of frames that yields their JPEGs.
+
+    Raises:
+        ValueError, KeyError, TypeError: the sample's json does not fit.
     """
 
     def __init__(
@@ -53,8 +58,7 @@ class ShardVideo:
     ) -> None:
         self.where, self.name, self.checksums, self.read = where, meta["name"], checksums, read
         self.width, self.height = int(meta["width"]), int(meta["height"])
-        made_from = meta.get("made_from")  # former samples do not say
-        self.made_from = made_from if isinstance(made_from, dict) else {}
+        self.made_from = dict(meta["made_from"])
         self.stored = (int(meta["stored"][1]), int(meta["stored"][0]))  # height, width
         if not (min(self.stored) > 0 and self.stored[0] * self.stored[1] <= MAX_PIXELS):
             raise ValueError("its frames have an impossible size")
@@ -97,15 +101,15 @@ def _read_frames(path: Path, offsets: np.ndarray, sizes: np.ndarray, frames: Seq
 
 
 def choose_frames(
-    low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, place: float | None = None
+    low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, share: float | None = None
 ) -> np.ndarray:
     """Frame numbers (T,) of a clip between `low` and before `high`, fewer than `n_frames` where there is no room.
 
-    It starts at random, or at the share `place` of what room there is.
+    It starts at random, or after this share of the room that there is.
     """
     span = min((n_frames - 1) * sampling_rate + 1, high - low)
     room = high - low - span
-    start = draw.integers(room + 1) if place is None else int(room * place)
+    start = draw.integers(room + 1) if share is None else int(room * share)
     return np.arange(low + start, low + start + span, sampling_rate)
 
 
@@ -119,15 +123,18 @@ class Clip(NamedTuple):
 
 @dataclass(eq=False)
 class Clips:
-    """What clips are: `n_frames` frames, `sampling_rate` apart, `clips_per_video` of each video.
+    """What clips are. In training they start at random and are augmented, otherwise they are spread evenly.
 
-    Clips lie between the first and the last annotated frame, since people outside it may be there without boxes, unless
-    `whole_videos`, or consist of key frames alone (`sampling_rate` counts these), since people between them have no
-    boxes; what is shorter than a clip gives fewer frames. In training the start is random, the clip is mirrored half of
-    the time (if `mirror`; with `mirror_frames` each of its frames by itself) and changes colour as a whole (`jitter`:
-    brightness, contrast, saturation, hue); otherwise clips are spread evenly. Frames come with their longer side
-    `image_size` (0: as stored); with `pad_square` the padding up to a square counts as image: it has no mask, and boxes
-    are divided by the square.
+    Args:
+        n_frames: frames of a clip; fewer where the video is shorter.
+        sampling_rate: step between them, counted in key frames where the video is annotated in these alone.
+        image_size: longer side in pixels; 0: as stored.
+        clips_per_video: clips of each video an epoch.
+        jitter: strength of the changes of brightness, contrast, saturation and hue, which a clip's frames share.
+        pad_square: the padding up to a square counts as image: it has no mask, and boxes are divided by the square.
+        whole_videos: take clips from anywhere. Else they lie between the first and the last annotated frame, or consist
+            of key frames: people elsewhere have no boxes.
+        mirror: mirror half of the clips, or with `mirror_frames` half of their frames.
     """
 
     n_frames: int = 1
@@ -136,7 +143,7 @@ class Clips:
     train: bool = True
     seed: int = 42
     clips_per_video: int = 1
-    jitter: Sequence[float] = JITTER
+    jitter: Sequence[float] = (0.2, 0.2, 0.2, 0.1)
     pad_square: bool = False
     whole_videos: bool = False
     mirror: bool = True
@@ -146,6 +153,10 @@ class Clips:
     def __post_init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
 
+    def has_clips(self, video: ShardVideo) -> bool:
+        """Whether a video has frames for clips; annotated in key frames it has none where all of these are excluded."""
+        return self.whole_videos or video.key_frames is None or len(video.key_frames) > 0
+
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
         """A video's `number`-th clip."""
         annotated = len(video.frames) and not self.whole_videos
@@ -153,8 +164,8 @@ class Clips:
         keys = None if self.whole_videos else video.key_frames
         if keys is not None:
             low, high = 0, len(keys)
-        place = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
-        frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, place)
+        share = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
+        frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, share)
         return Clip(video, frames if keys is None else keys[frames], draw)
 
     def _images(self, shape: tuple[int, ...], pin: bool) -> Tensor:
@@ -178,19 +189,19 @@ class Clips:
         size = max(out.shape[1:3])
         shrink = next((k for k in (8, 4, 2) if size * k <= max(video.stored)), 0)
         try:
-            for frame, data, place, flip in zip(frames, video.read(frames), out, flips, strict=True):
+            for frame, data, target, flip in zip(frames, video.read(frames), out, flips, strict=True):
                 where = f"{video.where}: frame {frame} of {video.name!r}"
                 if zlib.crc32(data) != video.checksums[frame]:
                     raise InputError(f"{where} is damaged; {REMEDY}")
                 image = decode_image(data, where, _REDUCED.get(shrink, _RGB))
                 if shrink or _RGB == cv2.IMREAD_COLOR:
                     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                if image.shape != place.shape:
+                if image.shape != target.shape:
                     image = resize(image, size)
                 if flip:
-                    cv2.flip(image, 1, dst=place)
+                    cv2.flip(image, 1, dst=target)
                 else:
-                    place[:] = image
+                    target[:] = image
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
@@ -244,19 +255,21 @@ class Clips:
 class ClipDataset(Clips):
     """Clips from a folder of shards.
 
-    A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each video. Settings
-    are those of `Clips`. Opening reads each video's json and no frame. InputError for shards that are missing or
-    damaged.
+    A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each of `videos`, which
+    are those that have any (`has_clips`); `names` are those of all. Settings are those of `Clips`. Opening reads each
+    video's json and no frame. InputError for shards that are missing or damaged.
     """
 
     def __init__(self, shards_dir: str | Path, *args: object, **settings: object) -> None:
         super().__init__(*args, **settings)
-        self.videos: list[ShardVideo] = []
+        videos: list[ShardVideo] = []
         for path, meta, members in read_shards(shards_dir):
             try:
-                self.videos.append(stored_video(path, meta, members))
+                videos.append(stored_video(path, meta, members))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path}: damaged sample {meta['name']!r} ({error}); {REMEDY}") from None
+        self.names = {video.name for video in videos}
+        self.videos = [video for video in videos if self.has_clips(video)]
         if not self.videos:
             raise InputError(f"{shards_dir}: the shards hold no video")
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import datasets  # noqa: F401 (sets OpenCV's limit of pixels, which must happen before any test imports cv2)
+from datasets.config import Project
+from datasets.make_shards import make_shards
 from tests.stages import Stages, make_data
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,6 +46,22 @@ def finished_chain(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 def stages(finished_chain: Stages, tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """A copy of the finished chain, for one file's tests."""
     return finished_chain.copy(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project of `tests.numbered_frames`."""
+    from tests.numbered_frames import numbered_project  # once pytest has read its assertions
+
+    return numbered_project(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="session")
+def shards(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of `project`, three videos each, which no test changes."""
+    folder = tmp_path_factory.mktemp("shards")
+    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {}
+    return folder
 
 
 @pytest.fixture

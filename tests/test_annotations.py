@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.annotations import Video, fit_to_video, fitting, read_annotations, read_video
+from datasets.annotations import Video, fit_to_video, keep_fitting, read_annotations, read_video
 from datasets.check import crowd
 from datasets.config import DEFAULTS, known_projects, load_project
 from datasets.formats import FORMATS
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from tests.pickles import pickled
 from utils.box_ops import Tube
-from utils.gt_tubes import make_gt_tubes
+from utils.gt_tubes import label_frames, make_gt_tubes
 from utils.misc import InputError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -187,12 +187,15 @@ def test_the_rules_hold_against_the_decoded_size_where_the_annotation_states_non
     project, decoded = load_project(path), {"v": (100, 80, 2)}
     assert list(read_annotations(project)) == ["v"]
     if scale == 1:
-        assert list(fitting(project, read_annotations(project), decoded)) == ["v"]
+        assert list(keep_fitting(project, read_annotations(project), decoded)) == ["v"]
         return
     with pytest.raises(InputError, match=r"'v', frame 1: box is outside the frame \(180, 60, 285, 210\)"):
-        fitting(project, read_annotations(project), decoded)
+        keep_fitting(project, read_annotations(project), decoded)
     bad = {}
-    assert fitting(project, read_annotations(project, ["v"], bad), decoded, bad) == {} and "box is outside" in bad["v"]
+    assert (
+        keep_fitting(project, read_annotations(project, ["v"], bad), decoded, bad) == {}
+        and "box is outside" in bad["v"]
+    )
 
 
 def test_an_annotation_is_compared_with_the_frames_that_decode():
@@ -303,6 +306,18 @@ def test_missing_data_says_where_it_comes_from(tmp_path):
         read_annotations(load_project(own))
 
 
+def test_a_persons_whole_track_does_not_take_its_actions_away(tmp_path):
+    boxes = [[10 + i, 10, 30 + i, 40] for i in range(8)]
+    whole, walk = tube(range(8), boxes, None, person_id=1), tube(range(2, 5), boxes[2:5], "walk", person_id=1)
+    other = tube(range(3), boxes[:3], None, person_id=2)
+    (read,) = read_annotations(load_project(own_project(tmp_path, {"v": video(whole, walk, other)}))).values()
+    tubes = [(t.person_id, t.label, t.frames.tolist()) for t in read.tubes]
+    assert tubes == [(1, -1, [0, 1, 5, 6, 7]), (1, 1, [2, 3, 4]), (2, -1, [0, 1, 2])]
+    assert read.tubes[0].boxes[:, 0].tolist() == [10, 11, 15, 16, 17]
+    labels = label_frames(np.arange(8), np.array(boxes, np.float32), read.tubes[:2], 0.5, no_action=2)
+    assert labels.tolist() == [2, 2, 1, 1, 1, 2, 2, 2]
+
+
 def test_unknown_names_are_told(tmp_path):
     with pytest.raises(InputError, match="ucf101-24"):
         load_project("ucf")
@@ -337,7 +352,14 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
         ("{name: a, format: json, annotations: a, frames: x, splits: {v: v}}", "frames"),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: 3}}", "splits"),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: {all_but: v}}}", "splits"),
-        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}", "labels"),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}",
+            "labels: is not a list of names",
+        ),
+        (
+            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [b, b]}",
+            "labels: names one",
+        ),
         ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, typo: 1}", "typo"),
         (
             "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {person_th: 0.5}}",

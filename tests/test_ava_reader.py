@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[Project, Video]:
 def test_an_action_is_a_tube_and_a_person_has_several(tmp_path: Path) -> None:
     project, video = read(own(tmp_path))
     assert project.labels == ["stand", "talk", "wave"]
-    ids = {name: number for number, name in project.annotation_file().label_ids.items()}
+    ids = {name: number for number, name in project.annotation_file.label_ids.items()}
     assert [ids[label] for label in project.labels[:3]] == [1, 4, 9]
     assert (video.width, video.height) == (100, 50)  # of the images themselves
     stand, talk = sorted(video.tubes, key=lambda tube: tube.label)
@@ -95,7 +95,7 @@ def test_rows_without_a_person_are_people_by_themselves(tmp_path: Path) -> None:
     for tube in video.tubes:
         people.setdefault(tube.person_id, []).append(tube.label)
     assert sorted(map(sorted, people.values())) == [[0, 1], [1], [1]]
-    assert "line 1: no person id" in project.annotation_file().notes[0]
+    assert "line 1: no person id" in project.annotation_file.notes[0]
 
 
 def test_an_id_in_two_places_says_nothing_about_who_is_who(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_clips_have_the_rows_of_their_part_of_the_source(tmp_path: Path) -> None
     clip.parent.mkdir()
     (tmp_path / "frames" / "a").rename(clip)
     project = load_project(path)
-    file = project.annotation_file()
+    file = project.annotation_file
     assert list(file.videos) == [clip.name]
     assert "train.csv, line 3: no clip of 'a' has second 99; such rows are left out (2 lines)" in file.notes[1]
     video = read_annotations(project, [clip.name])[clip.name]
@@ -137,7 +137,7 @@ def test_a_csv_of_predictions_has_the_seconds_of_key_frames(tmp_path: Path) -> N
     for name, rows, clips in (("a", ROWS.replace("0.04", "0.05"), "false"), of_clip):
         path = own(tmp_path, rows, clips=clips)
         (tmp_path / "frames" / clip).mkdir(exist_ok=True)
-        file = load_project(path).annotation_file()
+        file = load_project(path).annotation_file
         e = Evaluation({name: [Tube([1, 2], boxes, 0)]}, {name: [np.array([0.5, 0.25])]}, {}, {name: (100, 50, 5)},
                        ["stand"], [0.5], "ava", ava_csv=csv_writing(file))  # fmt: skip
         written += [line.split(",")[:2] for line in export_ava(tmp_path, e).read_text().splitlines()]
@@ -148,7 +148,7 @@ def test_classes_of_predictions_are_those_of_a_label_map_with_gaps(tmp_path: Pat
     project, video = read(own(tmp_path))
     path = tmp_path / "detections.csv"
     path.write_text(ROWS.replace(",7\n", ",0.5\n"))
-    options = csv_options(project.annotation_file())
+    options = csv_options(project.annotation_file)
     raw = read_predictions(path, "ava_csv", data_set_options("ava_csv", project.labels, {"a": (100, 50, 5)}, options))
     annotated = sorted((tube.label, frame) for tube in video.tubes for frame in tube.frames.tolist())
     assert raw.labels == project.labels
@@ -160,14 +160,14 @@ def test_files_of_excluded_seconds_may_be_empty_and_name_files(tmp_path: Path) -
     (tmp_path / "excluded.csv").write_text("a.mp4,0000\na.MP4,0.12\n")
     project, video = read(own(tmp_path, excluded="[empty.csv, excluded.csv]"))
     assert video.key_frames.tolist() == [1]
-    assert "excluded.csv, line 1: 'a.mp4' ends with a file extension" in project.annotation_file().notes[0]
+    assert "excluded.csv, line 1: 'a.mp4' ends with a file extension" in project.annotation_file.notes[0]
 
 
 def test_a_label_map_of_80_classes_is_told(tmp_path: Path) -> None:
     names = {i: f"class {i}" for i in range(1, 81)} | {12: "stand", 80: "watch (a person)"}
     text = "".join(f'label {{\n  name: "{name}"\n  label_id: {i}\n}}\n' for i, name in names.items())
     project, _ = read(own(tmp_path, label_map=text))
-    (note,) = project.annotation_file().notes
+    (note,) = project.annotation_file.notes
     assert "map.pbtxt: a label map of 80 classes; published figures of AVA are over 60 of them" in note
 
 

@@ -41,7 +41,7 @@ def checked(tmp_path, monkeypatch, capsys):
 def test_a_sound_data_set_is_counted_and_drawn(checked, tmp_path):
     status, out = checked({"a": video(tube((0, 1, 2)), tube((0, 1), label=None), n_frames=5), "b": video(n_frames=5)})
     assert status == 0
-    for line in ("videos 2 (1 without tubes), people 2", "tubes 2, boxes 5", "stand 1, walk 0, no action 1"):
+    for line in ("2 videos (1 without tubes), people 2, tubes 2, boxes 5", "stand 1, walk 0, no action 1"):
         assert line in out
     assert "sizes: 100 x 80 (2)" in out and "0 errors, 0 warnings" in out
     sheet = cv2.imread(str(tmp_path / "sheet.png"))

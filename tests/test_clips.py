@@ -6,25 +6,12 @@ import torch
 
 from datasets import use_shards
 from datasets.frame_batches import SubsetVideos
-from datasets.make_shards import make_shards
 from datasets.transforms import jitter_matrix, normalise_boxes, resize, resized_shape
 from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
 from models.detectors import Detections
 from models.person_queries import cache_queries
-from tests.numbered_frames import LENGTHS, WIDTH, numbered_project
+from tests.numbered_frames import LENGTHS, WIDTH
 from utils.misc import InputError
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return numbered_project(tmp_path_factory.mktemp("own"))
-
-
-@pytest.fixture(scope="module")
-def shards(project, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {}
-    return folder
 
 
 @pytest.mark.parametrize(("train", "mirror_frames"), [(False, False), (True, False), (True, True)])

@@ -113,14 +113,16 @@ def test_what_cannot_be_compared_is_told_and_trains(
     assert "warning: the shards of 'val' are not compared with the list" in capsys.readouterr().err
 
 
-def test_former_shards_train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_that_do_not_say_what_they_were_made_from_are_refused(shards: Path, tmp_path: Path) -> None:
     index, shard = shards / "val" / "index.json", shards / "val" / "shard-000000.tar"
-    write_sealed(index, {"shards": unseal(index.read_bytes())["shards"]})
     samples = [({k: v for k, v in meta.items() if k != "made_from"}, members) for meta, members in read_samples(shard)]
     write_tar(shard, [(meta["name"], meta, members) for meta, members in samples])
-    train_on(shards, tmp_path / "own.yml")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "'a' does not say what it was made from" in lines[0]
+    for shards_path in (shards, stream(shards)):
+        with pytest.raises(InputError, match=f"'a'.*'made_from'.*{AGAIN}"):
+            train_on(shards_path, tmp_path / "own.yml")
+    write_sealed(index, {"shards": unseal(index.read_bytes())["shards"]})
+    with pytest.raises(InputError, match=f"its shards are of dataset 'None', not 'own'; {AGAIN}"):
+        train_on(shards, tmp_path / "own.yml")
 
 
 def test_small_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,5 +71,12 @@ def test_clips_of_frames_are_key_frames(tmp_path: Path) -> None:
         if keys is not None:
             assert all(len(p["boxes"]) for p in packed)
             assert clip["frames"].tolist() == [2, 10, 18]
+        write_tar(
+            tmp_path / "shards" / "shard-0.tar",
+            [("v", meta, jpegs), ("w", {**meta, "name": "w", "key_frames": []}, jpegs)],
+        )
+        with_excluded = ClipDataset(tmp_path / "shards", whole_videos=False)
+        assert [v.name for v in with_excluded.videos] == ["v"] and with_excluded.names == {"v", "w"}
+        assert len(ClipDataset(tmp_path / "shards", whole_videos=True)) == 2
         still = ClipDataset(tmp_path / "shards", train=False, clips_per_video=4)
         assert {int(still.pack([(0, i)])["frames"][0]) for i in range(4)} <= expected

@@ -198,9 +198,11 @@ def test_image_bombs_and_other_formats_are_refused(tmp_path: Path, suffix: str) 
 
 def test_yaml_that_multiplies_or_calls_is_one_line(tmp_path: Path) -> None:
     doubling = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+    in_one_field = "".join(f"- {line.partition(': ')[2]}\n" for line in doubling.splitlines())
     fields = "name: a\nformat: json\nannotations: a\nframes: '{name}'\n"
     for text in (doubling, fields + "splits: {v: &a {list: *a}}\n", fields + "splits: !!python/name:os.system\n",
-                 fields + doubling + "splits: *a39\n"):  # fmt: skip
+                 fields + doubling + "splits: *a39\n",
+                 fields.replace("json", "cvat") + "splits: {}\nno_action:\n" + in_one_field):  # fmt: skip
         (tmp_path / "p.yml").write_text(text)
         with pytest.raises(InputError, match=r"p\.yml") as caught:
             load_project(tmp_path / "p.yml")
@@ -232,7 +234,7 @@ def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
     data = jpeg.tobytes()
     meta = {
         "name": "../../etc/passwd", "width": 64, "height": 48, "stored": [64, 48], "fps": 25.0, "n_frames": 1,
-        "tubes": [],
+        "tubes": [], "made_from": {},
     }  # fmt: skip
     write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": data})])
     write_sealed(tmp_path / "index.json", {"shards": ["shard-000000.tar"]})

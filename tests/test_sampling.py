@@ -154,10 +154,10 @@ def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("rate: 0", "rate: 0 is not a number above 0"),
+        ("rate: 0", "rate: is not a number above 0"),
         ("rate: fast", "rate: is not a number"),
         ("stride: 2.5", "stride: is not a whole number"),
-        ("stride: true", "stride: is not a number"),
+        ("stride: true", "stride: is not a whole number from 1"),
         ("rate: 5\nstride: 2", "rate: says it alone; leave out stride"),
         ("multi_label: 1", "multi_label: is not true or false"),
     ],

@@ -15,23 +15,11 @@ from datasets.dataset import VideoFrames
 from datasets.make_shards import encode_video, make_shards, read_shards
 from datasets.use_shards import ClipDataset, collate, make_loader
 from tests.images import claim_size
-from tests.numbered_frames import HEIGHT, LENGTHS, WIDTH, draw_frame, numbered_project
+from tests.numbered_frames import HEIGHT, LENGTHS, WIDTH, draw_frame
 from tests.test_annotations import own_project
 from utils.misc import InputError
 from utils.storage.tars import Member, TarStore, _copy, safe_key
 from utils.storage.video_cache import fill_cache
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return numbered_project(tmp_path_factory.mktemp("own"))
-
-
-@pytest.fixture(scope="module")
-def shards(project, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {}
-    return folder
 
 
 def test_frames_of_a_folder_come_in_natural_order(project):

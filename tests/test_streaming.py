@@ -12,14 +12,13 @@ from datasets.stream_shards import StreamedClips
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from tests.killing import make_data
 from tests.stages import TINY_DETR, Stages
-from tests.test_shards import project, shards  # noqa: F401 (fixtures)
 from utils.misc import InputError
 
 SETTINGS = {"n_frames": 3, "sampling_rate": 2, "clips_per_video": 2, "seed": 1}
 
 
 @pytest.fixture
-def urls(server: tuple[str, Path], shards: Path) -> tuple[str, Path]:  # noqa: F811
+def urls(server: tuple[str, Path], shards: Path) -> tuple[str, Path]:
     """Two shards behind a web server: their pattern, and the folder that is served."""
     address, folder = server
     for path in shards.glob("*.tar"):
@@ -35,7 +34,7 @@ def same(a: dict, b: dict) -> bool:
     return a["names"] == b["names"] and torch.equal(a["images"], b["images"]) and torch.equal(a["frames"], b["frames"])
 
 
-def test_streamed_clips_are_those_of_the_same_frames_on_disk(urls: tuple[str, Path], shards: Path) -> None:  # noqa: F811
+def test_streamed_clips_are_those_of_the_same_frames_on_disk(urls: tuple[str, Path], shards: Path) -> None:
     streamed = StreamedClips(urls[0], 20, train=False, **SETTINGS)
     stored = ClipDataset(shards, train=False, **SETTINGS)
     known = {}

@@ -8,7 +8,6 @@ the options of `python -m datasets.convert`.
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,8 +26,8 @@ from datasets.formats import (
     via3,
 )
 from datasets.formats.common import AnnotationFile
-from datasets.formats.options import OPTIONS
-from utils.misc import InputError, did_you_mean
+from datasets.formats.options import OPTIONS, Option
+from utils.misc import InputError
 
 FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "ucf101-24": ucf101_24.read,
@@ -61,46 +60,28 @@ WRITERS: dict[str, Callable[[AnnotationFile, Path], list[str]]] = {
 """What annotations can be written as; a writer returns lines about what it could not carry over as it is."""
 
 
-def options_of(format: str) -> list[str]:
-    """Names of the options that a format has beside `labels`, which goes with every one."""
+def options_of(format: str) -> dict[str, Option]:
+    """The options that a format has, by name, beside `labels`, which goes with every one."""
     parameters = inspect.signature(FORMATS[format]).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return {p.name: OPTIONS[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def check_options(format: str, options: Mapping[str, object]) -> None:
-    """ValueError, naming the option, at the first one that the format lacks or whose value is of the wrong kind."""
-    known = dict.fromkeys(["labels", *options_of(format)])
-    for name, value in options.items():
-        if name not in known:
-            hint = did_you_mean(str(name), known) or f"; it has {', '.join(known)}"
-            raise ValueError(f"{str(name)[:40]}: not an option of the format {format}{hint}")
-        option = OPTIONS[name]
-        if not option.allows(value):
-            raise ValueError(f"{name}: {repr(value)[:40]} is not {option.kind}")
-
-
-def read_annotation_file(path: Path, format: str, options: Mapping[str, object] | None = None) -> AnnotationFile:
-    """Read an annotation file, or the folder that the format is; the last two stay in memory until they change.
+def read_annotation_file(path: Path, format: str, options: Mapping[str, object]) -> AnnotationFile:
+    """Read an annotation file, or the folder that the format is.
 
     Args:
         path: the file.
         format: a name of `FORMATS`.
-        options: checked (`check_options`); `labels` are passed on to the readers that ask for them.
+        options: checked (`check_options`); those that the format lacks are left out.
 
     Raises:
         InputError: the file is damaged or not in this format, or an option is missing.
         OSError: it is missing.
     """
-    parts = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in (part.stat() for part in parts))
-    used = {name: value for name, value in (options or {}).items() if name in options_of(format)}
-    return _read(path, format, json.dumps(used, default=str), stamps)
-
-
-@functools.lru_cache(maxsize=2)
-def _read(path: Path, format: str, options: str, stamps: tuple) -> AnnotationFile:
+    path.stat()
+    used = {name: value for name, value in options.items() if name in options_of(format)}
     try:
-        return FORMATS[format](path, **json.loads(options))
+        return FORMATS[format](path, **used)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path}: not an annotation file of the format {format} ({reason})") from None

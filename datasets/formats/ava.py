@@ -93,7 +93,7 @@ def read(
 
     def tubes_of(name: str, rows: AvaRows, frames: np.ndarray) -> tuple[tuple[int, int], list[RawTube]]:
         if not (size := size_of(name, sizes, width, height, videos)):
-            raise needed(path, "boxes are shares of the frame", "width", "height", "sizes")
+            raise needed(f"video {name!r}", "boxes are shares of the frame", "width", "height", "sizes")
         return size, _tubes(rows, frames, size, ids, person_per_label, loose_boxes)
 
     lazy = AvaVideos(parts, joined(left_out) if left_out else None, listed, start, rate, clips, tubes_of)
@@ -138,8 +138,8 @@ def _named(rows: AvaRows, notes: list[str]) -> AvaRows:
     text = "{video!r} ends with a file extension, which is no part of a name and left out ({lines}); the official "
     notes.append(rows.line(odd, text + "evaluation compares names"))
     names = list(dict.fromkeys(short))
-    place = np.array([names.index(name) for name in short], np.int64)
-    return rows._replace(videos=names, video=place[rows.video])
+    index = np.array([names.index(name) for name in short], np.int64)
+    return rows._replace(videos=names, video=index[rows.video])
 
 
 def _check(rows: AvaRows, classes: Mapping, other_classes: bool, loose_boxes: bool, notes: list[str]) -> None:

@@ -72,13 +72,13 @@ class AnnotationFile:
         return self.lists[key][number - 1]
 
 
-def whole_number(value: object, what: str = "value") -> int:
-    """An integer from 3, 3.0 or NumPy's; ValueError, naming `what`, for text, fractions and booleans."""
+def whole_number(value: object, name: str = "value") -> int:
+    """An integer from 3, 3.0 or NumPy's; ValueError, naming `name`, for text, fractions and booleans."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iuf" or array.item() != math.floor(array.item()):
-        raise ValueError(f"{what} {repr(value)[:40]} is not a whole number")
+        raise ValueError(f"{name} {repr(value)[:40]} is not a whole number")
     if array.dtype.kind == "f" and abs(array.item()) >= MAX_EXACT:
-        raise ValueError(f"{what} {array.item():.0f} is not below 2^53, so it may be mixed up with others")
+        raise ValueError(f"{name} {array.item():.0f} is not below 2^53, so it may be mixed up with others")
     return int(array.item())
 
 
@@ -98,15 +98,15 @@ def box_array(values: object, columns: int = 4) -> np.ndarray:
     return array.astype(np.float64).reshape(-1, columns)
 
 
-def _array(values: object, what: str) -> np.ndarray:
+def _array(values: object, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError:
-        raise ValueError(f"{what} are not rows of one length") from None
+        raise ValueError(f"{name} are not rows of one length") from None
     if array.dtype.kind in "SU":
-        raise ValueError(f"{what} are text; write numbers without quotes")
+        raise ValueError(f"{name} are text; write numbers without quotes")
     if array.size and array.dtype.kind not in "iuf":
-        raise ValueError(f"{what} are not numbers")
+        raise ValueError(f"{name} are not numbers")
     return array
 
 

@@ -1,10 +1,14 @@
-"""What files of a format do not say: each option's name, kind and meaning, one name for one meaning in all formats."""
+"""The fields of a project file: those of every format, and each format's own, which say what its files do not.
 
-from collections.abc import Callable
+One name has one meaning in all formats.
+"""
+
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-from utils.misc import InputError
+from utils.misc import InputError, did_you_mean
 
 
 class Option(NamedTuple):
@@ -12,36 +16,63 @@ class Option(NamedTuple):
 
     kind: str
     allows: Callable[[object], bool]
-    meaning: str
+    meaning: str = ""
 
 
-def _number(value: object, least: float = 0) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least < value < 1e9
+def _is_number(value: object, above: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and above < value < 1e9
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and _number(value, least - 1)
+def _is_whole(value: object, low: float) -> bool:
+    return isinstance(value, int) and _is_number(value, low - 1)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _sizes(value: object) -> bool:
     pairs = value.values() if isinstance(value, dict) else [None]
-    return all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs)
+    return all(isinstance(pair, list) and len(pair) == 2 and all(_is_number(x, 0) for x in pair) for pair in pairs)
 
 
 def _label_map(value: object) -> bool:
     ids = value if isinstance(value, dict) else []
-    return (isinstance(value, str) and value != "") or (bool(ids) and all(str(number).isdecimal() for number in ids))
+    return _is_text(value) or (bool(ids) and all(str(number).isdecimal() for number in ids))
 
 
-text = partial(Option, "a text", lambda value: isinstance(value, str) and value != "")
-names = partial(
-    Option, "a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
-)
+text = partial(Option, "a text", _is_text)
+names = partial(Option, "a list of names (quote yes, no, on, off and numbers)", _is_names)
 switch = partial(Option, "true or false", lambda value: isinstance(value, bool))
-number = partial(Option, "a number above 0", _number)
-positive = partial(Option, "a whole number from 1", lambda value: _whole(value, 1))
-count = partial(Option, "a whole number from 0", lambda value: _whole(value, 0))
+any_number = partial(Option, "a number", lambda value: _is_number(value, -1e9))
+per_second = partial(Option, "a number above 0 and below 1000", lambda value: _is_number(value, 0) and value < 1000)
+number = partial(Option, "a number above 0", lambda value: _is_number(value, 0))
+positive = partial(Option, "a whole number from 1", lambda value: _is_whole(value, 1))
+count = partial(Option, "a whole number from 0", lambda value: _is_whole(value, 0))
 mapping = partial(Option, "a mapping", lambda value: isinstance(value, dict))
+
+FIELDS: dict[str, Option] = {
+    "name": Option("a folder's name, without slashes", lambda v: _is_text(v) and v == Path(v).name and v != ".."),
+    "root": text(),
+    "format": text(),
+    "annotations": Option("a file's name, or a list of such", lambda v: _is_text(v) or (_is_names(v) and v != [])),
+    "frames": Option("a path with {name}, which the video's name replaces", lambda v: _is_text(v) and "{name}" in v),
+    "splits": mapping(),
+    "labels": names(),
+    "defaults": mapping(),
+    "rate": per_second(),
+    "stride": Option("a whole number from 1 to 999", lambda v: _is_whole(v, 1) and v < 1000),
+    "multi_label": switch(),
+    "end": any_number(),
+    "video_start": any_number(),
+    "image_rate": per_second(),
+    "image_offset": Option("a whole number", lambda v: _is_whole(v, -1e9)),
+}
+"""Those of every format; docs/own_data.md says what they mean."""
 
 OPTIONS: dict[str, Option] = {
     "labels": names("the actions, in the order of the label indices"),
@@ -81,6 +112,16 @@ OPTIONS: dict[str, Option] = {
     "frame_step": positive("numbers from one annotated image's name to the next"),
     "first": count("the number in the name of the first image"),
 }
+
+
+def check_options(options: Mapping[str, object], known: Mapping[str, Option], noun: str) -> None:
+    """ValueError, naming it, at the first option that is not `noun`, one of the `known`, or is of the wrong kind."""
+    for name, value in options.items():
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise ValueError(f"{str(name)[:40]}: not {noun}{hint}; known are {', '.join(known)}")
+        if not known[name].allows(value):
+            raise ValueError(f"{name}: is not {known[name].kind}")
 
 
 def needed(where: object, reason: str, *options: str) -> InputError:

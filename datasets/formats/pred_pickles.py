@@ -63,7 +63,7 @@ def read_multisports(tubes: TubeRows) -> None:
 def read_frame_detections(tubes: TubeRows) -> None:
     """MultiSports' and ACT's frame detections, a pickle or `.npy` of an array (N, 8).
 
-    A row is the place of the video in the list of test videos, a frame, a label, a score, x1, y1, x2, y2.
+    A row is the index of the video in the list of test videos, a frame, a label, a score, x1, y1, x2, y2.
     """
     videos = [tubes.video(name) for name in tubes.need("videos")]
     rows = np.asarray(_npy(tubes.path) if tubes.path.suffix == ".npy" else content_of(tubes.path))

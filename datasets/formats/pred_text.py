@@ -39,10 +39,10 @@ def read_ava_csv(tubes: TubeRows) -> None:
     Frame 0 is at second `start` (900), with `rate` (30) frames a second.
     """
     rows = read_rows(tubes.path, widths=(8,))
-    places = np.array([tubes.video(name) for name in rows.videos], np.int64)
+    indices = np.array([tubes.video(name) for name in rows.videos], np.int64)
     frames = ((rows.time / MICRO - float(tubes.options["start"])) * float(tubes.options["rate"])).round()
     boxes = np.column_stack([frames, rows.boxes, rows.last])
-    tubes.add_boxes("line", rows.lines, places[rows.video], rows.classes, boxes)
+    tubes.add_boxes("line", rows.lines, indices[rows.video], rows.classes, boxes)
 
 
 def read_tuber(tubes: TubeRows) -> None:

@@ -21,7 +21,7 @@ OPTIONS = {
     "first_label": "number of the first class",
     "first_frame": "number of the first frame",
     "boxes": "pixels, or shares of the frame's width and height",
-    "picture": "[width, height] of the picture that the boxes are pixels of, where it is not the frame",
+    "picture": "[width, height], or WIDTHxHEIGHT: the picture that the boxes are pixels of, where not the frame",
     "short_side": "for TubeR: shorter side of the picture that the boxes are pixels of; None: `sizes` are factors",
     "label_type": "which of a 3D-RetinaNet file's kinds of labels",
     "multi_label": "for TubeR: every class counts, not the best alone",
@@ -37,10 +37,10 @@ OPTIONS = {
 class RawPredictions(NamedTuple):
     """The R boxes of n tubes as a file has them.
 
-    names: of the videos; labels: of the classes. video, label, person: int64 (n,), of each tube the place of its
-    video's name, its class and its person (-1 unknown); score: float64 (n,). tube: int64 (R,), the tube of each box,
-    rising; frames: int64 (R,), from 0; boxes: float64 (R, 4) xyxy pixels of the video; scores: float64 (R,). shapes:
-    of the videos where the file says it, width, height and number of frames, 0 where unknown.
+    names: of the videos; labels: of the classes. video, label, person: int64 (n,), of each tube the index of its
+    video in `names`, its class and its person (-1 unknown); score: float64 (n,). tube: int64 (R,), the tube of each
+    box, rising; frames: int64 (R,), from 0; boxes: float64 (R, 4) xyxy pixels of the video; scores: float64 (R,).
+    shapes: of the videos where the file says it, width, height and number of frames, 0 where unknown.
     """
 
     names: list[str]
@@ -57,7 +57,7 @@ class RawPredictions(NamedTuple):
 
 
 class TubeRows:
-    """What a reader of predictions is given: the path and the options, and the place that it adds the file's tubes to.
+    """What a reader of predictions is given: the path and the options, and what it adds the file's tubes to.
 
     A fault is one line (InputError) that names the file and the place in it.
     """
@@ -94,7 +94,7 @@ class TubeRows:
         return self.options[option]
 
     def video(self, name: object) -> int:
-        """The place of a video's name."""
+        """The index of a video's name among those so far, the name being added where it is new."""
         return self._names.setdefault(str(name), len(self._names))
 
     def shape(self, name: str, video: Mapping) -> None:
@@ -144,7 +144,7 @@ class TubeRows:
         """R boxes that nobody linked, each a tube of one frame.
 
         Args:
-            kind, numbers: the place of each in the file, such as "line" and 3.
+            kind, numbers: where each is in the file, such as "line" and 3.
             videos: (R,), as of `video`.
             labels: (R,), as the file counts them.
             rows: (R, 6), as of `add`.
@@ -160,9 +160,10 @@ class TubeRows:
         finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
         self._refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
         labels = list(self.options.get("labels") or filter(None, self.label_names))
-        places = {self.first_label + i: labels.index(name) for i, name in enumerate(self.label_names) if name in labels}
+        numbered = enumerate(self.label_names, self.first_label)
+        index_of = {number: labels.index(name) for number, name in numbered if name in labels}
         classes, of_class = np.unique(label, return_inverse=True)
-        index = np.array([places.get(value, -1) for value in classes.tolist()], np.int64)[of_class]
+        index = np.array([index_of.get(value, -1) for value in classes.tolist()], np.int64)[of_class]
         self._refuse((index < 0)[tube], lambda row: self._label_fault(label[tube[row]]))
         whole = (frames == np.floor(frames)) & (np.abs(frames) < MAX_FRAME)
         self._refuse(~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
@@ -221,10 +222,10 @@ class TubeRows:
         scale = sizes / (1 if shares or factors else np.array(options["picture"], np.float64))
         return boxes * scale[video][:, [0, 1, 0, 1]]
 
-    def _number(self, place: str, what: str, value: object) -> float:
+    def _number(self, place: str, name: str, value: object) -> float:
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "iuf":
-            raise self.fault(place, f"{what} {str(value)[:40]!r} is not a number")
+            raise self.fault(place, f"{name} {str(value)[:40]!r} is not a number")
         return float(array.item())
 
 

@@ -19,9 +19,11 @@ def main() -> None:
     parser.flag("videos", "length", type=positive_int, nargs=2, default=[40, 72],
                 help="frames of the shortest and longest video")  # fmt: skip
     parser.flag("output", "layout", choices=("json", *LAYOUTS), default="json",
-                help="also write the annotation as that data set has it, with project.yml")  # fmt: skip
-    parser.flag("videos", "two_at_once", type=share, default=0.0, help="share of walks and runs with waving")
-    parser.flag("videos", "max_people", type=positive_int, default=4, help="most people in a video")
+                help="data set in whose format the annotation is written too, with a project.yml")  # fmt: skip
+    parser.flag(
+        "videos", "two_at_once", type=share, default=0.0, help="share of walking and running people who wave as well"
+    )
+    parser.flag("videos", "max_people", type=positive_int, default=4, help="maximum number of people in a video")
     parser.flag("videos", "workers", type=positive_int, default=available_cores(), help="processes")
     args = vars(parser.parse_args())
     root = Path(args.pop("data_root")) / "synthetic"

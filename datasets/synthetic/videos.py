@@ -156,9 +156,9 @@ def _perform(
     low, span = bounds[0], bounds[1] - bounds[0]
     turns = (start - low + way * np.concatenate([[0], np.cumsum(speed)[:-1]])) / span
     back = np.floor(turns) % 2 == 1
-    place = low + span * np.where(back, 1 - turns % 1, turns % 1)
+    x = low + span * np.where(back, 1 - turns % 1, turns % 1)
     pose[:, TURN] *= _smooth(way * np.where(back, -1.0, 1.0), _BLEND[True])
-    return pose, place, labels, second
+    return pose, x, labels, second
 
 
 def plan(
@@ -204,10 +204,10 @@ def plan(
         spare = rng(int(1e9 * spread.sum()), n_frames)
         scripts = [_with_second_actions(script, two_at_once, spare) for script in scripts]
     acts = [_perform(scripts[i], starts[i], ways[i], limits[i], stature[i], dash[:, i] * fast) for i in range(n)]
-    poses, places, labels, second_labels = (np.stack(parts, 1) for parts in zip(*acts, strict=True))
+    poses, x, labels, second_labels = (np.stack(parts, 1) for parts in zip(*acts, strict=True))
     for p in np.flatnonzero(random.random(n) < 0.5):
         poses[:, p] = mirrored(poses[:, p])
-    feet = np.stack([places, np.broadcast_to(0.74 + 0.22 * near, places.shape)], -1)
+    feet = np.stack([x, np.broadcast_to(0.74 + 0.22 * near, x.shape)], -1)
     time = np.arange(n_frames)[:, None]
     swing = np.sin(2 * np.pi * (time / random.uniform(35, 110, 3) + random.random(3)))
     shake = _smooth(random.standard_normal((3, n_frames)), np.ones(5) / 5).T
@@ -269,10 +269,10 @@ def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
     """Annotated tubes of the boxes (T, P, 4) and visible shares (T, P) of all frames."""
     tubes = []
     for p, both in enumerate(zip(scene.labels.T, scene.second_labels.T, strict=True)):
-        for labels, least in zip(both, (-1, 0), strict=True):  # a pause is a tube, no second action is none
+        for labels, min_label in zip(both, (-1, 0), strict=True):  # a pause is a tube, no second action is none
             for span in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
                 frames, label = span[seen[span, p] >= MIN_VISIBLE], int(labels[span[0]])
-                if len(frames) and label >= least:
+                if len(frames) and label >= min_label:
                     corners = np.round(boxes[frames, p], 2).tolist()
                     label = None if label < 0 else label
                     tubes.append({"label": label, "person_id": p, "frames": frames.tolist(), "boxes": corners})
@@ -336,9 +336,10 @@ def make_synthetic(
     Raises:
         InputError: a size is invalid.
     """
-    root, (least, most) = Path(root), length
-    if not 1 <= least <= most:
-        raise InputError(f"--length {least} {most}: the shortest video has at least 1 frame and the longest no fewer")
+    root, (shortest, longest) = Path(root), length
+    if not 1 <= shortest <= longest:
+        text = "the shortest video has at least 1 frame and the longest no fewer"
+        raise InputError(f"--length {shortest} {longest}: {text}")
     if min(width, height) < 32 or not 0.5 <= width / height <= 4:
         text = "at least 32 pixels, and half to four times as wide as high"
         raise InputError(f"--width {width} --height {height}: {text}")
