@@ -221,8 +221,8 @@ def _compare_shapes(
 def with_lengths(
     raw: RawPredictions, sizes: Mapping[str, tuple], gt: Mapping[str, Sequence[Tube]], open_video: Callable
 ) -> dict[str, tuple]:
-    """`sizes` as of `fit_to_data_set`, with numbers of frames that the annotation does not say but predictions contradict:
-    those up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
+    """`sizes` as of `fit_to_data_set`, with the numbers of frames that the annotation leaves out and predictions
+    contradict: up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
     sizes = dict(sizes)
     for number, name in enumerate(raw.names):
         width, height, n_frames = sizes.get(name, (0, 0, 1))
