@@ -290,6 +290,13 @@ def test_the_line_at_fault_is_named_after_blank_ones(tmp_path):
         convert("ava_csv", tmp_path, {"labels": LABELS})
 
 
+def test_two_videos_of_one_name_with_underscores_are_refused(tmp_path):
+    (tmp_path / "a_b_00001.txt").write_text("1 0.5 0 0 9 9\n")
+    for format in ("yowo", "tuber"):
+        with pytest.raises(InputError, match="a/b and a_b have one name here, with _ for /"):
+            convert(format, tmp_path, {"videos": ["a/b", "a_b"], "labels": LABELS, "sizes": {"a/b": SIZE, "a_b": SIZE}})
+
+
 def test_classes_that_count_from_another_number(data, tmp_path):
     rows = np.array([[0, 5, label, 0.9, 110, 110, 150, 150] for label in (1, 2, 3, 4)], np.float64)
     np.save(tmp_path / "detections.npy", rows)

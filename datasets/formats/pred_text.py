@@ -13,7 +13,7 @@ from utils.ava_files import MICRO, read_rows
 
 def read_yowo(tubes: TubeRows) -> None:
     """YOWO and YOWOv2: a folder with `<video, / as _>_<frame>.txt` for each frame, lines of class, score and box."""
-    known = {name.replace("/", "_"): name for name in tubes.need("videos")}
+    known = _with_underscores(tubes)
     files = sorted(tubes.path.glob("*.txt")) if tubes.path.is_dir() else []
     if not files:
         raise tubes.fault("", "not a folder with <class>_<video>_<frame>.txt")
@@ -31,6 +31,16 @@ def read_yowo(tubes: TubeRows) -> None:
         labels, scores, *box = np.array(rows).reshape(-1, 6).T
         boxes = np.column_stack([np.full(len(rows), int(frame)), *box, scores])
         tubes.add_boxes(f"{file.name}, line", numbers, [tubes.video(known[video])] * len(rows), labels, boxes)
+
+
+def _with_underscores(tubes: TubeRows) -> dict[str, str]:
+    """The data set's video names by what files call them; InputError where two videos are called the same."""
+    names = list(tubes.need("videos"))
+    known = {name.replace("/", "_"): name for name in names}
+    for name in names:
+        if known[name.replace("/", "_")] != name:
+            raise tubes.fault("", f"{name} and {known[name.replace('/', '_')]} have one name here, with _ for /")
+    return known
 
 
 def read_ava_csv(tubes: TubeRows) -> None:
@@ -54,7 +64,7 @@ def read_tuber(tubes: TubeRows) -> None:
     """
     n = len(tubes.label_names)
     videos = tubes.need("videos")
-    names = {name.replace("/", "_"): name for name in videos}
+    names = _with_underscores(tubes)
     for file in sorted(tubes.path.glob("*.txt")) if tubes.path.is_dir() else [tubes.path]:
         for line, (text,) in lines_of(file, "\0"):
             place = f"{file.name}, line {line}"
