@@ -6,31 +6,59 @@ from typing import NamedTuple
 import numpy as np
 
 
-def area_under_envelope(ranks: np.ndarray, n_gt: int) -> float:
+def area_under_envelope(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
     """Area under the precision envelope at every recall, as PASCAL VOC since 2010."""
-    precision = np.arange(1, len(ranks) + 1) / ranks
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope.sum() / n_gt)
+    return float(envelope[correct].sum() / n_gt)
 
 
-def area_of_trapezoids(ranks: np.ndarray, n_gt: int) -> float:
+def area_of_trapezoids(precision: np.ndarray, correct: np.ndarray, n_gt: int) -> float:
     """Area of trapezoids under the raw curve, which begins at precision 1."""
-    hits = np.arange(1, len(ranks) + 1)
-    previous = np.where(ranks > 1, (hits - 1) / np.maximum(ranks - 1, 1), 1.0)
-    return float((hits / ranks + previous).sum() / 2 / n_gt)
+    previous = np.append(1.0, precision[:-1])
+    return float((precision + previous)[correct].sum() / 2 / n_gt)
+
+
+def resampled_envelope(weights: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """`area_under_envelope` times the number of ground truths where detections count several times.
+
+    Args:
+        weights: (k, B), how often each of the k correct detections counts in each of B resamples, by falling score.
+        false: (k, B), how many false positives stand before each.
+
+    Returns:
+        float64 (B,).
+    """
+    correct = weights.cumsum(0)
+    precision = correct / np.maximum(correct + false, 1)  # after a detection's last copy, where it is highest
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return (weights * envelope).sum(0)
+
+
+def resampled_trapezoids(weights: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """`area_of_trapezoids` likewise; a detection's copies stand one after another."""
+    correct = weights.cumsum(0)
+    before = correct - weights + false  # detections before the first copy
+    after = before + weights
+    harmonic = np.append(0.0, (1 / np.arange(1.0, after.max(initial=0) + 1)).cumsum())
+    # the sum over i = 1..w of (t + i) / (n + i) is w - (n - t) (H(n + w) - H(n))
+    at_copies = weights - false * (harmonic[after] - harmonic[before])
+    first = np.where(before > 0, (correct - weights) / np.maximum(before, 1), 1.0)
+    last = correct / np.maximum(after, 1)
+    return np.where(weights > 0, at_copies + (first - last) / 2, 0.0).sum(0)
 
 
 class Protocol(NamedTuple):
     """How AP is computed.
 
-    area: the area under the curve, from the ranks of the correct detections among all by falling score, int64 (k,) from
-    1, and the number of ground truths. inclusive: x1 and y1 of a box are its last pixels, so that it is one pixel
-    wider and higher than their difference. spans: see `utils.metrics.overlaps.tube_ious`. taken_too: a detection takes
-    the ground truth that it overlaps most of all, and is a false positive where that one is taken. left_out: labels
-    that are not in the mean.
+    area: the area under the curve, from the precision after each detection, float64 (n,), whether each is correct, bool
+    (n,), and the number of ground truths. resampled: the same for many resamples at once, as `resampled_envelope`.
+    inclusive: x1 and y1 of a box are its last pixels, so that it is one pixel wider and higher than their difference.
+    spans: see `utils.metrics.overlaps.tube_ious`. taken_too: a detection takes the ground truth that it overlaps most
+    of all, and is a false positive where that one is taken. left_out: labels that are not in the mean.
     """
 
-    area: Callable[[np.ndarray, int], float]
+    area: Callable[[np.ndarray, np.ndarray, int], float]
+    resampled: Callable[[np.ndarray, np.ndarray], np.ndarray]
     inclusive: bool = False
     spans: bool = False
     taken_too: bool = False
@@ -48,11 +76,13 @@ NOT_EVALUATED = (
 """The labels of MultiSports that are not in its mean."""
 
 PROTOCOLS = {
-    "voc": Protocol(area_under_envelope),
+    "voc": Protocol(area_under_envelope, resampled_envelope),
     # the evaluation of the ACT detector (Kalogeiton et al., ICCV 2017), which the field's tables come from
-    "act": Protocol(area_of_trapezoids, inclusive=True),
+    "act": Protocol(area_of_trapezoids, resampled_trapezoids, inclusive=True),
     # the evaluation of MultiSports since 2022 (Li et al., ICCV 2021)
-    "multisports": Protocol(area_under_envelope, spans=True, taken_too=True, left_out=frozenset(NOT_EVALUATED)),
+    "multisports": Protocol(
+        area_under_envelope, resampled_envelope, spans=True, taken_too=True, left_out=frozenset(NOT_EVALUATED)
+    ),
 }
 
 
@@ -75,9 +105,6 @@ def average_precision(correct: np.ndarray, n_gt: int, protocol: str = "voc") -> 
         n_gt: number of ground truths.
         protocol: one of `PROTOCOLS`.
     """
-    return ap_of_ranks(np.flatnonzero(correct) + 1, n_gt, protocol)
-
-
-def ap_of_ranks(ranks: np.ndarray, n_gt: int, protocol: str) -> float:
-    """The same from the ranks of the correct detections, int64 (k,) from 1."""
-    return PROTOCOLS[protocol].area(ranks, n_gt) if n_gt else float("nan")
+    if not n_gt:
+        return float("nan")
+    return PROTOCOLS[protocol].area(precision_recall(correct, n_gt)[0], correct, n_gt)

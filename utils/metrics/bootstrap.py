@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.metrics.average_precision import ap_of_ranks
+from utils.metrics.average_precision import PROTOCOLS
 from utils.misc import rng
 from utils.video_map import Ranking
 
 LEVEL = 0.95
+BLOCK = 2**22  # numbers of an array that are computed at a time
 
 
 def draw_resamples(n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
@@ -23,14 +24,24 @@ def draw_resamples(n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
 
 def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarray:
     """AP of each resample, float64 (B,), NaN where a resample has no ground truth; `times` as from `draw_resamples`."""
-    correct, ap = np.flatnonzero(ranking.correct), []
-    for drawn, n_gt in zip(times.T, (ranking.n_gt @ times).tolist(), strict=True):
-        copies = drawn[ranking.video]
-        ranks_of_last = copies.cumsum()[correct]  # ranks of the correct detections' last copies
-        copies = copies[correct]
-        false = np.repeat(ranks_of_last - copies.cumsum(), copies)  # false positives before each correct copy
-        ap.append(ap_of_ranks(false + np.arange(1, len(false) + 1), n_gt, protocol))
-    return np.array(ap)
+    import scipy.sparse  # takes a moment, which `--help` does without
+
+    n_gt = ranking.n_gt @ times
+    rows = np.flatnonzero(ranking.correct)
+    # the false positives that stand between two correct detections, as a matrix (correct, videos)
+    wrong = np.flatnonzero(~ranking.correct)
+    group = np.searchsorted(rows, wrong)
+    wrong, group = wrong[group < len(rows)], group[group < len(rows)]
+    shape = len(rows), len(times)
+    ones = np.ones(len(wrong), np.int64)
+    false = scipy.sparse.csr_matrix((ones, (group, ranking.video[wrong])), shape)
+    area = np.zeros(times.shape[1])
+    step = max(1, BLOCK // max(len(rows), 1))
+    for first in range(0, times.shape[1], step):
+        part = np.ascontiguousarray(times[:, first : first + step])
+        weights = part[ranking.video[rows]]
+        area[first : first + step] = PROTOCOLS[protocol].resampled(weights, (false @ part).cumsum(0))
+    return np.where(n_gt > 0, area / np.maximum(n_gt, 1), np.nan)
 
 
 def resampled_classes(rankings: Sequence[Ranking], times: np.ndarray, protocol: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from utils.misc import InputError
 from utils.results import cell, print_table
 from utils.video_map import (
     Ranking,
+    ap_of_rankings,
     calc_motion_ap,
     calc_video_map,
     mean_ap,
@@ -162,11 +163,11 @@ def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
 
 def _sampled_ap(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndarray:
     """AP, and AP in each of the B resamples of the videos, float64 (thresholds, classes, 1 + B)."""
-    n_videos = len({*e.pred, *e.gt})
-    times = np.ones((n_videos, 1), np.int64)  # every video once: the AP itself
-    if e.bootstrap:
-        times = np.hstack([times, draw_resamples(n_videos, e.bootstrap, e.seed)])
-    return np.array([resampled_classes(row, times, e.protocol) for row in rankings])
+    ap = ap_of_rankings(rankings, e.protocol)[..., None]
+    if not e.bootstrap:
+        return ap
+    times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
+    return np.concatenate([ap, [resampled_classes(row, times, e.protocol) for row in rankings]], -1)
 
 
 def _ranges(e: Evaluation) -> dict[str, list[int]]:
