@@ -506,6 +506,23 @@ def test_what_breaks_no_rule_and_is_yet_not_meant_so_is_told(many, capsys, key, 
     assert re.search(warning, err) if warning else "warning" not in err
 
 
+def test_people_without_action_are_not_what_predictions_are_compared_with(many, capsys):
+    root, content = many
+    gt = json.loads((root / "gt.json").read_text())
+    for video in gt["videos"].values():
+        (tube,) = video["tubes"]
+        action, idle = (
+            {**tube, **{key: tube[key][a:b] for key in ("frames", "boxes")}} for a, b in ((0, 30), (30, 100))
+        )
+        video["tubes"] = [action, {**idle, "label": None}]
+    (root / "gt.json").write_text(json.dumps(gt))
+    for video, annotated in zip(content["videos"].values(), gt["videos"].values(), strict=True):
+        video["tubes"] = [{**annotated["tubes"][0], "score": 0.5}]
+    (root / "pred.json").write_text(json.dumps(content))
+    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 1
+    assert "warning" not in capsys.readouterr().err
+
+
 def damaged(data: bytes, rs: random.Random) -> bytes:
     at, kind = rs.randrange(len(data)), rs.randrange(4)
     new = rs.choice([b"nan", b"-1", b"1e400", b",", b"\n", b"\0", b"9" * 20]) if kind < 2 else b""
