@@ -27,8 +27,10 @@ def _one_of(*values: str) -> Callable[[str], str]:
 
 
 def _size(text: str) -> list[int]:
-    width, height = text.split("x")
-    return [int(width), int(height)]
+    width, height = map(int, text.split("x"))
+    if min(width, height) < 1:
+        raise ValueError(text)
+    return [width, height]
 
 
 USER_OPTIONS: dict[str, Callable[[str], object]] = {

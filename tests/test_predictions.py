@@ -274,7 +274,7 @@ def test_a_file_that_is_cut_off_or_of_no_known_kind(data, predictions, tmp_path)
         file.truncate(5 * 2**30)
     with pytest.raises(InputError, match="5 GiB in one file"):
         evaluate(data, tmp_path / "giant.json")
-    for text in ("boxes=metres", "first_label=one", "colour=red", "picture=3"):
+    for text in ("boxes=metres", "first_label=one", "colour=red", "picture=3", "picture=0x9", "multi_label=no"):
         with pytest.raises(InputError, match="--predictions_options"):
             evaluate(data, predictions, "--predictions_options", text)
 
