@@ -183,6 +183,17 @@ def test_a_region_of_two_rates_is_refused(tmp_path):
         )
 
 
+def test_times_of_a_region_may_be_rounded(tmp_path):
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    value = content[0]["annotations"][0]["result"][0]["value"]
+    moments = ((frame, round((frame - 1) / 30, 2)) for frame in (1, 2, 300))
+    value["sequence"] = [{**value["sequence"][0], "frame": frame, "time": time} for frame, time in moments]
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {"fps": 30, "width": 200, "height": 100}
+    written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+
+
 def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):
     (tmp_path / "gt.txt").write_text(f"1,{2**53},0,0,9,9,1,-1\n2,{2**53 + 1},50,50,9,9,1,-1\n")
     with pytest.raises(InputError, match=r"line 1: id 9007199254740992 is not below 2\^53"):
