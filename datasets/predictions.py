@@ -27,8 +27,10 @@ def _one_of(*values: str) -> Callable[[str], str]:
 
 
 def _size(text: str) -> list[int]:
-    width, height = text.split("x")
-    return [int(width), int(height)]
+    width, height = map(int, text.split("x"))
+    if min(width, height) < 1:
+        raise ValueError(text)
+    return [width, height]
 
 
 USER_OPTIONS: dict[str, Callable[[str], object]] = {
@@ -223,13 +225,14 @@ def with_lengths(
 ) -> dict[str, tuple]:
     """`sizes` as of `fit_to_data_set`, with the numbers of frames that the annotation leaves out and predictions
     contradict: up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
-    sizes = dict(sizes)
+    sizes, ends = dict(sizes), np.zeros(len(raw.names), np.int64)
+    np.maximum.at(ends, raw.video[raw.tube], raw.frames + 1)
     for number, name in enumerate(raw.names):
         width, height, n_frames = sizes.get(name, (0, 0, 1))
         if n_frames:
             continue
         stated = raw.shapes.get(name, (0, 0, 0))[2]
-        end = stated or raw.frames[raw.video[raw.tube] == number].max(initial=-1) + 1
+        end = stated or ends[number]
         if 0 < stated < (gt_end := max((int(tube.frames[-1]) + 1 for tube in gt[name]), default=0)) - TAIL:
             n_frames = gt_end
         with contextlib.suppress(InputError):
@@ -244,6 +247,7 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_fra
     """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames: they end far
     from the last of these, begin a frame later, or lie in a smaller picture. `first_frame` is the number in the file.
     """
+    gt = {name: [tube for tube in tubes if tube.label >= 0] for name, tubes in gt.items()}  # as predictions have
     names = [name for name in gt if gt[name] and pred.get(name)]
     if not names:
         return

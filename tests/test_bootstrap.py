@@ -141,6 +141,10 @@ def test_results_of_another_ground_truth_are_not_compared(data, predictions, tmp
     b.write_text(json.dumps(former))
     with pytest.raises(InputError, match="its resamples are of another run"):
         compare.compare(a, b)
+    former["args"].pop("ground_truth")
+    b.write_text(json.dumps(former))
+    with pytest.raises(InputError, match="its args lack ground_truth; evaluate again"):
+        compare.compare(a, b)
 
 
 def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path, capsys):  # noqa: F811

@@ -160,6 +160,16 @@ def test_an_fps_that_is_not_the_videos_is_refused(tmp_path):
     written_json(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
 
 
+def test_an_unreadable_video_and_a_folder_of_images_have_the_fps_that_the_option_says(tmp_path):
+    (tmp_path / "fast.mp4").write_bytes(b"no video")  # which the stages tell, or leave out with --skip_bad
+    (tmp_path / "fast").mkdir()
+    cv2.imwrite(str(tmp_path / "fast" / "0.png"), np.zeros((100, 200, 3), np.uint8))
+    _, path = described(OWN / "label_studio/5")
+    options = {"labels": ["walk"], "width": 200, "height": 100, "fps": 30}
+    for videos in ("{name}.mp4", "{name}"):
+        written_json(path, "label_studio", {**options, "videos": str(tmp_path / videos)}, tmp_path / "out.json")
+
+
 def test_a_region_of_two_rates_is_refused(tmp_path):
     """Its editor's rate was changed on the way, so that its frame numbers are of both."""
     _, path = described(OWN / "label_studio/5")
@@ -171,6 +181,17 @@ def test_a_region_of_two_rates_is_refused(tmp_path):
         convert.convert(
             tmp_path / "export.json", "label_studio", {"fps": 30, "width": 200, "height": 100}, tmp_path / "out.json"
         )
+
+
+def test_times_of_a_region_may_be_rounded(tmp_path):
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    value = content[0]["annotations"][0]["result"][0]["value"]
+    moments = ((frame, round((frame - 1) / 30, 2)) for frame in (1, 2, 300))
+    value["sequence"] = [{**value["sequence"][0], "frame": frame, "time": time} for frame, time in moments]
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {"fps": 30, "width": 200, "height": 100}
+    written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
 
 
 def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):

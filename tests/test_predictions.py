@@ -274,7 +274,7 @@ def test_a_file_that_is_cut_off_or_of_no_known_kind(data, predictions, tmp_path)
         file.truncate(5 * 2**30)
     with pytest.raises(InputError, match="5 GiB in one file"):
         evaluate(data, tmp_path / "giant.json")
-    for text in ("boxes=metres", "first_label=one", "colour=red", "picture=3"):
+    for text in ("boxes=metres", "first_label=one", "colour=red", "picture=3", "picture=0x9", "multi_label=no"):
         with pytest.raises(InputError, match="--predictions_options"):
             evaluate(data, predictions, "--predictions_options", text)
 
@@ -504,6 +504,23 @@ def test_what_breaks_no_rule_and_is_yet_not_meant_so_is_told(many, capsys, key, 
     evaluate(root, path)
     err = capsys.readouterr().err
     assert re.search(warning, err) if warning else "warning" not in err
+
+
+def test_people_without_action_are_not_what_predictions_are_compared_with(many, capsys):
+    root, content = many
+    gt = json.loads((root / "gt.json").read_text())
+    for video in gt["videos"].values():
+        (tube,) = video["tubes"]
+        action, idle = (
+            {**tube, **{key: tube[key][a:b] for key in ("frames", "boxes")}} for a, b in ((0, 30), (30, 100))
+        )
+        video["tubes"] = [action, {**idle, "label": None}]
+    (root / "gt.json").write_text(json.dumps(gt))
+    for video, annotated in zip(content["videos"].values(), gt["videos"].values(), strict=True):
+        video["tubes"] = [{**annotated["tubes"][0], "score": 0.5}]
+    (root / "pred.json").write_text(json.dumps(content))
+    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 1
+    assert "warning" not in capsys.readouterr().err
 
 
 def damaged(data: bytes, rs: random.Random) -> bytes:

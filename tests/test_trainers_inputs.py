@@ -126,6 +126,10 @@ def test_a_head_that_was_trained_on_what_it_is_evaluated_on_is_told(
     stages.run("eval_map", *run, "--min_tube_length", 2)
     told = r"warning: 5 videos in train and in val; metrics are too good .*epoch_2\.pth"
     assert re.search(told, capsys.readouterr().err)
+    train.write_text(lists[0])
+    stages.run("eval_qmm", *run, "--subset", "train")
+    stages.run("eval_map", *run, "--subset", "train", "--min_tube_length", 2)
+    assert "warning: 5 videos in train as it was and in train; metrics" in capsys.readouterr().err
 
 
 def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from utils.misc import InputError
 from utils.storage.files import read_json
 
 DEFAULT_RATE = 24  # frames a second of the editor
+SAME_MOMENT = 1.5  # frames: times may count from the first frame, which is 1, and be rounded
 
 
 def read(
@@ -142,7 +143,7 @@ def _frames_per_frame(where: str, video: str, value: Mapping, keys: Sequence[Map
     if not rates and value.get("duration"):
         rates = [value["framesCount"] / value["duration"]]
     for key in keys if rates else ():
-        if key.get("time") and abs(key["time"] * rates[-1] - key["frame"]) > 1:
+        if key.get("time") and abs(key["time"] * rates[-1] - key["frame"]) > SAME_MOMENT:
             text = f"{key['time']:g}, but later ones count {rates[-1]:g} a second: it was annotated at two rates"
             raise InputError(f"{where}: frame {key['frame']} is at second {text}")
     if fps is not None:

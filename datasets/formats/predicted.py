@@ -24,7 +24,7 @@ OPTIONS = {
     "picture": "[width, height], or WIDTHxHEIGHT: the picture that the boxes are pixels of, where not the frame",
     "short_side": "for TubeR: shorter side of the picture that the boxes are pixels of; None: `sizes` are factors",
     "label_type": "which of a 3D-RetinaNet file's kinds of labels",
-    "multi_label": "for TubeR: every class counts, not the best alone",
+    "multi_label": "yes: for TubeR, every class counts, not the best alone",
     "start": "for AVA: the second of frame 0",
     "rate": "for AVA: frames a second",
     "other_videos": "ignore: leave out videos that are not in the subset",

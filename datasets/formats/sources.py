@@ -1,5 +1,6 @@
 """The files that annotations are read from, and the videos that they are about."""
 
+import contextlib
 import functools
 import glob
 from collections.abc import Iterator, Mapping
@@ -41,12 +42,18 @@ def size_of(
 
 
 def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
-    """Frames a second of a video by the option, else by the video itself, else None; InputError where they differ."""
-    if fps is None or not videos or not video_path(videos, name).exists():
-        return _size_and_fps(videos, name)[1] if fps is None and videos else fps
-    if abs((own := _size_and_fps(videos, name)[1]) / fps - 1) > FPS_TOLERANCE:
-        text = f"has {own:g} frames a second, not {fps:g}; leave out the option fps"
-        raise InputError(f"{video_path(videos, name)}: {text}")
+    """Frames a second of a video by the option, else by the video itself, else None.
+
+    InputError where the two differ. A folder of images has no rate of its own, and an unreadable file is not compared.
+    """
+    if fps is None:
+        return _size_and_fps(videos, name)[1] if videos else None
+    if videos and (path := video_path(videos, name)).is_file():
+        own = fps
+        with contextlib.suppress(InputError):
+            own = _size_and_fps(videos, name)[1]
+        if abs(own / fps - 1) > FPS_TOLERANCE:
+            raise InputError(f"{path}: has {own:g} frames a second, not {fps:g}; leave out the option fps")
     return fps
 
 

@@ -19,6 +19,7 @@ from utils.results import flat, print_table, read_results
 from utils.storage.files import atomic
 
 FILE = "resamples.npz"  # in the folder beside a results file
+COMPARED = ("bootstrap", "seed", "protocol", "count_duplicates", "ground_truth", "metric")  # of a results file's `args`
 
 
 def write_resamples(folder: Path, values: Mapping[str, np.ndarray]) -> None:
@@ -71,6 +72,8 @@ def _read(path: Path) -> tuple[dict[str, float | None], dict, dict[str, np.ndarr
     """The metrics of a results file, those by class or motion as `AP@0.5/walk`, its `args`, and the metrics' values in
     every resample, which lie beside it."""
     results = read_results(path, "eval_map", "protocol")
+    if missing := {*COMPARED} - results["args"].keys():
+        raise InputError(f"{path}: its args lack {min(missing)}; evaluate again with eval_map.py --bootstrap 1000")
     if "intervals" not in results["metrics"]:  # the resamples beside it are those of an earlier run
         raise InputError(f"{path}: has no intervals; evaluate again with eval_map.py --bootstrap 1000")
     beside = path.with_suffix("") / FILE
