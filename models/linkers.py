@@ -13,10 +13,10 @@ def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, 
 
     `similarity` float (t, n). Equal similarities go to the older track, and to the earlier detection.
     """
-    free, pairs = similarity.copy(), []
+    free, pairs = np.where(similarity >= sim_th, similarity, -np.inf), []  # NaN links nothing
     for _ in range(min(free.shape)):
         track, detection = divmod(int(free.argmax()), free.shape[1])
-        if not free[track, detection] >= sim_th:
+        if free[track, detection] == -np.inf:
             break
         pairs.append((track, detection))
         free[track], free[:, detection] = -np.inf, -np.inf

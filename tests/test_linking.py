@@ -157,6 +157,10 @@ def test_a_pair_on_a_hairs_difference_costs_greedy_another() -> None:
     assert hungarian_assignment(similarity, 0.5) == [(0, 1), (1, 0)]
 
 
+def test_a_similarity_that_is_no_number_stops_no_other_link() -> None:
+    assert greedy_assignment(np.array([[np.nan, 0.9], [0.8, 0.1]]), 0.5) == [(0, 1), (1, 0)]
+
+
 def test_a_newcomer_like_an_old_track_displaces_nobody() -> None:
     """Tracks of somebody who left and of somebody in sight: the latter keeps the track, although a link more could be
     made by giving the newcomer that one and the person in sight the other."""
