@@ -29,7 +29,7 @@ def hungarian_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[in
     from scipy.optimize import linear_sum_assignment
 
     excess = similarity - sim_th
-    rows, columns = linear_sum_assignment(np.maximum(excess, 0), maximize=True)
+    rows, columns = linear_sum_assignment(np.where(excess >= 0, excess, 0), maximize=True)
     return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if excess[i, j] >= 0]
 
 
