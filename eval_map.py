@@ -47,7 +47,7 @@ from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
-from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, measure
+from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
 from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
 from utils.storage.files import epoch_path, write_json
@@ -313,6 +313,7 @@ def check_flags(args: argparse.Namespace) -> None:
     for flag in ("bootstrap", "errors"):
         if getattr(args, flag) and args.protocol not in PROTOCOLS:
             raise InputError(f"--{flag}: goes with --protocol {' or '.join(PROTOCOLS)}, not {args.protocol}")
+    check_metric(args.metric, args.protocol)
     check_export(args.export, args.metric)
 
 

@@ -111,7 +111,8 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     encoder, encoder_config, _ = load_encoder(args.encoder, device)
     trained = config["settings"]
     if trained["encoder"] != weights_hash(encoder.state_dict()):
-        raise InputError(f"{args.head}: was trained on tracks of another person encoder than {args.encoder}")
+        text = f"was trained on tracks of another person encoder than {args.encoder}; take both from one run"
+        raise InputError(f"{args.head}: {text}")
     tracks_detector = trained["detector"]
     used = encoder_config["detector"] | {name: tracks_detector[name] for name in DETECTOR_USE}
     detector = detector_of(args, device, used)

@@ -39,6 +39,7 @@ USER_OPTIONS: dict[str, Callable[[str], object]] = {
     "n_frames": _one_of("ignore"), "multi_label": _one_of("yes"), "picture": _size,
 }  # fmt: skip
 """What `--predictions_options` may say, and how each value is read; ValueError where it is none."""
+SAY = "say --predictions_options"
 
 
 class Format(NamedTuple):
@@ -167,7 +168,7 @@ def fit_to_data_set(
     if not known.all() and options.get("other_videos") != "ignore":
         other = raw.names[int((~known).argmax())]
         text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"
-        raise InputError(f"{path}: video {other!r} {text}; to leave such out, say other_videos=ignore")
+        raise InputError(f"{path}: video {other!r} {text}; to leave such out, {SAY} other_videos=ignore")
     _compare_shapes(raw.shapes, path, sizes, options)
     video = raw.video[raw.tube]
     size = np.array([sizes.get(name, (0, 0, 0)) for name in raw.names]).reshape(-1, 3)[video]
@@ -176,16 +177,16 @@ def fit_to_data_set(
     late = keep & (n_frames > 0) & (raw.frames >= n_frames)
     if late.any() and options.get("late_frames") != "ignore":
         row, first = int(late.argmax()), int(options.get("first_frame", 0))
-        near = f"if they count from {first + 1}, say first_frame={first + 1}; "
+        near = f"if they count from {first + 1}, {SAY} first_frame={first + 1}; "
         text = f"frame {raw.frames[row] + first}, but it has {n_frames[row]} frames, from {first}; "
-        text += near * bool((raw.frames[keep] > 0).all()) + "to leave such boxes out, say late_frames=ignore"
+        text += near * bool((raw.frames[keep] > 0).all()) + f"to leave such boxes out, {SAY} late_frames=ignore"
         raise InputError(f"{path}: video {raw.names[video[row]]!r}: {text}")
     keep &= ~late
     sized = keep & (width > 2) & (height > 2)
     boxes = raw.boxes[sized | (keep & (width == 0))]
     if len(boxes) and (largest := np.abs(boxes).max()) <= 1.5:
         text = f"no coordinate is above {largest:.3g}, but pixels are expected"
-        raise InputError(f"{path}: {text}; if shares of the frame, say boxes=shares")
+        raise InputError(f"{path}: {text}; if shares of the frame, {SAY} boxes=shares")
     is_reversed = (boxes[:, 2:] < boxes[:, :2]).any(1)
     if is_reversed.any():
         first = ", ".join(f"{x:g}" for x in boxes[is_reversed.argmax()])
@@ -200,7 +201,7 @@ def fit_to_data_set(
         text = (
             f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames to"
         )
-        raise InputError(f"{path}: {text} {frames}; if they are pixels of another picture, say picture=WIDTHxHEIGHT")
+        raise InputError(f"{path}: {text} {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -217,7 +218,7 @@ def _compare_shapes(
         ignored = options.get("n_frames") == "ignore"
         if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
             text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
-            raise InputError(f"{where}: {text} these are the same frames, say n_frames=ignore")
+            raise InputError(f"{where}: {text} these are the same frames, {SAY} n_frames=ignore")
 
 
 def with_lengths(
@@ -258,9 +259,11 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_fra
         texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
     if max(right, bottom) < SMALLER:
         text = f"reach to {right:.0%} of the annotated boxes' right and {bottom:.0%} of their bottom"
-        texts.append(f"{text}; if they are pixels of another picture, say picture=WIDTHxHEIGHT")
+        texts.append(f"{text}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
     if begin.min() == 1 and ((begin == 1) & (gt_begin == 0)).mean() > 0.5:
-        texts.append(f"begin one frame after the annotation; if frames count from 1, say first_frame={first_frame + 1}")
+        texts.append(
+            f"begin one frame after the annotation; if frames count from 1, {SAY} first_frame={first_frame + 1}"
+        )
     for text in texts:
         print(f"warning: {path}: in most videos predictions {text}", file=sys.stderr)
 

@@ -13,7 +13,7 @@
 # train_detr.py in $DETR_FLAGS, train_qmm.py $QMM_FLAGS, the stages that link $LINK_FLAGS, train_action_head.py
 # $HEAD_FLAGS and eval_map.py $MAP_FLAGS may be set.
 set -euo pipefail
-if [ -z "${1:-}" ] || [[ ! "${2:-}" =~ ^(--published)?$ ]]; then
+if [[ ! "${1:-}" =~ ^[^-] ]] || [[ ! "${2:-}" =~ ^(--published)?$ ]]; then
     echo "usage: bash scripts/reproduce.sh jhmdb21|ucf101-24|ava [--published]" >&2
     exit 2
 fi

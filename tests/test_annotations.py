@@ -133,6 +133,7 @@ def test_own_format_labels_person_ids_and_videos_without_tubes(tmp_path):
         (tube(boxes=[[0, 0, 5], [0, 0, 5]]), "boxes are not rows of 4 numbers"),
         (tube(boxes=[[0, 0, 5], [0, 0, 5, 5]]), "boxes are not rows of one length"),
         ({"label": 0}, "'frames' is missing"),
+        ({"frames": [0], "boxes": [[0, 0, 5, 5]]}, "'label' is missing"),
     ],
 )
 def test_impossible_annotations_are_refused_with_their_place(tmp_path, bad, text):

@@ -71,6 +71,8 @@ def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
         place = f"video {name!r}, tube {i}"
         try:
             label = tube["label"]
+            if label is None:
+                raise ValueError("label is null, but a predicted tube has an action")
             if not isinstance(label, str) and labels:
                 label = labels[int(label)] if 0 <= int(label) < len(labels) else str(label)
             if isinstance(label, str):

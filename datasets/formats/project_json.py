@@ -53,7 +53,7 @@ def _tube(tube: dict) -> RawTube:
     frames, boxes = whole_numbers(tube["frames"]), box_array(tube["boxes"])
     if len(frames) != len(boxes):
         raise ValueError(f"{len(frames)} frames, but {len(boxes)} boxes")
-    label, person = tube.get("label"), tube.get("person_id")
+    label, person = tube["label"], tube.get("person_id")
     if label is not None:
         label = label.strip() if isinstance(label, str) else whole_number(label, "label")
     return RawTube(frames, boxes, label, None if person is None else whole_number(person, "person_id"))

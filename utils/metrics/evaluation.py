@@ -107,6 +107,13 @@ OFFICIAL = {"published": ("v-mAP", "motion-AP"), "ava": ("frame-mAP",), "ava-201
 PROTOCOL_NAMES = (*PROTOCOLS, *OFFICIAL)
 
 
+def check_metric(metric: str, protocol: str) -> None:
+    """InputError where the protocol does not define this metric."""
+    known = OFFICIAL.get(protocol, METRICS)
+    if metric not in known:
+        raise InputError(f"--protocol {protocol}: has no {metric}; it has {', '.join(known)} (--metric)")
+
+
 def measure(metric: str, e: Evaluation) -> dict:
     """The values of a metric by their names in the results file; prints them as tables.
 
@@ -115,9 +122,7 @@ def measure(metric: str, e: Evaluation) -> dict:
     """
     if e.bootstrap and len({*e.pred, *e.gt}) < 2:
         raise InputError("--bootstrap: draws videos, and there is one alone; intervals need several")
-    known = OFFICIAL.get(e.protocol, METRICS)
-    if metric not in known:
-        raise InputError(f"--protocol {e.protocol}: has no {metric}; it has {', '.join(known)}")
+    check_metric(metric, e.protocol)
     return METRICS[metric](e)
 
 

@@ -31,7 +31,8 @@ class TrackStore(TarStore):
     def __init__(self, path: str | Path, made_by: str = "eval_qmm.py", bad: dict[str, str] | None = None) -> None:
         if not Path(path).is_file():
             others = ", ".join(sorted(p.stem for p in Path(path).parent.glob("*.tar"))) or "none"
-            raise InputError(f"{path}: no tracks with these settings (there are: {others}); run {made_by}")
+            text = f"no tracks with these settings (there are: {others}); run {made_by} with the same linking flags"
+            raise InputError(f"{path}: {text}")
         super().__init__(path, "tar of tracks")
         self._made_by = made_by
         if self.bad and bad is None:

@@ -180,7 +180,8 @@ def _differences(state: dict, run: "TrainingRun") -> Iterator[str]:
         yield f"by a version with other flags (--{name}); start again without --resume"
     for name in sorted(new):
         if old[name] != new[name]:
-            yield f"with --{name} {old[name]}, not {new[name]}; repeat it to resume"
+            note = " (train_qmm.py: --lr_en)" * (name == "lr")
+            yield f"with --{name} {old[name]}, not {new[name]}{note}; repeat it to resume"
     if state["data"] != run.data:
         yield (
             "on other training data (videos or annotations have changed since); restore them, or start again without "
