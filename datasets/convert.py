@@ -90,6 +90,8 @@ def main() -> None:
                 help=f"format to write: {', '.join(WRITERS)}")  # fmt: skip
     parser.flag("formats", "options", help="JSON file of what the input does not say (docs/own_data.md lists it)")
     args = parser.parse_args()
+    if Path(args.output).resolve() == Path(args.input).resolve():
+        raise InputError(f"{args.output}: the input would be written over; name another output")
     options = read_json(args.options, "file of options") if args.options else {}
     if not isinstance(options, dict):
         raise InputError(f"{args.options}: options are a mapping")

@@ -106,6 +106,14 @@ def test_a_second_action_at_a_time_is_a_person_of_its_own_where_a_format_has_one
     assert_same(back, content_of(file))
 
 
+def test_the_input_is_not_written_over(tmp_path, monkeypatch):
+    (path := tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["convert", str(path), str(tmp_path / "." / "a.json"), "--from", "json"])
+    with pytest.raises(InputError, match=r"a.json: the input would be written over"):
+        convert.main()
+    assert path.read_text() == "{}"
+
+
 def test_the_command_prints_what_was_read_and_lost(tmp_path, monkeypatch, capsys):
     case, path = described(OWN / "via3/1")
     (tmp_path / "options.json").write_text(json.dumps(case["options"]))
