@@ -64,8 +64,9 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 import numpy as np
 import torch
 
-from datasets.annotations import Video, fit_to_video, read_annotations, refuse
+from datasets.annotations import Video, fit_to_video, read_annotations
 from datasets.config import Project, load_project
+from datasets.faults import refuse
 from datasets.frame_batches import SubsetVideos
 from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset

@@ -10,58 +10,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets.config import Project
-from datasets.formats.common import SAME_PERSON_IOU, AnnotationFile, RawTube
-from utils.box_ops import Tube, frames_and_boxes, paired_iou
+from datasets.faults import (
+    AnnotationFault,
+    box_faults,
+    boxes_beyond_border,
+    impossible_boxes,
+    print_warnings,
+    refuse,
+    two_boxes_of_one_person,
+)
+from datasets.formats.common import AnnotationFile, RawTube
+from utils.box_ops import Tube, frames_and_boxes
 from utils.misc import InputError, counted
 
-MAX_COORDINATE = 1e6  # pixels
-MARGIN = 10  # pixels beyond the border that never count as mostly outside
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
 SHOWN_LABELS = 30
 SKIP_BAD = "; correct it, or leave such videos out with --skip_bad"
-
-REFUSED = ("refused", "the video cannot be used")
-RULES = {
-    "box is not finite": REFUSED,
-    "box is reversed": REFUSED,
-    "box is outside the frame": REFUSED,
-    "box is mostly outside the frame": REFUSED,
-    "frame does not come after the one before it": REFUSED,
-    "frame is negative": REFUSED,
-    "frame is beyond the video's end": REFUSED,
-    "label is not in the project's labels": REFUSED,
-    "size is not the video's": REFUSED,
-    "person has two boxes in one frame": REFUSED,
-    "box is empty": ("dropped", "left out"),
-    "frame is after the last decoded one": ("dropped", "left out of training"),
-    "frame lies between those used": ("dropped", "left out"),
-    "frame is after the last one used": ("dropped", "left out"),
-    "box extends beyond the frame": ("kept", "clipped in training, kept as annotated in evaluation"),
-    "number of frames is not the video's": ("kept", "the decoded frames count"),
-}
-"""What is done with each kind of fault, and what follows, as a counted warning says it."""
-
-
-@dataclass(frozen=True)
-class AnnotationFault:
-    """Boxes of one tube with the same fault: its kind (of `RULES`), whose it is, its first frame, and how many."""
-
-    kind: str
-    owner: str
-    text: str
-    frame: int | None = None
-    count: int = 1
-
-    @property
-    def place(self) -> str:
-        return self.owner if self.frame is None else f"{self.owner}, frame {self.frame}"
-
-    @property
-    def refused(self) -> bool:
-        return RULES[self.kind] == REFUSED
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -151,21 +115,6 @@ def keep_usable(
     return videos
 
 
-def refuse(faults: Iterable[AnnotationFault], where: str = "") -> None:
-    """Raise InputError at the first fault for which a video cannot be used."""
-    for fault in faults:
-        if fault.refused:
-            raise InputError(f"{where}{fault}")
-
-
-def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
-    """Print one counted line on stderr for each kind of fault."""
-    for kind in dict.fromkeys(fault.kind for fault in faults):
-        same = [fault for fault in faults if fault.kind == kind]
-        times, (_, consequence) = counted(sum(fault.count for fault in same), "time"), RULES[kind]
-        print(f"warning: {where}: {times}: {kind}, {consequence}; first in {same[0].place}", file=sys.stderr)
-
-
 def count_lines(videos: Mapping[str, Video], labels: Sequence[str]) -> list[str]:
     """How many videos, people, tubes, boxes, and tubes of each label there are, in two lines."""
     tubes = [tube for video in videos.values() for tube in video.tubes]
@@ -201,8 +150,8 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
     for i, tube in enumerate(raw.tubes):
         owner = f"video {name!r}, tube {i}" + f" ({tube.place})" * bool(tube.place)
         boxes = np.asarray(tube.boxes, np.float64)
-        masks = _impossible(tube.frames, boxes, raw.n_frames) | _beyond_border(boxes, raw.width, raw.height)
-        tube_faults = _faults(owner, masks, tube.frames, boxes)
+        masks = impossible_boxes(tube.frames, boxes, raw.n_frames) | boxes_beyond_border(boxes, raw.width, raw.height)
+        tube_faults = box_faults(owner, masks, tube.frames, boxes)
         try:
             label = _label_index(tube.label, file.labels, labels)
         except ValueError as error:
@@ -213,7 +162,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
         keep = ~masks["box is empty"]
         if keep.any() and not refused:
             tubes.append(Tube(tube.frames[keep], boxes[keep], label, 1.0, persons[i]))
-    faults += _two_boxes_of_one_person(name, tubes)
+    faults += two_boxes_of_one_person(name, tubes)
     tubes = _cut_idle_tubes(tubes)
     return Video(name, raw.width, raw.height, raw.n_frames, tubes, raw.key_frames, raw.empty_frames), faults
 
@@ -277,8 +226,8 @@ def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Vi
             "frame is after the last decoded one": (tube.frames >= n_frames) & (tube.frames < n_frames + TAIL),
         }
         if not (video.width and video.height):  # otherwise done when the annotation was read
-            masks |= _beyond_border(tube.boxes, *size)
-        tube_faults = _faults(owner, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
+            masks |= boxes_beyond_border(tube.boxes, *size)
+        tube_faults = box_faults(owner, masks, tube.frames, tube.boxes, f" ({n_frames} frames decode)")
         refused = [fault for fault in tube_faults if fault.refused]
         faults += refused or tube_faults
         keep = tube.frames < n_frames
@@ -293,49 +242,6 @@ def box_columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     of_tubes = np.array([(tube.person_id, tube.label) for tube in tubes], np.int64).reshape(-1, 2)
     persons, labels = of_tubes.repeat([len(tube) for tube in tubes], axis=0).T
     return *frames_and_boxes(tubes), persons, labels
-
-
-def _impossible(frames: np.ndarray, boxes: np.ndarray, n_frames: int) -> dict[str, np.ndarray]:
-    """Which boxes (T,) have faults that no frame size can excuse; `n_frames` 0: unknown."""
-    with np.errstate(invalid="ignore"):
-        sides = boxes[:, 2:] - boxes[:, :2]
-        return {
-            "box is not finite": ~(np.abs(boxes) <= MAX_COORDINATE).all(1),
-            "box is reversed": (sides < 0).any(1),
-            "box is empty": (sides == 0).any(1),
-            "frame is negative": frames < 0,
-            "frame is beyond the video's end": frames >= (n_frames or np.inf),
-            "frame does not come after the one before it": np.diff(frames, prepend=frames[:1] - 1) <= 0,
-        }
-
-
-def _beyond_border(boxes: np.ndarray, width: int, height: int) -> dict[str, np.ndarray]:
-    """Which boxes (T,) lie wholly, by more than half of their area, or a little outside a frame; sizes 0: unknown."""
-    size = np.array([width or np.inf, height or np.inf])
-    low, high = boxes[:, :2], boxes[:, 2:]
-    with np.errstate(invalid="ignore"):
-        outside = (high <= 0).any(1) | (low >= size).any(1)
-        inside = np.clip(high, -MARGIN, size + MARGIN) - np.clip(low, -MARGIN, size + MARGIN)
-        mostly = inside.prod(1) < 0.5 * (high - low).prod(1)
-        return {
-            "box is outside the frame": outside,
-            "box is mostly outside the frame": mostly & ~outside,
-            "box extends beyond the frame": ((low < 0) | (high > size)).any(1),
-        }
-
-
-def _faults(
-    owner: str, masks: dict[str, np.ndarray], frames: np.ndarray, boxes: np.ndarray, of_video: str = ""
-) -> list[AnnotationFault]:
-    """One fault for each mask (T,) that holds anywhere, at its first box."""
-    faults = []
-    for kind, mask in masks.items():
-        if mask.any():
-            first = int(mask.argmax())
-            box = ", ".join(f"{x:g}" for x in boxes[first].tolist())
-            text = f"{kind}{of_video}" if kind.startswith("frame") else f"{kind} ({box})"
-            faults.append(AnnotationFault(kind, owner, text, int(frames[first]), int(mask.sum())))
-    return faults
 
 
 def _label_index(label: int | str | None, file_labels: Sequence[str], labels: Sequence[str]) -> int:
@@ -361,21 +267,6 @@ def _person_ids(tubes: Sequence[RawTube]) -> list[int]:
         tube.person_id if tube.person_id is not None and tube.person_id >= 0 else next(free) if i in given else i
         for i, tube in enumerate(tubes)
     ]
-
-
-def _two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFault]:
-    """Faults of tubes that put one person in two places in one frame."""
-    faults = []
-    by_person: dict[int, list[Tube]] = {}
-    for tube in tubes:
-        for other in by_person.setdefault(tube.person_id, []):
-            frames, a, b = np.intersect1d(tube.frames, other.frames, return_indices=True)
-            apart = frames[paired_iou(tube.boxes[a], other.boxes[b]) < SAME_PERSON_IOU]
-            if len(apart):
-                kind, owner = "person has two boxes in one frame", f"video {name!r}, person {tube.person_id}"
-                faults.append(AnnotationFault(kind, owner, kind, int(apart[0]), len(apart)))
-        by_person[tube.person_id].append(tube)
-    return faults
 
 
 def _cut_idle_tubes(tubes: list[Tube]) -> list[Tube]:

@@ -13,9 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotations import AnnotationFault, Video, box_columns, count_lines, fit_to_video, read_used_frames
+from datasets.annotations import Video, box_columns, count_lines, fit_to_video, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
+from datasets.faults import AnnotationFault
 from datasets.formats import AnnotationFile
 from datasets.likely_mistakes import likely_mistakes, shared_videos
 from datasets.transforms import resize

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import cv2
 
-from datasets.annotations import AnnotationFault, Video, fit_to_video, print_warnings, read_annotations, refuse
+from datasets.annotations import Video, fit_to_video, read_annotations
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
+from datasets.faults import AnnotationFault, print_warnings, refuse
 from datasets.frame_batches import SubsetVideos, measure
 from datasets.sampling import Sampling
 from datasets.transforms import resize

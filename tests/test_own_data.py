@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.annotations import RULES, read_annotations
+from datasets.annotations import read_annotations
 from datasets.config import load_project
+from datasets.faults import RULES
 from datasets.make_shards import read_shards
 
 ROOT = Path(__file__).parents[1]
