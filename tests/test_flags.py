@@ -109,6 +109,8 @@ def test_cpu_quota_is_the_smallest_around_the_process(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path, tmp_path / "cgroup") == 3.5
     (inner / "cpu.max").write_text("50000 100000\n")
     assert cpu_quota(tmp_path, tmp_path / "cgroup") == 0.5
+    (tmp_path / "cgroup").write_text("0::/pod/container\n1:cpu:/other\n")  # where both versions are mounted
+    assert cpu_quota(tmp_path, tmp_path / "cgroup") == 0.5
     assert cpu_quota(tmp_path, tmp_path / "missing") == float("inf")
 
 

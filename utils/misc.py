@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import random
+import re
 import sys
 import zlib
 from argparse import Namespace
@@ -74,7 +75,8 @@ def cpu_quota(root: Path, membership: Path) -> float:
         root: where cgroups are mounted.
         membership: the process's `/proc/<pid>/cgroup`, with the line `0::<path under root>`.
     """
-    path = membership.read_text().partition("0::/")[2].strip() if membership.is_file() else ""
+    line = re.search("^0::/(.*)$", membership.read_text(), re.MULTILINE) if membership.is_file() else None
+    path = line[1] if line else ""
     quota = math.inf
     for group in (root / path, *(root / path).parents):
         if (limit := group / "cpu.max").is_file():

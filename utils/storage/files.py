@@ -199,6 +199,8 @@ def _reason(path: Path, error: Exception) -> str:
         return str(error)
     with path.open("rb") as file:
         start = file.read(12)
+    if not start:
+        return "it is empty"
     return f"it begins with {start!r}: not written by torch.save, or cut off or damaged; copy it again"
 
 
