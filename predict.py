@@ -47,7 +47,7 @@ def make_parser() -> Parser:
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {as_trained}")
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
                 help="frames without a link after which a track closes "
-                "(default: as trained, or of a different --linker its own)")  # fmt: skip
+                "(default: as the head was trained; with another --linker that linker's)")  # fmt: skip
     add_action_flags(parser)
     help_text = f"minimum frames of an action tube {as_trained}"
     parser.flag("action tubes", "min_tube_length", type=positive_int, help=help_text)
