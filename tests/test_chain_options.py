@@ -116,6 +116,7 @@ def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stag
     assert (stages.folder("live") / "encoder" / "epoch_1.pth").is_file()
 
 
+@pytest.mark.slow
 def test_the_published_deviations_go_through_the_chain(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
     stages.run("train_detr", "--ex_name", "square", *TINY_DETR, "--epochs", 1, "--pad_square", "--box_overlap", "iou")
     detr = stages.folder("square") / "detr" / "epoch_1.pth"

@@ -63,6 +63,7 @@ def test_queries_of_each_layer_are_the_decoder_s_own_outputs(small: Path) -> Non
         assert (detector.key == last.key) == (layer == 3) and detector.config()["query_layer"] == layer
 
 
+@pytest.mark.slow
 def test_published_queries_are_the_first_layer_s(shared: Path) -> None:
     oracle = np.load(shared / "oracles" / "published" / "published_detr_queries.npz")
     detr = filled_detr({"dilation": True})

@@ -246,6 +246,7 @@ def test_settings_that_do_not_exist_are_named():
         build_model({"num_queries": 2.5})
 
 
+@pytest.mark.slow
 def test_a_deep_backbone_from_scratch_begins_with_small_gradients() -> None:
     """Those of the first layer do not grow with the number of blocks; a ResNet-101 could hardly be trained else."""
     norms = []

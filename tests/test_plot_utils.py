@@ -218,6 +218,7 @@ def test_metrics_are_read_whole_or_torn(tmp_path: Path) -> None:
     assert read_metrics(path) == run_of(3)
 
 
+@pytest.mark.slow
 def test_training_has_a_panel_for_each_metric(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     wide = []

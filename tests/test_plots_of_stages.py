@@ -181,6 +181,7 @@ def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFix
     assert line["epoch"] == 3 and {"v-mAP@0.5", "AP@0.5/walk"} <= line.keys()
 
 
+@pytest.mark.slow
 def test_the_shown_video_can_be_chosen(root: Path) -> None:
     flags, drawn = (root, "eval_map", "--min_tube_length", 1, "--tiou_th", "0.5"), set()
     names = load_project("synthetic", root / "data").split("val")
@@ -308,6 +309,7 @@ def test_training_draws_its_curves_when_asked(tmp_path: Path, capsys: pytest.Cap
     assert torch.load(tmp_path / "run" / "epoch_3.pth", weights_only=True)["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_matplotlib_and_comet_are_not_imported_unless_asked_for(tmp_path: Path) -> None:
     process = launch(tmp_path / "log.txt", import_stages)
     process.join()

@@ -88,6 +88,7 @@ def test_malformed_and_unfit_pickles_are_refused(tmp_path, data):
         read_pickle(tmp_path / "a.pkl")
 
 
+@pytest.mark.slow
 def test_random_damage_gives_data_or_one_line(tmp_path):
     data = pickletools.optimize((WRITTEN / "protocol2.pkl").read_bytes())
     draw = np.random.default_rng(0)
