@@ -8,7 +8,7 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.likely_mistakes import shared_videos, warn_of_shared_videos
+from datasets.formats.predicted import warn_of_scores
+from datasets.likely_mistakes import frame_step, shared_videos, warn_of_shared_videos
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -48,7 +49,7 @@ from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
-from utils.misc import InputError, checksum, pick_device, progress, start
+from utils.misc import InputError, checksum, counted, pick_device, progress, start
 from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
@@ -257,24 +258,34 @@ def from_tracks(
     return Measured(pred, scores, sizes, root, name, used, epoch)
 
 
-def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping[str, Video]) -> Measured:
-    """The tubes of a predictions file, which need no model; the ground truth of `videos` says what fits."""
+def from_predictions(
+    args: argparse.Namespace, project: Project, videos: Mapping[str, Video], left_out: Container[str]
+) -> Measured:
+    """The tubes of a predictions file, which need no model; the ground truth of `videos` says what fits.
+
+    `left_out`: videos of the subset that cannot be used. Files that name videos by their number count them too.
+    """
     path = Path(args.predictions)
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
     given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
-    options = FORMATS[format].defaults | data_set_options(format, project.labels, sizes, given)
+    numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
+    options = FORMATS[format].defaults | data_set_options(format, project.labels, numbered, given)
     raw = read_predictions(path, format, options)
     gt = {name: video.tubes for name, video in videos.items()}
-    raw = fit_to_data_set(raw, path, args.subset, with_lengths(raw, sizes, gt, project.open_video), options)
-    missing = tell_missing(raw, path, list(sizes))
+    lengths = with_lengths(raw, sizes, gt, project.open_video)
+    raw = fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
+    missing = tell_missing({*raw.names}, path, list(sizes))
+    if len(raw.video) and len(raw.video) == len(raw.tube):
+        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
+        print(f"note: {path}: {text}", file=sys.stderr)
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     pred, scores = as_tubes(raw, sizes)
-    warn_of_other_frames(path, pred, gt, int(options.get("first_frame", 0)))
+    warn_of_other_frames(path, pred, gt, options)
     return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 
@@ -289,6 +300,8 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
+    tell_missing({*pred.videos}, path, subset)
+    warn_of_scores(path, pred.last)
     by_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
     ap = rows_ap(pred, gt, file.label_ids, excluded if by_2019 else None, "2019" if by_2019 else "2020", levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
@@ -296,6 +309,18 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
     root = Path(args.checkpoint_root) / project.name / "predictions"
     write_results(root, "eval_map", args.subset, name, vars(args) | {"tiou_th": levels}, metrics, 0)
+
+
+def warn_of_steps(e: Evaluation, videos: Mapping[str, Video]) -> None:
+    """Warn of videos that are annotated in every k-th frame alone, and predicted in other frames too."""
+
+    def between(name: str) -> bool:
+        step, annotated = frame_step(videos[name]), videos[name].tubes[:1]
+        return step > 1 and any(((tube.frames - annotated[0].frames[0]) % step).any() for tube in e.pred[name])
+
+    if names := [] if e.protocol.startswith("ava") else [name for name in e.gt if between(name)]:
+        text = "annotated in every k-th frame alone; boxes in the frames between are errors: interpolate the annotation"
+        print(f"warning: {counted(len(names), 'video')} {text} (first: {names[0]!r})", file=sys.stderr)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -330,14 +355,21 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
+    if args.predictions:
+        measured = from_predictions(args, project, videos, bad or ())
+    else:
+        measured = from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     options = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):
         options[name] = {video: getattr(videos[video], name) for video in gt}
+    options["subset"] = project.split(args.subset)
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
+    warn_of_steps(e, videos)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
+    if not metrics["tubes"]:
+        print("warning: no action tube was predicted, so AP is 0", file=sys.stderr)
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)
     if args.errors:

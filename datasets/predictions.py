@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,12 +147,18 @@ def data_set_options(format: str, labels: Sequence[str], sizes: Mapping[str, tup
 
 
 def fit_to_data_set(
-    raw: RawPredictions, path: str | Path, subset: str, sizes: Mapping[str, tuple[int, int, int]], options: Mapping
+    raw: RawPredictions,
+    path: str | Path,
+    subset: str,
+    sizes: Mapping[str, tuple[int, int, int]],
+    options: Mapping,
+    left_out: Container[str] = (),
 ) -> RawPredictions:
     """Compare predictions with the videos of a subset; what the options say to leave out is left out.
 
     Args:
         sizes: width, height and number of frames of each of the subset's videos, 0 where unknown.
+        left_out: further videos of the subset, whose predictions are left out.
 
     Raises:
         InputError: videos, frames or boxes do not fit; one line with what was found and what was expected.
@@ -165,9 +171,10 @@ def fit_to_data_set(
         content = f"names {counted(len(raw.names), 'video')}, the first {first!r}" if raw.names else "names no video"
         text = f"{content}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}"
         raise InputError(f"{path}: {text}")
-    if not known.all() and options.get("other_videos") != "ignore":
-        other = raw.names[int((~known).argmax())]
-        text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"
+    others = [name for name in raw.names if name not in sizes and name not in left_out]
+    if others and options.get("other_videos") != "ignore":
+        other = others[0]
+        text = f"is not in subset {subset!r}, nor are {len(others) - 1} more{did_you_mean(other, sizes)}"
         raise InputError(f"{path}: video {other!r} {text}; to leave such out, {SAY} other_videos=ignore")
     _compare_shapes(raw.shapes, path, sizes, options)
     video = raw.video[raw.tube]
@@ -244,9 +251,10 @@ def with_lengths(
     return sizes
 
 
-def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_frame: int) -> None:
-    """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames: they end far
-    from the last of these, begin a frame later, or lie in a smaller picture. `first_frame` is the number in the file.
+def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: Mapping) -> None:
+    """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames or classes:
+    they end far from the last frame, begin a frame later, lie in a smaller picture, or have the class after or before.
+    `options` are those that the file was read with.
     """
     gt = {name: [tube for tube in tubes if tube.label >= 0] for name, tubes in gt.items()}  # as predictions have
     names = [name for name in gt if gt[name] and pred.get(name)]
@@ -254,6 +262,7 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_fra
         return
     (begin, *ends), (gt_begin, *gt_ends) = (np.array([_extent(t[name]) for name in names]).T for t in (pred, gt))
     end, right, bottom = np.median(np.array(ends) / gt_ends, axis=1)
+    first_frame, first_label = (int(options.get(key, 0)) for key in ("first_frame", "first_label"))
     texts = []
     if not 1 / FAR <= end <= FAR:
         texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
@@ -264,6 +273,17 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_fra
         texts.append(
             f"begin one frame after the annotation; if frames count from 1, {SAY} first_frame={first_frame + 1}"
         )
+    predicted = {tube.label for tubes in pred.values() for tube in tubes}
+    best = [max(pred[name], key=lambda tube: tube.score).label for name in names]
+    shifts = [(1, "after", 0)] + [(-1, "before", len(options["labels"]) - 1)] * (first_label > 0)
+    for step, word, absent in shifts:
+        hits, shifted = (
+            np.mean([label - k in {tube.label for tube in gt[name]} for name, label in zip(names, best, strict=True)])
+            for k in (0, step)
+        )
+        if absent not in predicted and hits < 0.1 and shifted > 0.5:
+            text = f"have the class {word} an annotated one; if classes count from {first_label + step}"
+            texts.append(f"{text}, {SAY} first_label={first_label + step}")
     for text in texts:
         print(f"warning: {path}: in most videos predictions {text}", file=sys.stderr)
 
@@ -301,17 +321,14 @@ def as_tubes(raw: RawPredictions, names: Iterable[str]) -> tuple[dict[str, list[
     return tubes, scores
 
 
-def tell_missing(raw: RawPredictions, path: str | Path, names: Sequence[str]) -> list[str]:
-    """The videos of the data set that the file does not name, listed on stderr: they count as without detections."""
-    known = set(raw.names)
+def tell_missing(known: Container[str], path: str | Path, names: Sequence[str]) -> list[str]:
+    """The videos of the data set that are not among the file's (`known`), listed on stderr: they count as without
+    detections."""
     missing = [name for name in names if name not in known]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
         text = f"{counted(len(missing), 'video')} of {len(names)} not in it, taken as without detections: {shown}"
         print(f"warning: {path}: {text}", file=sys.stderr)
-    if len(raw.video) and len(raw.video) == len(raw.tube):
-        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
-        print(f"note: {path}: {text}", file=sys.stderr)
     return missing
 
 

@@ -74,7 +74,8 @@ def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
             if label is None:
                 raise ValueError("label is null, but a predicted tube has an action")
             if not isinstance(label, str) and labels:
-                label = labels[int(label)] if 0 <= int(label) < len(labels) else str(label)
+                number = label - tubes.first_label
+                label = labels[int(number)] if number in range(len(labels)) else str(label)
             if isinstance(label, str):
                 if label not in tubes.label_numbers:
                     near = did_you_mean(label, tubes.label_numbers)
