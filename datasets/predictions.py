@@ -18,6 +18,7 @@ MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
 FAR = 1.5  # between the ends of predictions and annotation, above which their frames are hardly the same ones
 SMALLER = 0.85  # share of the annotation's reach in the frame, below which boxes are hardly of the same picture
+BEYOND = 1.05  # of a frame's width or height, further than boxes of its own picture reach
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
 
@@ -203,12 +204,15 @@ def fit_to_data_set(
         print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
     boxes, size = raw.boxes[sized], size[sized, :2]
     outside = (boxes[:, :2] >= size).any(1) | (boxes[:, 2:] <= 0).any(1)
-    if len(boxes) and outside.mean() > STRANGE:
+    beyond = outside | (boxes[:, 2:] > BEYOND * size).any(1)
+    if len(boxes) and beyond.mean() > STRANGE:
         reach, frames = ("{:.0f} x {:.0f}".format(*corners.max(0)) for corners in (boxes[:, 2:], size))
-        text = (
-            f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames to"
-        )
-        raise InputError(f"{path}: {text} {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
+        odd, verb = (outside, "lie outside of") if outside.mean() > STRANGE else (beyond, "reach beyond")
+        text = f"{path}: {odd.sum()} of {len(boxes)} boxes {verb} their frames: they reach to {reach}, the frames to"
+        text += f" {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
+        if odd is outside:
+            raise InputError(text)
+        print(f"warning: {text}", file=sys.stderr)
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -261,12 +265,13 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: 
     if not names:
         return
     (begin, *ends), (gt_begin, *gt_ends) = (np.array([_extent(t[name]) for name in names]).T for t in (pred, gt))
-    end, right, bottom = np.median(np.array(ends) / gt_ends, axis=1)
+    reach = np.array(ends) / gt_ends
+    end, right, bottom = np.median(reach, axis=1)
     first_frame, first_label = (int(options.get(key, 0)) for key in ("first_frame", "first_label"))
     texts = []
     if not 1 / FAR <= end <= FAR:
         texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
-    if max(right, bottom) < SMALLER:
+    if max(right, bottom) < SMALLER or np.quantile(reach[1:], 0.75, axis=1).min() < SMALLER:
         text = f"reach to {right:.0%} of the annotated boxes' right and {bottom:.0%} of their bottom"
         texts.append(f"{text}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
     if begin.min() == 1 and ((begin == 1) & (gt_begin == 0)).mean() > 0.5:

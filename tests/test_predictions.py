@@ -490,6 +490,16 @@ def many(tmp_path) -> tuple[Path, dict]:
             r"reach to 80% of the annotated .*say --\w+ picture=WIDTHxHEIGHT",
         ),
         ("boxes", lambda box: [0.95 * x for x in box], None),
+        (
+            "boxes",
+            lambda box: [0.7 * box[0], box[1], 0.7 * box[2], box[3]],
+            r"reach to 70% of .* and 100% of .*picture=",
+        ),
+        (
+            "boxes",
+            lambda box: [0.9 * box[0], 1.2 * box[1], 0.9 * box[2], 1.2 * box[3]],
+            r"\d+ of 500 boxes reach beyond their frames: they reach to 357 x 358, the frames to 400 x 300; .*picture=",
+        ),
     ],
 )
 def test_what_breaks_no_rule_and_is_yet_not_meant_so_is_told(many, capsys, key, change, warning):
