@@ -39,7 +39,7 @@ from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, existing_tar, link_settings, open_tracks, settings_differences
 from utils.ava_files import read_rows
-from utils.box_ops import Tube
+from utils.box_ops import Tube, frames_and_boxes
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.drawing.report import contents
 from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_frame_flags, add_run_flags
@@ -311,16 +311,23 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     write_results(root, "eval_map", args.subset, name, vars(args) | {"tiou_th": levels}, metrics, 0)
 
 
-def warn_of_steps(e: Evaluation, videos: Mapping[str, Video]) -> None:
-    """Warn of videos that are annotated in every k-th frame alone, and predicted in other frames too."""
-
-    def between(name: str) -> bool:
-        step, annotated = frame_step(videos[name]), videos[name].tubes[:1]
-        return step > 1 and any(((tube.frames - annotated[0].frames[0]) % step).any() for tube in e.pred[name])
-
-    if names := [] if e.protocol.startswith("ava") else [name for name in e.gt if between(name)]:
-        text = "annotated in every k-th frame alone; boxes in the frames between are errors: interpolate the annotation"
-        print(f"warning: {counted(len(names), 'video')} {text} (first: {names[0]!r})", file=sys.stderr)
+def warn_of_steps(e: Evaluation) -> None:
+    """Warn of videos that one side, annotation or predictions, has in every k-th frame alone, and the other does not:
+    of any such annotation, and of predictions where most are so."""
+    sides = (
+        ("annotated", e.gt, e.pred, "are errors: interpolate the annotation", 0),
+        ("predicted", e.pred, e.gt, "are missed: interpolate the predictions", len(e.gt) / 2),
+    )
+    for verb, tubes, others, result, most in sides:
+        names = []
+        for name in e.gt:
+            frames, other_frames = (frames_and_boxes(side[name])[0] for side in (tubes, others))
+            step = frame_step(frames)
+            if step > 1 and ((other_frames - frames[0]) % step).any():
+                names.append(name)
+        if len(names) > most:
+            text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
+            print(f"warning: {counted(len(names), 'video')} {text}", file=sys.stderr)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -366,7 +373,8 @@ def main() -> None:
     options["subset"] = project.split(args.subset)
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
-    warn_of_steps(e, videos)
+    if not args.protocol.startswith("ava"):
+        warn_of_steps(e)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     if not metrics["tubes"]:
         print("warning: no action tube was predicted, so AP is 0", file=sys.stderr)

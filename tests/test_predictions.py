@@ -559,9 +559,10 @@ def test_videos_without_any_tube_are_told(many, capsys):
     assert "warning: no action tube was predicted" in capsys.readouterr().err
 
 
-def test_an_annotation_in_steps_is_told_beside_predictions_of_every_frame(many, capsys):
+def test_boxes_in_steps_are_told_where_the_other_side_has_every_frame(many, capsys):
     root, content = many
-    gt = json.loads((root / "gt.json").read_text())
+    every_frame = (root / "gt.json").read_text()
+    gt = json.loads(every_frame)
     for video in gt["videos"].values():
         (tube,) = video["tubes"]
         tube |= {key: tube[key][::5] for key in ("frames", "boxes")}
@@ -572,7 +573,12 @@ def test_an_annotation_in_steps_is_told_beside_predictions_of_every_frame(many, 
     assert "warning" not in capsys.readouterr().err
     (root / "pred.json").write_text(json.dumps(content))
     assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 0
-    assert "warning: 5 videos annotated in every k-th frame alone" in capsys.readouterr().err
+    assert "warning: 5 videos annotated in every k-th frame alone; " in capsys.readouterr().err
+    (root / "gt.json").write_text(every_frame)
+    (root / "pred.json").write_text(steps)
+    shutil.rmtree(root / "checkpoint")
+    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 0
+    assert "warning: 5 videos predicted in every k-th frame alone; " in capsys.readouterr().err
 
 
 def test_videos_that_a_list_names_twice_are_told(many, capsys):
