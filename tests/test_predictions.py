@@ -322,7 +322,7 @@ def test_the_json_of_predict_is_read(data, predictions, tmp_path):
 def test_a_file_of_predictions_is_read_once(predictions, monkeypatch):
     files = []
     monkeypatch.setattr(
-        "datasets.formats.pred_json.read_json", lambda path, what: files.append(path) or read_json(path, what)
+        "datasets.formats.pred_json.read_json", lambda path, *more: files.append(path) or read_json(path, *more)
     )
     assert convert("json", predictions, {})["labels"] == LABELS
     assert files == [predictions]
@@ -586,6 +586,14 @@ def test_videos_that_a_list_names_twice_are_told(many, capsys):
     (root / "val.txt").write_text("v0\nv1\nv2\nv1\nv3\nv4\nv0\n")
     assert evaluate(root, write_classes(root, content, 1, 1))[0]["videos"] == 5
     assert capsys.readouterr().err.count("names videos twice, which count once (first: 'v1')") == 1
+
+
+def test_a_video_that_a_json_holds_twice_is_refused(many):
+    root, content = many
+    text = json.dumps(content).replace('"videos": {', '"videos": {"v3": {"tubes": []}, ')
+    (root / "pred.json").write_text(text)
+    with pytest.raises(InputError, match=r"not a readable predictions file \('v3' is there twice"):
+        evaluate(root, root / "pred.json")
 
 
 def test_the_module_of_exports_is_no_command():

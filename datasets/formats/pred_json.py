@@ -16,6 +16,7 @@ import numpy as np
 
 from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
 from datasets.formats.predicted import TubeRows
+from datasets.formats.project_json import distinct
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_json
 
@@ -53,7 +54,7 @@ def read(tubes: TubeRows) -> None:
 
 def _content(file: Path, names: list[str]) -> tuple[list, dict[str, dict], object]:
     """A file's names of labels, its videos by name, and its settings, None without; `names` are the data set's."""
-    content = read_json(file, "predictions file")
+    content = read_json(file, "predictions file", distinct)
     if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
         raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
     labels = content.get("labels") or []
