@@ -12,6 +12,7 @@ from datasets.annotations import TAIL
 from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube, frames_and_boxes
+from utils.metrics.overlaps import by_content
 from utils.misc import InputError, counted, did_you_mean
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
@@ -291,6 +292,10 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: 
             texts.append(f"{text}, {SAY} first_label={first_label + step}")
     for text in texts:
         print(f"warning: {path}: in most videos predictions {text}", file=sys.stderr)
+    contents = [(name, tube.score, by_content(tube)) for name in pred for tube in pred[name]]
+    if twice := len(contents) - len({*contents}):
+        text = f"{counted(twice, 'tube')} more than once, as where processes share the last batch"
+        print(f"warning: {path}: {text}; the second is a false positive", file=sys.stderr)
 
 
 def _extent(tubes: Sequence[Tube]) -> tuple[float, float, float, float]:

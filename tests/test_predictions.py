@@ -552,6 +552,13 @@ def test_scores_that_are_no_probabilities_are_told(many, capsys, score):
     assert f" scores are not between 0 and 1, the first {score:g}; " in capsys.readouterr().err
 
 
+def test_tubes_that_are_there_twice_are_told(many, capsys):
+    root, content = many
+    content["videos"]["v2"]["tubes"] *= 2
+    evaluate(root, write_classes(root, content, 1, 1))
+    assert "warning" in (err := capsys.readouterr().err) and "1 tube more than once" in err
+
+
 def test_videos_without_any_tube_are_told(many, capsys):
     root, content = many
     path = write_classes(root, {"labels": LABELS, "videos": {name: {"tubes": []} for name in content["videos"]}}, 1, 1)
