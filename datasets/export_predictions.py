@@ -26,7 +26,7 @@ OF_FRAMES = {
 def export_json(folder: Path, e: Evaluation) -> Path:
     """The project's own JSON."""
     path = folder / "predictions.json"
-    write_json(path, predictions_json(e.labels, e.pred, e.frame_scores))
+    write_json(path, predictions_json(e.labels, e.pred, e.frame_scores, e.sizes))
     return path
 
 

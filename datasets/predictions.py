@@ -343,12 +343,18 @@ def tell_missing(known: Container[str], path: str | Path, names: Sequence[str]) 
 
 
 def predictions_json(
-    labels: Sequence[str], tubes: Mapping[str, Sequence[Tube]], frame_scores: Mapping[str, Sequence[np.ndarray]]
+    labels: Sequence[str],
+    tubes: Mapping[str, Sequence[Tube]],
+    frame_scores: Mapping[str, Sequence[np.ndarray]],
+    sizes: Mapping[str, tuple[int, int, int]],
 ) -> dict:
-    """Predictions as the JSON that `--predictions` reads, to the last digit: see `datasets.formats.pred_json`."""
+    """Predictions as the JSON that `--predictions` reads, to the last digit: see `datasets.formats.pred_json`. `sizes`:
+    width, height and number of frames of videos, 0 where unknown."""
     videos = {}
     for name, of_video in tubes.items():
+        size = sizes.get(name, (0, 0, 0))
         videos[name] = {
+            **(dict(zip(("width", "height", "n_frames"), size, strict=True)) if any(size) else {}),
             "tubes": [
                 {
                     "label": labels[tube.label],
@@ -359,7 +365,7 @@ def predictions_json(
                     "scores": np.asarray(scores).tolist(),
                 }
                 for tube, scores in zip(of_video, frame_scores[name], strict=True)
-            ]
+            ],
         }
     return {"labels": list(labels), "videos": videos}
 
@@ -377,4 +383,4 @@ def shorten(boxes: np.ndarray) -> np.ndarray:
 def convert(format: str, path: Path, options: Mapping) -> dict:
     """Predictions in a format as the project's JSON, without a data set; arguments and errors as `read_predictions`."""
     raw = read_predictions(path, format, options)
-    return predictions_json(raw.labels, *as_tubes(raw, raw.names))
+    return predictions_json(raw.labels, *as_tubes(raw, raw.names), raw.shapes)

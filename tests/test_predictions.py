@@ -595,6 +595,15 @@ def test_videos_that_a_list_names_twice_are_told(many, capsys):
     assert capsys.readouterr().err.count("names videos twice, which count once (first: 'v1')") == 1
 
 
+def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
+    root, content = many
+    _, folder = evaluate(root, write_classes(root, content, 1, 1), "--save_predictions")
+    text = (root / "gt.json").read_text()
+    (root / "gt.json").write_text(text.replace('"n_frames": 110', '"n_frames": 132'))  # as at another rate
+    with pytest.raises(InputError, match=r"video 'v0': 110 frames, but 132 are annotated"):
+        evaluate(root, folder / "predictions.json")
+
+
 def test_a_video_that_a_json_holds_twice_is_refused(many):
     root, content = many
     text = json.dumps(content).replace('"videos": {', '"videos": {"v3": {"tubes": []}, ')
