@@ -266,6 +266,9 @@ def from_predictions(
     `left_out`: videos of the subset that cannot be used. Files that name videos by their number count them too.
     """
     path = Path(args.predictions)
+    of_heads = dict.fromkeys(("min_tube_length", "topk", "action_th"))
+    if unused := [f"--{flag}" for flag in of_heads if getattr(args, flag) is not None]:
+        print(f"note: {', '.join(unused)}: not applied to the tubes of --predictions", file=sys.stderr)
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
@@ -282,7 +285,7 @@ def from_predictions(
         text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
         print(f"note: {path}: {text}", file=sys.stderr)
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
-    used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
+    used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     pred, scores = as_tubes(raw, sizes)
     warn_of_other_frames(path, pred, gt, options)

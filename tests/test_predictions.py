@@ -604,6 +604,14 @@ def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
         evaluate(root, folder / "predictions.json")
 
 
+def test_flags_of_action_tubes_are_not_applied_to_predictions(many, capsys):
+    root, content = many
+    path = write_classes(root, content, 1, 1)
+    _, folder = evaluate(root, path, "--min_tube_length", 101, "--topk", 2)
+    assert "note: --min_tube_length, --topk: not applied" in capsys.readouterr().err
+    assert json.loads(folder.with_suffix(".json").read_text())["args"]["min_tube_length"] is None
+
+
 def test_a_video_that_a_json_holds_twice_is_refused(many):
     root, content = many
     text = json.dumps(content).replace('"videos": {', '"videos": {"v3": {"tubes": []}, ')
