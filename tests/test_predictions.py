@@ -541,9 +541,12 @@ def test_classes_that_all_lie_one_number_off_are_told(many, capsys, said, gt_lab
         assert metrics["v-mAP@0.5"] == 1
 
 
-def test_an_index_of_labels_is_a_whole_number(many):
-    with pytest.raises(InputError, match=r"tube 0: label '1\.5' is not among stand"):
+def test_an_index_of_labels_is_a_whole_number_below_their_number(many):
+    with pytest.raises(InputError, match=r"tube 0: label '1\.5' is not among the indices of labels, 0 to 3$"):
         evaluate(many[0], write_classes(*many, 1, 1.5))
+    with pytest.raises(InputError, match=r"tube 0: label '4' is .*; if they count from 1, say first_label=1 \("):
+        evaluate(many[0], write_classes(*many, 3, 4))
+    assert evaluate(many[0], many[0] / "pred.json", "--predictions_options", "first_label=1")[0]["v-mAP@0.5"] == 1
 
 
 @pytest.mark.parametrize("score", [3.0, -1])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
-from datasets.formats.predicted import TubeRows
+from datasets.formats.predicted import WHERE, TubeRows
 from datasets.formats.project_json import distinct
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_json
@@ -75,8 +75,13 @@ def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
             if label is None:
                 raise ValueError("label is null, but a predicted tube has an action")
             if not isinstance(label, str) and labels:
-                number = label - tubes.first_label
-                label = labels[int(number)] if number in range(len(labels)) else str(label)
+                first, n = tubes.first_label, len(labels)
+                number = label - first
+                if number not in range(n):
+                    near = f"; if they count from {first + 1}, say first_label={first + 1}{WHERE}" * (number == n)
+                    text = f"label {str(label)!r} is not among the indices of labels, {first} to {first + n - 1}"
+                    raise tubes.fault(place, text + near)
+                label = labels[int(number)]
             if isinstance(label, str):
                 if label not in tubes.label_numbers:
                     near = did_you_mean(label, tubes.label_numbers)
