@@ -18,7 +18,7 @@ from utils.misc import InputError, counted, did_you_mean
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
 FAR = 1.5  # between the ends of predictions and annotation, above which their frames are hardly the same ones
-SMALLER = 0.85  # share of the annotation's reach in the frame, below which boxes are hardly of the same picture
+SMALLER = 0.85  # share of the annotation's reach, in the frame or in time, that is hardly of the same picture or rate
 BEYOND = 1.05  # of a frame's width or height, further than boxes of its own picture reach
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
@@ -270,9 +270,10 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: 
     end, right, bottom = np.median(reach, axis=1)
     first_frame, first_label = (int(options.get(key, 0)) for key in ("first_frame", "first_label"))
     texts = []
-    if not 1 / FAR <= end <= FAR:
+    short = np.quantile(reach, 0.75, axis=1) < SMALLER
+    if not 1 / FAR <= end <= FAR or short[0]:
         texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
-    if max(right, bottom) < SMALLER or np.quantile(reach[1:], 0.75, axis=1).min() < SMALLER:
+    if max(right, bottom) < SMALLER or short[1:].any():
         text = f"reach to {right:.0%} of the annotated boxes' right and {bottom:.0%} of their bottom"
         texts.append(f"{text}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
     if begin.min() == 1 and ((begin == 1) & (gt_begin == 0)).mean() > 0.5:

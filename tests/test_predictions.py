@@ -562,6 +562,16 @@ def test_tubes_that_are_there_twice_are_told(many, capsys):
     assert "warning" in (err := capsys.readouterr().err) and "1 tube more than once" in err
 
 
+def test_predictions_at_a_rate_little_lower_than_the_annotation_s_are_told(many, capsys):
+    root, content = many
+    for video in content["videos"].values():
+        (tube,) = video["tubes"]
+        tube |= {"frames": list(range(83)), "boxes": [tube["boxes"][frame * 30 // 25] for frame in range(83)]}
+    metrics, _ = evaluate(root, write_classes(root, content, 1, 1))
+    assert metrics["v-mAP@0.5"] < 1
+    assert "end at 0.83 times the last annotated frame; were they" in capsys.readouterr().err
+
+
 def test_videos_without_any_tube_are_told(many, capsys):
     root, content = many
     path = write_classes(root, {"labels": LABELS, "videos": {name: {"tubes": []} for name in content["videos"]}}, 1, 1)
