@@ -21,7 +21,7 @@ from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
 from datasets.formats.predicted import warn_of_scores
-from datasets.likely_mistakes import frame_step, shared_videos, warn_of_shared_videos
+from datasets.likely_mistakes import frame_step, shared_videos, warn_of_doubles, warn_of_shared_videos
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -365,6 +365,7 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
+    warn_of_doubles(videos)
     if args.predictions:
         measured = from_predictions(args, project, videos, bad or ())
     else:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from datasets.annotations import Video
 from datasets.config import Project
 from datasets.formats.common import RawVideo
 from utils.box_ops import frames_and_boxes
@@ -55,6 +56,13 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
         with contextlib.suppress(InputError):  # who evaluates may not have the training list
             for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
                 print(f"warning: {line}", file=sys.stderr)
+
+
+def warn_of_doubles(videos: Mapping[str, Video]) -> None:
+    """Print a warning where a tube is annotated twice, which one detection finds once."""
+    if names := [name for name, video in videos.items() if _has_double(video)]:
+        text = f"{counted(len(names), 'video')}: a tube is annotated twice; one detection finds one of the two alone"
+        print(f"warning: {text} (first: {names[0]!r})", file=sys.stderr)
 
 
 def frame_step(frames: np.ndarray) -> int:

@@ -555,6 +555,15 @@ def test_scores_that_are_no_probabilities_are_told(many, capsys, score):
     assert f" scores are not between 0 and 1, the first {score:g}; " in capsys.readouterr().err
 
 
+def test_tubes_that_are_annotated_twice_are_told(many, capsys):
+    root, content = many
+    gt = json.loads((root / "gt.json").read_text())
+    gt["videos"]["v2"]["tubes"] *= 2
+    (root / "gt.json").write_text(json.dumps(gt))
+    assert evaluate(root, write_classes(root, content, 1, 1))[0]["v-mAP@0.5"] < 1
+    assert "warning: 1 video: a tube is annotated twice; " in capsys.readouterr().err
+
+
 def test_tubes_that_are_there_twice_are_told(many, capsys):
     root, content = many
     content["videos"]["v2"]["tubes"] *= 2
