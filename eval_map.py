@@ -8,7 +8,7 @@ results/eval_map-<subset>-<settings>.json.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from datasets.annotations import Video, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.likely_mistakes import shared_videos, warn_of_shared_videos
+from datasets.formats.predicted import warn_of_scores
+from datasets.likely_mistakes import frame_step, shared_videos, warn_of_doubles, warn_of_shared_videos
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -38,7 +39,7 @@ from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, existing_tar, link_settings, open_tracks, settings_differences
 from utils.ava_files import read_rows
-from utils.box_ops import Tube
+from utils.box_ops import Tube, frames_and_boxes
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.drawing.report import contents
 from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_frame_flags, add_run_flags
@@ -48,7 +49,7 @@ from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
-from utils.misc import InputError, checksum, pick_device, progress, start
+from utils.misc import InputError, checksum, counted, pick_device, progress, start
 from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
@@ -257,24 +258,37 @@ def from_tracks(
     return Measured(pred, scores, sizes, root, name, used, epoch)
 
 
-def from_predictions(args: argparse.Namespace, project: Project, videos: Mapping[str, Video]) -> Measured:
-    """The tubes of a predictions file, which need no model; the ground truth of `videos` says what fits."""
+def from_predictions(
+    args: argparse.Namespace, project: Project, videos: Mapping[str, Video], left_out: Container[str]
+) -> Measured:
+    """The tubes of a predictions file, which need no model; the ground truth of `videos` says what fits.
+
+    `left_out`: videos of the subset that cannot be used. Files that name videos by their number count them too.
+    """
     path = Path(args.predictions)
+    of_heads = dict.fromkeys(("min_tube_length", "topk", "action_th"))
+    if unused := [f"--{flag}" for flag in of_heads if getattr(args, flag) is not None]:
+        print(f"note: {', '.join(unused)}: not applied to the tubes of --predictions", file=sys.stderr)
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
     given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
-    options = FORMATS[format].defaults | data_set_options(format, project.labels, sizes, given)
+    numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
+    options = FORMATS[format].defaults | data_set_options(format, project.labels, numbered, given)
     raw = read_predictions(path, format, options)
     gt = {name: video.tubes for name, video in videos.items()}
-    raw = fit_to_data_set(raw, path, args.subset, with_lengths(raw, sizes, gt, project.open_video), options)
-    missing = tell_missing(raw, path, list(sizes))
+    lengths = with_lengths(raw, sizes, gt, project.open_video)
+    raw = fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
+    missing = tell_missing({*raw.names}, path, list(sizes))
+    if len(raw.video) and len(raw.video) == len(raw.tube):
+        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
+        print(f"note: {path}: {text}", file=sys.stderr)
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
-    used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing}
+    used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     pred, scores = as_tubes(raw, sizes)
-    warn_of_other_frames(path, pred, gt, int(options.get("first_frame", 0)))
+    warn_of_other_frames(path, pred, gt, options)
     return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 
@@ -289,6 +303,8 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
+    tell_missing({*pred.videos}, path, subset)
+    warn_of_scores(path, pred.last)
     by_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
     ap = rows_ap(pred, gt, file.label_ids, excluded if by_2019 else None, "2019" if by_2019 else "2020", levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
@@ -296,6 +312,25 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
     root = Path(args.checkpoint_root) / project.name / "predictions"
     write_results(root, "eval_map", args.subset, name, vars(args) | {"tiou_th": levels}, metrics, 0)
+
+
+def warn_of_steps(e: Evaluation) -> None:
+    """Warn of videos that one side, annotation or predictions, has in every k-th frame alone, and the other does not:
+    of any such annotation, and of predictions where most are so."""
+    sides = (
+        ("annotated", e.gt, e.pred, "are errors: interpolate the annotation", 0),
+        ("predicted", e.pred, e.gt, "are missed: interpolate the predictions", len(e.gt) / 2),
+    )
+    for verb, tubes, others, result, most in sides:
+        names = []
+        for name in e.gt:
+            frames, other_frames = (frames_and_boxes(side[name])[0] for side in (tubes, others))
+            step = frame_step(frames)
+            if step > 1 and ((other_frames - frames[0]) % step).any():
+                names.append(name)
+        if len(names) > most:
+            text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
+            print(f"warning: {counted(len(names), 'video')} {text}", file=sys.stderr)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -330,14 +365,23 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    measured = from_predictions(args, project, videos) if args.predictions else from_tracks(args, project, videos, bad)
+    warn_of_doubles(videos)
+    if args.predictions:
+        measured = from_predictions(args, project, videos, bad or ())
+    else:
+        measured = from_tracks(args, project, videos, bad)
     gt = {name: video.tubes for name, video in videos.items() if name not in (bad or {})}
     options = {name: getattr(args, name) for name in ("protocol", "count_duplicates", "bootstrap", "seed")}
     for name in ("key_frames", "empty_frames"):
         options[name] = {video: getattr(videos[video], name) for video in gt}
+    options["subset"] = project.split(args.subset)
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
+    if not args.protocol.startswith("ava"):
+        warn_of_steps(e)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
+    if not metrics["tubes"]:
+        print("warning: no action tube was predicted, so AP is 0", file=sys.stderr)
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)
     if args.errors:

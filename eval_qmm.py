@@ -68,7 +68,7 @@ from datasets.annotations import Video, fit_to_video, read_annotations
 from datasets.config import Project, load_project
 from datasets.faults import refuse
 from datasets.frame_batches import SubsetVideos
-from datasets.likely_mistakes import warn_of_shared_videos
+from datasets.likely_mistakes import warn_of_doubles, warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
@@ -285,6 +285,7 @@ def main() -> None:
             store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             check_plot_video(args, gt)
+            warn_of_doubles(annotations)
             evaluated = TrackEvaluation(args, project, root, store, gt, tiou_thresholds)
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})

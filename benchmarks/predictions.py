@@ -39,7 +39,7 @@ def write_case(path: Path) -> Tubes:
             for t in tubes
         ]
     scores = {name: [np.full(len(tube), tube.score) for tube in tubes] for name, tubes in pred.items()}
-    path.write_text(json.dumps(predictions_json(LABELS, pred, scores)))
+    path.write_text(json.dumps(predictions_json(LABELS, pred, scores, {})))
     return gt
 
 

@@ -1,8 +1,9 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,9 @@ class Project:
             source, names = self.annotations, self.annotation_file.split(rule["list"], rule["number"])
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
+        if len(names) > len({*names}):
+            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            _warn_once(f"{source}: the subset {subset!r} names videos twice, which count once (first: {twice!r})")
         return list(dict.fromkeys(names))
 
     def frames_path(self, name: str) -> Path:
@@ -122,6 +126,11 @@ class Project:
         if self.name == "synthetic":
             return "render the data set with python -m datasets.synthetic, or name its folder's parent with --data_root"
         return "'Data sets' in README.md says where to get it, and --data_root where data sets are"
+
+
+@cache
+def _warn_once(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def known_projects() -> list[str]:

@@ -12,6 +12,7 @@ from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import OPTIONS, check_options
 from datasets.likely_mistakes import frame_step
+from utils.box_ops import frames_and_boxes
 from utils.cli import Parser, run
 from utils.misc import InputError, counted
 from utils.storage.files import read_json, write_json
@@ -66,7 +67,7 @@ def written_form(path: Path, videos: Mapping[str, Video], labels: list[str]) -> 
 
 def in_steps(videos: Mapping[str, Video], format: str) -> list[str]:
     """A line about videos that are annotated in every k-th frame alone: what is written does not say so."""
-    names = [name for name, video in videos.items() if frame_step(video) > 1]
+    names = [name for name, video in videos.items() if frame_step(frames_and_boxes(video.tubes)[0]) > 1]
     if not names:
         return []
     remedy = "interpolate the boxes"

@@ -26,13 +26,13 @@ OF_FRAMES = {
 def export_json(folder: Path, e: Evaluation) -> Path:
     """The project's own JSON."""
     path = folder / "predictions.json"
-    write_json(path, predictions_json(e.labels, e.pred, e.frame_scores))
+    write_json(path, predictions_json(e.labels, e.pred, e.frame_scores, e.sizes))
     return path
 
 
 def export_frame_detections(folder: Path, e: Evaluation) -> Path:
-    """ACT's and MultiSports' frame detections as `.npy`: float64 (N, 8), videos in the order of the ground truth."""
-    names = {name: i for i, name in enumerate(e.gt)}
+    """ACT's and MultiSports' frame detections as `.npy`: float64 (N, 8), videos by their number in the subset."""
+    names = {name: i for i, name in enumerate(e.subset)}
     rows = [
         np.column_stack([np.full(len(frames), names[name]), frames + 1, np.full(len(frames), label), scores, boxes])
         for name, label, frames, boxes, scores in _tubes(e)
@@ -126,3 +126,7 @@ def _tubes(
     for name in e.pred if names is None else names:
         for tube, scores in zip(e.pred[name], e.frame_scores[name], strict=True):
             yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), np.asarray(scores, np.float64)
+
+
+if __name__ == "__main__":
+    raise SystemExit("error: not a command: eval_map.py --export writes predictions, datasets.convert converts them")

@@ -58,9 +58,16 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
                 print(f"warning: {line}", file=sys.stderr)
 
 
-def frame_step(video: RawVideo | Video) -> int:
-    """The step k where a video has boxes in every k-th frame only; 1 where fewer than three frames are annotated."""
-    frames = np.unique(frames_and_boxes(video.tubes)[0])
+def warn_of_doubles(videos: Mapping[str, Video]) -> None:
+    """Print a warning where a tube is annotated twice, which one detection finds once."""
+    if names := [name for name, video in videos.items() if _has_double(video)]:
+        text = f"{counted(len(names), 'video')}: a tube is annotated twice; one detection finds one of the two alone"
+        print(f"warning: {text} (first: {names[0]!r})", file=sys.stderr)
+
+
+def frame_step(frames: np.ndarray) -> int:
+    """The step k where boxes are in every k-th frame only, 1 where in fewer than three; `frames` (R,), of the boxes."""
+    frames = np.unique(frames)
     return int(np.gcd.reduce(np.diff(frames))) if len(frames) > 2 else 1
 
 
@@ -84,7 +91,8 @@ MISTAKES: dict[str, Callable[[RawVideo], bool]] = {
     f"{REVERSED_SHARE:.0%} or more of the boxes are reversed, which are probably left, top, width, height; boxes are "
     "left, top, right, bottom": _is_reversed,
     "only every k-th frame has boxes, which are probably key frames; frames between them count as frames without "
-    "people: interpolate the boxes": lambda video: frame_step(video) > 1 and video.key_frames is None,
+    "people: interpolate the boxes": lambda video: frame_step(frames_and_boxes(video.tubes)[0]) > 1
+    and video.key_frames is None,
     "a tube is annotated twice": _has_double,
 }
 """What is probably meant otherwise, and whether it is so in a video."""

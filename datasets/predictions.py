@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +12,14 @@ from datasets.annotations import TAIL
 from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube, frames_and_boxes
+from utils.metrics.overlaps import by_content
 from utils.misc import InputError, counted, did_you_mean
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
 FAR = 1.5  # between the ends of predictions and annotation, above which their frames are hardly the same ones
-SMALLER = 0.85  # share of the annotation's reach in the frame, below which boxes are hardly of the same picture
+SMALLER = 0.85  # share of the annotation's reach, in the frame or in time, that is hardly of the same picture or rate
+BEYOND = 1.05  # of a frame's width or height, further than boxes of its own picture reach
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
 
@@ -147,12 +149,18 @@ def data_set_options(format: str, labels: Sequence[str], sizes: Mapping[str, tup
 
 
 def fit_to_data_set(
-    raw: RawPredictions, path: str | Path, subset: str, sizes: Mapping[str, tuple[int, int, int]], options: Mapping
+    raw: RawPredictions,
+    path: str | Path,
+    subset: str,
+    sizes: Mapping[str, tuple[int, int, int]],
+    options: Mapping,
+    left_out: Container[str] = (),
 ) -> RawPredictions:
     """Compare predictions with the videos of a subset; what the options say to leave out is left out.
 
     Args:
         sizes: width, height and number of frames of each of the subset's videos, 0 where unknown.
+        left_out: further videos of the subset, whose predictions are left out.
 
     Raises:
         InputError: videos, frames or boxes do not fit; one line with what was found and what was expected.
@@ -165,9 +173,10 @@ def fit_to_data_set(
         content = f"names {counted(len(raw.names), 'video')}, the first {first!r}" if raw.names else "names no video"
         text = f"{content}, none of subset {subset!r}, whose first is {next(iter(sizes), None)!r}{near}"
         raise InputError(f"{path}: {text}")
-    if not known.all() and options.get("other_videos") != "ignore":
-        other = raw.names[int((~known).argmax())]
-        text = f"is not in subset {subset!r}, nor are {(~known).sum() - 1} more{did_you_mean(other, sizes)}"
+    others = [name for name in raw.names if name not in sizes and name not in left_out]
+    if others and options.get("other_videos") != "ignore":
+        other = others[0]
+        text = f"is not in subset {subset!r}, nor are {len(others) - 1} more{did_you_mean(other, sizes)}"
         raise InputError(f"{path}: video {other!r} {text}; to leave such out, {SAY} other_videos=ignore")
     _compare_shapes(raw.shapes, path, sizes, options)
     video = raw.video[raw.tube]
@@ -196,12 +205,15 @@ def fit_to_data_set(
         print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
     boxes, size = raw.boxes[sized], size[sized, :2]
     outside = (boxes[:, :2] >= size).any(1) | (boxes[:, 2:] <= 0).any(1)
-    if len(boxes) and outside.mean() > STRANGE:
+    beyond = outside | (boxes[:, 2:] > BEYOND * size).any(1)
+    if len(boxes) and beyond.mean() > STRANGE:
         reach, frames = ("{:.0f} x {:.0f}".format(*corners.max(0)) for corners in (boxes[:, 2:], size))
-        text = (
-            f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames to"
-        )
-        raise InputError(f"{path}: {text} {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
+        odd, verb = (outside, "lie outside of") if outside.mean() > STRANGE else (beyond, "reach beyond")
+        text = f"{path}: {odd.sum()} of {len(boxes)} boxes {verb} their frames: they reach to {reach}, the frames to"
+        text += f" {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
+        if odd is outside:
+            raise InputError(text)
+        print(f"warning: {text}", file=sys.stderr)
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -244,28 +256,47 @@ def with_lengths(
     return sizes
 
 
-def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, first_frame: int) -> None:
-    """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames: they end far
-    from the last of these, begin a frame later, or lie in a smaller picture. `first_frame` is the number in the file.
+def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: Mapping) -> None:
+    """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames or classes:
+    they end far from the last frame, begin a frame later, lie in a smaller picture, or have the class after or before.
+    `options` are those that the file was read with.
     """
     gt = {name: [tube for tube in tubes if tube.label >= 0] for name, tubes in gt.items()}  # as predictions have
     names = [name for name in gt if gt[name] and pred.get(name)]
     if not names:
         return
     (begin, *ends), (gt_begin, *gt_ends) = (np.array([_extent(t[name]) for name in names]).T for t in (pred, gt))
-    end, right, bottom = np.median(np.array(ends) / gt_ends, axis=1)
+    reach = np.array(ends) / gt_ends
+    end, right, bottom = np.median(reach, axis=1)
+    first_frame, first_label = (int(options.get(key, 0)) for key in ("first_frame", "first_label"))
     texts = []
-    if not 1 / FAR <= end <= FAR:
+    short = np.quantile(reach, 0.75, axis=1) < SMALLER
+    if not 1 / FAR <= end <= FAR or short[0]:
         texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
-    if max(right, bottom) < SMALLER:
+    if max(right, bottom) < SMALLER or short[1:].any():
         text = f"reach to {right:.0%} of the annotated boxes' right and {bottom:.0%} of their bottom"
         texts.append(f"{text}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
     if begin.min() == 1 and ((begin == 1) & (gt_begin == 0)).mean() > 0.5:
         texts.append(
             f"begin one frame after the annotation; if frames count from 1, {SAY} first_frame={first_frame + 1}"
         )
+    predicted = {tube.label for tubes in pred.values() for tube in tubes}
+    best = [max(pred[name], key=lambda tube: tube.score).label for name in names]
+    shifts = [(1, "after", 0)] + [(-1, "before", len(options["labels"]) - 1)] * (first_label > 0)
+    for step, word, absent in shifts:
+        hits, shifted = (
+            np.mean([label - k in {tube.label for tube in gt[name]} for name, label in zip(names, best, strict=True)])
+            for k in (0, step)
+        )
+        if absent not in predicted and hits < 0.1 and shifted > 0.5:
+            text = f"have the class {word} an annotated one; if classes count from {first_label + step}"
+            texts.append(f"{text}, {SAY} first_label={first_label + step}")
     for text in texts:
         print(f"warning: {path}: in most videos predictions {text}", file=sys.stderr)
+    contents = [(name, tube.score, by_content(tube)) for name in pred for tube in pred[name]]
+    if twice := len(contents) - len({*contents}):
+        text = f"{counted(twice, 'tube')} more than once, as where processes share the last batch"
+        print(f"warning: {path}: {text}; the second is a false positive", file=sys.stderr)
 
 
 def _extent(tubes: Sequence[Tube]) -> tuple[float, float, float, float]:
@@ -301,27 +332,30 @@ def as_tubes(raw: RawPredictions, names: Iterable[str]) -> tuple[dict[str, list[
     return tubes, scores
 
 
-def tell_missing(raw: RawPredictions, path: str | Path, names: Sequence[str]) -> list[str]:
-    """The videos of the data set that the file does not name, listed on stderr: they count as without detections."""
-    known = set(raw.names)
+def tell_missing(known: Container[str], path: str | Path, names: Sequence[str]) -> list[str]:
+    """The videos of the data set that are not among the file's (`known`), listed on stderr: they count as without
+    detections."""
     missing = [name for name in names if name not in known]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
         text = f"{counted(len(missing), 'video')} of {len(names)} not in it, taken as without detections: {shown}"
         print(f"warning: {path}: {text}", file=sys.stderr)
-    if len(raw.video) and len(raw.video) == len(raw.tube):
-        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
-        print(f"note: {path}: {text}", file=sys.stderr)
     return missing
 
 
 def predictions_json(
-    labels: Sequence[str], tubes: Mapping[str, Sequence[Tube]], frame_scores: Mapping[str, Sequence[np.ndarray]]
+    labels: Sequence[str],
+    tubes: Mapping[str, Sequence[Tube]],
+    frame_scores: Mapping[str, Sequence[np.ndarray]],
+    sizes: Mapping[str, tuple[int, int, int]],
 ) -> dict:
-    """Predictions as the JSON that `--predictions` reads, to the last digit: see `datasets.formats.pred_json`."""
+    """Predictions as the JSON that `--predictions` reads, to the last digit: see `datasets.formats.pred_json`. `sizes`:
+    width, height and number of frames of videos, 0 where unknown."""
     videos = {}
     for name, of_video in tubes.items():
+        size = sizes.get(name, (0, 0, 0))
         videos[name] = {
+            **(dict(zip(("width", "height", "n_frames"), size, strict=True)) if any(size) else {}),
             "tubes": [
                 {
                     "label": labels[tube.label],
@@ -332,7 +366,7 @@ def predictions_json(
                     "scores": np.asarray(scores).tolist(),
                 }
                 for tube, scores in zip(of_video, frame_scores[name], strict=True)
-            ]
+            ],
         }
     return {"labels": list(labels), "videos": videos}
 
@@ -350,4 +384,4 @@ def shorten(boxes: np.ndarray) -> np.ndarray:
 def convert(format: str, path: Path, options: Mapping) -> dict:
     """Predictions in a format as the project's JSON, without a data set; arguments and errors as `read_predictions`."""
     raw = read_predictions(path, format, options)
-    return predictions_json(raw.labels, *as_tubes(raw, raw.names))
+    return predictions_json(raw.labels, *as_tubes(raw, raw.names), raw.shapes)

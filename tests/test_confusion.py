@@ -64,6 +64,16 @@ def test_two_actions_of_one_person_are_not_taken_for_each_other(order):
     assert found["frames"]["counts"] == np.diag([10, 10, 0]).tolist()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_equal_detections_of_two_classes_have_one_order(order):
+    frames, boxes = np.arange(10), np.tile([10.0, 10, 30, 60], (10, 1))
+    gt = {"v": [Tube(frames, boxes, 2)]}
+    pred = {"v": [Tube(frames, boxes, label, 0.5) for label in order]}
+    found = confusion(Evaluation(pred, {"v": [np.full(10, 0.5)] * 2}, gt, {}, list("abc"), [0.5]))
+    for counts in (found["tubes@0.5"]["counts"], found["frames"]["counts"]):
+        assert counts[2][0] and not counts[2][1]
+
+
 def test_the_stage_keeps_and_plots_errors_and_confusion(data, predictions, capsys):  # noqa: F811
     metrics, folder = evaluate(data, predictions, "--errors", "--confusion", "--plot", "--tiou_th", 0.5)
     found = metrics["errors"]["v-mAP@0.5"]

@@ -42,8 +42,8 @@ def add_run_flags(parser: Parser) -> None:
 
 def add_strict_flag(parser: Parser, section: str) -> None:
     """The flag of the stages that choose or link detections by thresholds."""
-    parser.flag(section, "strict", action="store_true",
-                help="person scores, similarities and IoUs must exceed their minimum, as published")  # fmt: skip
+    help_text = "a score, similarity or IoU equal to its minimum is too low, as published (default: high enough)"
+    parser.flag(section, "strict", action="store_true", help=help_text)
 
 
 def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: str = "") -> None:

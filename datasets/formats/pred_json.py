@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
-from datasets.formats.predicted import TubeRows
+from datasets.formats.predicted import WHERE, TubeRows
+from datasets.formats.project_json import distinct
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_json
 
@@ -53,7 +54,7 @@ def read(tubes: TubeRows) -> None:
 
 def _content(file: Path, names: list[str]) -> tuple[list, dict[str, dict], object]:
     """A file's names of labels, its videos by name, and its settings, None without; `names` are the data set's."""
-    content = read_json(file, "predictions file")
+    content = read_json(file, "predictions file", distinct)
     if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
         raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
     labels = content.get("labels") or []
@@ -74,7 +75,13 @@ def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
             if label is None:
                 raise ValueError("label is null, but a predicted tube has an action")
             if not isinstance(label, str) and labels:
-                label = labels[int(label)] if 0 <= int(label) < len(labels) else str(label)
+                first, n = tubes.first_label, len(labels)
+                number = label - first
+                if number not in range(n):
+                    near = f"; if they count from {first + 1}, say first_label={first + 1}{WHERE}" * (number == n)
+                    text = f"label {str(label)!r} is not among the indices of labels, {first} to {first + n - 1}"
+                    raise tubes.fault(place, text + near)
+                label = labels[int(number)]
             if isinstance(label, str):
                 if label not in tubes.label_numbers:
                     near = did_you_mean(label, tubes.label_numbers)

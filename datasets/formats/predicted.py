@@ -1,6 +1,7 @@
 """What every format of predictions is read into, and the checks that need no data set."""
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ OPTIONS = {
     "n_frames": "ignore: take a video of another number of frames than annotated, whose frames are the same ones",
 }
 """What a file of predictions does not say: its format's defaults, or what the data set or the user says."""
+WHERE = " (--predictions_options, or the file of datasets.convert --options)"
 
 
 class RawPredictions(NamedTuple):
@@ -159,6 +161,7 @@ class TubeRows:
         frames, low = rows[:, 0], self.first_frame
         finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
         self._refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
+        warn_of_scores(self.path, np.append(score, rows[:, 5]))
         labels = list(self.options.get("labels") or filter(None, self.label_names))
         numbered = enumerate(self.label_names, self.first_label)
         index_of = {number: labels.index(name) for number, name in numbered if name in labels}
@@ -167,7 +170,7 @@ class TubeRows:
         self._refuse((index < 0)[tube], lambda row: self._label_fault(label[tube[row]]))
         whole = (frames == np.floor(frames)) & (np.abs(frames) < MAX_FRAME)
         self._refuse(~whole, lambda row: f"frame {frames[row]:g} is not a whole number")
-        near = f"; if they count from {low - 1}, say first_frame={low - 1}" if low > 0 else ""
+        near = f"; if they count from {low - 1}, say first_frame={low - 1}{WHERE}" if low > 0 else ""
         self._refuse(
             frames < low,
             lambda row: f"frame {frames[row]:g}, but frames count from {low}" + near * bool(frames[row] == low - 1),
@@ -192,12 +195,13 @@ class TubeRows:
         low, n = self.first_label, len(self.label_names)
         noun = "class" if low else "label"
         if value == low - 1 and low:
-            return f"{noun} {value:g}, but classes count from {low}; if from {low - 1}, say first_label={low - 1}"
+            near = f"; if from {low - 1}, say first_label={low - 1}{WHERE}"
+            return f"{noun} {value:g}, but classes count from {low}{near}"
         if value == np.floor(value) and low <= value < low + n:
             name = self.label_names[int(value) - low]
             fault = f"{name!r}, which is not among the labels" if name else "not in the label map"
             return f"class {value:g} is {fault}"
-        near = f"; if they count from {low + 1}, say first_label={low + 1}" if value == low + n else ""
+        near = f"; if they count from {low + 1}, say first_label={low + 1}{WHERE}" if value == low + n else ""
         names = counted(n, "label") if noun == "label" else f"{n} class{'es' * (n > 1)}"
         return f"{noun} {value:g}, but there are {names} ({low} to {low + n - 1}){near}"
 
@@ -209,7 +213,8 @@ class TubeRows:
             return boxes
         if shares and np.abs(boxes).max() > 2:
             box = _shown(boxes[np.abs(boxes).max(1).argmax()])
-            raise self.fault("", f"the box {box} is no share of the frame (0 to 1); if it is pixels, say boxes=pixels")
+            near = f"; if it is pixels, say boxes=pixels{WHERE}"
+            raise self.fault("", f"the box {box} is no share of the frame (0 to 1){near}")
         names = list(self._names)
         sizes = np.ones((len(names), 2))
         for i in np.unique(video):
@@ -227,6 +232,13 @@ class TubeRows:
         if array.size != 1 or array.dtype.kind not in "iuf":
             raise self.fault(place, f"{name} {str(value)[:40]!r} is not a number")
         return float(array.item())
+
+
+def warn_of_scores(path: str | Path, scores: np.ndarray) -> None:
+    """Warn of scores, float64 (n,), that are no probabilities: perhaps another column was read."""
+    if (odd := (scores < 0) | (scores > 1)).any():
+        text = f"{odd.sum()} of {len(scores)} scores are not between 0 and 1, the first {scores[odd.argmax()]:g}"
+        print(f"warning: {path}: {text}; their order alone counts", file=sys.stderr)
 
 
 def _shown(numbers: Sequence[float]) -> str:

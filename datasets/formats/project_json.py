@@ -20,7 +20,7 @@ from utils.storage.files import read_json, write_text
 
 def read(path: Path) -> AnnotationFile:
     """Read a JSON annotation; InputError names the video and the tube at fault."""
-    content = read_json(path, "annotation file", _distinct)
+    content = read_json(path, "annotation file", distinct)
     _require(isinstance(content, dict) and isinstance(content.get("videos"), dict), path, '"videos" is not a mapping')
     labels = content.get("labels") or []
     names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
@@ -59,7 +59,7 @@ def _tube(tube: dict) -> RawTube:
     return RawTube(frames, boxes, label, None if person is None else whole_number(person, "person_id"))
 
 
-def _distinct(pairs: list[tuple[str, object]]) -> dict:
+def distinct(pairs: list[tuple[str, object]]) -> dict:
     """A JSON object; ValueError when a key stands there twice, of which Python would keep the last one only."""
     content = dict(pairs)
     if len(content) < len(pairs):

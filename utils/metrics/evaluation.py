@@ -40,6 +40,7 @@ class Evaluation(NamedTuple):
     gt: every video's ground truth. sizes: every video's width, height and number of frames, 0 where unknown.
     bootstrap: the number of resamples of videos that intervals are made of, 0: none. seed: of their draws.
     key_frames, empty_frames: of videos annotated on key frames, all of these, and those that are listed without people.
+    subset: the names of its videos, with those that are left out.
     ava_csv: of a data set in AVA's format, what `datasets.formats.ava.csv_writing` says.
     """
 
@@ -55,6 +56,7 @@ class Evaluation(NamedTuple):
     seed: int = 42
     key_frames: Mapping[str, np.ndarray | None] = MappingProxyType({})
     empty_frames: Mapping[str, np.ndarray | None] = MappingProxyType({})
+    subset: Sequence[str] = ()
     ava_csv: Mapping[str, object] = MappingProxyType({})
 
 

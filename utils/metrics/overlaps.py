@@ -99,7 +99,7 @@ def span_overlap(first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np
 
 def by_content(tube: Tube) -> tuple:
     """A key to sort a video's tubes by that does not depend on the order in which they were given."""
-    return int(tube.frames[0]), len(tube), tube.frames.tobytes(), tube.boxes.tobytes()
+    return int(tube.frames[0]), len(tube), tube.frames.tobytes(), tube.boxes.tobytes(), tube.label
 
 
 def check_tubes(tubes: Tubes, num_classes: int | None = None, lowest_label: int = 0) -> None:
