@@ -26,7 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize_to, resized_shape
 from utils.box_ops import Tube
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -196,8 +196,7 @@ class Clips:
                 image = decode_image(data, where, _REDUCED.get(shrink, _RGB))
                 if shrink or _RGB == cv2.IMREAD_COLOR:
                     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                if image.shape != target.shape:
-                    image = resize(image, size)
+                image = resize_to(image, *target.shape[:2])
                 if flip:
                     cv2.flip(image, 1, dst=target)
                 else:
