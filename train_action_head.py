@@ -87,12 +87,12 @@ def classify(head: nn.Module, batch: dict, device: torch.device) -> tuple[Tensor
 
     Returns:
         Logits float32 (B, T, c); labels int64 (B, T), or where they are sets uint8 (B, T, c); and bool (B, T), which
-        frames count: those of tracks, of sets those with labels.
+        frames count: those of tracks whose labels are known.
     """
     on = {key: value if value is None else value.to(device, non_blocking=True) for key, value in batch.items()}
     logits = head(on["queries"], on["times"], on["padding"], on["features"]).float()
     labels = on["labels"]
-    return logits, labels, (labels > 0).any(-1) if labels.dim() == 3 else ~on["padding"]
+    return logits, labels, (labels > 0).any(-1) if labels.dim() == 3 else ~on["padding"] & (labels >= 0)
 
 
 def frame_losses(logits: Tensor, labels: Tensor, counts: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +110,7 @@ def frame_losses(logits: Tensor, labels: Tensor, counts: Tensor, weight: Tensor)
         losses = F.binary_cross_entropy_with_logits(logits, sets, pos_weight=weight, reduction="none").mean(-1)
         right = sets.gather(-1, logits.argmax(-1, keepdim=True)).sum()
         return (losses * counts).sum(1) / counts.sum(1).clamp(min=1), right, counts.sum()
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, weight, reduction="none")
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, weight, ignore_index=-1, reduction="none")
     weights = weight[labels] * counts
     right = ((logits.argmax(-1) == labels) & counts).sum()
     return (losses * counts).sum(1) / weights.sum(1).clamp(min=1e-12), right, counts.sum()

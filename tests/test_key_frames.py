@@ -1,17 +1,24 @@
 """Data annotated in key frames: what detector and person encoder are trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from datasets.annotations import Video
+from datasets.config import load_project
 from datasets.make_shards import encode_video
 from datasets.query_clips import QueryClips, annotated_boxes, with_boxes_between
+from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset
+from eval_qmm import actions_of
 from tests.videos import gradient_frames, write_video
-from utils.box_ops import Tube
+from train_action_head import classify, frame_losses
+from utils.box_ops import Track, Tube
 from utils.storage.files import write_sealed
 from utils.storage.tars import write_tar
 
@@ -55,6 +62,27 @@ def test_clips_of_queries_follow_people_over_key_frames(between: bool) -> None:
         assert seen == {(f, f + 1, f + 2) for f in range(2, 9)} | {(9, 10), (10,), (), (18,)}
     else:
         assert seen == {(2, 6, 10), (6, 10), (10, 18)}
+
+
+def test_frames_between_key_frames_teach_no_action(tmp_path: Path) -> None:
+    """What is done there is not annotated; the head learns neither "no action" nor anything else from them."""
+    boxes = np.stack([np.arange(24), np.zeros(24), np.arange(24) + 10, np.full(24, 20)], 1)
+    track, away = Track(np.arange(24), boxes, np.ones(24)), Track(np.arange(14, 18), boxes[14:18] + 99, np.ones(4))
+    project = load_project("synthetic", tmp_path)
+    labels = actions_of([track, away], video(), project, 0.5)
+    assert labels[KEYS].tolist() == [0, 0, 0, 8, 0] and labels[24:].tolist() == [8, -1, -1, -1]
+    assert set(labels[np.setdiff1d(np.arange(24), KEYS)]) == {-1}
+    assert set(actions_of([track], video(None), project, 0.5).tolist()) == {0, 8}
+
+    known = [replace(track, labels=labels[:24]), replace(track, labels=np.full(24, -1))]
+    (only,) = TrackBatches(known, seed=0).tracks
+    logits, weight = torch.randn(1, 24, 9), torch.linspace(0.5, 1, 9)
+    batch = {"queries": None, "times": None, "features": None, "labels": torch.from_numpy(only.labels)[None]}
+    batch["padding"] = torch.zeros(1, 24, dtype=torch.bool)
+    _, targets, counts = classify(lambda *_: logits, batch, torch.device("cpu"))
+    losses, _, n = frame_losses(logits, targets, counts, weight)
+    expected = cross_entropy(logits[0, KEYS], torch.from_numpy(labels[KEYS]), weight)
+    assert n == 5 and float(losses) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_clips_of_frames_are_key_frames(tmp_path: Path) -> None:
