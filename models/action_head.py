@@ -1,6 +1,7 @@
 """The action head: the queries of a track -> a class distribution for each frame."""
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS
+from models.link_settings import LinkSettings
 from models.long_attention import use_long_attention
 from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
+
+NEEDED = ("head.head_type", "head.n_classes", "head.in_d", "head.time_cycle", "head.nhead", "labels", "frames",
+          "min_tube_length", "settings.encoder", "settings.detector.key", "settings.detector.image_size",
+          "settings.detector.square", "settings.detector.query_layer", "settings.detector.person_label",
+          *(f"settings.{field.name}" for field in fields(LinkSettings)))  # fmt: skip
+"""What a checkpoint's config must say."""
 
 
 def time_encoding(times: Tensor, d: int, time_cycle: int) -> Tensor:
@@ -154,11 +162,8 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
     InputError when the file is something else.
     """
     path = checkpoint_path(path, "head")
-    checkpoint = load_checkpoint(path, "action head")
+    checkpoint = load_checkpoint(path, "action head", NEEDED, "train_action_head.py")
     config = checkpoint["config"]
-    needed = {"head", "labels", "settings", "frames", "min_tube_length"}
-    if not (needed <= config.keys() and {"encoder", "detector", "linker", "strict"} <= config["settings"].keys()):
-        raise InputError(f"{path}: not an action head's checkpoint, or a former one; make it with train_action_head.py")
     try:
         head = build_action_head(**config["head"])
     except InputError as error:

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.weights import checkpoint_path, load_weights, weights_hash
-from utils.misc import InputError
 from utils.storage.files import load_checkpoint
+
+NEEDED = ("encoder.in_d", "encoder.out_d", "encoder.skip", "detector.source", "detector.weights", "detector.square",
+          "detector.query_layer", "detector.person_label", "detector.key", "detector.image_size")  # fmt: skip
+"""What a checkpoint's config must say."""
 
 
 class PersonEncoder(nn.Module):
@@ -54,10 +57,8 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
     InputError when the file is something else.
     """
     path = checkpoint_path(path, "encoder")
-    checkpoint = load_checkpoint(path, "person encoder")
+    checkpoint = load_checkpoint(path, "person encoder", NEEDED, "train_qmm.py")
     config = checkpoint["config"]
-    if not ({"encoder", "detector"} <= config.keys() and "query_layer" in config["detector"]):
-        raise InputError(f"{path}: not a person encoder's checkpoint, or a former one; make it with train_qmm.py")
     encoder = PersonEncoder(**config["encoder"])
     load_weights(encoder, checkpoint["model"], path)
     return encoder.to(device).eval(), config, checkpoint["epoch"]
