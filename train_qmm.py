@@ -62,7 +62,7 @@ from datasets.frame_batches import SubsetVideos
 from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
-from datasets.use_shards import Clips, epoch_batches, make_loader
+from datasets.use_shards import Clips, check_lengths, epoch_batches, make_loader
 from models.detectors import Detections, Detector
 from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder
@@ -149,10 +149,6 @@ def query_clips(
             f"{store.path}: no detection of {subset!r} matches an annotated person at --psn_score_th "
             f"{minimum['psn_score_th']:g} and --iou_th {minimum['iou_th']:g}; lower them, or train the detector longer"
         )
-    longest = max(len(candidates) for _, candidates, _ in data.videos)
-    if train and longest <= args.sampling_rate:
-        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
-        raise InputError(f"--sampling_rate {args.sampling_rate}: {text}")
     return data
 
 
@@ -227,6 +223,7 @@ def main() -> None:
             load = partial(cached_batches, data, device)
             if rank() == 0:
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
+        check_lengths(data.lengths(), args.n_frames, args.sampling_rate)
 
         encoder = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder |= {"skip": args.is_skip, "dropout": args.dropout}

@@ -70,6 +70,10 @@ class QueryClips:
         parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
         return checksum(*self.annotations, *files, *parts)
 
+    def lengths(self) -> list[int]:
+        """How many frames each video's clips are chosen from."""
+        return [len(candidates) for _, candidates, _ in self.videos]
+
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""
         return [self.videos[index // self.clips_per_video][0] for _, index in keys]
@@ -80,7 +84,7 @@ class QueryClips:
         for epoch, index in keys:
             _, candidates, views = self.videos[index // self.clips_per_video]
             draw = rng(self.seed, epoch, index)
-            clip_frames = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
+            clip_frames = choose_frames(candidates, self.n_frames, self.sampling_rate, draw)
             view_of = draw.integers(len(views), size=len(clip_frames))
             chosen_persons = []
             for number, (detections, frames, persons, rows) in enumerate(views):

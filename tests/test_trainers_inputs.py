@@ -10,6 +10,7 @@ import torch
 
 from datasets.config import load_project
 from datasets.make_shards import make_shards
+from datasets.use_shards import check_lengths
 from tests.stages import LOOSE, TINY_DETR, Stages
 from tests.videos import write_video
 from utils.misc import InputError
@@ -132,12 +133,22 @@ def test_a_head_that_was_trained_on_what_it_is_evaluated_on_is_told(
     assert "warning: 5 videos in train as it was and in train; metrics" in capsys.readouterr().err
 
 
-def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--no_query_cache",)])
+def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path, more: tuple[str, ...]) -> None:
     stages = finished_chain.copy(tmp_path)
     with pytest.raises(
         InputError, match=r"--sampling_rate 16: clips have one frame each, since no video has more than"
     ):
-        train_qmm(stages, "--sampling_rate", 16)
+        train_qmm(stages, "--sampling_rate", 16, *more)
+
+
+def test_videos_that_are_too_short_for_whole_clips_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    check_lengths([29, 30], n_frames=8, sampling_rate=4)
+    check_lengths([], n_frames=8, sampling_rate=4)
+    assert capsys.readouterr().err == ""
+    check_lengths([40, 28, 9, 12], n_frames=8, sampling_rate=4)
+    told = "note: 3 of 4 videos have fewer than 29 frames to choose from, so their clips have as few as 3 frames, not"
+    assert capsys.readouterr().err == f"{told} --n_frames 8\n"
 
 
 @pytest.mark.slow
