@@ -14,7 +14,6 @@ from pathlib import Path
 from utils import flags
 from utils.cli import Parser, positive, positive_int, run, run_name, share, tell_left_out
 
-ID_STEP = 2**32  # between the person ids of two processes, which stay distinct when gathered
 SLOTS = 2**16  # above the number of a detector's queries: clip * SLOTS + slot is unique
 
 
@@ -65,10 +64,10 @@ from datasets.query_clips import QueryClips
 from datasets.use_shards import Clips, check_lengths, epoch_batches, make_loader
 from models.detectors import Detections, Detector
 from models.held_out import held_out_metrics, nearest_is_same
-from models.person_encoder import NPairLoss, PersonEncoder
+from models.person_encoder import NPairLoss, PersonEncoder, joined_loss
 from models.person_queries import FLOOR, CachedDetections, cache_queries, detector_of, match_hungarian, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.distributed import gather_rows, process_group, rank, world_size
+from utils.distributed import process_group, rank, world_size
 from utils.misc import InputError, exceeding, start
 from utils.training.run import TrainingRun
 
@@ -177,20 +176,6 @@ def augmented_batches(
             persons = torch.cat([target["person_ids"] for target in batch["targets"]])
             ids = persons[torch.from_numpy(matched[rows]).to(persons.device)]
         yield torch.from_numpy(detections.queries[rows]).to(detector.device), ids, batch["names"]
-
-
-def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
-    """The N-pair loss over the features of all processes; `features` (M, d) and `ids` (M,) are this process's.
-
-    The others' features come without a gradient. DDP averages the processes' gradients, which divides the joint one by
-    their number, so each is multiplied by it; the loss's value is not.
-    """
-    if world_size() == 1:
-        return criterion(features, ids)
-    parts = gather_rows(features)
-    parts[rank()] = features
-    loss = criterion(torch.cat(parts), torch.cat(gather_rows(ids + rank() * ID_STEP)))
-    return loss + (world_size() - 1) * (loss - loss.detach())
 
 
 def main() -> None:
