@@ -191,6 +191,8 @@ def main() -> None:
         minimum = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
         if args.mirror_frames and args.identity == "slot":
             raise InputError("--mirror_frames: goes with --identity person; a mirrored person has another query")
+        if args.between_key_frames and args.no_query_cache:
+            raise InputError("--between_key_frames: goes with the query cache; leave --no_query_cache out")
         bad: dict[str, str] = {}
         annotations = {}  # mistakes in them stop the run before a detector runs
         for subset in filter(None, (args.subset, args.val_subset)):

@@ -34,7 +34,7 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
         "jitter": [args.jitter] * 3 + [args.jitter_hue],
         "pad_square": pad_square,
         "whole_videos": args.whole_videos,
-        "mirror": not args.no_flip,
+        "mirror": args.mirror_frames or not args.no_flip,
         "mirror_frames": args.mirror_frames,
     }
     if is_url(args.shards_path):

@@ -45,14 +45,27 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
+def flags(shards: object, subset: str = "val", mirror_frames: bool = False) -> Namespace:
+    return Namespace(
+        shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
+        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True,
+        mirror_frames=mirror_frames,
+    )  # fmt: skip
+
+
 def train_on(shards: object, file: Path, subset: str = "val", image_size: int = 0) -> None:
     """Read what a trainer reads in an epoch."""
-    args = Namespace(
-        shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
-        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True, mirror_frames=False,
-    )  # fmt: skip
-    clips = clips_of_flags(args, load_project(file), image_size, False)
+    clips = clips_of_flags(flags(shards, subset), load_project(file), image_size, False)
     assert list(make_loader(clips, epoch_batches(clips, 0, 2)))
+
+
+@pytest.mark.parametrize("mirror_frames", [False, True])
+def test_frames_are_mirrored_where_clips_are_not(shards: Path, tmp_path: Path, mirror_frames: bool) -> None:
+    """`--preset published --mirror_frames`: the preset has --no_flip."""
+    clips = clips_of_flags(flags(shards, mirror_frames=mirror_frames), load_project(tmp_path / "own.yml"), 0, False)
+    batch = next(make_loader(clips, [[(epoch, 0) for epoch in range(20)]]))
+    centres = {round(float(target["boxes"][0, 0]), 4) for target in batch["targets"]}
+    assert centres == ({20 / 64, 44 / 64} if mirror_frames else {20 / 64})
 
 
 def stream(shards: Path) -> str:

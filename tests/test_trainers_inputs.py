@@ -142,6 +142,11 @@ def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: P
         train_qmm(stages, "--sampling_rate", 16, *more)
 
 
+def test_boxes_between_key_frames_are_refused_without_the_query_cache(finished_chain: Stages) -> None:
+    with pytest.raises(InputError, match="--between_key_frames: goes with the query cache"):
+        train_qmm(finished_chain, "--between_key_frames", "--no_query_cache")
+
+
 def test_videos_that_are_too_short_for_whole_clips_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     check_lengths([29, 30], n_frames=8, sampling_rate=4)
     check_lengths([], n_frames=8, sampling_rate=4)
