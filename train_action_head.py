@@ -48,10 +48,10 @@ def make_parser() -> Parser:
     help_text = "tracks of an optimizer step and process, whose gradients are accumulated"
     parser.flag("training", "iter_update", type=positive_int, default=64, help=help_text)
     help_text = (
-        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without / with"
+        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without "
     )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
-                help=f"{help_text} the action, up to {MAX_WEIGHT}")  # fmt: skip
+                help=f"{help_text}the action / with it, from 1 to {MAX_WEIGHT}")  # fmt: skip
     help_text = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
     parser.flag("training", "no_action_weight", type=not_negative, help=help_text)
     flags.add_run_flags(parser)

@@ -45,10 +45,9 @@ class QueryClips:
         self.n_boxes = self.n_matched = 0
         for name, video in videos.items():
             frames, boxes, persons = annotated_boxes(video)
-            keys = None if whole_videos else video.key_frames
-            if between and keys is not None:
-                frames, boxes, persons = with_boxes_between(frames, boxes, persons, keys)
-                keys = None
+            keys = None if whole_videos or between else video.key_frames
+            if between and video.key_frames is not None:
+                frames, boxes, persons = with_boxes_between(frames, boxes, persons, video.key_frames)
             assigned = []
             for detections in (detections_of(name) for detections_of in views):
                 matched = match(detections, frames, boxes)
@@ -64,11 +63,12 @@ class QueryClips:
         return len(self.videos) * self.clips_per_video
 
     def checksum(self) -> str:
-        """A checksum of the videos' names, files and annotations, for a resumed run."""
+        """A checksum of the videos' names, files, annotations and key frames, for a resumed run."""
         files = [str(views[0][0].meta["made_from"]["source"]) for *_, views in self.videos]
         tubes = ((name, tube) for name, video in self.annotations.items() for tube in video.tubes)
         parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
-        return checksum(*self.annotations, *files, *parts)
+        key_frames = (video.key_frames for video in self.annotations.values() if video.key_frames is not None)
+        return checksum(*self.annotations, *files, *parts, *key_frames)
 
     def lengths(self) -> list[int]:
         """How many frames each video's clips are chosen from."""

@@ -42,11 +42,12 @@ def test_boxes_between_key_frames_lie_on_the_line() -> None:
     assert boxes[:, 0].tolist() == (frames + 20 * persons - 20).tolist()
 
 
-@pytest.mark.parametrize("between", [False, True])
-def test_clips_of_queries_follow_people_over_key_frames(between: bool) -> None:
+@pytest.mark.parametrize(("between", "whole"), [(False, False), (True, False), (True, True)])
+def test_clips_of_queries_follow_people_over_key_frames(between: bool, whole: bool) -> None:
     queries = np.arange(24, dtype=np.float32)[:, None]  # one detection a frame, which says its frame
     boxes = np.stack([np.arange(24), np.zeros(24), np.arange(24) + 10, np.full(24, 20)], 1)
-    detections = SimpleNamespace(frames=np.arange(24), boxes=boxes, queries=lambda rows: queries[rows])
+    meta = {"n_frames": 24, "made_from": {"source": [1, 2, 3]}}
+    detections = SimpleNamespace(frames=np.arange(24), boxes=boxes, queries=lambda rows: queries[rows], meta=meta)
 
     def match(_: object, frames: np.ndarray, gt_boxes: np.ndarray) -> np.ndarray:
         """The person whose box is just there, person 1."""
@@ -56,10 +57,16 @@ def test_clips_of_queries_follow_people_over_key_frames(between: bool) -> None:
                 found[frame] = i
         return found
 
-    clips = QueryClips({"v": video()}, [lambda _: detections], match, 3, 1, seed=0, between=between)
-    seen = {tuple(clips.pack([(epoch, 0)])[0].ravel().astype(int).tolist()) for epoch in range(60)}
+    def clips_of(keys: np.ndarray) -> QueryClips:
+        options = {"whole_videos": whole, "between": between}
+        return QueryClips({"v": video(keys)}, [lambda _: detections], match, 3, 1, seed=0, **options)
+
+    clips = clips_of(KEYS)
+    assert clips_of(KEYS[1:]).checksum() != clips.checksum() == clips_of(KEYS).checksum()
+    seen = {tuple(clips.pack([(epoch, 0)])[0].ravel().astype(int).tolist()) for epoch in range(200)}
     if between:
-        assert seen == {(f, f + 1, f + 2) for f in range(2, 9)} | {(9, 10), (10,), (), (18,)}
+        at_the_start = {(2,), (2, 3)} if whole else set()
+        assert seen == {(f, f + 1, f + 2) for f in range(2, 9)} | {(9, 10), (10,), (), (18,)} | at_the_start
     else:
         assert seen == {(2, 6, 10), (6, 10), (10, 18)}
 
