@@ -23,7 +23,7 @@ AGAIN = "make the shards again with python -m datasets.make_shards"
 
 
 def write_project(
-    folder: Path, names: str = "ab", labels: list[str] = LABELS, left: int = 10, **fields: object
+    folder: Path, names: str = "ab", labels: list[str] = LABELS, left: int = 10, grey: int = 0, **fields: object
 ) -> Path:
     """Videos of 64 x 48 pixels, all in the subsets `val` and `train`; one person each."""
     videos = {}
@@ -31,7 +31,7 @@ def write_project(
         images = folder / "videos" / name
         images.mkdir(parents=True, exist_ok=True)
         for i in range(FRAMES):
-            cv2.imwrite(str(images / f"{i}.png"), np.full((48, 64, 3), 40 * i, np.uint8))
+            cv2.imwrite(str(images / f"{i}.png"), np.full((48, 64, 3), 40 * i + grey, np.uint8))
         person = tube(range(FRAMES), [[left, 10, 30, 40]] * FRAMES, "walk", person_id=1)
         videos[name] = {"width": 64, "height": 48, "n_frames": FRAMES, "tubes": [person]}
     splits = {"splits": {"val": "val.txt", "train": "val.txt"}}
@@ -78,6 +78,7 @@ CHANGES = [
     ({"left": 12}, "the annotation has changed since", "the annotation has changed since"),
     ({"names": "b"}, "video 'a' is not in subset 'val'", "video 'a' is not in subset 'val'"),
     ({"names": "abc"}, "1 video of subset 'val' are missing, such as 'c'", None),
+    ({"grey": 1}, "video 'a' was made from another file than .*videos/a is now", "was made from another file"),
     ({"stride": 2}, "made with another rate, stride", "made with another rate, stride"),
     ({"multi_label": True}, "made with another rate, stride, end or multi_label", "multi_label"),
 ]
