@@ -148,15 +148,16 @@ def tracks_made_with(settings: LinkSettings, project: "Project", encoder: str) -
 def tracks_sources(
     project: "Project", videos: "SubsetVideos", annotations: Mapping[str, "Video"]
 ) -> dict[str, list[int]]:
-    """What identifies each video's file, which frames of it are used and have labels, and last its annotated tubes."""
+    """What identifies each video's file, which frames of it are used, and last what gives its tracks their labels."""
+
+    def annotated(video: "Video | None") -> int:
+        tubes = tubes_checksum(video.tubes if video else [], project.multi_label)
+        if project.multi_label or video is None or video.key_frames is None:
+            return tubes
+        return int(checksum(str(tubes), video.key_frames), 16)
+
     sources = videos.sources() | {name: [] for name in videos.bad}
-    tubes = {name: annotations[name].tubes if name in annotations else [] for name in sources}
-    keys = {name: video.key_frames for name, video in annotations.items() if not project.multi_label}
-    labelled = {name: [int(checksum(frames), 16)] for name, frames in keys.items() if frames is not None}
-    return {
-        name: [*file, *labelled.get(name, []), tubes_checksum(tubes[name], project.multi_label)]
-        for name, file in sources.items()
-    }
+    return {name: [*file, annotated(annotations.get(name))] for name, file in sources.items()}
 
 
 def open_tracks(

@@ -16,6 +16,7 @@ from datasets.query_clips import QueryClips, annotated_boxes, with_boxes_between
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset
 from eval_qmm import actions_of
+from models.link_settings import tracks_sources
 from tests.videos import gradient_frames, write_video
 from train_action_head import classify, frame_losses
 from utils.box_ops import Track, Tube
@@ -80,6 +81,10 @@ def test_frames_between_key_frames_teach_no_action(tmp_path: Path) -> None:
     assert labels[KEYS].tolist() == [0, 0, 0, 8, 0] and labels[24:].tolist() == [8, -1, -1, -1]
     assert set(labels[np.setdiff1d(np.arange(24), KEYS)]) == {-1}
     assert set(actions_of([track], video(None), project, 0.5).tolist()) == {0, 8}
+
+    videos = SimpleNamespace(sources=lambda: {"v": [1, 2, 3]}, bad={})
+    sources = [tracks_sources(project, videos, {"v": video(keys)})["v"] for keys in (KEYS, KEYS[1:], None)]
+    assert len({source[-1] for source in sources}) == 3  # other key frames, other labels
 
     known = [replace(track, labels=labels[:24]), replace(track, labels=np.full(24, -1))]
     (only,) = TrackBatches(known, seed=0).tracks
