@@ -211,6 +211,9 @@ def main() -> None:
             if rank() == 0:
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
         check_lengths(data.lengths(), args.n_frames, args.sampling_rate)
+        if args.identity == "person" and not data.anybody_twice():
+            text = f"nobody of {args.subset!r} is in two frames, so nothing can be learnt; give a person one person_id"
+            raise InputError(f"{project.annotations}: {text}")
 
         encoder = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder |= {"skip": args.is_skip, "dropout": args.dropout}

@@ -74,6 +74,10 @@ class QueryClips:
         """How many frames each video's clips are chosen from."""
         return [len(candidates) for _, candidates, _ in self.videos]
 
+    def anybody_twice(self) -> bool:
+        """Whether a person is detected in two frames of a video."""
+        return any(len(np.unique(persons)) < len(persons) for *_, ((_, _, persons, _), *_) in self.videos)
+
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""
         return [self.videos[index // self.clips_per_video][0] for _, index in keys]

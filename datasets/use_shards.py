@@ -190,6 +190,10 @@ class Clips:
         """As `check_lengths` takes it; not known beforehand of streams."""
         return []
 
+    def anybody_twice(self) -> bool:
+        """Whether a person is in two frames of a video; taken for granted of streams."""
+        return True
+
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
         """A video's `number`-th clip."""
         share = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
@@ -311,6 +315,9 @@ class ClipDataset(Clips):
 
     def lengths(self) -> list[int]:
         return [len(self.candidates(video)) for video in self.videos]
+
+    def anybody_twice(self) -> bool:
+        return any(len(np.unique(video.persons)) < len(video.persons) for video in self.videos)
 
     def most_people(self) -> int:
         """The largest number of people in one frame."""

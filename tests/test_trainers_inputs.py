@@ -147,6 +147,26 @@ def test_boxes_between_key_frames_are_refused_without_the_query_cache(finished_c
         train_qmm(finished_chain, "--between_key_frames", "--no_query_cache")
 
 
+@pytest.mark.parametrize("more", [(), ("--no_query_cache",)])
+def test_boxes_of_another_person_each_are_refused(
+    finished_chain: Stages, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """As of a file that gives persons no ids: no two queries are a positive pair."""
+    stages = finished_chain.copy(tmp_path)
+    path = stages.data / "synthetic" / "annotations.json"
+    annotations = json.loads(path.read_text())
+    for video in annotations["videos"].values():
+        boxes = [(t, *box) for t in video["tubes"] for box in zip(t["frames"], t["boxes"], strict=True)]
+        video["tubes"] = [
+            {"label": t["label"], "person_id": i, "frames": [frame], "boxes": [box]}
+            for i, (t, frame, box) in enumerate(boxes)
+        ]
+    path.write_text(json.dumps(annotations))
+    make_shards(load_project("synthetic", stages.data), "train", stages.data / "synthetic" / "shards" / "train")
+    with pytest.raises(InputError, match=r"annotations\.json: nobody of 'train' is in two frames"):
+        train_qmm(stages, "--epochs", 1, *more)
+
+
 def test_videos_that_are_too_short_for_whole_clips_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     check_lengths([29, 30], n_frames=8, sampling_rate=4)
     check_lengths([], n_frames=8, sampling_rate=4)
