@@ -160,6 +160,14 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
 
 
+def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None:
+    """Print a warning where no frame of a track has one of the actions: accuracy would be 1."""
+    actions = np.arange(n_actions)
+    if not any(track.labels.ndim == 2 or np.isin(track.labels, actions).any() for track in data.tracks):
+        reason = "the head can only learn 'no action'; lower --iou_th of eval_qmm.py, or train the detector longer"
+        print(f"warning: {path}: no track overlaps anybody who has an action, so {reason}", file=sys.stderr)
+
+
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
     """A step's tracks in chunks of like length, in each process as many: a process that has fewer gets empty ones."""
     chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
@@ -219,6 +227,8 @@ def main() -> None:
             labelled = " with a label" if project.multi_label else ""
             text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
             raise InputError(f"{store.path}: {text}")
+        if rank() == 0:
+            warn_without_actions(data, store.path, len(project.labels))
         if project.multi_label:
             weight = class_weights(data, args.class_weights).to(device)
         else:
