@@ -17,8 +17,7 @@ from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
 NEEDED = ("head.head_type", "head.n_classes", "head.in_d", "head.time_cycle", "head.nhead", "labels", "frames",
-          "min_tube_length", "settings.encoder", "settings.detector.key", "settings.detector.image_size",
-          "settings.detector.square", "settings.detector.query_layer", "settings.detector.person_label",
+          "min_tube_length", "settings.encoder", "settings.detector.key",
           *(f"settings.{field.name}" for field in fields(LinkSettings)))  # fmt: skip
 """What a checkpoint's config must say."""
 

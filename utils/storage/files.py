@@ -238,7 +238,7 @@ def load_checkpoint(path: str | Path, what: str, needed: Iterable[str] = (), mad
         for key in name.split("."):
             value = value.get(key, checkpoint) if isinstance(value, dict) else checkpoint
         if value is checkpoint:  # no value of its own config
-            text = f"its config has no {name}: not a {what} checkpoint, or a former one"
+            text = f"its config has no {name}: no {what} checkpoint, or a former one"
             raise InputError(f"{path}: {text}; make it with {made_by}")
     return checkpoint
 
