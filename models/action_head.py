@@ -1,7 +1,6 @@
 """The action head: the queries of a track -> a class distribution for each frame."""
 
 import math
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS
-from models.link_settings import LinkSettings
 from models.long_attention import use_long_attention
 from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
 NEEDED = ("head.head_type", "head.n_classes", "head.in_d", "head.time_cycle", "head.nhead", "labels", "frames",
-          "min_tube_length", "settings.encoder", "settings.detector.key",
-          *(f"settings.{field.name}" for field in fields(LinkSettings)))  # fmt: skip
+          "min_tube_length", "settings.encoder", "settings.detector.key", "settings.psn_score_th", "settings.sim_th",
+          "settings.filter_length", "settings.end_consecutive_frames", "settings.link_cues", "settings.linker",
+          "settings.strict")  # fmt: skip
 """What a checkpoint's config must say."""
 
 
