@@ -139,7 +139,6 @@ def link_subset(
             if not args.skip_bad:
                 raise
             unusable[name] = str(error)
-    gt = {name: video.tubes for name, video in annotations.items()}
     made_with = tracks_made_with(settings, project, person_encoder.encoder_hash(path)) | {"detector": detector.config()}
     sources = tracks_sources(project, videos, annotations)
     for name in unusable.keys() & sources.keys():  # whose samples are made anew once the fault is gone
@@ -153,19 +152,19 @@ def link_subset(
                 detections = CachedDetections(store, name, settings.minimum("psn_score_th"))
                 tracks = link_video(detections, encode, settings)
                 rows = np.concatenate([np.zeros(0, np.int64), *(track.rows for track in tracks)])
-                labels = actions_of(tracks, gt[name], project, settings.iou_th)
+                labels = actions_of(tracks, annotations[name], project, settings.iou_th)
                 write_rows(sample, rows, labels, detections, encode)
                 sample.json |= {key: detections.meta[key] for key in ("n_frames", "width", "height", "fps")}
                 sample.json |= {"lengths": [len(track) for track in tracks], "settings": made_with}
 
 
-def actions_of(tracks: Sequence[Track], gt: list[Tube], project: Project, iou_th: float) -> np.ndarray:
+def actions_of(tracks: Sequence[Track], video: Video, project: Project, iou_th: float) -> np.ndarray:
     """The actions of the tracks' rows, one track after another: int64 (M,), or several at once, uint8 (M, C)."""
-    n = len(project.labels)
+    n, gt = len(project.labels), video.tubes
     if project.multi_label:
         labels = [label_sets(track.frames, track.boxes, gt, iou_th, n_classes=n) for track in tracks]
         return np.concatenate([np.zeros((0, n), np.uint8), *labels])
-    labels = [label_frames(track.frames, track.boxes, gt, iou_th, no_action=n) for track in tracks]
+    labels = [label_frames(track.frames, track.boxes, gt, iou_th, n, video.key_frames) for track in tracks]
     return np.concatenate([np.zeros(0, np.int64), *labels])
 
 

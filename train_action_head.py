@@ -48,10 +48,10 @@ def make_parser() -> Parser:
     help_text = "tracks of an optimizer step and process, whose gradients are accumulated"
     parser.flag("training", "iter_update", type=positive_int, default=64, help=help_text)
     help_text = (
-        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without / with"
+        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without "
     )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
-                help=f"{help_text} the action, up to {MAX_WEIGHT}")  # fmt: skip
+                help=f"{help_text}the action / with it, from 1 to {MAX_WEIGHT}")  # fmt: skip
     help_text = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
     parser.flag("training", "no_action_weight", type=not_negative, help=help_text)
     flags.add_run_flags(parser)
@@ -87,12 +87,12 @@ def classify(head: nn.Module, batch: dict, device: torch.device) -> tuple[Tensor
 
     Returns:
         Logits float32 (B, T, c); labels int64 (B, T), or where they are sets uint8 (B, T, c); and bool (B, T), which
-        frames count: those of tracks, of sets those with labels.
+        frames count: those of tracks whose labels are known.
     """
     on = {key: value if value is None else value.to(device, non_blocking=True) for key, value in batch.items()}
     logits = head(on["queries"], on["times"], on["padding"], on["features"]).float()
     labels = on["labels"]
-    return logits, labels, (labels > 0).any(-1) if labels.dim() == 3 else ~on["padding"]
+    return logits, labels, (labels > 0).any(-1) if labels.dim() == 3 else ~on["padding"] & (labels >= 0)
 
 
 def frame_losses(logits: Tensor, labels: Tensor, counts: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +110,7 @@ def frame_losses(logits: Tensor, labels: Tensor, counts: Tensor, weight: Tensor)
         losses = F.binary_cross_entropy_with_logits(logits, sets, pos_weight=weight, reduction="none").mean(-1)
         right = sets.gather(-1, logits.argmax(-1, keepdim=True)).sum()
         return (losses * counts).sum(1) / counts.sum(1).clamp(min=1), right, counts.sum()
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, weight, reduction="none")
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, weight, ignore_index=-1, reduction="none")
     weights = weight[labels] * counts
     right = ((logits.argmax(-1) == labels) & counts).sum()
     return (losses * counts).sum(1) / weights.sum(1).clamp(min=1e-12), right, counts.sum()
@@ -158,6 +158,14 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     present = sets.sum(0, dtype=np.int64)
     weights = (len(sets) - present) / np.maximum(present, 1)
     return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
+
+
+def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None:
+    """Print a warning where no frame of a track has one of the actions: accuracy would be 1."""
+    actions = np.arange(n_actions)
+    if not any(track.labels.ndim == 2 or np.isin(track.labels, actions).any() for track in data.tracks):
+        reason = "the head can only learn 'no action'; lower --iou_th of eval_qmm.py, or train the detector longer"
+        print(f"warning: {path}: no track overlaps anybody who has an action, so {reason}", file=sys.stderr)
 
 
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
@@ -219,6 +227,8 @@ def main() -> None:
             labelled = " with a label" if project.multi_label else ""
             text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
             raise InputError(f"{store.path}: {text}")
+        if rank() == 0:
+            warn_without_actions(data, store.path, len(project.labels))
         if project.multi_label:
             weight = class_weights(data, args.class_weights).to(device)
         else:

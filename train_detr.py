@@ -105,7 +105,7 @@ from datasets.config import load_project
 from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
-from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
+from datasets.use_shards import ClipDataset, Clips, check_lengths, epoch_batches, make_loader
 from models import hf_detector
 from models.auxiliary_losses import QueryLosses
 from models.detectors import is_hf
@@ -288,6 +288,8 @@ def main() -> None:
             warn_of_shared_videos(project, args.val_subset, args.subset)
             val = stored_clips(folder_of(args.val_subset), project, args.val_subset, **more)
             metrics_of_val = partial(validate, detect, val, args, device)
+        if args.n_frames > 1:
+            check_lengths(data.lengths(), args.n_frames, args.sampling_rate)
         if rank() == 0:
             warn(args, data, about["num_queries"])
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from utils import flags
 from utils.cli import Parser, positive, positive_int, run, run_name, share, tell_left_out
 
-ID_STEP = 2**32  # between the person ids of two processes, which stay distinct when gathered
 SLOTS = 2**16  # above the number of a detector's queries: clip * SLOTS + slot is unique
 
 
@@ -62,13 +61,13 @@ from datasets.frame_batches import SubsetVideos
 from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
-from datasets.use_shards import Clips, epoch_batches, make_loader
+from datasets.use_shards import Clips, check_lengths, epoch_batches, make_loader
 from models.detectors import Detections, Detector
 from models.held_out import held_out_metrics, nearest_is_same
-from models.person_encoder import NPairLoss, PersonEncoder
+from models.person_encoder import NPairLoss, PersonEncoder, joined_loss
 from models.person_queries import FLOOR, CachedDetections, cache_queries, detector_of, match_hungarian, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.distributed import gather_rows, process_group, rank, world_size
+from utils.distributed import process_group, rank, world_size
 from utils.misc import InputError, exceeding, start
 from utils.training.run import TrainingRun
 
@@ -149,10 +148,6 @@ def query_clips(
             f"{store.path}: no detection of {subset!r} matches an annotated person at --psn_score_th "
             f"{minimum['psn_score_th']:g} and --iou_th {minimum['iou_th']:g}; lower them, or train the detector longer"
         )
-    longest = max(len(candidates) for _, candidates, _ in data.videos)
-    if train and longest <= args.sampling_rate:
-        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
-        raise InputError(f"--sampling_rate {args.sampling_rate}: {text}")
     return data
 
 
@@ -183,20 +178,6 @@ def augmented_batches(
         yield torch.from_numpy(detections.queries[rows]).to(detector.device), ids, batch["names"]
 
 
-def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor) -> Tensor:
-    """The N-pair loss over the features of all processes; `features` (M, d) and `ids` (M,) are this process's.
-
-    The others' features come without a gradient. DDP averages the processes' gradients, which divides the joint one by
-    their number, so each is multiplied by it; the loss's value is not.
-    """
-    if world_size() == 1:
-        return criterion(features, ids)
-    parts = gather_rows(features)
-    parts[rank()] = features
-    loss = criterion(torch.cat(parts), torch.cat(gather_rows(ids + rank() * ID_STEP)))
-    return loss + (world_size() - 1) * (loss - loss.detach())
-
-
 def main() -> None:
     """The command line."""
     args = parse_with_preset(make_parser(), "train_qmm")
@@ -210,6 +191,8 @@ def main() -> None:
         minimum = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
         if args.mirror_frames and args.identity == "slot":
             raise InputError("--mirror_frames: goes with --identity person; a mirrored person has another query")
+        if args.between_key_frames and args.no_query_cache:
+            raise InputError("--between_key_frames: goes with the query cache; leave --no_query_cache out")
         bad: dict[str, str] = {}
         annotations = {}  # mistakes in them stop the run before a detector runs
         for subset in filter(None, (args.subset, args.val_subset)):
@@ -227,6 +210,10 @@ def main() -> None:
             load = partial(cached_batches, data, device)
             if rank() == 0:
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
+        check_lengths(data.lengths(), args.n_frames, args.sampling_rate)
+        if args.identity == "person" and not data.anybody_twice():
+            text = f"nobody of {args.subset!r} is in two frames, so nothing can be learnt; give a person one person_id"
+            raise InputError(f"{project.annotations}: {text}")
 
         encoder = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder |= {"skip": args.is_skip, "dropout": args.dropout}

@@ -1,6 +1,7 @@
 """Whether shards are those of the project, subset, list and annotation that are trained on.
 
 The list and the annotation are compared where they are on this machine; what cannot be compared is said in one line.
+Videos are compared where they are here, too, and nothing is said of those that are not.
 """
 
 import sys
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from datasets.annotations import read_used_frames
 from datasets.config import Project
+from datasets.frame_batches import measure
 from datasets.make_shards import REMEDY, annotation_checksum, is_url, project_settings, read_index, shards_folder
 from datasets.stream_shards import StreamedClips
 from datasets.use_shards import ClipDataset, Clips, ShardVideo
@@ -34,7 +36,7 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
         "jitter": [args.jitter] * 3 + [args.jitter_hue],
         "pad_square": pad_square,
         "whole_videos": args.whole_videos,
-        "mirror": not args.no_flip,
+        "mirror": args.mirror_frames or not args.no_flip,
         "mirror_frames": args.mirror_frames,
     }
     if is_url(args.shards_path):
@@ -83,7 +85,7 @@ class ShardCheck:
         self._file = self._read_if_here("annotation", lambda: project.annotation_file)
 
     def video(self, video: ShardVideo) -> None:
-        """Raise InputError where a video is not of the subset, or its annotation or sampling has changed since."""
+        """Raise InputError where a video is not of the subset, or its annotation, sampling or file has changed."""
         where = f"{video.where}: video {video.name[:80]!r}"
         if self.listed and video.name not in self.listed:
             raise InputError(f"{where} is not in subset {self._subset!r} of {self._project.path}; {REMEDY}")
@@ -92,6 +94,9 @@ class ShardCheck:
             raise InputError(f"{where} was made with another rate, stride, end or multi_label; {REMEDY}")
         if self._file is not None and self._annotation(video.name) not in (None, video.made_from.get("annotation")):
             raise InputError(f"{where}: the annotation has changed since; {REMEDY}")
+        path = self._project.frames_path(video.name)
+        if path.exists() and measure(path) != video.made_from.get("source"):
+            raise InputError(f"{where} was made from another file than {path} is now; {REMEDY}")
         original, stored = max(video.width, video.height), max(video.stored)
         if stored < min(original, self._image_size or original):
             sizes = f"{stored} pixels (longer side), the original ones have {original}"

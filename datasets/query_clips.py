@@ -45,10 +45,9 @@ class QueryClips:
         self.n_boxes = self.n_matched = 0
         for name, video in videos.items():
             frames, boxes, persons = annotated_boxes(video)
-            keys = None if whole_videos else video.key_frames
-            if between and keys is not None:
-                frames, boxes, persons = with_boxes_between(frames, boxes, persons, keys)
-                keys = None
+            keys = None if whole_videos or between else video.key_frames
+            if between and video.key_frames is not None:
+                frames, boxes, persons = with_boxes_between(frames, boxes, persons, video.key_frames)
             assigned = []
             for detections in (detections_of(name) for detections_of in views):
                 matched = match(detections, frames, boxes)
@@ -64,11 +63,20 @@ class QueryClips:
         return len(self.videos) * self.clips_per_video
 
     def checksum(self) -> str:
-        """A checksum of the videos' names, files and annotations, for a resumed run."""
+        """A checksum of the videos' names, files, annotations and key frames, for a resumed run."""
         files = [str(views[0][0].meta["made_from"]["source"]) for *_, views in self.videos]
         tubes = ((name, tube) for name, video in self.annotations.items() for tube in video.tubes)
         parts = (part for name, t in tubes for part in (name, str(t.person_id), t.frames, t.boxes))
-        return checksum(*self.annotations, *files, *parts)
+        key_frames = (video.key_frames for video in self.annotations.values() if video.key_frames is not None)
+        return checksum(*self.annotations, *files, *parts, *key_frames)
+
+    def lengths(self) -> list[int]:
+        """How many frames each video's clips are chosen from."""
+        return [len(candidates) for _, candidates, _ in self.videos]
+
+    def anybody_twice(self) -> bool:
+        """Whether a person is detected in two frames of a video."""
+        return any(len(np.unique(persons)) < len(persons) for *_, ((_, _, persons, _), *_) in self.videos)
 
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""
@@ -80,7 +88,7 @@ class QueryClips:
         for epoch, index in keys:
             _, candidates, views = self.videos[index // self.clips_per_video]
             draw = rng(self.seed, epoch, index)
-            clip_frames = candidates[choose_frames(0, len(candidates), self.n_frames, self.sampling_rate, draw)]
+            clip_frames = choose_frames(candidates, self.n_frames, self.sampling_rate, draw)
             view_of = draw.integers(len(views), size=len(clip_frames))
             chosen_persons = []
             for number, (detections, frames, persons, rows) in enumerate(views):

@@ -16,7 +16,7 @@ from utils.storage.tracks import TrackStore
 class TrackBatches:
     """The tracks of a subset; `len` is their number. Query vectors are read where they are used.
 
-    Where labels are sets of actions, tracks without any are left out: nothing is known about them.
+    Tracks without a label in any frame are left out: nothing is known about them.
 
     `features_of(track)`, if any, gives the features of a track's frames, float32 (T, f), for heads that need them.
     """
@@ -24,7 +24,7 @@ class TrackBatches:
     def __init__(self, store: TrackStore, seed: int) -> None:
         self.store, self.seed = store, seed
         self.features_of: Callable[[Track], np.ndarray] | None = None
-        self.tracks = [t for t in store if t.labels is None or t.labels.ndim == 1 or t.labels.any()]
+        self.tracks = [track for track in store if track.labels.max() > (0 if track.labels.ndim == 2 else -1)]
 
     def __len__(self) -> int:
         return len(self.tracks)

@@ -18,10 +18,14 @@ def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 def resize(frame: np.ndarray, size: int) -> np.ndarray:
     """uint8 (H, W, 3) with its longer side `size`: area average when shrinking, bilinear when growing."""
-    height, width = resized_shape(*frame.shape[:2], size)
+    return resize_to(frame, *resized_shape(*frame.shape[:2], size))
+
+
+def resize_to(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> (height, width, 3), as `resize`."""
     if (height, width) == frame.shape[:2]:
         return frame
-    shrinks = size < max(frame.shape[:2])
+    shrinks = max(height, width) < max(frame.shape[:2])
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 

@@ -6,6 +6,7 @@ resumed run changes what is seen.
 
 import math
 import os
+import sys
 import weakref
 import zlib
 from collections import deque
@@ -26,9 +27,10 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize, resized_shape
+from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize_to, resized_shape
 from utils.box_ops import Tube
-from utils.misc import InputError, checksum, rng
+from utils.distributed import rank
+from utils.misc import InputError, checksum, counted, rng
 from utils.storage.tars import Member
 
 AHEAD = 3  # batches that each worker may be ahead
@@ -101,16 +103,36 @@ def _read_frames(path: Path, offsets: np.ndarray, sizes: np.ndarray, frames: Seq
 
 
 def choose_frames(
-    low: int, high: int, n_frames: int, sampling_rate: int, draw: np.random.Generator, share: float | None = None
+    candidates: np.ndarray,
+    n_frames: int,
+    sampling_rate: int,
+    draw: np.random.Generator,
+    share: float | None = None,
 ) -> np.ndarray:
-    """Frame numbers (T,) of a clip between `low` and before `high`, fewer than `n_frames` where there is no room.
+    """The frames (T,) of a clip out of `candidates` (n,), fewer than `n_frames` where there is no room.
 
     It starts at random, or after this share of the room that there is.
     """
-    span = min((n_frames - 1) * sampling_rate + 1, high - low)
-    room = high - low - span
+    span = min((n_frames - 1) * sampling_rate + 1, len(candidates))
+    room = len(candidates) - span
     start = draw.integers(room + 1) if share is None else int(room * share)
-    return np.arange(low + start, low + start + span, sampling_rate)
+    return candidates[start : start + span : sampling_rate]
+
+
+def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> None:
+    """Print how many videos are too short for whole clips. InputError where every clip has one frame.
+
+    `lengths`: how many frames each video's clips are chosen from; empty where that is not known.
+    """
+    longest, span = max(lengths, default=math.inf), (n_frames - 1) * sampling_rate + 1
+    if longest <= sampling_rate:
+        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
+        raise InputError(f"--sampling_rate {sampling_rate}: {text}")
+    short = [length for length in lengths if length < span]
+    if short and rank() == 0:
+        fewest = counted(-(-min(short) // sampling_rate), "frame")
+        text = f"{len(short)} of {counted(len(lengths), 'video')} have fewer than {span} frames to choose from"
+        print(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}", file=sys.stderr)
 
 
 class Clip(NamedTuple):
@@ -155,18 +177,28 @@ class Clips:
 
     def has_clips(self, video: ShardVideo) -> bool:
         """Whether a video has frames for clips; annotated in key frames it has none where all of these are excluded."""
-        return self.whole_videos or video.key_frames is None or len(video.key_frames) > 0
+        return len(self.candidates(video)) > 0
+
+    def candidates(self, video: ShardVideo) -> np.ndarray:
+        """The frames that a video's clips are chosen from."""
+        if not self.whole_videos and video.key_frames is not None:
+            return video.key_frames
+        annotated = len(video.frames) and not self.whole_videos
+        return np.arange(video.frames[0], video.frames[-1] + 1) if annotated else np.arange(len(video))
+
+    def lengths(self) -> list[int]:
+        """As `check_lengths` takes it; not known beforehand of streams."""
+        return []
+
+    def anybody_twice(self) -> bool:
+        """Whether a person is in two frames of a video; taken for granted of streams."""
+        return True
 
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
         """A video's `number`-th clip."""
-        annotated = len(video.frames) and not self.whole_videos
-        low, high = (video.frames[0], video.frames[-1] + 1) if annotated else (0, len(video))
-        keys = None if self.whole_videos else video.key_frames
-        if keys is not None:
-            low, high = 0, len(keys)
         share = None if self.train else (2 * number + 1) / (2 * self.clips_per_video)
-        frames = choose_frames(int(low), int(high), self.n_frames, self.sampling_rate, draw, share)
-        return Clip(video, frames if keys is None else keys[frames], draw)
+        frames = choose_frames(self.candidates(video), self.n_frames, self.sampling_rate, draw, share)
+        return Clip(video, frames, draw)
 
     def _images(self, shape: tuple[int, ...], pin: bool) -> Tensor:
         """A uint8 tensor with anything in it. Its memory is used again once it is gone, since fresh pages cost as much
@@ -196,8 +228,7 @@ class Clips:
                 image = decode_image(data, where, _REDUCED.get(shrink, _RGB))
                 if shrink or _RGB == cv2.IMREAD_COLOR:
                     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                if image.shape != target.shape:
-                    image = resize(image, size)
+                image = resize_to(image, *target.shape[:2])
                 if flip:
                     cv2.flip(image, 1, dst=target)
                 else:
@@ -281,6 +312,12 @@ class ClipDataset(Clips):
         made_from = (str(v.made_from) for v in self.videos)
         parts = (part for v in self.videos for part in (v.name, v.frames, v.persons, v.actions, v.boxes))
         return checksum(*made_from, *parts)
+
+    def lengths(self) -> list[int]:
+        return [len(self.candidates(video)) for video in self.videos]
+
+    def anybody_twice(self) -> bool:
+        return any(len(np.unique(video.persons)) < len(video.persons) for video in self.videos)
 
     def most_people(self) -> int:
         """The largest number of people in one frame."""

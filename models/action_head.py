@@ -14,6 +14,12 @@ from models.weights import checkpoint_path, load_weights
 from utils.misc import InputError
 from utils.storage.files import load_checkpoint
 
+NEEDED = ("head.head_type", "head.n_classes", "head.in_d", "head.time_cycle", "head.nhead", "labels", "frames",
+          "min_tube_length", "settings.encoder", "settings.detector.key", "settings.psn_score_th", "settings.sim_th",
+          "settings.filter_length", "settings.end_consecutive_frames", "settings.link_cues", "settings.linker",
+          "settings.strict")  # fmt: skip
+"""What a checkpoint's config must say."""
+
 
 def time_encoding(times: Tensor, d: int, time_cycle: int) -> Tensor:
     """Sines and cosines of the time, periodic with `time_cycle` frames.
@@ -154,11 +160,8 @@ def load_head(path: str | Path, device: torch.device | str = "cpu") -> tuple[Act
     InputError when the file is something else.
     """
     path = checkpoint_path(path, "head")
-    checkpoint = load_checkpoint(path, "action head")
+    checkpoint = load_checkpoint(path, "action head", NEEDED, "train_action_head.py")
     config = checkpoint["config"]
-    needed = {"head", "labels", "settings", "frames", "min_tube_length"}
-    if not (needed <= config.keys() and {"encoder", "detector", "linker", "strict"} <= config["settings"].keys()):
-        raise InputError(f"{path}: not an action head's checkpoint, or a former one; make it with train_action_head.py")
     try:
         head = build_action_head(**config["head"])
     except InputError as error:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from models.detr import DETR
 from models.matcher import Matches, match_indices
-from models.person_encoder import NPairLoss
+from models.person_encoder import NPairLoss, joined_loss
+from utils.distributed import rank_mean, world_size
 
 IDENTITY_D = 64  # width of the identity layer
 
@@ -54,7 +55,7 @@ class QueryLosses(nn.Module):
         return {**out, "identity": identity, "action": action, "cells": cells, "image_share": image_share}
 
     def losses(self, out: dict, targets: list[dict], matches: Matches, clips: Tensor) -> dict[str, Tensor]:
-        """The three losses of a batch.
+        """The three losses of a batch; each divided so that the processes together have the joined batch's gradient.
 
         Args:
             targets: per image, `boxes` (n, 4) cxcywh normalised, `person_ids` int64 (n,) distinct between clips,
@@ -69,7 +70,7 @@ class QueryLosses(nn.Module):
         ((image, query, target),) = match_indices([matches], targets, out["action"].device)
         ids, actions = (torch.cat([t[name] for t in targets])[target] for name in ("person_ids", "actions"))
         return {
-            "loss_id": self.contrast(out["identity"][image, query], ids, clips.to(image.device)[image]),
+            "loss_id": joined_loss(self.contrast, out["identity"][image, query], ids, clips.to(image.device)[image]),
             "loss_action": self._action_loss(out["action"][image, query].float(), actions),
             "loss_place": self._cell_loss(out, targets),
         }
@@ -78,10 +79,12 @@ class QueryLosses(nn.Module):
         """The mean cross-entropy of actions (n,), or the binary one of sets (n, C) with any action; 0 of none."""
         if actions.dim() == 2:
             known = actions.any(1).float()
-            losses = F.binary_cross_entropy_with_logits(logits[:, :-1], actions, reduction="none").mean(1)
-            return (losses * known).sum() / known.sum().clamp(min=1)
-        labels = torch.where(actions < 0, self.n_actions, actions)
-        return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+            losses = F.binary_cross_entropy_with_logits(logits[:, :-1], actions, reduction="none").mean(1) * known
+        else:
+            known = torch.ones(len(actions), device=logits.device)
+            labels = torch.where(actions < 0, self.n_actions, actions)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses.sum() / rank_mean(known.sum()).clamp(min=1 / world_size())
 
     def _cell_loss(self, out: dict, targets: list[dict]) -> Tensor:
         """The binary cross-entropy of a person's presence over all cells, plus the cross-entropy of each person's
@@ -99,6 +102,7 @@ class QueryLosses(nn.Module):
         inside = inside.float()
         present = torch.zeros_like(cells[:, -1]).index_add_(0, image, inside).clamp(max=1)
         is_image = ((x < image_share[:, 0, None, None]) & (y < image_share[:, 1, None, None])).float()
-        person = F.binary_cross_entropy_with_logits(cells[:, -1], present, is_image, reduction="sum") / is_image.sum()
+        losses = F.binary_cross_entropy_with_logits(cells[:, -1], present, is_image, reduction="none")
+        person = losses.sum() / rank_mean(is_image.sum())
         mean = torch.einsum("nchw,nhw->nc", cells[image, :-1], inside) / inside.sum((1, 2))[:, None].clamp(min=1)
         return person + self._action_loss(mean, torch.cat([t["actions"] for t in targets]))

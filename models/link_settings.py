@@ -13,7 +13,7 @@ from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
-from utils.misc import exceeding
+from utils.misc import checksum, exceeding
 from utils.storage.files import epoch_path, load_checkpoint
 from utils.storage.tracks import OutdatedTracks, TrackStore
 
@@ -148,10 +148,16 @@ def tracks_made_with(settings: LinkSettings, project: "Project", encoder: str) -
 def tracks_sources(
     project: "Project", videos: "SubsetVideos", annotations: Mapping[str, "Video"]
 ) -> dict[str, list[int]]:
-    """What identifies each video's file, which frames of it are used, and last its annotated tubes."""
+    """What identifies each video's file, which frames of it are used, and last what gives its tracks their labels."""
+
+    def annotated(video: "Video | None") -> int:
+        tubes = tubes_checksum(video.tubes if video else [], project.multi_label)
+        if project.multi_label or video is None or video.key_frames is None:
+            return tubes
+        return int(checksum(str(tubes), video.key_frames), 16)
+
     sources = videos.sources() | {name: [] for name in videos.bad}
-    tubes = {name: annotations[name].tubes if name in annotations else [] for name in sources}
-    return {name: [*file, tubes_checksum(tubes[name], project.multi_label)] for name, file in sources.items()}
+    return {name: [*file, annotated(annotations.get(name))] for name, file in sources.items()}
 
 
 def open_tracks(

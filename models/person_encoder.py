@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.weights import checkpoint_path, load_weights, weights_hash
-from utils.misc import InputError
+from utils.distributed import gather_rows, rank, world_size
 from utils.storage.files import load_checkpoint
+
+ID_STEP = 2**32  # between the person ids, and the clips, of two processes, which stay distinct when gathered
+NEEDED = ("encoder.in_d", "encoder.out_d", "encoder.skip", "detector.source", "detector.weights", "detector.square",
+          "detector.query_layer", "detector.person_label", "detector.key", "detector.image_size")  # fmt: skip
+"""What a checkpoint's config must say."""
 
 
 class PersonEncoder(nn.Module):
@@ -54,10 +59,8 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> tuple[
     InputError when the file is something else.
     """
     path = checkpoint_path(path, "encoder")
-    checkpoint = load_checkpoint(path, "person encoder")
+    checkpoint = load_checkpoint(path, "person encoder", NEEDED, "train_qmm.py")
     config = checkpoint["config"]
-    if not ({"encoder", "detector"} <= config.keys() and "query_layer" in config["detector"]):
-        raise InputError(f"{path}: not a person encoder's checkpoint, or a former one; make it with train_qmm.py")
     encoder = PersonEncoder(**config["encoder"])
     load_weights(encoder, checkpoint["model"], path)
     return encoder.to(device).eval(), config, checkpoint["epoch"]
@@ -108,3 +111,20 @@ class NPairLoss(nn.Module):
         positives = similarity.masked_fill(~positive, lowest).logsumexp(1)
         losses = torch.where(anchors, all_others - positives, 0.0)
         return losses.sum() / anchors.sum().clamp(min=1)
+
+
+def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor, clips: Tensor | None = None) -> Tensor:
+    """The N-pair loss over the features of all processes; `features` (M, d), `ids` (M,) and `clips` (M,) are this
+    process's.
+
+    The others' features come without a gradient. DDP averages the processes' gradients, which divides the joint one by
+    their number, so each is multiplied by it; the loss's value is not.
+    """
+    if world_size() == 1:
+        return criterion(features, ids, clips)
+    features = features.float()
+    parts = gather_rows(features)
+    parts[rank()] = features
+    columns = (None if column is None else torch.cat(gather_rows(column + rank() * ID_STEP)) for column in (ids, clips))
+    loss = criterion(torch.cat(parts), *columns)
+    return loss + (world_size() - 1) * (loss - loss.detach())

@@ -1,5 +1,8 @@
 """Clips out of shards: frames and boxes in step, in order, mirrored, in other colours."""
 
+import zlib
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import torch
 from datasets import use_shards
 from datasets.frame_batches import SubsetVideos
 from datasets.transforms import jitter_matrix, normalise_boxes, resize, resized_shape
-from datasets.use_shards import ClipDataset, collate, epoch_batches, make_loader
+from datasets.use_shards import Clip, ClipDataset, Clips, ShardVideo, collate, epoch_batches, make_loader
 from models.detectors import Detections
 from models.person_queries import cache_queries
 from tests.numbered_frames import LENGTHS, WIDTH
@@ -150,6 +153,22 @@ def test_resizing_keeps_places():
         rows, columns = np.nonzero(resize(frame, size)[:, :, 0] > 127)
         scale = size / 200
         assert abs(rows.mean() + 0.5 - 45 * scale) < 0.6 and abs(columns.mean() + 0.5 - 75 * scale) < 0.6
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_frames_that_decode_at_half_their_size_fill_the_image(mirrored):
+    """Half of 97 rows, rounded up, would become 49 of the 48 that 97 become."""
+    frame = np.full((97, 128, 3), 40, np.uint8)
+    frame[:, :64] = 200
+    jpeg = cv2.imencode(".jpg", frame)[1].tobytes()
+    meta = {"name": "odd", "width": 128, "height": 97, "stored": [128, 97], "n_frames": 1, "tubes": [], "made_from": {}}
+    video = ShardVideo("shard", meta, [zlib.crc32(jpeg)], lambda frames: [jpeg] * len(frames))
+    clips = Clips(image_size=64, jitter=(0, 0, 0, 0), mirror_frames=True)
+    seed = next(n for n in range(99) if (np.random.default_rng(n).random() < 0.5) == mirrored)
+    image = clips.pack([Clip(video, np.array([0]), np.random.default_rng(seed))])["images"][0].numpy()
+    assert image.shape == (48, 64, 3)
+    assert np.abs(image[:, :30].astype(int) - (40 if mirrored else 200)).max() <= 4
+    assert np.abs(image[:, 34:].astype(int) - (200 if mirrored else 40)).max() <= 4
 
 
 def test_colour_maps_are_the_four_changes_one_after_another():

@@ -23,7 +23,7 @@ AGAIN = "make the shards again with python -m datasets.make_shards"
 
 
 def write_project(
-    folder: Path, names: str = "ab", labels: list[str] = LABELS, left: int = 10, **fields: object
+    folder: Path, names: str = "ab", labels: list[str] = LABELS, left: int = 10, grey: int = 0, **fields: object
 ) -> Path:
     """Videos of 64 x 48 pixels, all in the subsets `val` and `train`; one person each."""
     videos = {}
@@ -31,7 +31,7 @@ def write_project(
         images = folder / "videos" / name
         images.mkdir(parents=True, exist_ok=True)
         for i in range(FRAMES):
-            cv2.imwrite(str(images / f"{i}.png"), np.full((48, 64, 3), 40 * i, np.uint8))
+            cv2.imwrite(str(images / f"{i}.png"), np.full((48, 64, 3), 40 * i + grey, np.uint8))
         person = tube(range(FRAMES), [[left, 10, 30, 40]] * FRAMES, "walk", person_id=1)
         videos[name] = {"width": 64, "height": 48, "n_frames": FRAMES, "tubes": [person]}
     splits = {"splits": {"val": "val.txt", "train": "val.txt"}}
@@ -45,14 +45,27 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
+def flags(shards: object, subset: str = "val", mirror_frames: bool = False) -> Namespace:
+    return Namespace(
+        shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
+        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True,
+        mirror_frames=mirror_frames,
+    )  # fmt: skip
+
+
 def train_on(shards: object, file: Path, subset: str = "val", image_size: int = 0) -> None:
     """Read what a trainer reads in an epoch."""
-    args = Namespace(
-        shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
-        seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True, mirror_frames=False,
-    )  # fmt: skip
-    clips = clips_of_flags(args, load_project(file), image_size, False)
+    clips = clips_of_flags(flags(shards, subset), load_project(file), image_size, False)
     assert list(make_loader(clips, epoch_batches(clips, 0, 2)))
+
+
+@pytest.mark.parametrize("mirror_frames", [False, True])
+def test_frames_are_mirrored_where_clips_are_not(shards: Path, tmp_path: Path, mirror_frames: bool) -> None:
+    """`--preset published --mirror_frames`: the preset has --no_flip."""
+    clips = clips_of_flags(flags(shards, mirror_frames=mirror_frames), load_project(tmp_path / "own.yml"), 0, False)
+    batch = next(make_loader(clips, [[(epoch, 0) for epoch in range(20)]]))
+    centres = {round(float(target["boxes"][0, 0]), 4) for target in batch["targets"]}
+    assert centres == ({20 / 64, 44 / 64} if mirror_frames else {20 / 64})
 
 
 def stream(shards: Path) -> str:
@@ -65,6 +78,7 @@ CHANGES = [
     ({"left": 12}, "the annotation has changed since", "the annotation has changed since"),
     ({"names": "b"}, "video 'a' is not in subset 'val'", "video 'a' is not in subset 'val'"),
     ({"names": "abc"}, "1 video of subset 'val' are missing, such as 'c'", None),
+    ({"grey": 1}, "video 'a' was made from another file than .*videos/a is now", "was made from another file"),
     ({"stride": 2}, "made with another rate, stride", "made with another rate, stride"),
     ({"multi_label": True}, "made with another rate, stride, end or multi_label", "multi_label"),
 ]

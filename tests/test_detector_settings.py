@@ -1,21 +1,25 @@
 """Which decoder layer gives the query vectors, and which class of a detector is the person."""
 
 from argparse import Namespace
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from models.action_head import load_head
 from models.detectors import Detector, open_detector
 from models.detr import build_model
 from models.hf_detector import person_class
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.position_encoding import sine_position_encoding
+from models.weights import SHIPPED
 from tests.fill import fill_state_dict, filled_detr
 from utils.misc import InputError
-from utils.storage.files import save_torch
+from utils.storage.files import load_torch, save_torch
 
 CPU = torch.device("cpu")
 SMALL = {"backbone": "resnet18", "stages": 3, "hidden_dim": 32, "nheads": 4, "enc_layers": 1, "dec_layers": 3}
@@ -90,6 +94,30 @@ def test_a_layer_that_is_not_there_or_not_the_encoder_s_is_one_line(small: Path,
     save_torch(tmp_path / "encoder.pth", {"model": {}, "config": former, "epoch": 1})  # of before the flag
     with pytest.raises(InputError, match="or a former one; make it with train_qmm"):
         load_encoder(tmp_path / "encoder.pth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "load", "part", "key"),
+    [
+        ("encoder", load_encoder, ("encoder",), "skip"),
+        ("encoder", load_encoder, ("detector",), "weights"),
+        ("encoder", load_encoder, (), "detector"),
+        ("head", load_head, ("head",), "nhead"),  # whose default would load too, and answer something else
+        ("head", load_head, ("settings",), "sim_th"),
+        ("head", load_head, ("settings", "detector"), "key"),
+        ("head", load_head, (), "frames"),
+    ],
+)
+def test_a_checkpoint_without_one_of_its_settings_is_one_line(
+    tmp_path: Path, kind: str, load: Callable, part: tuple[str, ...], key: str
+) -> None:
+    checkpoint = load_torch(SHIPPED / "synthetic" / f"{kind}.pth")
+    save_torch(tmp_path / "edited.pth", checkpoint)
+    load(tmp_path / "edited.pth")
+    del reduce(dict.__getitem__, part, checkpoint["config"])[key]
+    save_torch(tmp_path / "edited.pth", checkpoint)
+    with pytest.raises(InputError, match=rf"edited\.pth: its config has no {'.'.join([*part, key])}"):
+        load(tmp_path / "edited.pth")
 
 
 def test_the_person_s_label_is_that_of_the_flag(small: Path) -> None:

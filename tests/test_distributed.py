@@ -75,6 +75,14 @@ def test_two_processes_train_detr_as_one_does(stages: Stages, size: int, clips: 
     compare(stages, "train_detr", "{name}/detr", "--ex_name", "--batch_size", size, *flags)
 
 
+@pytest.mark.slow
+def test_two_processes_have_the_auxiliary_losses_of_one(stages: Stages) -> None:
+    """Steps of 3 + 2 clips of two frames, with different numbers of people."""
+    flags = (*FROZEN, "--clips_per_video", 1, "--n_frames", 2, "--epochs", 1, "--lr", 1e-4, "--id_loss_same_clip", 3)
+    flags += ("--id_loss_coef", 1, "--action_loss_coef", 1, "--place_loss_coef", 1)
+    compare(stages, "train_detr", "{name}/detr", "--ex_name", "--batch_size", 6, *flags)
+
+
 @STEPS
 def test_two_processes_train_query_matching_as_one_does(stages: Stages, size: int, clips: int) -> None:
     detr = stages.folder("one") / "detr" / "epoch_1.pth"

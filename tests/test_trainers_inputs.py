@@ -10,6 +10,7 @@ import torch
 
 from datasets.config import load_project
 from datasets.make_shards import make_shards
+from datasets.use_shards import check_lengths
 from tests.stages import LOOSE, TINY_DETR, Stages
 from tests.videos import write_video
 from utils.misc import InputError
@@ -132,12 +133,47 @@ def test_a_head_that_was_trained_on_what_it_is_evaluated_on_is_told(
     assert "warning: 5 videos in train as it was and in train; metrics" in capsys.readouterr().err
 
 
-def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--no_query_cache",)])
+def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path, more: tuple[str, ...]) -> None:
     stages = finished_chain.copy(tmp_path)
     with pytest.raises(
         InputError, match=r"--sampling_rate 16: clips have one frame each, since no video has more than"
     ):
-        train_qmm(stages, "--sampling_rate", 16)
+        train_qmm(stages, "--sampling_rate", 16, *more)
+
+
+def test_boxes_between_key_frames_are_refused_without_the_query_cache(finished_chain: Stages) -> None:
+    with pytest.raises(InputError, match="--between_key_frames: goes with the query cache"):
+        train_qmm(finished_chain, "--between_key_frames", "--no_query_cache")
+
+
+@pytest.mark.parametrize("more", [(), ("--no_query_cache",)])
+def test_boxes_of_another_person_each_are_refused(
+    finished_chain: Stages, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """As of a file that gives persons no ids: no two queries are a positive pair."""
+    stages = finished_chain.copy(tmp_path)
+    path = stages.data / "synthetic" / "annotations.json"
+    annotations = json.loads(path.read_text())
+    for video in annotations["videos"].values():
+        boxes = [(t, *box) for t in video["tubes"] for box in zip(t["frames"], t["boxes"], strict=True)]
+        video["tubes"] = [
+            {"label": t["label"], "person_id": i, "frames": [frame], "boxes": [box]}
+            for i, (t, frame, box) in enumerate(boxes)
+        ]
+    path.write_text(json.dumps(annotations))
+    make_shards(load_project("synthetic", stages.data), "train", stages.data / "synthetic" / "shards" / "train")
+    with pytest.raises(InputError, match=r"annotations\.json: nobody of 'train' is in two frames"):
+        train_qmm(stages, "--epochs", 1, *more)
+
+
+def test_videos_that_are_too_short_for_whole_clips_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    check_lengths([29, 30], n_frames=8, sampling_rate=4)
+    check_lengths([], n_frames=8, sampling_rate=4)
+    assert capsys.readouterr().err == ""
+    check_lengths([40, 28, 9, 12], n_frames=8, sampling_rate=4)
+    told = "note: 3 of 4 videos have fewer than 29 frames to choose from, so their clips have as few as 3 frames, not"
+    assert capsys.readouterr().err == f"{told} --n_frames 8\n"
 
 
 @pytest.mark.slow

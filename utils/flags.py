@@ -61,7 +61,7 @@ def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: s
     parser.flag("data", "whole_videos", action="store_true",
                 help="take clips from whole videos, as published, not from the annotated part")  # fmt: skip
     parser.flag("data", "no_flip", action="store_true", help=f"{used_with}do not mirror clips, as published")
-    help_text = "mirror each frame of a clip at random, so that queries encode appearance, not position"
+    help_text = "mirror each frame of a clip at random, also with --no_flip: queries encode appearance, not position"
     help_text += " (adds a second query cache)" if used_with else ""
     parser.flag("data", "mirror_frames", action="store_true", help=help_text)
 

@@ -38,16 +38,23 @@ def tubes_checksum(tubes: Sequence[Tube], of_people: bool) -> int:
 
 
 def label_frames(
-    frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, no_action: int
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    gt: Sequence[Tube],
+    iou_th: float,
+    no_action: int,
+    key_frames: np.ndarray | None = None,
 ) -> np.ndarray:
     """The action of each frame of a track: int64 (T,).
 
     `frames` int64 (T,), `boxes` (T, 4) xyxy; in each frame the annotated tube that overlaps most gives its label if
     the IoU is above `iou_th`; `no_action` where there is none, or where that person does nothing (label -1). Equal
-    overlaps, as of one person with two actions, go to the earlier tube.
+    overlaps, as of one person with two actions, go to the earlier tube. Where `key_frames` alone are annotated, other
+    frames have label -1: nothing is known about them.
     """
-    labels = [tube.label if tube.label >= 0 else no_action for tube in gt]
-    return np.array([*labels, no_action], np.int64)[_nearest_tube(frames, boxes, gt, iou_th)]
+    of_tubes = [tube.label if tube.label >= 0 else no_action for tube in gt]
+    labels = np.array([*of_tubes, no_action], np.int64)[_nearest_tube(frames, boxes, gt, iou_th)]
+    return labels if key_frames is None else np.where(np.isin(frames, key_frames), labels, -1)
 
 
 def label_sets(frames: np.ndarray, boxes: np.ndarray, gt: Sequence[Tube], iou_th: float, n_classes: int) -> np.ndarray:

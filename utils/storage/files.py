@@ -11,7 +11,7 @@ import re
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from utils.misc import InputError
@@ -219,8 +219,11 @@ def _refuse_inflated(value: object) -> None:
             _refuse_inflated(item)
 
 
-def load_checkpoint(path: str | Path, what: str) -> dict:
-    """A checkpoint of this project, `{"model", "config", "epoch"}`; InputError when it is something else."""
+def load_checkpoint(path: str | Path, what: str, needed: Iterable[str] = (), made_by: str = "") -> dict:
+    """A checkpoint of this project, `{"model", "config", "epoch"}`.
+
+    InputError when it is something else, or its config lacks something `needed` ("head.nhead"), which `made_by` writes.
+    """
     checkpoint = load_torch(path, f"{what} checkpoint")
     kinds = {"model": dict, "config": dict, "epoch": int}
     if not (
@@ -230,6 +233,13 @@ def load_checkpoint(path: str | Path, what: str) -> dict:
             f"{path}: not a {what} checkpoint of this project (needs model, config and epoch); "
             "python -m scripts.import_published makes one of the public code's weights"
         )
+    for name in needed:
+        value = checkpoint["config"]
+        for key in name.split("."):
+            value = value.get(key, checkpoint) if isinstance(value, dict) else checkpoint
+        if value is checkpoint:  # no value of its own config
+            text = f"its config has no {name}: no {what} checkpoint, or a former one"
+            raise InputError(f"{path}: {text}; make it with {made_by}")
     return checkpoint
 
 

@@ -3,8 +3,9 @@
 A tar, one sample a video. Rows of its arrays are detections, track after track, each by frame: `frames` int64 (M,),
 `boxes` float32 (M, 4) xyxy pixels, `scores` float32 (M,) person scores, `queries` float32 (M, d) of DETR's decoder,
 `features` float32 (M, d) of the person encoder, `labels` int64 (M,) actions ("no action" is the index after the last
-label), or of data with several actions at once uint8 (M, C), 1 for each of a frame's actions. Its json holds the
-video's `n_frames`, `width`, `height`, `fps`, the tracks' `lengths` in rows, and the `settings` it was made with.
+label, -1 that of a frame beside key frames, of which nothing is known), or of data with several actions at once uint8
+(M, C), 1 for each of a frame's actions. Its json holds the video's `n_frames`, `width`, `height`, `fps`, the tracks'
+`lengths` in rows, and the `settings` it was made with.
 """
 
 from collections.abc import Iterable, Iterator
