@@ -167,14 +167,19 @@ class VideoFrames:
             yield path, (number - self.sampling.image_offset) / self._own_fps
 
     def chosen(self) -> np.ndarray:
-        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Nothing is decoded."""
+        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Of a file one frame is decoded."""
         if self._images:
             times = [time for _, time in self._timed_images()]
         else:
             with self._opened() as (container, stream):
-                begin = (container.start_time or 0) / av.time_base
-                packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-                times = sorted(float((p.dts if p.pts is None else p.pts) * p.time_base) - begin for p in packets)
+                begin, first, shown = (container.start_time or 0) / av.time_base, None, []
+                for packet in container.demux(stream):
+                    if first is None and container.format.name != "avi":
+                        first = next((frame.pts for frame in stream.decode(packet)), None)
+                    if _is_shown(packet):
+                        shown.append(packet.dts if packet.pts is None else packet.pts)
+                # packets before the first frame show nothing: a recording that begins between two key frames has such
+                times = sorted(float(pts * stream.time_base) - begin for pts in shown if pts >= (first or 0))
         return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
 
     @staticmethod
@@ -247,6 +252,12 @@ def _is_mirrored(frame: av.VideoFrame) -> bool:
     """Whether the file asks for a mirror image, turned or not: its display matrix has a negative determinant."""
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
     return matrix is not None and np.linalg.det(np.frombuffer(matrix, np.int32).reshape(3, 3)) < 0
+
+
+def _is_shown(packet: av.Packet) -> bool:
+    """Whether a packet of a video has a frame to show; VP8 also has some that others refer to alone."""
+    hidden = packet.stream.codec_context.name == "vp8" and packet.size and not memoryview(packet)[0] & 16
+    return bool(packet.size) and not packet.is_discard and not hidden
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
