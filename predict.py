@@ -186,7 +186,8 @@ class VideoTracks:
                 features = encode(self.models.encoder, detections.queries) if self.linker.cue.needs_features else None
                 self.linker.extend(detections.frames, detections.boxes, detections.scores, features)
                 self.queries.extend(detections.queries)
-                for track in sorted(self.long_tracks(self.n_frames), key=lambda track: track.person_id):
+                full = self.settings.filter_length - 1  # a track's detection with which it is long enough
+                for track in sorted(self.long_tracks(self.n_frames), key=lambda t: (t.frames[full], t.person_id)):
                     self.number(track)  # whether anything is drawn or not
                 self.n_frames += n_frames
                 yield n_frames

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -74,12 +74,9 @@ def test_the_video_shows_every_frame_and_changes_no_number(
     assert max(waiting) <= 2 * predict.BLOCK + (AHEAD + 4) * DETECTOR_BATCH["cpu"]
 
 
-def test_the_video_shows_the_first_pass_and_the_json_the_second(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A person away for longer than a track survives is another number in the video, and the same one in the JSON."""
+def detect(monkeypatch: pytest.MonkeyPatch, present: Sequence[set[int]]) -> None:
+    """Have two people detected, each in the frames of `present`, with features that nobody confuses."""
     looks, boxes = np.eye(2, 128, dtype=np.float32), np.float32([[2, 2, 12, 40], [40, 2, 50, 40]])
-    present = [{*range(30), *range(45, 80)}, {*range(50, 80)}]
 
     def start(detector: Detector, images: Iterable[torch.Tensor], *_: object) -> Iterator[tuple]:
         first = 0
@@ -90,6 +87,15 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
             yield len(batch), lambda detections=detections: detections
             first += len(batch)
 
+    monkeypatch.setattr(Detector, "start", start)
+    monkeypatch.setattr("predict.encode", lambda encoder, queries: queries)
+
+
+def test_the_video_shows_the_first_pass_and_the_json_the_second(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person away for longer than a track survives is another number in the video, and the same one in the JSON."""
+    present = [{*range(30), *range(45, 80)}, {*range(50, 80)}]
     drawn: dict[int, set[int]] = {}
     draw = TubeVideoWriter.write
 
@@ -97,8 +103,7 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
         drawn[len(drawn)] = {person.person_id for person in people}
         draw(writer, image, people)
 
-    monkeypatch.setattr(Detector, "start", start)
-    monkeypatch.setattr("predict.encode", lambda encoder, queries: queries)
+    detect(monkeypatch, present)
     monkeypatch.setattr(TubeVideoWriter, "write", write)
     video = write_video(tmp_path / "a.mp4", gradient_frames(80, 64, 48))
     flags = ("--linker=robust", "--filter_length=4", "--sim_th=0.4")
@@ -109,6 +114,19 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
     numbers, plain = (result(tmp_path / name / "a.json")["people"] for name in ("with", "without"))
     assert numbers == plain
     assert {person["person_id"]: {*person["frames"]} for person in numbers} == {0: present[0], 2: present[1]}
+
+
+def test_people_have_the_same_numbers_whatever_the_batch_size(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second person is long enough in frame 7, the first one in frame 9."""
+    present = [{0, 6, 7, *range(9, 30)}, {*range(4, 30)}]
+    detect(monkeypatch, present)
+    video = write_video(tmp_path / "a.mp4", gradient_frames(30))
+    for size in (1, 8, 16):
+        run(models, tmp_path / str(size), video, "--no_video", "--filter_length=4", f"--detr_batch={size}")
+        people = result(tmp_path / str(size) / "a.json")["people"]
+        assert {person["person_id"]: {*person["frames"]} for person in people} == {0: present[1], 1: present[0]}
 
 
 def test_a_linker_that_averages_features_is_refused_where_boxes_link(models: Path, tmp_path: Path) -> None:
