@@ -16,6 +16,7 @@ from datasets.config import DEFAULTS
 from datasets.dataset import VideoFrames
 from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
+from datasets.sampling import Sampling
 from models.detectors import Detections, Detector
 from models.linkers import LINKERS
 from tests.videos import gradient_frames, write_video
@@ -153,6 +154,18 @@ def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path)
     assert y1 > y0
 
 
+def test_a_video_of_nobody_says_which_threshold_it_is(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "a.mp4", gradient_frames(12))
+    run(models, tmp_path / "out", video, "--no_video", "--filter_length", 100_000)
+    said = f"note: {video}: the longest track has 12 detections, fewer than 100000 (--filter_length)\n"
+    assert said in capsys.readouterr().err
+    run(models, tmp_path / "out", video, "--no_video", "--psn_score_th", 1)
+    said = f"note: {video}: no detection has a person score of 1 (--psn_score_th)\n"
+    assert said in capsys.readouterr().err and result(tmp_path / "out" / "a.json")["people"] == []
+
+
 def test_a_page_of_all_videos(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     videos = [write_video(tmp_path / f"{name}.mp4", gradient_frames(12)) for name in "ab"]
     out = tmp_path / "out"
@@ -196,6 +209,22 @@ def test_a_folders_whole_name_is_its_name(models: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path / "v1.0_cam")
     run(models, tmp_path / "here", ".", "--no_video")
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["v1.0_cam.json"]
+
+
+def test_a_folder_has_as_many_images_a_second_as_those_of_the_head(models: Path, tmp_path: Path) -> None:
+    """AVA's folders hold 30 a second: at 25, a head of one frame a second would see the wrong ones."""
+    sampling = Sampling(rate=2, start=902, image_rate=10).for_other_videos
+    head = torch.load(models / "head.pth", weights_only=True)
+    settings = head["config"]["settings"] | {"sampling": sampling}
+    save_torch(tmp_path / "head.pth", {**head, "config": head["config"] | {"settings": settings}})
+    for name in ("detr.pth", "encoder.pth"):
+        (tmp_path / name).symlink_to(models / name)
+    (tmp_path / "a").mkdir()
+    for i, image in enumerate(gradient_frames(20)):
+        cv2.imwrite(str(tmp_path / "a" / f"{i}.png"), image)
+    for flags, n_frames in (((), 4), (("--rate", 5), 10)):
+        run(tmp_path, tmp_path / "out", tmp_path / "a", "--no_video", *flags)
+        assert result(tmp_path / "out" / "a.json")["n_frames"] == n_frames
 
 
 def test_two_inputs_of_one_output_are_told_before_work_begins(tmp_path: Path) -> None:
