@@ -173,11 +173,12 @@ class VideoFrames:
         else:
             with self._opened() as (container, stream):
                 begin, first, shown = (container.start_time or 0) / av.time_base, None, []
+                in_avi = container.format.name == "avi"
                 for packet in container.demux(stream):
-                    if first is None and container.format.name != "avi":
+                    if first is None and not in_avi:
                         first = next((frame.pts for frame in stream.decode(packet)), None)
                     if _is_shown(packet):
-                        shown.append(packet.dts if packet.pts is None else packet.pts)
+                        shown.append(packet.dts if packet.pts is None or in_avi else packet.pts)
                 # packets before the first frame show nothing: a recording that begins between two key frames has such
                 times = sorted(float(pts * stream.time_base) - begin for pts in shown if pts >= (first or 0))
         return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
@@ -219,11 +220,11 @@ class VideoFrames:
         def timed() -> Iterator[tuple[av.VideoFrame, float]]:
             nonlocal count
             time = -1 / self._own_fps
-            in_avi = container.format.name == "avi"  # which has no times: FFmpeg's are those of the order of decoding
+            in_avi = container.format.name == "avi"  # which has no times, but slots in the order of decoding: `dts`
             unused: list[int] = []
             for packet in _packets(container, stream):
-                if in_avi and packet is not None and packet.pts is not None:
-                    heapq.heappush(unused, packet.pts)
+                if in_avi and packet is not None:
+                    heapq.heappush(unused, packet.dts)
                 for frame in stream.decode(packet):
                     pts = frame.pts  # not frame.time, which the last frames lack
                     if in_avi and unused:
