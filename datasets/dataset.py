@@ -267,7 +267,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
     Raises:
         _BrokenVideo: packets are missing or broken; where FFmpeg notices it itself, av.FFmpegError.
     """
-    end = Fraction(0)
+    end, first, n = Fraction(0), 0, 0
     for packet in container.demux():
         if packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -275,9 +275,12 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             yield None
             raise _BrokenVideo
         if packet.stream is stream and packet.size:
+            first, n = first if n else packet.dts, n + 1
             yield packet
     yield None
-    if _is_cut_off(container, stream, float(end)):
+    in_avi = container.format.name == "avi"  # whose index lists all packets, and skips damaged ones without a word
+    lost = in_avi and n < sum(entry.size > 0 and entry.timestamp >= first for entry in stream.index_entries)
+    if lost or _is_cut_off(container, stream, float(end)):
         raise _BrokenVideo
 
 
