@@ -157,7 +157,7 @@ class VideoFrames:
             yield from ((path, self._read_image(path)) for path in chosen)
             return
         with self._opened() as (container, stream):
-            if self.sampling.start > SEEK:
+            if self.sampling.start > SEEK and container.format.name != "avi":  # where frames would be miscounted
                 container.seek(int((self.sampling.start - SEEK) * av.time_base) + (container.start_time or 0))
             for number, frame in enumerate(self._decode(container, stream, self.sampling)):
                 yield f"{self.path}: frame {number}", frame
@@ -267,7 +267,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
     Raises:
         _BrokenVideo: packets are missing or broken; where FFmpeg notices it itself, av.FFmpegError.
     """
-    end, first, n = Fraction(0), 0, 0
+    end, n = Fraction(0), 0
     for packet in container.demux():
         if packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -275,11 +275,11 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             yield None
             raise _BrokenVideo
         if packet.stream is stream and packet.size:
-            first, n = first if n else packet.dts, n + 1
+            n += 1
             yield packet
     yield None
     in_avi = container.format.name == "avi"  # whose index lists all packets, and skips damaged ones without a word
-    lost = in_avi and n < sum(entry.size > 0 and entry.timestamp >= first for entry in stream.index_entries)
+    lost = in_avi and n < sum(entry.size > 0 for entry in stream.index_entries)
     if lost or _is_cut_off(container, stream, float(end)):
         raise _BrokenVideo
 

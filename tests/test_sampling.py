@@ -134,6 +134,16 @@ def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, m
         list(VideoFrames(path, Sampling(start=100.0)))
 
 
+def test_a_late_start_of_an_avi_with_b_frames(tmp_path: Path) -> None:
+    """Those after the key frame that is sought need the frames before it, and give none."""
+    path = write_video(tmp_path / "v.avi", (gradient_frames(64) * 6)[:320], "mpeg4", options={"g": "30", "bf": "2"})
+    frames = list(VideoFrames(path))
+    video = VideoFrames(path, Sampling(rate=25, start=SEEK + 2))
+    assert video.chosen().tolist() == list(range(300, 320))
+    for frame, number in zip(video, range(300, 320), strict=True):
+        assert np.array_equal(frame, frames[number])
+
+
 @pytest.mark.parametrize(("offset", "number"), [(0, 61), (1, 62)])  # the layouts of SlowFast and mmaction2
 def test_images_of_ava_stand_for_seconds_at_30_a_second(tmp_path: Path, offset: int, number: int) -> None:
     for i in range(1, 70):
