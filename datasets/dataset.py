@@ -278,7 +278,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             n += 1
             yield packet
     yield None
-    in_avi = container.format.name == "avi"  # whose index lists all packets, and skips damaged ones without a word
+    in_avi = container.format.name == "avi"  # whose index lists all packets; FFmpeg skips damaged ones without an error
     lost = in_avi and n < sum(entry.size > 0 for entry in stream.index_entries)
     if lost or _is_cut_off(container, stream, float(end)):
         raise _BrokenVideo
