@@ -16,6 +16,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,9 @@ DETECTOR_USE = ("image_size", "square", "query_layer", "person_label")  # of `De
 
 def make_parser() -> Parser:
     parser = Parser("Detect and track people in videos, and classify their actions.")
-    parser.add_argument("videos", nargs="+", help="video files, or folders of images")
+    parser.add_argument(
+        "videos", nargs="+", help="video files, or folders of images (25 a second, or as the head was trained)"
+    )
     flags.add_detector_flags(parser, detr=None)
     parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py, or synthetic (shipped)")
     parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped)")
@@ -55,7 +58,7 @@ def make_parser() -> Parser:
     help_text = "write <video>.xml too: the tracks for an annotation tool, to correct them there"
     parser.flag("output", "export", choices=("cvat",), help=help_text)
     parser.flag("output", "no_video", action="store_true", help="write the JSON alone")
-    flags.add_report_flags(parser)
+    flags.add_report_flags(parser, "the videos with their action tubes", "action tubes")
     flags.add_run_flags(parser)
     return parser
 
@@ -121,7 +124,9 @@ def load_models(args: Namespace, device: torch.device) -> Models:
         print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
     kind, key = head.needs_frames, config["frames"]
     extractor = frame_extractor(kind, args, device, used, key) if kind else None
-    sampling = Sampling(args.rate) if args.rate else Sampling(**trained.get("sampling", {}))
+    sampling = Sampling(**trained.get("sampling", {}))
+    if args.rate:
+        sampling = replace(sampling, rate=args.rate)
     settings = resolve_settings(args, config, head.config["multi_label"])
     make_linker(settings, trained["link_cues"])  # a mistake here stops the run before a video is opened
     return Models(detector, encoder, head, extractor, config["labels"], trained["link_cues"], sampling, settings)
@@ -186,7 +191,8 @@ class VideoTracks:
                 features = encode(self.models.encoder, detections.queries) if self.linker.cue.needs_features else None
                 self.linker.extend(detections.frames, detections.boxes, detections.scores, features)
                 self.queries.extend(detections.queries)
-                for track in sorted(self.long_tracks(self.n_frames), key=lambda track: track.person_id):
+                full = self.settings.filter_length - 1  # a track's detection with which it is long enough
+                for track in sorted(self.long_tracks(self.n_frames), key=lambda t: (t.frames[full], t.person_id)):
                     self.number(track)  # whether anything is drawn or not
                 self.n_frames += n_frames
                 yield n_frames
@@ -229,10 +235,15 @@ class VideoTracks:
         """Tracks (`people`) and action tubes (`tubes`) of the whole video, as the JSON has them: joined where the
         linker joins finished tracks, under the number of their first piece."""
         people, tubes = [], []
-        s = self.settings
-        for track in self.linker.finish():
-            if len(track) < s.filter_length:
-                continue
+        s, tracks = self.settings, self.linker.finish()
+        long = [track for track in tracks if len(track) >= s.filter_length]
+        if not long:
+            why = f"no detection has a person score of {s.psn_score_th:g} (--psn_score_th)"
+            if tracks:
+                longest = counted(max(map(len, tracks)), "detection")
+                why = f"the longest track has {longest}, fewer than {s.filter_length} (--filter_length)"
+            print(f"note: {self.video.path}: {why}", file=sys.stderr)
+        for track in long:
             number = self.number(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
             probabilities, _ = self.probabilities(track)

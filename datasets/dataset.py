@@ -157,7 +157,7 @@ class VideoFrames:
             yield from ((path, self._read_image(path)) for path in chosen)
             return
         with self._opened() as (container, stream):
-            if self.sampling.start > SEEK:
+            if self.sampling.start > SEEK and container.format.name != "avi":  # where frames would be miscounted
                 container.seek(int((self.sampling.start - SEEK) * av.time_base) + (container.start_time or 0))
             for number, frame in enumerate(self._decode(container, stream, self.sampling)):
                 yield f"{self.path}: frame {number}", frame
@@ -167,14 +167,20 @@ class VideoFrames:
             yield path, (number - self.sampling.image_offset) / self._own_fps
 
     def chosen(self) -> np.ndarray:
-        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Nothing is decoded."""
+        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Of a file one frame is decoded."""
         if self._images:
             times = [time for _, time in self._timed_images()]
         else:
             with self._opened() as (container, stream):
-                begin = (container.start_time or 0) / av.time_base
-                packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-                times = sorted(float((p.dts if p.pts is None else p.pts) * p.time_base) - begin for p in packets)
+                begin, first, shown = (container.start_time or 0) / av.time_base, None, []
+                in_avi = container.format.name == "avi"
+                for packet in container.demux(stream):
+                    if first is None and not in_avi:
+                        first = next((frame.pts for frame in stream.decode(packet)), None)
+                    if _is_shown(packet):
+                        shown.append(packet.dts if packet.pts is None or in_avi else packet.pts)
+                # packets before the first frame show nothing: a recording that begins between two key frames has such
+                times = sorted(float(pts * stream.time_base) - begin for pts in shown if pts >= (first or 0))
         return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
 
     @staticmethod
@@ -214,11 +220,11 @@ class VideoFrames:
         def timed() -> Iterator[tuple[av.VideoFrame, float]]:
             nonlocal count
             time = -1 / self._own_fps
-            in_avi = container.format.name == "avi"  # which has no times: FFmpeg's are those of the order of decoding
+            in_avi = container.format.name == "avi"  # which has no times, but slots in the order of decoding: `dts`
             unused: list[int] = []
             for packet in _packets(container, stream):
-                if in_avi and packet is not None and packet.pts is not None:
-                    heapq.heappush(unused, packet.pts)
+                if in_avi and packet is not None:
+                    heapq.heappush(unused, packet.dts)
                 for frame in stream.decode(packet):
                     pts = frame.pts  # not frame.time, which the last frames lack
                     if in_avi and unused:
@@ -249,13 +255,19 @@ def _is_mirrored(frame: av.VideoFrame) -> bool:
     return matrix is not None and np.linalg.det(np.frombuffer(matrix, np.int32).reshape(3, 3)) < 0
 
 
+def _is_shown(packet: av.Packet) -> bool:
+    """Whether a packet of a video has a frame to show; VP8 also has some that others refer to alone."""
+    hidden = packet.stream.codec_context.name == "vp8" and packet.size and not memoryview(packet)[0] & 16
+    return bool(packet.size) and not packet.is_discard and not hidden
+
+
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet | None]:
     """The packets of a video stream, and None at their end, which flushes the decoder.
 
     Raises:
         _BrokenVideo: packets are missing or broken; where FFmpeg notices it itself, av.FFmpegError.
     """
-    end = Fraction(0)
+    end, n = Fraction(0), 0
     for packet in container.demux():
         if packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -263,9 +275,12 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             yield None
             raise _BrokenVideo
         if packet.stream is stream and packet.size:
+            n += 1
             yield packet
     yield None
-    if _is_cut_off(container, stream, float(end)):
+    in_avi = container.format.name == "avi"  # whose index lists all packets; FFmpeg skips damaged ones without an error
+    lost = in_avi and n < sum(entry.size > 0 for entry in stream.index_entries)
+    if lost or _is_cut_off(container, stream, float(end)):
         raise _BrokenVideo
 
 

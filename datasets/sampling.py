@@ -36,6 +36,12 @@ class Sampling:
         """Whether every frame of a video is used."""
         return self.rate is None and self.stride == 1 and self.start == 0 and self.end is None
 
+    @property
+    def for_other_videos(self) -> dict:
+        """What new videos are sampled by too, as tracks and heads keep it."""
+        kept = {"rate": self.rate, "stride": self.stride}
+        return kept if self.image_rate == FOLDER_FPS else kept | {"image_rate": self.image_rate}
+
     def fps(self, own: float) -> float:
         """Frames a second that are used of a video of `own` frames a second."""
         return self.rate or own / self.stride

@@ -141,7 +141,7 @@ def tracks_made_with(settings: LinkSettings, project: "Project", encoder: str) -
     if project.multi_label:
         made_with["multi_label"] = True
     if not project.sampling.all_frames:
-        made_with["sampling"] = {"rate": project.sampling.rate, "stride": project.sampling.stride}
+        made_with["sampling"] = project.sampling.for_other_videos
     return made_with
 
 

@@ -129,9 +129,10 @@ def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float
     apart, near = gap > 0, gap <= max_gap
 
     def similarities(row: int) -> np.ndarray:
-        norms = np.maximum(np.linalg.norm(sums[row]) * np.linalg.norm(sums, axis=1), 1e-12)
-        return np.where(apart[row] & near[row] & exists, sums @ sums[row] / norms, -np.inf)
+        cosines = sums @ sums[row] / np.maximum(norms[row] * norms, 1e-12)
+        return np.where(apart[row] & near[row] & exists, cosines, -np.inf)
 
+    norms = np.linalg.norm(sums, axis=1)
     exists = np.ones(len(tracks), bool)
     similarity = np.stack([similarities(row) for row in range(len(tracks))])
     best, partner = similarity.max(1), similarity.argmax(1)
@@ -139,6 +140,7 @@ def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float
         kept = int(best.argmax())
         merged = int(partner[kept])
         sums[kept] += sums[merged]
+        norms[kept] = np.linalg.norm(sums[kept])
         pieces[kept] += pieces[merged]
         exists[merged] = False
         apart[kept] &= apart[merged]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from datasets.config import DEFAULTS
 from datasets.dataset import VideoFrames
 from datasets.formats import cvat_video, cvat_writer
 from datasets.frame_batches import AHEAD
+from datasets.sampling import Sampling
 from models.detectors import Detections, Detector
 from models.linkers import LINKERS
 from tests.videos import gradient_frames, write_video
@@ -74,12 +75,9 @@ def test_the_video_shows_every_frame_and_changes_no_number(
     assert max(waiting) <= 2 * predict.BLOCK + (AHEAD + 4) * DETECTOR_BATCH["cpu"]
 
 
-def test_the_video_shows_the_first_pass_and_the_json_the_second(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A person away for longer than a track survives is another number in the video, and the same one in the JSON."""
+def detect(monkeypatch: pytest.MonkeyPatch, present: Sequence[set[int]]) -> None:
+    """Have two people detected, each in the frames of `present`, with features that nobody confuses."""
     looks, boxes = np.eye(2, 128, dtype=np.float32), np.float32([[2, 2, 12, 40], [40, 2, 50, 40]])
-    present = [{*range(30), *range(45, 80)}, {*range(50, 80)}]
 
     def start(detector: Detector, images: Iterable[torch.Tensor], *_: object) -> Iterator[tuple]:
         first = 0
@@ -90,6 +88,15 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
             yield len(batch), lambda detections=detections: detections
             first += len(batch)
 
+    monkeypatch.setattr(Detector, "start", start)
+    monkeypatch.setattr("predict.encode", lambda encoder, queries: queries)
+
+
+def test_the_video_shows_the_first_pass_and_the_json_the_second(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person away for longer than a track survives is another number in the video, and the same one in the JSON."""
+    present = [{*range(30), *range(45, 80)}, {*range(50, 80)}]
     drawn: dict[int, set[int]] = {}
     draw = TubeVideoWriter.write
 
@@ -97,8 +104,7 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
         drawn[len(drawn)] = {person.person_id for person in people}
         draw(writer, image, people)
 
-    monkeypatch.setattr(Detector, "start", start)
-    monkeypatch.setattr("predict.encode", lambda encoder, queries: queries)
+    detect(monkeypatch, present)
     monkeypatch.setattr(TubeVideoWriter, "write", write)
     video = write_video(tmp_path / "a.mp4", gradient_frames(80, 64, 48))
     flags = ("--linker=robust", "--filter_length=4", "--sim_th=0.4")
@@ -109,6 +115,19 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
     numbers, plain = (result(tmp_path / name / "a.json")["people"] for name in ("with", "without"))
     assert numbers == plain
     assert {person["person_id"]: {*person["frames"]} for person in numbers} == {0: present[0], 2: present[1]}
+
+
+def test_people_have_the_same_numbers_whatever_the_batch_size(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second person is long enough in frame 7, the first one in frame 9."""
+    present = [{0, 6, 7, *range(9, 30)}, {*range(4, 30)}]
+    detect(monkeypatch, present)
+    video = write_video(tmp_path / "a.mp4", gradient_frames(30))
+    for size in (1, 8, 16):
+        run(models, tmp_path / str(size), video, "--no_video", "--filter_length=4", f"--detr_batch={size}")
+        people = result(tmp_path / str(size) / "a.json")["people"]
+        assert {person["person_id"]: {*person["frames"]} for person in people} == {0: present[1], 1: present[0]}
 
 
 def test_a_linker_that_averages_features_is_refused_where_boxes_link(models: Path, tmp_path: Path) -> None:
@@ -133,6 +152,18 @@ def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path)
     edge = frame[max(y0 - 3, 0) : y0 + 4, (x0 + x1) // 2].astype(int)
     assert np.abs(edge - 128).max() > 40
     assert y1 > y0
+
+
+def test_a_video_of_nobody_says_which_threshold_it_is(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "a.mp4", gradient_frames(12))
+    run(models, tmp_path / "out", video, "--no_video", "--filter_length", 100_000)
+    said = f"note: {video}: the longest track has 12 detections, fewer than 100000 (--filter_length)\n"
+    assert said in capsys.readouterr().err
+    run(models, tmp_path / "out", video, "--no_video", "--psn_score_th", 1)
+    said = f"note: {video}: no detection has a person score of 1 (--psn_score_th)\n"
+    assert said in capsys.readouterr().err and result(tmp_path / "out" / "a.json")["people"] == []
 
 
 def test_a_page_of_all_videos(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +209,22 @@ def test_a_folders_whole_name_is_its_name(models: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path / "v1.0_cam")
     run(models, tmp_path / "here", ".", "--no_video")
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["v1.0_cam.json"]
+
+
+def test_a_folder_has_as_many_images_a_second_as_those_of_the_head(models: Path, tmp_path: Path) -> None:
+    """AVA's folders hold 30 a second: at 25, a head of one frame a second would see the wrong ones."""
+    sampling = Sampling(rate=2, start=902, image_rate=10).for_other_videos
+    head = torch.load(models / "head.pth", weights_only=True)
+    settings = head["config"]["settings"] | {"sampling": sampling}
+    save_torch(tmp_path / "head.pth", {**head, "config": head["config"] | {"settings": settings}})
+    for name in ("detr.pth", "encoder.pth"):
+        (tmp_path / name).symlink_to(models / name)
+    (tmp_path / "a").mkdir()
+    for i, image in enumerate(gradient_frames(20)):
+        cv2.imwrite(str(tmp_path / "a" / f"{i}.png"), image)
+    for flags, n_frames in (((), 4), (("--rate", 5), 10)):
+        run(tmp_path, tmp_path / "out", tmp_path / "a", "--no_video", *flags)
+        assert result(tmp_path / "out" / "a.json")["n_frames"] == n_frames
 
 
 def test_two_inputs_of_one_output_are_told_before_work_begins(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -78,7 +79,37 @@ def test_an_avi_with_b_frames_is_sampled_as_it_is_shown(tmp_path: Path) -> None:
     assert order == list(range(40))
     video = VideoFrames(path, Sampling(rate=12.5))
     numbers = video.chosen()
-    assert len(numbers) >= 20 and set(np.diff(numbers)) <= {1, 2, 3}
+    assert numbers.tolist() == list(range(0, 40, 2))
+    for frame, number in zip(video, numbers, strict=True):
+        assert np.array_equal(frame, frames[number])
+
+
+def hidden_vp8(data: bytes) -> bytes:
+    """A frame of VP8 that is not shown (its header's fifth bit), as two-pass encoding adds for others to refer to."""
+    return bytes([data[0] & ~16]) + data[1:]
+
+
+@pytest.mark.parametrize(("codec", "options", "cut"), [("libx264", {"g": "12", "bf": "2"}, 5), ("libvpx", {}, 0)])
+def test_packets_that_show_nothing_are_no_frames(tmp_path: Path, codec: str, options: dict, cut: int) -> None:
+    """A recording that begins between two key frames, and VP8 with frames that are not shown."""
+    images = [np.roll(gradient_frames(1)[0], i, axis=1) for i in range(40)]
+    path = tmp_path / "v.mkv"
+    with (
+        av.open(write_video(tmp_path / "whole.mkv", images, codec, options=options)) as whole,
+        av.open(path, "w") as out,
+    ):
+        stream = out.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(list(whole.demux(video=0))[cut:-1]):
+            packet.stream = stream
+            if codec == "libvpx" and number % 10 == 5:
+                hidden = av.Packet(hidden_vp8(bytes(packet)))
+                hidden.stream, hidden.time_base, hidden.pts = stream, packet.time_base, packet.pts - 9
+                out.mux(hidden)
+            out.mux(packet)
+    frames = list(VideoFrames(path))
+    video = VideoFrames(path, Sampling(rate=12.5))
+    numbers = video.chosen()
+    assert len(frames) == 40 - 12 * bool(cut) and numbers[-1] >= len(frames) - 2
     for frame, number in zip(video, numbers, strict=True):
         assert np.array_equal(frame, frames[number])
 
@@ -101,6 +132,16 @@ def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, m
         assert 0 < len(converted) < 500
     with pytest.raises(InputError, match="has no frame from second 100 on"):
         list(VideoFrames(path, Sampling(start=100.0)))
+
+
+def test_a_late_start_of_an_avi_with_b_frames(tmp_path: Path) -> None:
+    """Those after the key frame that is sought need the frames before it, and give none."""
+    path = write_video(tmp_path / "v.avi", (gradient_frames(64) * 6)[:320], "mpeg4", options={"g": "30", "bf": "2"})
+    frames = list(VideoFrames(path))
+    video = VideoFrames(path, Sampling(rate=25, start=SEEK + 2))
+    assert video.chosen().tolist() == list(range(300, 320))
+    for frame, number in zip(video, range(300, 320), strict=True):
+        assert np.array_equal(frame, frames[number])
 
 
 @pytest.mark.parametrize(("offset", "number"), [(0, 61), (1, 62)])  # the layouts of SlowFast and mmaction2

@@ -1,14 +1,18 @@
 """Videos with ground truth and predictions side by side, of the evaluations and of several detectors."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from datasets.dataset import VideoFrames
+from models.detectors import Detections
 from scripts.compare_detectors import main as compare_detectors
 from tests.stages import LOOSE, QUIET, Stages
+from tests.videos import gradient_frames, write_video
 from utils.box_ops import Tube
 from utils.drawing.side_by_side import detections_panel, tubes_panel, write_side_by_side
 from utils.misc import InputError
@@ -81,3 +85,23 @@ def test_several_detectors_are_compared_on_a_clip(stages: Stages, tmp_path: Path
     assert len(pages) == 5 and pages[0].shape[1] == 2 * 480
     middle = np.abs(pages[2][:, :480].astype(int) - pages[2][:, 480:]).mean()  # the same detector: the same panels
     assert middle < 3
+
+
+def test_compared_detectors_of_a_library_see_frames_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`image_size` is what their own image processor resizes to."""
+    shapes, nothing = [], np.zeros(0, np.float32)
+
+    def start(images: Iterable, *_: object) -> Iterator[tuple]:
+        for batch in images:
+            shapes.append(tuple(batch.shape))
+            yield len(batch), lambda: Detections(nothing, nothing, nothing.reshape(0, 4), nothing)
+
+    detector = SimpleNamespace(frame_size=0, image_size=32, batch_size=4, start=start)
+    monkeypatch.setattr("models.person_queries.detector_of", lambda *_: detector)
+    video = write_video(tmp_path / "a.mp4", gradient_frames(6))
+    words = ["compare_detectors.py", video, "--detr", "hf:some", "--image_size", 32, "--out", tmp_path / "out.mp4"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--device=cpu"])
+    compare_detectors()
+    assert shapes == [(4, 3, 48, 64), (2, 3, 48, 64)]

@@ -103,6 +103,17 @@ def test_a_damaged_middle_is_told_where_frames_are_lost(tmp_path: Path) -> None:
         assert "packets are missing or broken" in str(error)
 
 
+def test_packets_that_an_avi_lists_and_lacks_are_told(tmp_path: Path) -> None:
+    """FFmpeg goes on with the next one, and every later frame would have another number."""
+    path = write_video(tmp_path / "a.avi", gradient_frames(LENGTH), "mpeg4")
+    data = bytearray(path.read_bytes())
+    chunk = data.index(b"00dc", len(data) // 2)
+    data[chunk : chunk + 64] = bytes(64)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="packets are missing or broken"):
+        read(path)
+
+
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_video_is_turned_as_it_asks(tmp_path: Path, degrees: int) -> None:
     path = write_video(tmp_path / "a.mp4", gradient_frames(3, 64, 32))

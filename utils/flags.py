@@ -75,11 +75,11 @@ def add_log_flags(parser: Parser) -> None:
                 help="file formats of --plot; PNG is always written (default: png)")  # fmt: skip
 
 
-def add_report_flags(parser: Parser) -> None:
-    """The flags of the page that shows metrics and videos."""
-    help_text = "write a page (index.html) that shows metrics, errors and videos in a browser"
+def add_report_flags(parser: Parser, shows: str = "metrics, errors and videos", by: str = "errors") -> None:
+    """The flags of the page that `shows` videos, those with most of the count `by` first."""
+    help_text = f"write a page (index.html) that shows {shows} in a browser"
     parser.flag("run", "report", action="store_true", help=help_text)
-    help_text = "number of videos on the page of --report, those with most errors first; 0: all"
+    help_text = f"number of videos on the page of --report, those with most {by} first; 0: all"
     parser.flag("run", "report_videos", type=count, default=100, help=help_text)
 
 
