@@ -1,12 +1,12 @@
 """A video as a sequence of frames, from a video file or a folder of images."""
 
-import heapq
 import re
 import shlex
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -166,16 +166,19 @@ class VideoFrames:
         for number, path in enumerate(self._images):
             yield path, (number - self.sampling.image_offset) / self._own_fps
 
-    def chosen(self) -> np.ndarray:
-        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Nothing is decoded."""
+    @cached_property
+    def own_times(self) -> list[float]:
+        """The times of all frames of the file, rising, in seconds from its beginning. Nothing is decoded."""
         if self._images:
-            times = [time for _, time in self._timed_images()]
-        else:
-            with self._opened() as (container, stream):
-                begin = (container.start_time or 0) / av.time_base
-                packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
-                times = sorted(float((p.dts if p.pts is None else p.pts) * p.time_base) - begin for p in packets)
-        return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
+            return [time for _, time in self._timed_images()]
+        with self._opened() as (container, stream):
+            begin = (container.start_time or 0) / av.time_base
+            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            return sorted(float(_stamp(p, container) * p.time_base) - begin for p in packets)
+
+    def chosen(self) -> np.ndarray:
+        """The number in the file, from 0, of each frame that is chosen: int64 (n,). Nothing is decoded."""
+        return np.fromiter(self.sampling.choose(enumerate(self.own_times), self._own_fps), np.int64)
 
     @staticmethod
     def _read_image(path: Path) -> np.ndarray:
@@ -214,15 +217,12 @@ class VideoFrames:
         def timed() -> Iterator[tuple[av.VideoFrame, float]]:
             nonlocal count
             time = -1 / self._own_fps
-            in_avi = container.format.name == "avi"  # which has no times: FFmpeg's are those of the order of decoding
-            unused: list[int] = []
+            unused: deque[int] = deque()
             for packet in _packets(container, stream):
-                if in_avi and packet is not None and packet.pts is not None:
-                    heapq.heappush(unused, packet.pts)
+                if _is_avi(container) and packet is not None:
+                    unused.append(packet.dts)
                 for frame in stream.decode(packet):
-                    pts = frame.pts  # not frame.time, which the last frames lack
-                    if in_avi and unused:
-                        pts = heapq.heappop(unused)
+                    pts = unused.popleft() if unused else frame.pts  # not frame.time, which the last frames lack
                     time = time + 1 / self._own_fps if pts is None else float(pts * stream.time_base) - begin
                     yield frame, time
                     count += 1
@@ -241,6 +241,18 @@ class VideoFrames:
                 raise InputError(self._undecodable(stream.codec_context.name)) from None
             reason = "packets are missing or broken (cut off or damaged)"
             raise InputError(f"{self.path}: frame {count} cannot be decoded: {reason}") from None
+
+
+def _is_avi(container: InputContainer) -> bool:
+    """Whether a file has no times: those that FFmpeg gives are of the order of decoding. Frames are shown in the same
+    steps."""
+    return container.format.name == "avi"
+
+
+def _stamp(packet: av.Packet, container: InputContainer) -> int:
+    """When a packet's frame is shown, in its time base; in an AVI the time of another frame, but of all frames the
+    same times."""
+    return packet.dts if packet.pts is None or _is_avi(container) else packet.pts
 
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:
@@ -274,7 +286,7 @@ def _is_cut_off(container: InputContainer, stream: VideoStream, end: float) -> b
     size = container.size
     if any(entry.pos + entry.size > size for entry in stream.index_entries):
         return True
-    if container.format.name == "avi":  # the RIFF chunk's size, without its first 8 bytes
+    if _is_avi(container):  # the RIFF chunk's size, without its first 8 bytes
         with Path(container.name.removeprefix("file:")).open("rb") as file:
             return int.from_bytes(file.read(8)[4:], "little") > size
     if container.format.name.startswith("matroska") and container.duration:  # of the longest of its streams
