@@ -170,6 +170,34 @@ def test_an_unreadable_video_and_a_folder_of_images_have_the_fps_that_the_option
         written_json(path, "label_studio", {**options, "videos": str(tmp_path / videos)}, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize("option", [{}, {"fps": 25}])
+def test_times_are_those_of_a_video_whose_rate_varies(tmp_path, option):
+    times = [*range(10), *range(10, 40, 3)]  # in 1/25 s
+    write_video(tmp_path / "fast.mp4", gradient_frames(20, 200, 100), times=times)
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    value = content[0]["annotations"][0]["result"][0]["value"]
+    ends = {1: 10.0, 36: 45.0}  # the editor's frame: x in percent
+    value["sequence"] = [{"frame": f, "time": f / 24, "enabled": f == 1, "x": x, "y": 10, "width": 10, "height": 10}
+                         for f, x in ends.items()]  # fmt: skip
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {**option, "videos": str(tmp_path / "{name}.mp4")}
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    (tube,) = got["videos"]["fast"]["tubes"]
+    assert tube["frames"] == list(range(20))
+    shares = [10 + 35 * min(time / 25 * 24 / 35, 1) for time in times]
+    np.testing.assert_allclose([box[0] for box in tube["boxes"]], [2 * share for share in shares], atol=0.1)
+
+
+def test_an_fps_is_only_as_exact_as_it_is_written(tmp_path):
+    """30 for 29.97 would be a frame too far after half a minute."""
+    write_video(tmp_path / "fast.mp4", gradient_frames(12, 200, 100))
+    _, path = described(OWN / "label_studio/5")
+    options = {"videos": str(tmp_path / "{name}.mp4"), "labels": ["walk"]}
+    exact = written_json(path, "label_studio", options, tmp_path / "out.json")
+    assert written_json(path, "label_studio", {**options, "fps": 25.7}, tmp_path / "out.json") == exact
+
+
 def test_a_region_of_two_rates_is_refused(tmp_path):
     """Its editor's rate was changed on the way, so that its frame numbers are of both."""
     _, path = described(OWN / "label_studio/5")
@@ -200,13 +228,14 @@ def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):
         convert.convert(tmp_path / "gt.txt", "mot", {}, tmp_path / "out.json")
 
 
-def test_times_of_via_are_frames_of_the_video(tmp_path):
+def test_times_of_via_are_the_frames_on_screen(tmp_path):
+    """A player is paused at any time that a frame is shown."""
     _, path = described(OWN / "via3/1")
     content = json.loads(path.read_text())
     content["file"] = {"1": {**content["file"]["1"], "fname": "ward.mp4"}}
     content["view"] = {"1": {"fid_list": ["1"]}}
     first = content["metadata"]["image1_a"]
-    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": [0.5333]}, "c": {**first, "xy": []}}
+    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": [0.5333 + 0.02]}, "c": {**first, "xy": []}}
     (tmp_path / "via.json").write_text(json.dumps(content))
     options = {"person_attribute": "person", "fps": 30}
     got = written_json(tmp_path / "via.json", "via3", options, tmp_path / "out.json")
@@ -217,7 +246,7 @@ def test_times_of_via_are_frames_of_the_video(tmp_path):
 
 def test_a_video_is_opened_once_however_many_boxes_ask_for_its_rate(tmp_path, monkeypatch):
     opened = []
-    video = SimpleNamespace(size=(640, 360), fps=30.0)
+    video = SimpleNamespace(size=(640, 360), fps=30.0, own_times=np.arange(9) / 30)
     monkeypatch.setattr("datasets.dataset.VideoFrames", lambda path: opened.append(path.name) or video)
     _, path = described(OWN / "via3/1")
     content = json.loads(path.read_text())

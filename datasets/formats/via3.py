@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import tubes_of_person
-from datasets.formats.sources import fps_of, size_of
+from datasets.formats.sources import clock_of, size_of
+from datasets.sampling import TOLERANCE
 from utils.misc import InputError
 from utils.storage.files import read_json
 
@@ -35,7 +38,8 @@ def read(
 ) -> AnnotationFile:
     """Read a project; without `action_attributes`, every attribute with options but the person's is one.
 
-    The frame of an image is (number - first) / frame_step, that of a time is time * fps.
+    The frame of an image is (number - first) / frame_step, that of a time, where the player was paused, is the frame
+    that was on screen.
     """
     content = read_json(path, "annotation file")
     if not isinstance(content, dict) or not all(part in content for part in PARTS):
@@ -101,10 +105,10 @@ def _moment(
     if len(region["z"]) > 1:
         raise InputError(f"{where}: a rectangle over a stretch of time ({region['z']}); VIA moves none")
     if region["z"]:
-        fps = fps_of(video, *rate)
-        if fps is None:
+        clock = clock_of(video, *rate)
+        if clock is None:
             raise needed(where, "a time in seconds", "fps", "videos")
-        return video, round(region["z"][0] * fps)
+        return video, int(clock.frames_at(np.array(region["z"]) + TOLERANCE)[0])
     if number is None:
         raise InputError(f"{where}: neither a time, nor a file named <video>_<number>")
     first, step = numbering
