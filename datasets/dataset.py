@@ -23,7 +23,7 @@ from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, available_cores
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-MOST = 0.9  # share of a folder's images whose names differ in numbers alone, above which the others are no frames
+FEW = 0.1  # share of a folder's images: if fewer, or a single one, are named otherwise, these are no frames
 MAX_THREADS = 16  # of a decoder: each keeps frames of its own
 SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning
 END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
@@ -73,7 +73,7 @@ def list_images(folder: Path) -> list[Path]:
     images.sort(key=lambda path: (_natural(path), path.suffix))
     texts = [tuple(_natural(image)[::2]) for image in images]
     text, n = Counter(texts).most_common(1)[0]
-    if MOST * len(images) < n < len(images):
+    if n > 1 and 0 < len(images) - n < max(FEW * len(images), 2):
         other = next(image for image, of_image in zip(images, texts, strict=True) if of_image != text)
         raise InputError(f"{folder}: {other.name} is named otherwise than the others; if it is no frame, remove it")
     missing = []
