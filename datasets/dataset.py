@@ -25,7 +25,8 @@ from utils.misc import InputError, available_cores
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FEW = 0.1  # share of a folder's images: if fewer, or a single one, are named otherwise, these are no frames
 MAX_THREADS = 16  # of a decoder: each keeps frames of its own
-SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning
+SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning,
+SEEKABLE = ("mov", "matroska")  # in containers where a seek ends at a key frame before, and frames have their own times
 END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
 _END = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a whole JPEG and PNG begin and end
 _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, -180: cv2.ROTATE_180}
@@ -157,7 +158,7 @@ class VideoFrames:
             yield from ((path, self._read_image(path)) for path in chosen)
             return
         with self._opened() as (container, stream):
-            if self.sampling.start > SEEK:
+            if self.sampling.start > SEEK and container.format.name.startswith(SEEKABLE):
                 container.seek(int((self.sampling.start - SEEK) * av.time_base) + (container.start_time or 0))
             for number, frame in enumerate(self._decode(container, stream, self.sampling)):
                 yield f"{self.path}: frame {number}", frame

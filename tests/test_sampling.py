@@ -105,6 +105,18 @@ def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, m
         list(VideoFrames(path, Sampling(start=100.0)))
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("v.ts", "libx264", {"g": "600", "sc_threshold": "0"}), ("v.avi", "mpeg4", {"g": "30", "bf": "2", "b": "4M"})],
+)
+def test_a_late_start_is_right_where_a_seek_is_not(tmp_path: Path, name: str, codec: str, options: dict) -> None:
+    path = write_video(tmp_path / name, (gradient_frames(64) * 10)[:630], codec, options=options)
+    frames = list(VideoFrames(path))
+    video = VideoFrames(path, Sampling(rate=5, start=SEEK + 10))
+    for frame, number in zip(video, video.chosen(), strict=True):
+        assert np.array_equal(frame, frames[number])
+
+
 @pytest.mark.parametrize(("offset", "number"), [(0, 61), (1, 62)])  # the layouts of SlowFast and mmaction2
 def test_images_of_ava_stand_for_seconds_at_30_a_second(tmp_path: Path, offset: int, number: int) -> None:
     for i in range(1, 70):
