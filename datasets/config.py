@@ -174,7 +174,8 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
 def _sampling(fields: dict) -> Sampling:
     """Which frames are used: seconds of an annotation count from the file's beginning once `video_start` is off."""
     begin, end = fields.get("video_start", 0), fields.get("end")
-    start = fields.get("start", 0) - begin if fields["format"] == "ava" and "rate" in fields else 0
+    of_seconds = fields["format"] == "ava" and "rate" in fields and fields.get("time") != "frames"
+    start = fields.get("start", 0) - begin if of_seconds else 0
     images = fields.get("image_rate", FOLDER_FPS), fields.get("image_offset", 0)
     return Sampling(fields.get("rate"), fields.get("stride", 1), start, None if end is None else end - begin, *images)
 
