@@ -214,6 +214,8 @@ def _check(path: Path, fields: dict) -> None:
     text = f"{start} is before video_start {begin}, the first second of files"
     require("rate" not in fields or start >= begin, "start", text)
     require(fields.get("end", start) >= start, "end", f"is before start {start}")
+    seconds = fields["format"] == "ava_csv" and fields.get("time") != "frames"  # of files that begin at second 900
+    require(not seconds or fields.get("start", 900) == 900, "start", "of seconds only goes with format: ava")
     labels = fields.get("labels", [])
     require(len({*labels}) == len(labels), "labels", "names one of them twice")
     for subset, rule in fields["splits"].items():

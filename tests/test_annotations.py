@@ -386,6 +386,10 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
             "between -1 and 1",
         ),
         (
+            "{name: a, format: ava_csv, annotations: a, frames: '{name}', splits: {v: v}, rate: 1, start: 902}",
+            "start: of seconds only goes with format: ava",
+        ),
+        (
             "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {psn_score_th: -1}}",
             "between 0 and 1",
         ),
