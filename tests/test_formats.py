@@ -279,6 +279,18 @@ def test_youtube_vis_has_an_annotation_a_track(tmp_path):
     assert tubes == {(1, 3): [[1, 2, 4, 6], [5, 6, 12, 14]], (0,): [[0, 0, 9, 9]]}
 
 
+def test_choices_of_a_region_do_not_take_its_labels_away(tmp_path):
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    result = content[0]["annotations"][0]["result"]
+    value = {key: value for key, value in result[0]["value"].items() if key != "labels"}
+    result.append({**result[0], "type": "choices", "value": {**value, "choices": ["blurred"]}})
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {"width": 200, "height": 100, "fps": 30}
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    assert_same(got, json.loads((path.parent / "expected.json").read_text()))
+
+
 def test_annotations_of_label_studio_that_do_not_count(tmp_path):
     _, path = described(OWN / "label_studio/5")
     (task,) = json.loads(path.read_text())

@@ -93,9 +93,15 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
 
 
 def _regions(result: Sequence[Mapping]) -> dict[str, Mapping]:
-    """Values of the regions that are boxes over time, by their ids; ranges of time belong to nobody."""
-    of_boxes = [region for region in result if "sequence" in region.get("value", {})]
-    return {str(region.get("id", number)): region["value"] for number, region in enumerate(of_boxes, 1)}
+    """Values of the regions that are boxes over time, by their ids; ranges of time belong to nobody.
+
+    A region that has choices, a text or a rating is there again with each of these, without its labels.
+    """
+    values: dict[str, dict] = {}
+    for number, region in enumerate(result, 1):
+        if "sequence" in region.get("value", {}):
+            values.setdefault(str(region.get("id", number)), {}).update(region["value"])
+    return values
 
 
 def _video_name(data: Mapping) -> str:
