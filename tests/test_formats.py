@@ -244,6 +244,19 @@ def test_times_of_via_are_the_frames_on_screen(tmp_path):
         convert.convert(tmp_path / "via.json", "via3", {"person_attribute": "person"}, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize(("fname", "shown"), [("cam2/ward.mp4", "ward"), ("cam2/ward_000031.jpg", "ward_31")])
+def test_files_of_one_name_in_two_folders_are_refused(fname, shown, tmp_path):
+    """Their people would be people of one video."""
+    _, path = described(OWN / "via3/1")
+    content = json.loads(path.read_text())
+    other = fname.replace("cam2", "cam1")
+    content["file"] |= {"8": {"fid": "8", "fname": fname, "src": ""}, "9": {"fid": "9", "fname": other, "src": ""}}
+    (tmp_path / "via.json").write_text(json.dumps(content))
+    options = {"person_attribute": "person", "frame_step": 30}
+    with pytest.raises(InputError, match=f"files are named '{shown}'"):
+        convert.convert(tmp_path / "via.json", "via3", options, tmp_path / "out.json")
+
+
 def test_a_video_is_opened_once_however_many_boxes_ask_for_its_rate(tmp_path, monkeypatch):
     opened = []
     video = SimpleNamespace(size=(640, 360), fps=30.0, own_times=np.arange(9) / 30)

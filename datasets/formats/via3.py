@@ -4,6 +4,7 @@ Nothing is interpolated, and identity is an attribute's value. Options of an att
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -54,8 +55,12 @@ def read(
     for name in [person_attribute, *action_attributes]:
         if name not in attributes:
             raise InputError(f"{path}: no attribute {name!r}; the project has: {', '.join(attributes)}")
-    names = dict.fromkeys(_image(file["fname"])[0] for file in content["file"].values())
-    people_of: dict[str, dict[str, dict]] = {name: {} for name in names}
+    images = Counter(_image(file["fname"]) for file in content["file"].values())
+    for (name, number), n in images.most_common(1):
+        if n > 1:
+            shown = name if number is None else f"{name}_{number}"
+            raise InputError(f"{path}: {n} files are named {shown!r} and would be taken for one; rename them")
+    people_of: dict[str, dict[str, dict]] = {name: {} for name, _ in images}
     for id, region in content["metadata"].items():
         if not region.get("xy") or region["xy"][0] != RECTANGLE:
             continue
