@@ -15,6 +15,7 @@ from datasets.annotations import read_annotations
 from datasets.config import load_project
 from datasets.formats import FORMATS, options_of, read_annotation_file
 from datasets.formats.options import OPTIONS
+from datasets.formats.sources import video_path
 from tests.conftest import SHARED
 from tests.format_cases import OWN, assert_same, described, tubes_in, written_json
 from tests.videos import gradient_frames, write_video
@@ -147,6 +148,14 @@ def test_rates_and_sizes_that_a_file_lacks_are_the_videos_own(tmp_path):
     assert_same(written_json(path, "label_studio", options, tmp_path / "out.json"), expected)
     with pytest.raises(InputError, match=r"size of video 'fast'.*`width`.*or `videos`"):
         convert.convert(path, "label_studio", {"fps": 30}, tmp_path / "out.json")
+
+
+@pytest.mark.parametrize("file", ["v1.mp4", "v1.MKV", "v1.webm"])
+def test_a_video_of_any_extension_is_not_a_file_beside_it(file, tmp_path):
+    for name in (file, "v1.2.mp4", "v1.en.vtt", "v1.info.json", "v1.jpg", "v1.csv"):
+        (tmp_path / name).touch()
+    assert video_path(tmp_path / "{name}.*", "v1") == tmp_path / file
+    assert video_path(tmp_path / "{name}.*", "v1.2") == tmp_path / "v1.2.mp4"
 
 
 def test_an_fps_that_is_not_the_videos_is_refused(tmp_path):

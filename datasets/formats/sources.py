@@ -19,12 +19,14 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 
 def video_path(pattern: str | Path, name: str) -> Path:
-    """The path of a video: `pattern` with the name for {name}; one that ends with .* is the file that exists."""
+    """The path of a video: `pattern` with the name for {name}; one that ends with .* is the file that exists, which
+    need not be the only one: `a.json` may lie beside `a.mp4`, and `a.b.mp4` is another video."""
     path = str(pattern).replace("{name}", name)
     if not path.endswith(".*"):
         return Path(path)
     folder, stem = Path(path).parent, Path(path).name[:-1]
-    return min(folder.glob(glob.escape(stem) + "*"), default=Path(path))
+    files = (file for file in folder.glob(glob.escape(stem) + "*") if "." not in file.name.removeprefix(stem))
+    return min(files, key=lambda file: (file.suffix.lower() not in VIDEO_SUFFIXES, file), default=Path(path))
 
 
 def lines_of(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
