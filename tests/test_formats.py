@@ -244,7 +244,7 @@ def test_times_of_via_are_the_frames_on_screen(tmp_path):
     content["file"] = {"1": {**content["file"]["1"], "fname": "ward.mp4"}}
     content["view"] = {"1": {"fid_list": ["1"]}}
     first = content["metadata"]["image1_a"]
-    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": [0.5333 + 0.02]}, "c": {**first, "xy": []}}
+    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": 0.5333 + 0.02}, "c": {**first, "xy": []}}
     (tmp_path / "via.json").write_text(json.dumps(content))
     options = {"person_attribute": "person", "fps": 30}
     got = written_json(tmp_path / "via.json", "via3", options, tmp_path / "out.json")

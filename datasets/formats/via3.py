@@ -107,13 +107,14 @@ def _moment(
     if len(files) != 1 or str(files[0]) not in content["file"]:
         raise InputError(f"{where}: view {region['vid']} does not show one file that is in 'file'")
     video, number = _image(content["file"][str(files[0])]["fname"])
-    if len(region["z"]) > 1:
+    z = np.atleast_1d(region["z"])  # a number in the first versions
+    if len(z) > 1:
         raise InputError(f"{where}: a rectangle over a stretch of time ({region['z']}); VIA moves none")
-    if region["z"]:
+    if len(z):
         clock = clock_of(video, *rate)
         if clock is None:
             raise needed(where, "a time in seconds", "fps", "videos")
-        return video, int(clock.frames_at(np.array(region["z"]) + TOLERANCE)[0])
+        return video, int(clock.frames_at(z + TOLERANCE)[0])
     if number is None:
         raise InputError(f"{where}: neither a time, nor a file named <video>_<number>")
     first, step = numbering
