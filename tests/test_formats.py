@@ -220,7 +220,7 @@ def test_a_region_of_two_rates_is_refused(tmp_path):
         )
 
 
-def test_times_of_a_region_may_be_rounded(tmp_path):
+def test_times_of_a_region_may_be_rounded_and_begin_at_0(tmp_path):
     _, path = described(OWN / "label_studio/5")
     content = json.loads(path.read_text())
     value = content[0]["annotations"][0]["result"][0]["value"]
@@ -228,7 +228,9 @@ def test_times_of_a_region_may_be_rounded(tmp_path):
     value["sequence"] = [{**value["sequence"][0], "frame": frame, "time": time} for frame, time in moments]
     (tmp_path / "export.json").write_text(json.dumps(content))
     options = {"fps": 30, "width": 200, "height": 100}
-    written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    (tube,) = got["videos"]["fast"]["tubes"]
+    assert tube["frames"] == list(range(300))
 
 
 def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):

@@ -20,7 +20,7 @@ from utils.misc import InputError
 from utils.storage.files import read_json
 
 DEFAULT_RATE = 24  # frames a second of the editor
-SAME_MOMENT = 1.5  # frames: times may count from the first frame, which is 1, and be rounded
+SAME_MOMENT = 1.5  # frames: times may be rounded, or count from frame 1
 
 
 def read(
@@ -148,11 +148,12 @@ def _rate_and_clock(
 ) -> tuple[float, Clock]:
     """The editor's frames a second and the video's clock, both of one frame a second where the editor's frames are the
     video's; InputError where that cannot be known."""
-    rates = [key["frame"] / key["time"] for key in keys if key.get("time")]
+    first = float(any(key["frame"] == 1 and key.get("time") == 0 for key in keys))  # number of the frame at second 0
+    rates = [(key["frame"] - first) / key["time"] for key in keys if key.get("time")]
     if not rates and value.get("duration"):
         rates = [value["framesCount"] / value["duration"]]
     for key in keys if rates else ():
-        if key.get("time") and abs(key["time"] * rates[-1] - key["frame"]) > SAME_MOMENT:
+        if key.get("time") and abs(key["time"] * rates[-1] + first - key["frame"]) > SAME_MOMENT:
             text = f"{key['time']:g}, but later ones count {rates[-1]:g} a second: it was annotated at two rates"
             raise InputError(f"{where}: frame {key['frame']} is at second {text}")
     if clock is not None and rates:
