@@ -170,7 +170,8 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
 def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple[Video, list[AnnotationFault]]:
     """`read_video`, in the frames that the project's sampling chooses, counted as it counts them.
 
-    Where it chooses by time, the video's own times say which frames these are (it is opened, not decoded).
+    Where it chooses by time, the video's own times say which frames these are (it is opened, not decoded), and the
+    annotation is compared with the frames of the file (`fit_to_video`), which are not counted later on.
     """
     video, faults = read_video(name, file, project.labels)
     if project.sampling.all_frames or file.sampled or any(fault.refused for fault in faults):
@@ -179,7 +180,10 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
         last = max([video.n_frames, *(int(tube.frames[-1]) + 1 for tube in video.tubes)])
         chosen = np.arange(0, last, project.sampling.stride)
     else:
-        chosen = project.open_video(name).chosen()
+        frames = project.open_video(name)
+        chosen = frames.chosen()
+        video, own_faults = fit_to_video(video, frames.size, len(frames.own_times))
+        faults += own_faults
     tubes, between, after = [], [], []
     for tube in video.tubes:
         rows = np.searchsorted(tube.frames, chosen)

@@ -183,7 +183,8 @@ def load_project(dataset: str | Path, data_root: str | Path = "data", **override
 def _sampling(fields: dict) -> Sampling:
     """Which frames are used: seconds of an annotation count from the file's beginning once `video_start` is off."""
     begin, end = fields.get("video_start", 0), fields.get("end")
-    start = fields.get("start", 0) - begin if fields["format"] == "ava" and "rate" in fields else 0
+    of_seconds = fields["format"] == "ava" and "rate" in fields and fields.get("time") != "frames"
+    start = fields.get("start", 0) - begin if of_seconds else 0
     images = fields.get("image_rate", FOLDER_FPS), fields.get("image_offset", 0)
     return Sampling(fields.get("rate"), fields.get("stride", 1), start, None if end is None else end - begin, *images)
 
@@ -222,6 +223,8 @@ def _check(path: Path, fields: dict) -> None:
     text = f"{start} is before video_start {begin}, the first second of files"
     require("rate" not in fields or start >= begin, "start", text)
     require(fields.get("end", start) >= start, "end", f"is before start {start}")
+    seconds = fields["format"] == "ava_csv" and fields.get("time") != "frames"  # of files that begin at second 900
+    require(not seconds or fields.get("start", 900) == 900, "start", "of seconds only goes with format: ava")
     labels = fields.get("labels", [])
     require(len({*labels}) == len(labels), "labels", "names one of them twice")
     for subset, rule in fields["splits"].items():

@@ -1,12 +1,12 @@
 """A video as a sequence of frames, from a video file or a folder of images."""
 
-import heapq
 import re
 import shlex
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, available_cores
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-MOST = 0.9  # share of a folder's images whose names differ in numbers alone, above which the others are no frames
+FEW = 0.1  # share of a folder's images: if fewer, or a single one, are named otherwise, these are no frames
 MAX_THREADS = 16  # of a decoder: each keeps frames of its own
-SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning
+SEEK = 10  # seconds: a video that is used from later on is not decoded from its beginning,
+SEEKABLE = ("mov", "matroska")  # in containers where a seek ends at a key frame before, and frames have their own times
 END_TOLERANCE = (3, 0.02)  # frames, share of the duration: how much earlier than announced a Matroska file may end
 _END = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a whole JPEG and PNG begin and end
 _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, -180: cv2.ROTATE_180}
@@ -73,7 +74,7 @@ def list_images(folder: Path) -> list[Path]:
     images.sort(key=lambda path: (_natural(path), path.suffix))
     texts = [tuple(_natural(image)[::2]) for image in images]
     text, n = Counter(texts).most_common(1)[0]
-    if MOST * len(images) < n < len(images):
+    if n > 1 and 0 < len(images) - n < max(FEW * len(images), 2):
         other = next(image for image, of_image in zip(images, texts, strict=True) if of_image != text)
         raise InputError(f"{folder}: {other.name} is named otherwise than the others; if it is no frame, remove it")
     missing = []
@@ -157,7 +158,7 @@ class VideoFrames:
             yield from ((path, self._read_image(path)) for path in chosen)
             return
         with self._opened() as (container, stream):
-            if self.sampling.start > SEEK and container.format.name != "avi":  # where frames would be miscounted
+            if self.sampling.start > SEEK and container.format.name.startswith(SEEKABLE):
                 container.seek(int((self.sampling.start - SEEK) * av.time_base) + (container.start_time or 0))
             for number, frame in enumerate(self._decode(container, stream, self.sampling)):
                 yield f"{self.path}: frame {number}", frame
@@ -166,22 +167,24 @@ class VideoFrames:
         for number, path in enumerate(self._images):
             yield path, (number - self.sampling.image_offset) / self._own_fps
 
-    def chosen(self) -> np.ndarray:
-        """The video's own number, from 0, of each frame that is chosen: int64 (n,). Of a file one frame is decoded."""
+    @cached_property
+    def own_times(self) -> list[float]:
+        """The times of all frames of the file, rising, in seconds from its beginning. One of them is decoded."""
         if self._images:
-            times = [time for _, time in self._timed_images()]
-        else:
-            with self._opened() as (container, stream):
-                begin, first, shown = (container.start_time or 0) / av.time_base, None, []
-                in_avi = container.format.name == "avi"
-                for packet in container.demux(stream):
-                    if first is None and not in_avi:
-                        first = next((frame.pts for frame in stream.decode(packet)), None)
-                    if _is_shown(packet):
-                        shown.append(packet.dts if packet.pts is None or in_avi else packet.pts)
-                # packets before the first frame show nothing: a recording that begins between two key frames has such
-                times = sorted(float(pts * stream.time_base) - begin for pts in shown if pts >= (first or 0))
-        return np.fromiter(self.sampling.choose(zip(range(len(times)), times, strict=True), self._own_fps), np.int64)
+            return [time for _, time in self._timed_images()]
+        with self._opened() as (container, stream):
+            begin, first, shown = (container.start_time or 0) / av.time_base, None, []
+            for packet in container.demux(stream):
+                if first is None and not _is_avi(container):
+                    first = next((frame.pts for frame in stream.decode(packet)), None)
+                if _is_shown(packet):
+                    shown.append(_stamp(packet, container))
+            # packets before the first frame show nothing: a recording that begins between two key frames has such
+            return sorted(float(s * stream.time_base) - begin for s in shown if first is None or s >= first)
+
+    def chosen(self) -> np.ndarray:
+        """The number in the file, from 0, of each frame that is chosen: int64 (n,)."""
+        return np.fromiter(self.sampling.choose(enumerate(self.own_times), self._own_fps), np.int64)
 
     @staticmethod
     def _read_image(path: Path) -> np.ndarray:
@@ -220,15 +223,12 @@ class VideoFrames:
         def timed() -> Iterator[tuple[av.VideoFrame, float]]:
             nonlocal count
             time = -1 / self._own_fps
-            in_avi = container.format.name == "avi"  # which has no times, but slots in the order of decoding: `dts`
-            unused: list[int] = []
+            unused: deque[int] = deque()
             for packet in _packets(container, stream):
-                if in_avi and packet is not None:
-                    heapq.heappush(unused, packet.dts)
+                if _is_avi(container) and packet is not None:
+                    unused.append(packet.dts)
                 for frame in stream.decode(packet):
-                    pts = frame.pts  # not frame.time, which the last frames lack
-                    if in_avi and unused:
-                        pts = heapq.heappop(unused)
+                    pts = unused.popleft() if unused else frame.pts  # not frame.time, which the last frames lack
                     time = time + 1 / self._own_fps if pts is None else float(pts * stream.time_base) - begin
                     yield frame, time
                     count += 1
@@ -247,6 +247,18 @@ class VideoFrames:
                 raise InputError(self._undecodable(stream.codec_context.name)) from None
             reason = "packets are missing or broken (cut off or damaged)"
             raise InputError(f"{self.path}: frame {count} cannot be decoded: {reason}") from None
+
+
+def _is_avi(container: InputContainer) -> bool:
+    """Whether a file has no times: those that FFmpeg gives are of the order of decoding. Frames are shown in the same
+    steps."""
+    return container.format.name == "avi"
+
+
+def _stamp(packet: av.Packet, container: InputContainer) -> int:
+    """When a packet's frame is shown, in its time base; in an AVI the time of another frame, but of all frames the
+    same times."""
+    return packet.dts if packet.pts is None or _is_avi(container) else packet.pts
 
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:
@@ -278,8 +290,8 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             n += 1
             yield packet
     yield None
-    in_avi = container.format.name == "avi"  # whose index lists all packets; FFmpeg skips damaged ones without an error
-    lost = in_avi and n < sum(entry.size > 0 for entry in stream.index_entries)
+    # an AVI's index lists all packets, of which FFmpeg skips damaged ones without an error
+    lost = _is_avi(container) and n < sum(entry.size > 0 for entry in stream.index_entries)
     if lost or _is_cut_off(container, stream, float(end)):
         raise _BrokenVideo
 
@@ -289,7 +301,7 @@ def _is_cut_off(container: InputContainer, stream: VideoStream, end: float) -> b
     size = container.size
     if any(entry.pos + entry.size > size for entry in stream.index_entries):
         return True
-    if container.format.name == "avi":  # the RIFF chunk's size, without its first 8 bytes
+    if _is_avi(container):  # the RIFF chunk's size, without its first 8 bytes
         with Path(container.name.removeprefix("file:")).open("rb") as file:
             return int.from_bytes(file.read(8)[4:], "little") > size
     if container.format.name.startswith("matroska") and container.duration:  # of the longest of its streams

@@ -250,6 +250,21 @@ def test_a_video_twice_in_the_json_is_refused(tmp_path):
         make_gt_tubes(load_project(path), "val")
 
 
+def test_keys_that_are_not_read_are_told(tmp_path, capsys):
+    """A misspelt person_id makes each tube a person of its own, and missing labels make indices the project's."""
+    path = own_project(tmp_path, {"a": {**video(tube(personid=3), tube(personid=3, note="x")), "fps": 25}})
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    (tmp_path / "annotations.json").write_text(json.dumps({**content, "label": []}))
+    read_annotations(load_project(path))
+    lines = [line.partition(".json: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "'label' of 1 file is not read; did you mean labels?",
+        "'fps' of 1 video is not read",
+        "'personid' of 2 tubes is not read; did you mean person_id?",
+        "'note' of 1 tube is not read",
+    ]
+
+
 @pytest.mark.parametrize("line", ["v.mp4", "v\t1", "v.avi 1", "v 1", "v,1", "videos/v", "./v.mp4"])
 def test_a_list_that_says_more_than_the_name_is_refused_with_the_name(tmp_path, line):
     path = own_project(tmp_path, {"v": video(tube())})
@@ -369,6 +384,10 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
         (
             "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {sim_th: 50}}",
             "between -1 and 1",
+        ),
+        (
+            "{name: a, format: ava_csv, annotations: a, frames: '{name}', splits: {v: v}, rate: 1, start: 902}",
+            "start: of seconds only goes with format: ava",
         ),
         (
             "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {psn_score_th: -1}}",

@@ -198,6 +198,26 @@ def test_the_image_of_a_second_is_the_one_that_each_code_takes(offset: int | Non
     assert [frame[0, 0, 0] for frame in frames] == [image]
 
 
+def test_seconds_between_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Key frames of AVA-Kinetics are at fractions of seconds: at a rate of 1 boxes would be of another moment."""
+    path = own(tmp_path, "".join(f"a,{time},0.1,0.2,0.5,1.0,1,7\n" for time in (0, 0.52, 1.14)))
+    read(path)
+    assert capsys.readouterr().err == ""  # half a frame
+    path.write_text(path.read_text().replace("rate: 25", "rate: 2"))
+    read(path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "line 3: second 1.14 has no frame at 2 a second; its boxes go to one up to 0.14 s away (1 line)" in line
+
+
+def test_a_first_frame_of_1_is_no_second_that_the_rate_begins_at(tmp_path: Path) -> None:
+    rows = "".join(f"a,{frame},0.1,0.2,0.5,1.0,1,7\n" for frame in range(1, 26))
+    path = own(tmp_path, rows, n_frames=25, time="frames", start=1)
+    path.write_text(path.read_text().replace("rate: 25", "rate: 5"))
+    project, video = read(path)
+    (tube,) = video.tubes
+    assert tube.frames.tolist() == list(range(5)) and len(list(project.open_video("a"))) == 5
+
+
 @pytest.mark.parametrize(("fields", "frames"), [({}, [0, 2]), ({"stride": 2}, [0, 1])])
 def test_boxes_of_frames_after_the_end_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict, frames: list[int]

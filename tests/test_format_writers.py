@@ -106,6 +106,20 @@ def test_a_second_action_at_a_time_is_a_person_of_its_own_where_a_format_has_one
     assert_same(back, content_of(file))
 
 
+@pytest.mark.parametrize(("format", "target"), [("cvat", "v.xml"), ("mot", "v"), ("coco", "v.json")])
+def test_actions_that_are_read_back_as_one_are_told(format, target, tmp_path):
+    """The number of ground-truth tubes changes, and AP with it."""
+    spans = [("walk", 0, 4), ("walk", 4, 8), (None, 8, 9), (None, 9, 10), ("sit", 10, 12), ("sit", 15, 17)]
+    tubes = [RawTube(np.arange(a, b), np.tile([0.0, 0, 10, 20], (b - a, 1)), label, 7) for label, a, b in spans]
+    file = AnnotationFile(Path("again"), {"v": RawVideo(100, 80, 20, tubes)}, ["walk", "sit"])
+    (line,) = WRITERS[format](file, tmp_path / target)
+    assert line == "2 tubes: read back as part of another of the same person and action"
+    options = {"action_attribute": "action"} if format == "cvat" else {}
+    back = written_json(tmp_path / target, format, options, tmp_path / "back.json")
+    (only,) = back["videos"].values()
+    assert sorted((t["label"] or "", t["frames"][0]) for t in only["tubes"]) == [("", 8), ("sit", 10), ("walk", 0)]
+
+
 def test_the_input_is_not_written_over(tmp_path, monkeypatch):
     (path := tmp_path / "a.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["convert", str(path), str(tmp_path / "." / "a.json"), "--from", "json"])

@@ -15,6 +15,7 @@ from datasets.annotations import read_annotations
 from datasets.config import load_project
 from datasets.formats import FORMATS, options_of, read_annotation_file
 from datasets.formats.options import OPTIONS
+from datasets.formats.sources import video_path
 from tests.conftest import SHARED
 from tests.format_cases import OWN, assert_same, described, tubes_in, written_json
 from tests.videos import gradient_frames, write_video
@@ -149,6 +150,14 @@ def test_rates_and_sizes_that_a_file_lacks_are_the_videos_own(tmp_path):
         convert.convert(path, "label_studio", {"fps": 30}, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize("file", ["v1.mp4", "v1.MKV", "v1.webm"])
+def test_a_video_of_any_extension_is_not_a_file_beside_it(file, tmp_path):
+    for name in (file, "v1.2.mp4", "v1.en.vtt", "v1.info.json", "v1.jpg", "v1.csv"):
+        (tmp_path / name).touch()
+    assert video_path(tmp_path / "{name}.*", "v1") == tmp_path / file
+    assert video_path(tmp_path / "{name}.*", "v1.2") == tmp_path / "v1.2.mp4"
+
+
 def test_an_fps_that_is_not_the_videos_is_refused(tmp_path):
     write_video(tmp_path / "fast.mp4", gradient_frames(12, 200, 100))  # of 25 frames a second
     _, path = described(OWN / "label_studio/5")
@@ -170,6 +179,34 @@ def test_an_unreadable_video_and_a_folder_of_images_have_the_fps_that_the_option
         written_json(path, "label_studio", {**options, "videos": str(tmp_path / videos)}, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize("option", [{}, {"fps": 25}])
+def test_times_are_those_of_a_video_whose_rate_varies(tmp_path, option):
+    times = [*range(10), *range(10, 40, 3)]  # in 1/25 s
+    write_video(tmp_path / "fast.mp4", gradient_frames(20, 200, 100), times=times)
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    value = content[0]["annotations"][0]["result"][0]["value"]
+    ends = {1: 10.0, 36: 45.0}  # the editor's frame: x in percent
+    value["sequence"] = [{"frame": f, "time": f / 24, "enabled": f == 1, "x": x, "y": 10, "width": 10, "height": 10}
+                         for f, x in ends.items()]  # fmt: skip
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {**option, "videos": str(tmp_path / "{name}.mp4")}
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    (tube,) = got["videos"]["fast"]["tubes"]
+    assert tube["frames"] == list(range(20))
+    shares = [10 + 35 * min(time / 25 * 24 / 35, 1) for time in times]
+    np.testing.assert_allclose([box[0] for box in tube["boxes"]], [2 * share for share in shares], atol=0.1)
+
+
+def test_an_fps_is_only_as_exact_as_it_is_written(tmp_path):
+    """30 for 29.97 would be a frame too far after half a minute."""
+    write_video(tmp_path / "fast.mp4", gradient_frames(12, 200, 100))
+    _, path = described(OWN / "label_studio/5")
+    options = {"videos": str(tmp_path / "{name}.mp4"), "labels": ["walk"]}
+    exact = written_json(path, "label_studio", options, tmp_path / "out.json")
+    assert written_json(path, "label_studio", {**options, "fps": 25.7}, tmp_path / "out.json") == exact
+
+
 def test_a_region_of_two_rates_is_refused(tmp_path):
     """Its editor's rate was changed on the way, so that its frame numbers are of both."""
     _, path = described(OWN / "label_studio/5")
@@ -183,7 +220,7 @@ def test_a_region_of_two_rates_is_refused(tmp_path):
         )
 
 
-def test_times_of_a_region_may_be_rounded(tmp_path):
+def test_times_of_a_region_may_be_rounded_and_begin_at_0(tmp_path):
     _, path = described(OWN / "label_studio/5")
     content = json.loads(path.read_text())
     value = content[0]["annotations"][0]["result"][0]["value"]
@@ -191,7 +228,9 @@ def test_times_of_a_region_may_be_rounded(tmp_path):
     value["sequence"] = [{**value["sequence"][0], "frame": frame, "time": time} for frame, time in moments]
     (tmp_path / "export.json").write_text(json.dumps(content))
     options = {"fps": 30, "width": 200, "height": 100}
-    written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    (tube,) = got["videos"]["fast"]["tubes"]
+    assert tube["frames"] == list(range(300))
 
 
 def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):
@@ -200,13 +239,14 @@ def test_ids_of_mot_that_would_be_one_as_floats_are_refused(tmp_path):
         convert.convert(tmp_path / "gt.txt", "mot", {}, tmp_path / "out.json")
 
 
-def test_times_of_via_are_frames_of_the_video(tmp_path):
+def test_times_of_via_are_the_frames_on_screen(tmp_path):
+    """A player is paused at any time that a frame is shown."""
     _, path = described(OWN / "via3/1")
     content = json.loads(path.read_text())
     content["file"] = {"1": {**content["file"]["1"], "fname": "ward.mp4"}}
     content["view"] = {"1": {"fid_list": ["1"]}}
     first = content["metadata"]["image1_a"]
-    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": [0.5333]}, "c": {**first, "xy": []}}
+    content["metadata"] = {"a": {**first, "z": [0.5]}, "b": {**first, "z": 0.5333 + 0.02}, "c": {**first, "xy": []}}
     (tmp_path / "via.json").write_text(json.dumps(content))
     options = {"person_attribute": "person", "fps": 30}
     got = written_json(tmp_path / "via.json", "via3", options, tmp_path / "out.json")
@@ -215,9 +255,22 @@ def test_times_of_via_are_frames_of_the_video(tmp_path):
         convert.convert(tmp_path / "via.json", "via3", {"person_attribute": "person"}, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize(("fname", "shown"), [("cam2/ward.mp4", "ward"), ("cam2/ward_000031.jpg", "ward_31")])
+def test_files_of_one_name_in_two_folders_are_refused(fname, shown, tmp_path):
+    """Their people would be people of one video."""
+    _, path = described(OWN / "via3/1")
+    content = json.loads(path.read_text())
+    other = fname.replace("cam2", "cam1")
+    content["file"] |= {"8": {"fid": "8", "fname": fname, "src": ""}, "9": {"fid": "9", "fname": other, "src": ""}}
+    (tmp_path / "via.json").write_text(json.dumps(content))
+    options = {"person_attribute": "person", "frame_step": 30}
+    with pytest.raises(InputError, match=f"files are named '{shown}'"):
+        convert.convert(tmp_path / "via.json", "via3", options, tmp_path / "out.json")
+
+
 def test_a_video_is_opened_once_however_many_boxes_ask_for_its_rate(tmp_path, monkeypatch):
     opened = []
-    video = SimpleNamespace(size=(640, 360), fps=30.0)
+    video = SimpleNamespace(size=(640, 360), fps=30.0, own_times=np.arange(9) / 30)
     monkeypatch.setattr("datasets.dataset.VideoFrames", lambda path: opened.append(path.name) or video)
     _, path = described(OWN / "via3/1")
     content = json.loads(path.read_text())
@@ -248,6 +301,18 @@ def test_youtube_vis_has_an_annotation_a_track(tmp_path):
     assert (got["width"], got["height"], got["n_frames"]) == (64, 48, 4)
     tubes = {tuple(t["frames"]): t["boxes"] for t in got["tubes"]}
     assert tubes == {(1, 3): [[1, 2, 4, 6], [5, 6, 12, 14]], (0,): [[0, 0, 9, 9]]}
+
+
+def test_choices_of_a_region_do_not_take_its_labels_away(tmp_path):
+    _, path = described(OWN / "label_studio/5")
+    content = json.loads(path.read_text())
+    result = content[0]["annotations"][0]["result"]
+    value = {key: value for key, value in result[0]["value"].items() if key != "labels"}
+    result.append({**result[0], "type": "choices", "value": {**value, "choices": ["blurred"]}})
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    options = {"width": 200, "height": 100, "fps": 30}
+    got = written_json(tmp_path / "export.json", "label_studio", options, tmp_path / "out.json")
+    assert_same(got, json.loads((path.parent / "expected.json").read_text()))
 
 
 def test_annotations_of_label_studio_that_do_not_count(tmp_path):

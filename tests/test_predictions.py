@@ -37,6 +37,13 @@ def cases(malformed: bool) -> list:
     return [pytest.param(found[name], id=name) for name in sorted(found) if ("complaint" in about[name]) == malformed]
 
 
+def test_boxes_of_mot_without_a_track_are_not_linked(tmp_path):
+    lines = [f"{frame},-1,{x},10,20,40,0.9,1,-1,-1\n" for frame, x in ((1, 10), (2, 200), (2, 50))]
+    (tmp_path / "v.txt").write_text("".join(lines) + "1,0,0,0,9,9,0.5,1\n2,0,0,0,9,9,0.5,1\n")
+    tubes = convert("mot", tmp_path / "v.txt", {"names": ["walk"]})["videos"]["v"]["tubes"]
+    assert sorted(tube["frames"] for tube in tubes) == [[0], [0, 1], [1], [1]]
+
+
 def by_content(tube: dict) -> tuple:
     return tube["video"], tube["label"], tube["frames"], tube["boxes"]
 

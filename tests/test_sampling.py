@@ -70,10 +70,12 @@ def test_videos_of_varying_rate_are_sampled_by_time(tmp_path: Path, suffix: str)
         assert np.array_equal(frame, frames[number])
 
 
-def test_an_avi_with_b_frames_is_sampled_as_it_is_shown(tmp_path: Path) -> None:
-    """An AVI has no times, and FFmpeg's guesses follow the order of decoding."""
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_an_avi_with_b_frames_is_sampled_as_it_is_shown(tmp_path: Path, codec: str) -> None:
+    """An AVI has no times, and FFmpeg's guesses follow the order of decoding, and begin late."""
     images = [np.roll(gradient_frames(1)[0], i, axis=1) for i in range(40)]  # motion, for which B-frames are chosen
-    path = write_video(tmp_path / "v.avi", images, options={"bf": "3", "crf": "1"})
+    options = {"bf": "3", "crf": "1"} if codec == "libx264" else {"bf": "2", "b": "4000000"}
+    path = write_video(tmp_path / "v.avi", images, codec, options=options)
     frames = list(VideoFrames(path))
     order = [int(np.argmin([np.abs(image - frame.astype(int)).mean() for image in images])) for frame in frames]
     assert order == list(range(40))
@@ -134,13 +136,15 @@ def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, m
         list(VideoFrames(path, Sampling(start=100.0)))
 
 
-def test_a_late_start_of_an_avi_with_b_frames(tmp_path: Path) -> None:
-    """Those after the key frame that is sought need the frames before it, and give none."""
-    path = write_video(tmp_path / "v.avi", (gradient_frames(64) * 6)[:320], "mpeg4", options={"g": "30", "bf": "2"})
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("v.ts", "libx264", {"g": "600", "sc_threshold": "0"}), ("v.avi", "mpeg4", {"g": "30", "bf": "2", "b": "4M"})],
+)
+def test_a_late_start_is_right_where_a_seek_is_not(tmp_path: Path, name: str, codec: str, options: dict) -> None:
+    path = write_video(tmp_path / name, (gradient_frames(64) * 10)[:630], codec, options=options)
     frames = list(VideoFrames(path))
-    video = VideoFrames(path, Sampling(rate=25, start=SEEK + 2))
-    assert video.chosen().tolist() == list(range(300, 320))
-    for frame, number in zip(video, range(300, 320), strict=True):
+    video = VideoFrames(path, Sampling(rate=5, start=SEEK + 10))
+    for frame, number in zip(video, video.chosen(), strict=True):
         assert np.array_equal(frame, frames[number])
 
 
@@ -184,6 +188,16 @@ def test_annotations_and_shards_count_the_frames_that_are_used(tmp_path: Path, l
     sampled = SubsetVideos(project, "train")
     assert sum(len(b) for v in sampled.open(["v"], 0, 3, False) for b in v.batches) == video.n_frames
     assert len(sampled.sources()["v"]) == 4  # another rate is another source
+
+
+def test_a_rate_does_not_hide_that_other_frames_were_annotated(tmp_path: Path) -> None:
+    """Such as those of a video before it was encoded at another rate."""
+    project = load_project(project_at(tmp_path, "rate: 5", list(range(80))), labels=["walk"])
+    annotation = json.loads((tmp_path / "a.json").read_text())
+    del annotation["videos"]["v"]["n_frames"]
+    (tmp_path / "a.json").write_text(json.dumps(annotation))
+    with pytest.raises(InputError, match=r"video 'v', frame 43: frame is beyond the video's end \(40 frames"):
+        read_annotations(project)
 
 
 def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

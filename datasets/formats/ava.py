@@ -22,6 +22,7 @@ from utils.misc import InputError
 from utils.storage.files import read_text
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
+NEAR = 0.021  # seconds: half a frame of 25 a second, farther from which a frame shows something else
 ROUNDING = 1e-5  # of IoU: boxes become float32 pixels before they are compared again
 
 
@@ -82,8 +83,13 @@ def read(
         rows = in_clips(rows, videos, notes) if clips else rows
         if twice := sorted({name for part in parts for name in part.videos}.intersection(rows.videos)):
             raise InputError(f"{file}: video {twice[0]!r} is in another subset's file too")
+        frames = frames_at(rows.time, start, rate)
+        off = np.abs(rows.time / MICRO - start - frames / rate)
+        if (off > NEAR).any():
+            text = f"has no frame at {rate:g} a second; its boxes go to one up to {off.max():.2g} s away"
+            notes.append(rows.line(off > NEAR, f"second {{second}} {text} ({{lines}}); set a higher rate"))
         rows.refuse(
-            frames_at(rows.time, start, rate) < 0,
+            frames < 0,
             f"second {{second}} lies before the first frame, which is second {start:g}; set start to the second "
             "at which videos begin (0 for own videos and originals, 900 for AVA's videos cut from 15:00)",
         )

@@ -43,4 +43,5 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     write_json(path.with_suffix(".options.json"), options)
     empty = len(file.videos) - len(sizes)
     lost = [f"{counted(empty, 'video')} without tubes: a csv has no row of them"] * bool(empty)
-    return lost + [f"{counted(paused, 'tube')}: parts of another of the same person and action"] * bool(paused)
+    text = "read back as part of another of the same person and action"
+    return lost + [f"{counted(paused, 'tube')}: {text}"] * bool(paused)

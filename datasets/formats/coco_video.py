@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.formats import common
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners, refuse_names_of_nothing, whole_number
-from datasets.formats.person_tubes import fill_steps, tubes_of_person
+from datasets.formats.person_tubes import fill_steps, joined_tubes, tubes_of_person
 from utils.misc import InputError
 from utils.storage.files import read_json, write_text
 
@@ -121,7 +121,8 @@ def _boxes(where: str, annotation: Mapping, images: Mapping, videos: Mapping) ->
 
 
 def write(file: AnnotationFile, path: Path) -> list[str]:
-    """Write one JSON; persons without action are of the category "none". Nothing is lost."""
+    """Write one JSON; persons without action are of the category "none". Where an action ends and is done again is what
+    it cannot hold."""
     refuse_names_of_nothing(file.labels)
     names = [*file.labels, NOTHING]
     content = {"categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)]}
@@ -145,4 +146,4 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
                 )  # fmt: skip
     content |= {"videos": videos, "images": images, "annotations": annotations}
     write_text(path, json.dumps(content, ensure_ascii=False))
-    return []
+    return joined_tubes(file.videos)

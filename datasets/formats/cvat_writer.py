@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, refuse_names_of_nothing
 from datasets.formats.cvat_video import CORNERS
-from datasets.formats.person_tubes import fill_between, second_actions, tracks_of, tubes_of_person
+from datasets.formats.person_tubes import fill_between, joined_tubes, second_actions, tracks_of, tubes_of_person
 from utils.misc import counted
 from utils.storage.files import atomic, write_json
 
@@ -45,7 +45,7 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
             ET.ElementTree(document).write(written, encoding="utf-8", xml_declaration=True)
     endless = sum(not video.n_frames for video in file.videos.values())
     lines = [f"{counted(endless, 'video')} without n_frames: the task ends with the last box"] * bool(endless)
-    return lines + second_actions(file.videos)
+    return lines + second_actions(file.videos) + joined_tubes(file.videos)
 
 
 def write_predicted(result: Mapping, path: Path, own_frames: np.ndarray | None = None) -> None:

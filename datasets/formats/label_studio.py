@@ -3,7 +3,7 @@
 A region is a person. A key frame that is `enabled` shows it from there to the next key frame, linearly, and after the
 last one to the end (`framesCount`); one that is not shows it in that frame, and not after it. Boxes are shares of the
 frame in percent. Frames count from 1 at the editor's `frameRate`, which is 24 unless somebody has set it, whatever
-the video has: the video's frame is (frame - 1) * fps / rate.
+the video has: a frame is the video's at second (frame - 1) / frameRate.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ import numpy as np
 from datasets.formats.common import MAX_FRAMES, NO_ACTION, AnnotationFile, RawVideo, whole_number
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import tubes_of_person
-from datasets.formats.sources import fps_of, size_of, video_name
+from datasets.formats.sources import Clock, clock_of, size_of, video_name
 from utils.misc import InputError
 from utils.storage.files import read_json
 
 DEFAULT_RATE = 24  # frames a second of the editor
-SAME_MOMENT = 1.5  # frames: times may count from the first frame, which is 1, and be rounded
+SAME_MOMENT = 1.5  # frames: times may be rounded, or count from frame 1
 
 
 def read(
@@ -40,7 +40,7 @@ def read(
     video = video and video_name(video)
     read_videos: dict[str, RawVideo] = {}
     for id, name, regions in _tasks(path, content, video, annotation_ids):
-        size, own_fps = size_of(name, sizes, width, height, videos), fps_of(name, fps, videos)
+        size, clock = size_of(name, sizes, width, height, videos), clock_of(name, fps, videos)
         if size is None:
             raise needed(path, f"the size of video {name!r} is not in the file", "width", "height", "sizes", "videos")
         if name in read_videos:
@@ -50,7 +50,7 @@ def read(
             where = f"{path}: task {id}, region {region}"
             named = (str(label).strip() for label in value.get("labels") or [])
             labels = [label for label in named if label and label not in no_action] or [None]
-            boxes = _boxes_by_frame(where, name, size, value, own_fps)
+            boxes = _boxes_by_frame(where, name, size, value, clock)
             annotated = {frame: dict.fromkeys(labels, box) for frame, box in boxes.items()}
             tubes += tubes_of_person(annotated, person, f"region {region}")
         read_videos[name] = RawVideo(whole_number(size[0]), whole_number(size[1]), 0, tubes)
@@ -93,9 +93,15 @@ def _tasks(path: Path, content: object, video: str | None, annotation_ids: Seque
 
 
 def _regions(result: Sequence[Mapping]) -> dict[str, Mapping]:
-    """Values of the regions that are boxes over time, by their ids; ranges of time belong to nobody."""
-    of_boxes = [region for region in result if "sequence" in region.get("value", {})]
-    return {str(region.get("id", number)): region["value"] for number, region in enumerate(of_boxes, 1)}
+    """Values of the regions that are boxes over time, by their ids; ranges of time belong to nobody.
+
+    A region that has choices, a text or a rating is there again with each of these, without its labels.
+    """
+    values: dict[str, dict] = {}
+    for number, region in enumerate(result, 1):
+        if "sequence" in region.get("value", {}):
+            values.setdefault(str(region.get("id", number)), {}).update(region["value"])
+    return values
 
 
 def _video_name(data: Mapping) -> str:
@@ -107,7 +113,7 @@ def _video_name(data: Mapping) -> str:
 
 
 def _boxes_by_frame(
-    where: str, video: str, size: tuple[float, float], value: Mapping, fps: float | None
+    where: str, video: str, size: tuple[float, float], value: Mapping, clock: Clock | None
 ) -> dict[int, np.ndarray]:
     """Frame of the video -> box, xyxy in pixels, of every frame in which a region is visible."""
     keys = sorted(value["sequence"], key=lambda key: key["frame"])
@@ -121,36 +127,40 @@ def _boxes_by_frame(
         if key.get("rotation"):
             raise InputError(f"{where}, frame {frame}: a rotated box ({key['rotation']:g} degrees) is not supported")
         at.append(frame)
-    scale = _frames_per_frame(where, video, value, keys, fps)
-    real = (np.array(at) - 1) * scale
+    at.append(max(value.get("framesCount", 0), at[-1] if at else 0))
+    rate, clock = _rate_and_clock(where, video, value, keys, clock)
+    seconds = (np.array(at) - 1) / rate
+    real = clock.frames_at(seconds)
+    if not real[-1] < MAX_FRAMES:
+        raise InputError(f"{where}: framesCount {value.get('framesCount')} is no number of frames of a video")
     sides = np.array([[float(key[side]) for side in ("x", "y", "width", "height")] for key in keys]).reshape(-1, 4)
     boxes: dict[int, np.ndarray] = {}
     for i, key in enumerate(keys):
-        end = real[i]
-        if key.get("enabled", True):
-            end = real[i + 1] if i + 1 < len(keys) else max((value.get("framesCount", at[i]) - 1) * scale, end)
-        if not end < MAX_FRAMES:
-            raise InputError(f"{where}: framesCount {value.get('framesCount')} is no number of frames of a video")
+        end = real[i + 1] if key.get("enabled", True) else real[i]  # after the last one, framesCount's
         frames = np.arange(round(real[i]), round(end) + 1)
-        x, y, width, height = (np.interp(frames, real, side) / 100 for side in sides.T)
+        x, y, width, height = (np.interp(clock.times_of(frames), seconds[:-1], side) / 100 for side in sides.T)
         boxes |= zip(frames.tolist(), np.stack([x, y, x + width, y + height], 1) * [*size, *size], strict=True)
     return boxes
 
 
-def _frames_per_frame(where: str, video: str, value: Mapping, keys: Sequence[Mapping], fps: float | None) -> float:
-    """How many frames of the video one of the editor is; InputError where that cannot be known."""
-    rates = [key["frame"] / key["time"] for key in keys if key.get("time")]
+def _rate_and_clock(
+    where: str, video: str, value: Mapping, keys: Sequence[Mapping], clock: Clock | None
+) -> tuple[float, Clock]:
+    """The editor's frames a second and the video's clock, both of one frame a second where the editor's frames are the
+    video's; InputError where that cannot be known."""
+    first = float(any(key["frame"] == 1 and key.get("time") == 0 for key in keys))  # number of the frame at second 0
+    rates = [(key["frame"] - first) / key["time"] for key in keys if key.get("time")]
     if not rates and value.get("duration"):
         rates = [value["framesCount"] / value["duration"]]
     for key in keys if rates else ():
-        if key.get("time") and abs(key["time"] * rates[-1] - key["frame"]) > SAME_MOMENT:
+        if key.get("time") and abs(key["time"] * rates[-1] + first - key["frame"]) > SAME_MOMENT:
             text = f"{key['time']:g}, but later ones count {rates[-1]:g} a second: it was annotated at two rates"
             raise InputError(f"{where}: frame {key['frame']} is at second {text}")
-    if fps is not None:
-        return fps / rates[-1] if rates else 1.0
-    if not rates:
+    if clock is not None and rates:
+        return rates[-1], clock
+    if clock is None and not rates:
         raise needed(where, f"no times, so that its frames may not be the video's ({video})", "fps", "videos")
-    if abs(rates[-1] - DEFAULT_RATE) < 0.01:
+    if clock is None and abs(rates[-1] - DEFAULT_RATE) < 0.01:
         counted = f"the editor counted {DEFAULT_RATE} frames a second, its default, whatever the video has"
         raise needed(where, f"{counted} (video {video})", "fps", "videos")
-    return 1.0
+    return 1.0, Clock(1.0)

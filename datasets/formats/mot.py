@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, refuse_names_of_nothing, whole_number
 from datasets.formats.options import needed
-from datasets.formats.person_tubes import fill_steps, second_actions, tracks_of, tubes_of_person
+from datasets.formats.person_tubes import fill_steps, joined_tubes, second_actions, tracks_of, tubes_of_person
 from datasets.formats.sources import lines_of
 from utils.misc import InputError
 from utils.storage.files import not_a_number, read_text, write_text
@@ -121,7 +121,8 @@ def _sequence(path: Path) -> tuple[str, int, int, int]:
 def write(file: AnnotationFile, path: Path) -> list[str]:
     """Write the folder of a sequence; of several videos, one folder each in `path`.
 
-    Two actions of one person at a time, sides beyond the third digit, and the ends of gaps are what it cannot hold.
+    Two actions of one person at a time, sides beyond the third digit, and where an action ends and is done again are
+    what it cannot hold.
     """
     refuse_names_of_nothing(file.labels)
     for name, video in file.videos.items():
@@ -142,4 +143,4 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
         }
         for part, lines in texts.items():
             write_text(folder / part, "".join(f"{line}\n" for line in lines))
-    return second_actions(file.videos)
+    return second_actions(file.videos) + joined_tubes(file.videos)

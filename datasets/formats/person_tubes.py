@@ -67,3 +67,17 @@ def second_actions(videos: Mapping[str, RawVideo]) -> list[str]:
     """A line about tubes that `tracks_of` could not leave with their person."""
     n = sum(len(tracks_of(v.tubes)) - len({tube.person_id for tube in v.tubes}) for v in videos.values())
     return [f"{counted(n, 'track')} of a second action at the same time: people of their own"] if n else []
+
+
+def joined_tubes(videos: Mapping[str, RawVideo]) -> list[str]:
+    """A line about action tubes that `tubes_of_person` joins to another: an action that ends, and is done again before
+    its person has a box without it."""
+    n = 0
+    for video in videos.values():
+        people: dict[int, dict[int, dict]] = {}
+        for tube in video.tubes:
+            for frame, box in zip(tube.frames.tolist(), tube.boxes, strict=True):
+                people.setdefault(tube.person_id, {}).setdefault(frame, {})[tube.label] = box
+        read = [tube for person, annotated in people.items() for tube in tubes_of_person(annotated, person)]
+        n += sum(tube.label is not None for tube in video.tubes) - sum(tube.label is not None for tube in read)
+    return [f"{counted(n, 'tube')}: read back as part of another of the same person and action"] if n else []

@@ -90,7 +90,7 @@ def read_tuber(tubes: TubeRows) -> None:
 def read_mot(tubes: TubeRows) -> None:
     """MOT: frame, track, left, top, width, height, score, class, ...; a file a video, or a folder of `<video>.txt`.
 
-    A tube is a track's rows of one class; its score is their mean.
+    A tube is a track's rows of one class; its score is their mean. A negative track is none: nobody has linked the box.
     """
     for file in sorted(tubes.path.rglob("*.txt")) if tubes.path.is_dir() else [tubes.path]:
         name = file.relative_to(tubes.path).with_suffix("").as_posix() if tubes.path.is_dir() else file.stem
@@ -101,6 +101,8 @@ def read_mot(tubes: TubeRows) -> None:
                 raise tubes.fault(f"{file.name}, line {n}", f"{len(values)} columns, not 8 to 10: which action is it?")
             rows.append(tubes.numbers(f"{file.name}, line {n}", values)[:8])
         table = np.array(rows).reshape(-1, 8)
+        loose = table[:, 1] < 0
+        table[loose, 1] = -1 - np.arange(loose.sum())
         table = table[np.lexsort((table[:, 0], table[:, 7], table[:, 1]))]
         begins = np.flatnonzero((table[1:, [1, 7]] != table[:-1, [1, 7]]).any(1)) + 1
         for own in np.split(table, begins) if len(table) else ():

@@ -9,13 +9,20 @@ action; "labels", "width", "height", "n_frames" and "person_id" may be left out.
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
-from utils.misc import InputError
+from utils.misc import InputError, counted, did_you_mean
 from utils.storage.files import read_json, write_text
+
+KEYS = {
+    "file": ("labels", "videos"),
+    "video": ("width", "height", "n_frames", "tubes"),
+    "tube": ("label", "person_id", "frames", "boxes"),
+}
 
 
 def read(path: Path) -> AnnotationFile:
@@ -41,7 +48,16 @@ def read(path: Path) -> AnnotationFile:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{where}: {reason}") from None
         videos[name] = RawVideo(*size, tubes)
-    return AnnotationFile(path, videos, [label.strip() for label in labels])
+    tubes = (tube for video in content["videos"].values() for tube in video["tubes"])
+    parts = (("file", [content]), ("video", content["videos"].values()), ("tube", tubes))
+    notes = [f"{path}: {line}" for noun, dicts in parts for line in _unread(noun, dicts)]
+    return AnnotationFile(path, videos, [label.strip() for label in labels], notes=notes)
+
+
+def _unread(noun: str, dicts: Iterable[dict]) -> list[str]:
+    """A line about each key that is not of this format, such as one that is misspelt."""
+    keys = Counter(key for one in dicts for key in one if key not in KEYS[noun])
+    return [f"{key!r} of {counted(n, noun)} is not read{did_you_mean(key, KEYS[noun])}" for key, n in keys.items()]
 
 
 def _require(condition: bool, where: object, text: str) -> None:

@@ -1,25 +1,32 @@
 """The files that annotations are read from, and the videos that they are about."""
 
-import contextlib
 import functools
 import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from utils.misc import InputError
 from utils.storage.files import read_text
+
+if TYPE_CHECKING:
+    from datasets.dataset import VideoFrames
 
 FPS_TOLERANCE = 0.03  # 30 for 29.97, but not 25 for 24
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 
 
 def video_path(pattern: str | Path, name: str) -> Path:
-    """The path of a video: `pattern` with the name for {name}; one that ends with .* is the file that exists."""
+    """The path of a video: `pattern` with the name for {name}; one that ends with .* is the file that exists, which
+    need not be the only one: `a.json` may lie beside `a.mp4`, and `a.b.mp4` is another video."""
     path = str(pattern).replace("{name}", name)
     if not path.endswith(".*"):
         return Path(path)
     folder, stem = Path(path).parent, Path(path).name[:-1]
-    return min(folder.glob(glob.escape(stem) + "*"), default=Path(path))
+    files = (file for file in folder.glob(glob.escape(stem) + "*") if "." not in file.name.removeprefix(stem))
+    return min(files, key=lambda file: (file.suffix.lower() not in VIDEO_SUFFIXES, file), default=Path(path))
 
 
 def lines_of(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
@@ -38,31 +45,56 @@ def size_of(
         return tuple(sizes[name])
     if width and height:
         return width, height
-    return _size_and_fps(videos, name)[0] if videos else None
+    return _video(videos, name).size if videos else None
 
 
-def fps_of(name: str, fps: float | None, videos: str | None) -> float | None:
-    """Frames a second of a video by the option, else by the video itself, else None.
+class Clock(NamedTuple):
+    """When the frames of a video are shown: the first ones at `times`, in seconds, those after them `fps` a second."""
+
+    fps: float
+    times: np.ndarray = np.zeros(1)
+
+    def frames_at(self, seconds: np.ndarray) -> np.ndarray:
+        """The frames at times (T,), with fractions."""
+        known = np.interp(seconds, self.times, np.arange(len(self.times)))
+        return known + np.maximum(seconds - self.times[-1], 0) * self.fps
+
+    def times_of(self, frames: np.ndarray) -> np.ndarray:
+        """When frames (T,) are shown, in seconds."""
+        known = np.interp(frames, np.arange(len(self.times)), self.times)
+        return known + np.maximum(frames - len(self.times) + 1, 0) / self.fps
+
+
+def clock_of(name: str, fps: float | None, videos: str | None) -> Clock | None:
+    """The clock of a video by the video itself, whose rate may vary, else by the option `fps`, else None.
 
     InputError where the two differ. A folder of images has no rate of its own, and an unreadable file is not compared.
     """
+    path = video_path(videos, name) if videos else None
     if fps is None:
-        return _size_and_fps(videos, name)[1] if videos else None
-    if videos and (path := video_path(videos, name)).is_file():
-        own = fps
-        with contextlib.suppress(InputError):
-            own = _size_and_fps(videos, name)[1]
-        if abs(own / fps - 1) > FPS_TOLERANCE:
-            raise InputError(f"{path}: has {own:g} frames a second, not {fps:g}; leave out the option fps")
-    return fps
+        return None if path is None else _own_clock(videos, name)
+    if path is None or not path.is_file():
+        return Clock(fps)
+    try:
+        own = _own_clock(videos, name)
+    except InputError:
+        return Clock(fps)
+    if abs(own.fps / fps - 1) > FPS_TOLERANCE:
+        raise InputError(f"{path}: has {own.fps:g} frames a second, not {fps:g}; leave out the option fps")
+    return own
 
 
-@functools.lru_cache(maxsize=4096)  # opening a video decodes a frame, and VIA's times ask once a box
-def _size_and_fps(videos: str, name: str) -> tuple[tuple[int, int], float]:
+@functools.lru_cache(maxsize=4096)  # VIA's times ask once a box
+def _own_clock(videos: str, name: str) -> Clock:
+    video = _video(videos, name)
+    return Clock(video.fps, np.array(video.own_times))
+
+
+@functools.lru_cache(maxsize=4096)  # opening a video decodes a frame
+def _video(videos: str, name: str) -> "VideoFrames":
     from datasets.dataset import VideoFrames  # PyAV and OpenCV only where a video is opened
 
-    video = VideoFrames(video_path(videos, name))
-    return video.size, video.fps
+    return VideoFrames(video_path(videos, name))
 
 
 def video_name(location: str) -> str:

@@ -4,13 +4,17 @@ Nothing is interpolated, and identity is an attribute's value. Options of an att
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import tubes_of_person
-from datasets.formats.sources import fps_of, size_of
+from datasets.formats.sources import clock_of, size_of
+from datasets.sampling import TOLERANCE
 from utils.misc import InputError
 from utils.storage.files import read_json
 
@@ -35,7 +39,8 @@ def read(
 ) -> AnnotationFile:
     """Read a project; without `action_attributes`, every attribute with options but the person's is one.
 
-    The frame of an image is (number - first) / frame_step, that of a time is time * fps.
+    The frame of an image is (number - first) / frame_step, that of a time, where the player was paused, is the frame
+    that was on screen.
     """
     content = read_json(path, "annotation file")
     if not isinstance(content, dict) or not all(part in content for part in PARTS):
@@ -50,8 +55,12 @@ def read(
     for name in [person_attribute, *action_attributes]:
         if name not in attributes:
             raise InputError(f"{path}: no attribute {name!r}; the project has: {', '.join(attributes)}")
-    names = dict.fromkeys(_image(file["fname"])[0] for file in content["file"].values())
-    people_of: dict[str, dict[str, dict]] = {name: {} for name in names}
+    images = Counter(_image(file["fname"]) for file in content["file"].values())
+    for (name, number), n in images.most_common(1):
+        if n > 1:
+            shown = name if number is None else f"{name}_{number}"
+            raise InputError(f"{path}: {n} files are named {shown!r} and would be taken for one; rename them")
+    people_of: dict[str, dict[str, dict]] = {name: {} for name, _ in images}
     for id, region in content["metadata"].items():
         if not region.get("xy") or region["xy"][0] != RECTANGLE:
             continue
@@ -98,13 +107,14 @@ def _moment(
     if len(files) != 1 or str(files[0]) not in content["file"]:
         raise InputError(f"{where}: view {region['vid']} does not show one file that is in 'file'")
     video, number = _image(content["file"][str(files[0])]["fname"])
-    if len(region["z"]) > 1:
+    z = np.atleast_1d(region["z"])  # a number in the first versions
+    if len(z) > 1:
         raise InputError(f"{where}: a rectangle over a stretch of time ({region['z']}); VIA moves none")
-    if region["z"]:
-        fps = fps_of(video, *rate)
-        if fps is None:
+    if len(z):
+        clock = clock_of(video, *rate)
+        if clock is None:
             raise needed(where, "a time in seconds", "fps", "videos")
-        return video, round(region["z"][0] * fps)
+        return video, int(clock.frames_at(z + TOLERANCE)[0])
     if number is None:
         raise InputError(f"{where}: neither a time, nor a file named <video>_<number>")
     first, step = numbering
