@@ -43,7 +43,7 @@ def main() -> None:
     device, video, panels = pick_device(args.device), VideoFrames(args.video), []
     for source in args.detr:
         detector = detector_of(argparse.Namespace(**vars(args) | {"detr": source}), device)
-        images = batches(islice(video, args.max_frames), detector.image_size, detector.batch_size)
+        images = batches(islice(video, args.max_frames), detector.frame_size, detector.batch_size)
         parts = [fetch() for _, fetch in detector.start(images, video.size, args.psn_score_th)]
         columns = (np.concatenate([getattr(d, name) for d in parts]) for name in ("frames", "boxes", "scores"))
         panels.append(detections_panel(str(source)[-40:], *columns))
