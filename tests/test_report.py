@@ -393,3 +393,17 @@ def test_a_video_that_is_not_in_the_report_is_played_without(page) -> None:
     press(page, "ARROW_RIGHT")
     page.execute_script("player.setRate(4); player.play()")
     until(page, f"!player.playing && player.frame === {N - 1}")
+
+
+@pytest.mark.slow
+def test_seconds_are_those_of_a_known_rate_and_an_interval_ends_where_it_does(driver, tmp_path: Path) -> None:
+    page = report(2)
+    page["videos"][0]["fps"], page["videos"][1]["fps"] = 10.0, None
+    page["charts"][0]["rows"] = [{"name": "AP", "value": 0.1, "low": -0.1, "high": 0.2}]
+    driver.get(write_report(tmp_path, page).as_uri())
+    for number, text in enumerate((f"frame 5 of {N}, 0.50 s", f"frame 5 of {N}")):
+        driver.execute_script("choose(arguments[0], 5)", number)
+        until(driver, "state.tubes.length === 4 && player.frame === 5")
+        assert driver.find_element("id", "time").text == text
+    whisker = "document.querySelector('.whisker').style"
+    assert js(driver, f"[{whisker}.left, {whisker}.width]") == ["0%", "20%"]
