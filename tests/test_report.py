@@ -132,6 +132,22 @@ def test_a_worst_video_that_cannot_be_read_is_left_out_on_comet_unless_it_is_ask
         write_results(tmp_path, "eval_map", "val", "one", flags | {"side_by_side": ["last"]}, {}, 1, views)
 
 
+def test_plots_and_predictions_of_other_metrics_do_not_stay_beside_results(tmp_path: Path) -> None:
+    def evaluate(ap: float, more: dict) -> set[str]:
+        metrics = {"v-mAP@0.5": ap, "AP@0.5": {"walk": None}, **more}
+        path = write_results(tmp_path, "eval_map", "val", "th0.5", {"comet": "disabled"}, metrics, 1)
+        return {str(file.relative_to(path.with_suffix(""))) for file in path.with_suffix("").rglob("*.*")}
+
+    made = {"tubes.png", "predictions.json", "mot/a.txt", "notes.md"}
+    assert evaluate(0.5, {}) == {"metrics.jsonl"}
+    for name in made:
+        file = tmp_path / "results" / "eval_map-val-th0.5" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+    assert evaluate(0.5, {"errors": {}}) == made | {"metrics.jsonl"}  # the same metrics, and more
+    assert evaluate(0.25, {}) == {"metrics.jsonl", "notes.md"}
+
+
 def test_the_page_is_small_and_names_nothing_outside(tmp_path: Path) -> None:
     text = write_report(tmp_path, report()).read_text()
     assert len(text.encode()) < 60_000
