@@ -111,7 +111,7 @@ def build_detr(
 def dilation_is_unknown(path: Path, checkpoint: object) -> bool:
     """Whether neither a file nor its name says if the backbone is dilated, which is then taken as not dilated."""
     known = isinstance(checkpoint, dict) and ("config" in checkpoint or isinstance(checkpoint.get("args"), Namespace))
-    return not (known or "dc5" in path.name.lower() or path.name.startswith("detr-r"))
+    return not (known or "dc5" in path.name.lower() or path.name in OFFICIAL.values())
 
 
 def _person_label(path: Path, config: dict, given: int | str | None, own: bool) -> int:

@@ -147,11 +147,13 @@ def test_a_label_of_zero_is_a_label() -> None:
         person_class({0: "pedestrian"}, None, "a")
 
 
-def test_queries_of_a_dilated_backbone_are_not_those_of_a_guessed_one(small: Path, tmp_path: Path) -> None:
+def test_queries_of_a_dilated_backbone_are_not_those_of_a_guessed_one(small: Path, tmp_path: Path, capsys) -> None:
     """A bare state dict whose name says "DC5" only later has a query cache of its own."""
     state = torch.load(small, weights_only=True)["model"]
-    for name in ("bare.pth", "bare-DC5.pth"):
+    names = ("detr-resnet18-ucf.pth", "bare-DC5.pth")
+    for name in names:
         torch.save(state, tmp_path / name)
-    guessed, dilated = (open_detector(tmp_path / name, CPU, person_label=1) for name in ("bare.pth", "bare-DC5.pth"))
+    guessed, dilated = (open_detector(tmp_path / name, CPU, person_label=1) for name in names)
+    assert "does not say whether its backbone is dilated" in capsys.readouterr().err
     assert guessed.key != dilated.key and guessed.weights != dilated.weights == open_detector(small, CPU).weights
     assert np.abs(detections(guessed).queries - detections(dilated).queries).max() > 1e-3
