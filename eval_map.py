@@ -219,6 +219,7 @@ def from_tracks(
     from datasets.frame_batches import SubsetVideos
     from models.action_head import load_head
     from models.frame_features import features_of_tracks, frame_extractor
+    from models.weights import weights_hash
 
     start(args)
     device = pick_device(args.device)
@@ -255,6 +256,7 @@ def from_tracks(
     used = asdict(settings) | {"min_tube_length": min_tube_length, "topk": topk}
     used |= {"load_epoch_head": epoch, "head_settings": config["settings"], "head_name": folder.name, **tracks.models}
     used |= {name: head.config[name] for name in ("head_type", "time_encoding")}  # not the flags' defaults
+    used["head_hash"] = weights_hash(head.state_dict())
     return Measured(pred, scores, sizes, root, name, used, epoch)
 
 

@@ -34,7 +34,7 @@ _FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "nu
                 "norm", "stages")  # fmt: skip
 _WITHOUT_TRACE = ("dilation", "nheads", "position_embedding")  # in shapes
 _MAKE = "make one with train_detr.py, or name an official one"
-_PERSON_IS_1 = (2, 91, 250)  # classes of a detector of people alone (label 0 is unused), of COCO, of its panoptic form
+_PERSON_IS_1 = (91, 250)  # classes of COCO, of its panoptic form
 _BLOCKS = {2: "resnet18", 6: "resnet50", 23: "resnet101"}  # residual blocks of the third stage; 34 has 6 basic ones
 
 
@@ -111,7 +111,7 @@ def build_detr(
 def dilation_is_unknown(path: Path, checkpoint: object) -> bool:
     """Whether neither a file nor its name says if the backbone is dilated, which is then taken as not dilated."""
     known = isinstance(checkpoint, dict) and ("config" in checkpoint or isinstance(checkpoint.get("args"), Namespace))
-    return not (known or "dc5" in path.name or path.name.startswith("detr-r"))
+    return not (known or "dc5" in path.name.lower() or path.name in OFFICIAL.values())
 
 
 def _person_label(path: Path, config: dict, given: int | str | None, own: bool) -> int:
@@ -142,7 +142,7 @@ def infer_config(state: Mapping[str, Tensor], name: str = "", args: Namespace | 
     queries, width = state["query_embed.weight"].shape
     return DETR_CONFIG | {
         "backbone": "resnet34" if third == 6 and not bottleneck else _BLOCKS.get(third, f"of {third} blocks"),
-        "dilation": "dc5" in name,
+        "dilation": "dc5" in name.lower(),
         "hidden_dim": width,
         "enc_layers": count(r"transformer\.encoder\.layers\.(\d+)\."),
         "dec_layers": count(r"transformer\.decoder\.layers\.(\d+)\."),

@@ -82,8 +82,8 @@ def table(folder: Path) -> None:
     """Print what is in the results of a run on `val`: the metrics of tracks by link cue, and those of action tubes by
     head and by what makes and counts tubes.
 
-    Results of tracks that were made otherwise than the newest ones of their cue are left out, and of several results of
-    one cell the newest counts.
+    Results of tracks that were made otherwise than the newest ones of their cue are left out, as are those of a head
+    that was trained anew since; of several results of one cell the newest counts.
     """
     if not (folder / "results").is_dir():
         raise InputError(f"{folder}: has no results; run scripts/reproduce.sh first")
@@ -91,8 +91,10 @@ def table(folder: Path) -> None:
     results = [(result["args"], result["metrics"]) for result in (read_json(path, "results") for path in paths)]
     newest = {args["link_cues"]: _tracks_of(args) for args, _ in results}
     current = [(args, metrics) for args, metrics in results if _tracks_of(args) == newest[args["link_cues"]]]
+    newest_head = {_head_of(args): args.get("head_hash") for args, _ in current}
+    current = [(args, metrics) for args, metrics in current if args.get("head_hash") == newest_head[_head_of(args)]]
     if older := len(results) - len(current):
-        text = f"{counted(older, 'result')} of other linking settings left out (models and ground truth among them)"
+        text = f"{counted(older, 'result')} of other settings left out (models and ground truth among them)"
         print(f"note: {text}", file=sys.stderr)
     recalls, heads = {}, {}
     for args, metrics in current:
@@ -107,8 +109,7 @@ def table(folder: Path) -> None:
                     recalls[linked, level] = [value, *parts, *others]
             continue
         carried = f"top {args['topk']}" if args.get("action_th") is None else f"from {args['action_th']:g}"
-        head = args.get("head_name") or args["head_type"], args["load_epoch_head"]
-        key = args["link_cues"], *head, carried, args["min_tube_length"], _counting(args)
+        key = *_head_of(args), carried, args["min_tube_length"], _counting(args)
         by_name = heads.setdefault(key, {})
         for name, value in metrics.items():
             if isinstance(value, dict) and name.startswith("motion-AP@"):
@@ -128,6 +129,11 @@ def _tracks_of(args: dict) -> dict:
     """What made the tracks of a result, and what they are compared with, among its `args`."""
     names = [field.name for field in fields(LinkSettings)]
     return {name: args.get(name) for name in (*names, "detector_key", "encoder_hash", "ground_truth")}
+
+
+def _head_of(args: dict) -> tuple:
+    """The link cue, head and epoch of a result, among its `args`; None where it has no head."""
+    return args["link_cues"], args.get("head_name") or args.get("head_type"), args.get("load_epoch_head")
 
 
 def _counting(args: dict) -> str:

@@ -56,4 +56,4 @@ def filled_detr(config: dict) -> DETR:
 
 def load_detr(source: str | Path, checkpoint_root: str | Path = "checkpoint") -> tuple[DETR, dict]:
     """A detector by name or path, as the stages load it, and its configuration."""
-    return build_detr(*read_detector(source, checkpoint_root))
+    return build_detr(*read_detector(source, checkpoint_root), person_label=1)

@@ -129,7 +129,7 @@ def test_the_person_s_label_is_that_of_the_flag(small: Path) -> None:
     assert open_detector(small, CPU, person_label=1).key == open_detector(small, CPU).key != detector.key
 
 
-@pytest.mark.parametrize("n_classes", [1, 4])
+@pytest.mark.parametrize("n_classes", [1, 2, 4])
 def test_a_detector_that_does_not_say_who_is_a_person_is_asked(small: Path, tmp_path: Path, n_classes: int) -> None:
     path = without_config(small, tmp_path, n_classes)
     with pytest.raises(InputError, match=rf"label.* 0 to {n_classes - 1}.*--person_label") as refusal:
@@ -147,11 +147,13 @@ def test_a_label_of_zero_is_a_label() -> None:
         person_class({0: "pedestrian"}, None, "a")
 
 
-def test_queries_of_a_dilated_backbone_are_not_those_of_a_guessed_one(small: Path, tmp_path: Path) -> None:
-    """A bare state dict whose name says "dc5" only later has a query cache of its own."""
+def test_queries_of_a_dilated_backbone_are_not_those_of_a_guessed_one(small: Path, tmp_path: Path, capsys) -> None:
+    """A bare state dict whose name says "DC5" only later has a query cache of its own."""
     state = torch.load(small, weights_only=True)["model"]
-    for name in ("bare.pth", "bare-dc5.pth"):
+    names = ("detr-resnet18-ucf.pth", "bare-DC5.pth")
+    for name in names:
         torch.save(state, tmp_path / name)
-    guessed, dilated = (open_detector(tmp_path / name, CPU, person_label=1) for name in ("bare.pth", "bare-dc5.pth"))
+    guessed, dilated = (open_detector(tmp_path / name, CPU, person_label=1) for name in names)
+    assert "does not say whether its backbone is dilated" in capsys.readouterr().err
     assert guessed.key != dilated.key and guessed.weights != dilated.weights == open_detector(small, CPU).weights
     assert np.abs(detections(guessed).queries - detections(dilated).queries).max() > 1e-3

@@ -132,6 +132,22 @@ def test_a_worst_video_that_cannot_be_read_is_left_out_on_comet_unless_it_is_ask
         write_results(tmp_path, "eval_map", "val", "one", flags | {"side_by_side": ["last"]}, {}, 1, views)
 
 
+def test_plots_and_predictions_of_other_metrics_do_not_stay_beside_results(tmp_path: Path) -> None:
+    def evaluate(ap: float, more: dict) -> set[str]:
+        metrics = {"v-mAP@0.5": ap, "AP@0.5": {"walk": None}, **more}
+        path = write_results(tmp_path, "eval_map", "val", "th0.5", {"comet": "disabled"}, metrics, 1)
+        return {str(file.relative_to(path.with_suffix(""))) for file in path.with_suffix("").rglob("*.*")}
+
+    made = {"tubes.png", "predictions.json", "mot/a.txt", "notes.md"}
+    assert evaluate(0.5, {}) == {"metrics.jsonl"}
+    for name in made:
+        file = tmp_path / "results" / "eval_map-val-th0.5" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+    assert evaluate(0.5, {"errors": {}}) == made | {"metrics.jsonl"}  # the same metrics, and more
+    assert evaluate(0.25, {}) == {"metrics.jsonl", "notes.md"}
+
+
 def test_the_page_is_small_and_names_nothing_outside(tmp_path: Path) -> None:
     text = write_report(tmp_path, report()).read_text()
     assert len(text.encode()) < 60_000
@@ -393,3 +409,17 @@ def test_a_video_that_is_not_in_the_report_is_played_without(page) -> None:
     press(page, "ARROW_RIGHT")
     page.execute_script("player.setRate(4); player.play()")
     until(page, f"!player.playing && player.frame === {N - 1}")
+
+
+@pytest.mark.slow
+def test_seconds_are_those_of_a_known_rate_and_an_interval_ends_where_it_does(driver, tmp_path: Path) -> None:
+    page = report(2)
+    page["videos"][0]["fps"], page["videos"][1]["fps"] = 10.0, None
+    page["charts"][0]["rows"] = [{"name": "AP", "value": 0.1, "low": -0.1, "high": 0.2}]
+    driver.get(write_report(tmp_path, page).as_uri())
+    for number, text in enumerate((f"frame 5 of {N}, 0.50 s", f"frame 5 of {N}")):
+        driver.execute_script("choose(arguments[0], 5)", number)
+        until(driver, "state.tubes.length === 4 && player.frame === 5")
+        assert driver.find_element("id", "time").text == text
+    whisker = "document.querySelector('.whisker').style"
+    assert js(driver, f"[{whisker}.left, {whisker}.width]") == ["0%", "20%"]

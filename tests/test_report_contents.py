@@ -73,6 +73,7 @@ def test_a_track_has_the_colour_of_the_person_it_covers_most() -> None:
     pred = [swapped, Tube(range(10), a, person_id=1), Tube(range(10), c, person_id=2), Tube(range(10), b)]
     assert person_colours(pred, gt) == {"gt": {4: 0, 9: 1}, "pred": {-4: 1, 0: 1, 1: 0, 2: 2}}
     assert person_colours(pred[:3], [])["pred"] == {0: 0, 1: 1, 2: 2}
+    assert person_colours([Tube(range(10), b), Tube(range(10), c)], [])["pred"] == {-1: 0, -2: 1}
 
 
 def test_colours_of_tracks_are_those_of_a_loop_over_pairs_of_tubes() -> None:

@@ -71,7 +71,7 @@ def test_the_table_takes_no_results_of_other_settings(stages: Stages, tmp_path: 
         os.utime(older, (number, number))
     table(tmp_path)
     shown = capsys.readouterr()
-    assert "0.1234" not in shown.out and "2 results of other linking settings left out" in shown.err
+    assert "0.1234" not in shown.out and "2 results of other settings left out" in shown.err
     os.utime(older, None)
     table(tmp_path)
     assert "0.1234" in capsys.readouterr().out
@@ -97,7 +97,20 @@ def test_the_table_has_a_row_for_each_way_to_make_and_count_tubes(stages: Stages
         (results / "eval_map-val-newer.json").write_text(json.dumps(newer))
         table(tmp_path)
         shown = capsys.readouterr()
-        assert "0.0008" not in shown.out and "8 results of other linking settings left out" in shown.err
+        assert "0.0008" not in shown.out and "8 results of other settings left out" in shown.err
+
+
+def test_a_row_has_no_metrics_of_a_head_that_was_trained_anew_since(stages: Stages, tmp_path: Path, capsys) -> None:
+    (path,) = (stages.folder("one") / "results").glob("eval_map-val-*.json")
+    (tmp_path / "results").mkdir()
+    for i, (metric, head) in enumerate((("frame-mAP@0.2", "former"), ("v-mAP@0.2", None))):
+        result = json.loads(path.read_text())
+        result["args"]["head_hash"] = head or result["args"]["head_hash"]
+        result["metrics"] = {metric: (i + 1) / 10000}
+        (tmp_path / "results" / f"eval_map-val-{i}.json").write_text(json.dumps(result))
+    table(tmp_path)
+    shown = capsys.readouterr()
+    assert "0.0002" in shown.out and "0.0001" not in shown.out and "1 result of other settings left out" in shown.err
 
 
 def test_tracks_that_are_counted_otherwise_have_rows_of_their_own(stages: Stages, tmp_path: Path, capsys) -> None:

@@ -220,3 +220,7 @@ def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.C
 def test_mistakes_in_a_project_file_are_one_line(tmp_path: Path, line: str, text: str) -> None:
     with pytest.raises(InputError, match=text):
         load_project(project_at(tmp_path, line, [0]))
+
+
+def test_images_of_jhmdb21_are_30_a_second(shared: Path) -> None:
+    assert load_project("jhmdb21", shared / "data").sampling.image_rate == 30

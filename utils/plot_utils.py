@@ -157,6 +157,7 @@ def plot_features(
                 part = rows[(frames[rows] >= begin) & (frames[rows] < end)]
                 axes.scatter(*points[part].T, s=34, marker=marker, color=colour, edgecolor="black", lw=0.4, zorder=2)
         axes.set(xlabel=f"first principal axis ({variance[0]:.0%} of the variance)")
+        axes.set_title("one colour a person; grey: matches nobody", fontsize=9)
         axes.set(ylabel=f"second principal axis ({variance[1]:.0%} of the variance)")
         axes.grid()
         axes.margins(0.08)

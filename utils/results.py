@@ -1,6 +1,7 @@
 """What an evaluation leaves: tables on the screen, and the same metrics as JSON, in the run's log and as plots."""
 
 import argparse
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ _COMPARABLE = {
 }  # fmt: skip
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
+_MADE_OF_TUBES = ("*.png", "*.pdf", "*.mp4", "errors.json", "predictions.json", "frame_detections.npy", "ava.csv",
+                  "mot/*.txt")  # fmt: skip
+"""Files beside the results that show the evaluated tubes."""
 
 
 class Views(NamedTuple):
@@ -94,12 +98,18 @@ def write_results(
         epoch: of the evaluated checkpoint, for the log.
 
     Returns:
-        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots.
+        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos and
+        predictions that are there, of an earlier evaluation with other metrics (of models trained anew), are removed.
     """
     if left_out := metrics.get("videos_left_out"):
         name += f"-without{left_out}"
     path = root / "results" / f"{stage}-{subset}-{name}.json"
     args, metrics, folder = plain(args), plain(metrics), path.with_suffix("")
+    with contextlib.suppress(InputError):  # there is none yet
+        earlier = read_json(path)["metrics"]
+        if any(earlier[key] != metrics[key] for key in earlier.keys() & metrics.keys()):
+            for old in [file for pattern in _MADE_OF_TUBES for file in folder.glob(pattern)]:
+                old.unlink()
     write_json(path, {"args": args, "metrics": metrics})
     print(f"results: {path}")
     with RunLog(stage, folder, args, args["comet"]) as log:

@@ -13,7 +13,8 @@ function bars(chart, palette) {
   for (const row of chart.rows) {
     const box = make("div", { class: "track" }, make("div", { class: "fill", style: { width: percent((row.value ?? 0) / most), background: colour(row) } }));
     if (interval(row)) {
-      box.append(make("div", { class: "whisker", style: { left: percent(row.low / most), width: percent((row.high - row.low) / most) } }));
+      const low = Math.max(row.low, 0); // an interval may begin below zero
+      box.append(make("div", { class: "whisker", style: { left: percent(low / most), width: percent((row.high - low) / most) } }));
     }
     const text = [number(row.value), interval(row) && `(${interval(row)})`, row.note].filter(Boolean).join(" ");
     grid.append(make("span", {}, row.name), box, make("span", { class: "number" }, text));

@@ -54,7 +54,7 @@ def video_entry(
     gt: Sequence[Tube],
     errors: Iterable[TubeError] = (),
     events: Iterable[tuple[int, str]] = (),
-    fps: float = 25.0,
+    fps: float | None = None,
 ) -> dict:
     """A video of the page.
 
@@ -62,7 +62,7 @@ def video_entry(
         size: width, height and number of frames, 0 where unknown.
         errors: the tubes that are wrong; every cause is a count of the list.
         events: further errors, (frame, text).
-        fps: frames a second, where the video's own file is not read.
+        fps: frames a second, where the video's own file is not read; None: unknown, the page shows no seconds.
     """
     tubes = [tube for tube in [*pred, *gt] if len(tube)]
     corner = np.max([tube.boxes[:, 2:].max(0) for tube in tubes], 0).tolist() if tubes else [16, 9]
@@ -130,7 +130,7 @@ def person_colours(pred: Sequence[Tube], gt: Sequence[Tube]) -> dict[str, dict[i
     numbers = {side: [_person(tube, i) for i, tube in enumerate(tubes)] for side, tubes in (("gt", gt), ("pred", pred))}
     people = {side: sorted(set(own)) for side, own in numbers.items()}
     if not gt:
-        return {"gt": {}, "pred": {person: person for person in people["pred"]}}
+        return {"gt": {}, "pred": {person: max(person, -1 - person) for person in people["pred"]}}
     track, person = (
         np.repeat(np.searchsorted(people[side], numbers[side]), [len(tube) for tube in tubes])
         for side, tubes in (("pred", pred), ("gt", gt))

@@ -2,7 +2,7 @@
 
 const report = JSON.parse(byId("data").textContent);
 const { labels, palette } = report;
-const clips = report.videos.map((video, index) => ({ ...video, index }));
+const clips = report.videos.map((video, index) => ({ ...video, index, fps: video.fps ?? 25, timed: video.fps !== null }));
 const state = { clip: null, tubes: [], errors: [], hiddenClasses: new Set(), hiddenPeople: new Set(), least: 0, order: [] };
 const screen_ = byId("screen"), context = screen_.getContext("2d");
 const player = new Player(drawFrame, () => { byId("play").textContent = player.playing ? "pause" : "play"; });
@@ -29,7 +29,8 @@ function drawFrame(frame, picture) {
   const scale = width / state.clip.width, ratio = width / screen_.clientWidth || 1;
   drawBoxes(context, boxesAt(state.tubes.filter(visible), frame, caption), palette, scale, ratio);
   byId("seek").value = frame;
-  byId("time").textContent = `frame ${frame} of ${state.clip.n_frames}, ${(frame / state.clip.fps).toFixed(2)} s`;
+  const seconds = state.clip.timed ? `, ${(frame / state.clip.fps).toFixed(2)} s` : "";
+  byId("time").textContent = `frame ${frame} of ${state.clip.n_frames}${seconds}`;
   timeline.move(frame);
 }
 
