@@ -306,8 +306,8 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
     tell_missing({*pred.videos}, path, subset)
     warn_of_scores(path, pred.last)
-    by_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
-    ap = rows_ap(pred, gt, file.label_ids, excluded if by_2019 else None, "2019" if by_2019 else "2020", levels)
+    rule = "2019" if args.protocol == "ava-2019" else "2020"
+    ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"

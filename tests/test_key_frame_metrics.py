@@ -132,3 +132,18 @@ def test_tracks_between_key_frames_count_in_no_metric(tmp_path: Path, monkeypatc
         names = ("recall@0.9", "precision@0.9", "IDF1", "HOTA")
         assert [metrics[name] for name in names] == pytest.approx([1, 1, 1, 1]), path
         assert metrics["tracks"] == 2
+
+
+@pytest.mark.parametrize("protocol", ["ava", "ava-2019"])
+def test_excluded_seconds_count_neither_in_tubes_nor_in_their_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    (tmp_path / "excluded.csv").write_text("w,2\n")
+    project = make_project(tmp_path, excluded=["excluded.csv"])
+    flags = ("--metric", "frame-mAP", "--protocol", protocol)
+    assert run_eval_map(tmp_path, project, monkeypatch, *flags, "--export", "ava")["AP@0.9"] == {"walk": 1, "wave": 1}
+    (path,) = (tmp_path / "ck").rglob("ava.csv")
+    csv = path.rename(tmp_path / "ava.csv")
+    next((tmp_path / "ck").rglob("results/*.json")).unlink()
+    metrics = run_eval_map(tmp_path, project, monkeypatch, *flags, "--predictions", csv)
+    assert metrics["AP@0.9"] == {"walk": 1, "wave": 1}
