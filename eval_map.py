@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from datasets.annotations import Video, read_annotations
+from datasets.annotations import Video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
@@ -43,6 +43,7 @@ from utils.box_ops import Tube, frames_and_boxes
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.drawing.report import contents
 from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_frame_flags, add_run_flags
+from utils.gt_tubes import on_key_frames
 from utils.metrics.ava import rows_ap
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.compare import resamples_checksum, write_resamples
@@ -307,8 +308,8 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
     tell_missing({*pred.videos}, path, subset)
     warn_of_scores(path, pred.last)
-    by_2019 = args.protocol == "ava-2019"  # the official code of 2020 takes no exclusions
-    ap = rows_ap(pred, gt, file.label_ids, excluded if by_2019 else None, "2019" if by_2019 else "2020", levels)
+    rule = "2019" if args.protocol == "ava-2019" else "2020"
+    ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
@@ -378,7 +379,8 @@ def main() -> None:
         options[name] = {video: getattr(videos[video], name) for video in gt}
     options["subset"] = project.split(args.subset)
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
-    e = Evaluation(measured.pred, measured.frame_scores, gt, measured.sizes, project.labels, levels, **options)
+    pred, scores = on_key_frames(measured.pred, measured.frame_scores, frames_that_count(videos, project))
+    e = Evaluation(pred, scores, gt, measured.sizes, project.labels, levels, **options)
     if not args.protocol.startswith("ava"):
         warn_of_steps(e)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}

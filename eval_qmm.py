@@ -64,7 +64,7 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 import numpy as np
 import torch
 
-from datasets.annotations import Video, fit_to_video, read_annotations
+from datasets.annotations import Video, fit_to_video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
 from datasets.faults import refuse
 from datasets.frame_batches import SubsetVideos
@@ -74,7 +74,7 @@ from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
 from utils.box_ops import MOTION_CATEGORIES, Track, Tube
 from utils.distributed import process_group, rank
-from utils.gt_tubes import label_frames, label_sets
+from utils.gt_tubes import label_frames, label_sets, on_key_frames
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
@@ -169,19 +169,21 @@ def actions_of(tracks: Sequence[Track], video: Video, project: Project, iou_th: 
 
 
 class TrackEvaluation(NamedTuple):
-    """What is evaluated: the tracks in `store`, against the ground truth `gt` at 3D IoU `thresholds`."""
+    """What is evaluated: `tracks`, of `store` in the frames that count, against the ground truth `gt`, at `thresholds`
+    of 3D IoU."""
 
     args: Namespace
     project: Project
     root: Path
     store: TrackStore
+    tracks: dict[str, list[Tube]]
     gt: dict[str, list[Tube]]
     thresholds: list[float]
 
 
 def evaluate(e: TrackEvaluation) -> dict:
     """The metrics of `docs/protocol.md`, by their names in the results file; printed as tables."""
-    tracks, labels, args, names = e.store.tubes(), e.project.labels, e.args, ["recall", "precision"]
+    tracks, labels, args, names = e.tracks, e.project.labels, e.args, ["recall", "precision"]
     if args.protocol == "published":
         rates = [published_precision_recall(tracks, e.gt, threshold, labels) for threshold in e.thresholds]
         names.append("precision_filter")
@@ -239,7 +241,7 @@ def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> di
     from utils.drawing.evaluation_plots import CUES
     from utils.drawing.report import contents
 
-    results, level, tracks = folder.with_name(f"{folder.name}.json"), e.thresholds[0], e.store.tubes()
+    results, level, tracks = folder.with_name(f"{folder.name}.json"), e.thresholds[0], e.tracks
     switches = identity_switches(tracks, e.gt, e.args.label_centric)
     videos = []
     for name, gt in e.gt.items():
@@ -285,7 +287,9 @@ def main() -> None:
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             check_plot_video(args, gt)
             warn_of_doubles(annotations)
-            evaluated = TrackEvaluation(args, project, root, store, gt, tiou_thresholds)
+            scores = {name: [track.scores for track in store.tracks(name)] for name in store.names}
+            tracks, _ = on_key_frames(store.tubes(), scores, frames_that_count(annotations, project))
+            evaluated = TrackEvaluation(args, project, root, store, tracks, gt, tiou_thresholds)
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
             print(f"tracks: {store.path}")

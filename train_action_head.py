@@ -76,7 +76,7 @@ from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
 from models.frame_features import features_of_tracks, frame_extractor
 from utils.box_ops import Track
-from utils.distributed import per_rank, process_group, rank, world_size
+from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
 from utils.misc import InputError, start
 from utils.storage.tracks import OutdatedTracks, TrackStore
 from utils.training.run import TrainingRun
@@ -279,7 +279,7 @@ def main() -> None:
                         training.backward(losses.sum() * real / n_tracks)  # each track counts alike, however long
                         right, n_frames = right + hits * real, n_frames + n * real
                     names = [f"{data.tracks[i].video} track {data.tracks[i].person_id}" for i in indices]
-                    training.step(names, accuracy=right / n_frames.clamp(min=1))
+                    training.step(names, accuracy=right / rank_mean(n_frames.float()).clamp(min=1e-9))
                 training.end_epoch(metrics_of_val)
         if rank() == 0:
             tell_left_out(bad or {})

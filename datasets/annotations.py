@@ -115,6 +115,20 @@ def keep_usable(
     return videos
 
 
+def frames_that_count(videos: Mapping[str, Video], project: Project) -> dict[str, np.ndarray | None]:
+    """Of each video the frames that predictions are evaluated in: its key frames, None where all frames count.
+
+    All do also where AVA's csv counts frames and most rows are of consecutive ones (MultiSports): a prediction that
+    goes on after an action is an error of time there.
+    """
+
+    def frames(keys: np.ndarray | None) -> np.ndarray | None:
+        dense = keys is not None and not project.annotation_file.sampled
+        return None if dense and 2 * (np.diff(keys) == 1).sum() >= len(keys) else keys
+
+    return {name: frames(video.key_frames) for name, video in videos.items()}
+
+
 def count_lines(videos: Mapping[str, Video], labels: Sequence[str]) -> list[str]:
     """How many videos, people, tubes, boxes, and tubes of each label there are, in two lines."""
     tubes = [tube for video in videos.values() for tube in video.tubes]

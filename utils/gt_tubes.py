@@ -1,11 +1,12 @@
-"""Ground-truth tubes of a data set's subset, and the labels that they give to tracks."""
+"""Ground-truth tubes of a data set's subset, the labels that they give to tracks, and which predictions they judge."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.box_ops import Tube, paired_iou
+from utils.box_ops import Tube, Tubes, paired_iou
 from utils.misc import checksum
 
 if TYPE_CHECKING:
@@ -35,6 +36,28 @@ def tubes_checksum(tubes: Sequence[Tube], of_people: bool) -> int:
     for tube in tubes:
         parts += [tube.frames, tube.boxes, f"{tube.label} {tube.person_id}" if of_people else f"{tube.label}"]
     return int(checksum(*parts), 16)
+
+
+def on_key_frames(
+    tubes: Tubes, scores: Mapping[str, Sequence[np.ndarray]], key_frames: Mapping[str, np.ndarray | None]
+) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
+    """Predicted tubes, and the scores of their frames, without the boxes in frames of which nothing is known.
+
+    `scores[video][i]` are those of `tubes[video][i]`. `key_frames`: of each video the frames that count, None: all. A
+    tube keeps its own score; one without a key frame is left out.
+    """
+    kept: dict[str, list[Tube]] = {name: [] for name in tubes}
+    kept_scores: dict[str, list[np.ndarray]] = {name: [] for name in tubes}
+    for name, of_video in tubes.items():
+        for tube, of_frames in zip(of_video, scores[name], strict=True):
+            if key_frames[name] is not None:
+                rows = np.isin(tube.frames, key_frames[name])
+                tube = replace(tube, frames=tube.frames[rows], boxes=tube.boxes[rows])
+                of_frames = of_frames[rows]
+            if len(tube):
+                kept[name].append(tube)
+                kept_scores[name].append(of_frames)
+    return kept, kept_scores
 
 
 def label_frames(
