@@ -34,11 +34,13 @@ def main() -> None:
     if unknown := sorted(set(names) - set(NAMES)):
         parser.error(f"no benchmark {unknown[0]}; there are {', '.join(NAMES)}")
     rows: list[Row] = []
-    for name in names:
-        start = time.perf_counter()
-        rows += importlib.import_module(f"benchmarks.{name}").measure()
-        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    print_rows(rows)
+    try:
+        for name in names:
+            start = time.perf_counter()
+            rows += importlib.import_module(f"benchmarks.{name}").measure()
+            print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    finally:  # what was measured is not lost
+        print_rows(rows)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def _videos() -> list[dict]:
             boxes = np.concatenate([corner, corner + rng.uniform(20, 60, 2)], 1)
             tubes.append(Tube(np.arange(FRAMES), boxes, int(rng.integers(LABELS)), rng.random(), person % (TUBES // 2)))
         errors = [TubeError("pred", i, "false positive") for i in range(rng.integers(TUBES // 2))]
-        videos.append(video_entry(f"video {v:04d}", (320, 240, FRAMES), tubes[::2], tubes[1::2], errors))
+        size = (320, 240, FRAMES)
+        videos.append(video_entry(f"video {v:04d}", size, tubes[::2], tubes[1::2], errors, fps=25.0))
     return videos
 
 

@@ -51,8 +51,8 @@ def write_report(
             `videos`: `{"name", "width", "height", "fps", "n_frames", "counts", "gt", "pred", "events"}`, where `gt` and
             `pred` are `{"person", "name", "colour", "label", "score", "frames", "boxes"[, "error"]}` and `events`
             `{"frame", "text"}`; an unknown `fps` is None.
-        frames_of: video's name -> its frames in order, uint8 RGB (H, W, 3), with their rate as `fps` where that is
-            known; None: the page has no videos.
+        frames_of: video's name -> its frames in order, uint8 RGB (H, W, 3), with their rate as `fps` unless the
+            video's is given; None: the page has no videos.
         n_videos: how many videos, in the list's order, are written; 0: all.
         threads: videos written at a time.
 
