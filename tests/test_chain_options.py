@@ -174,6 +174,7 @@ def test_a_head_evaluated_on_tracks_of_other_settings_says_so(
     assert any(args["head_settings"][name] == trained for args in found)
 
 
+@pytest.mark.slow
 def test_tracks_of_a_detector_that_runs_otherwise_stand_beside_the_others(
     finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

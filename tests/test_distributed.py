@@ -65,11 +65,11 @@ def compare(stages: Stages, script: str, kind: str, name_flag: str, batch_flag: 
 
 
 # One step of 3 + 2 clips; steps of 2 + 2, 2 + 2, 1 + 1.
-STEPS = pytest.mark.parametrize(("size", "clips"), [(3, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
+STEPS = pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "clips"), [(3, 1), (2, 2)])
+@STEPS
 def test_two_processes_train_detr_as_one_does(stages: Stages, size: int, clips: int) -> None:
     rate = 1e-4  # AdamW makes steps of its rate out of gradients that are all rounding
     flags = (*FROZEN, "--clips_per_video", clips, "--epochs", 1, "--lr", rate)
@@ -84,6 +84,7 @@ def test_two_processes_have_the_auxiliary_losses_of_one(stages: Stages) -> None:
     compare(stages, "train_detr", "{name}/detr", "--ex_name", "--batch_size", 6, *flags)
 
 
+@pytest.mark.slow
 @STEPS
 def test_two_processes_train_query_matching_as_one_does(stages: Stages, size: int, clips: int) -> None:
     detr = stages.folder("one") / "detr" / "epoch_1.pth"

@@ -297,6 +297,7 @@ def test_features_have_the_ids_of_the_annotated_people() -> None:
     assert (features_by_person(tracks, features, [], partial(match_people, iou_th=0.5))[0] == -1).all()
 
 
+@pytest.mark.slow
 def test_training_draws_its_curves_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "run", arguments("--epochs", "2"))
     assert not list(tmp_path.rglob("*.png"))

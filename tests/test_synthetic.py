@@ -192,6 +192,7 @@ def test_the_visible_share_falls_as_people_stand_before(fast: bool) -> None:
     assert min(shares) < 0.9 and max(shares) <= 1
 
 
+@pytest.mark.slow
 def test_fast_videos_break_linking_by_overlap_and_others_do_not() -> None:
     wrong, low, categories = {}, {}, {}
     for fast in (False, True):
