@@ -21,7 +21,7 @@ from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
 from datasets.formats.predicted import warn_of_scores
-from datasets.likely_mistakes import frame_step, shared_videos, warn_of_doubles, warn_of_shared_videos
+from datasets.likely_mistakes import shared_videos, warn_of_doubles, warn_of_shared_videos, warn_of_steps
 from datasets.predictions import (
     FORMATS,
     USER_OPTIONS,
@@ -39,7 +39,7 @@ from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, existing_tar, link_settings, open_tracks, settings_differences
 from utils.ava_files import read_rows
-from utils.box_ops import Tube, frames_and_boxes
+from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
 from utils.drawing.report import contents
 from utils.flags import add_data_flags, add_detector_flags, add_evaluation_flags, add_frame_flags, add_run_flags
@@ -50,7 +50,7 @@ from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
-from utils.misc import InputError, checksum, counted, pick_device, progress, start
+from utils.misc import InputError, checksum, pick_device, progress, start
 from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
 from utils.storage.files import epoch_path, write_json
 from utils.storage.tracks import TrackStore
@@ -317,25 +317,6 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     write_results(root, "eval_map", args.subset, name, vars(args) | {"tiou_th": levels}, metrics, 0)
 
 
-def warn_of_steps(e: Evaluation) -> None:
-    """Warn of videos that one side, annotation or predictions, has in every k-th frame alone, and the other does not:
-    of any such annotation, and of predictions where most are so."""
-    sides = (
-        ("annotated", e.gt, e.pred, "are errors: interpolate the annotation", 0),
-        ("predicted", e.pred, e.gt, "are missed: interpolate the predictions", len(e.gt) / 2),
-    )
-    for verb, tubes, others, result, most in sides:
-        names = []
-        for name in e.gt:
-            frames, other_frames = (frames_and_boxes(side[name])[0] for side in (tubes, others))
-            step = frame_step(frames)
-            if step > 1 and ((other_frames - frames[0]) % step).any():
-                names.append(name)
-        if len(names) > most:
-            text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
-            print(f"warning: {counted(len(names), 'video')} {text}", file=sys.stderr)
-
-
 def check_flags(args: argparse.Namespace) -> None:
     """InputError for flags that do not go with each other."""
     if args.count_duplicates and args.metric != "v-mAP":
@@ -382,7 +363,7 @@ def main() -> None:
     pred, scores = on_key_frames(measured.pred, measured.frame_scores, frames_that_count(videos, project))
     e = Evaluation(pred, scores, gt, measured.sizes, project.labels, levels, **options)
     if not args.protocol.startswith("ava"):
-        warn_of_steps(e)
+        warn_of_steps(gt, pred)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     if not metrics["tubes"]:
         print("warning: no action tube was predicted, so AP is 0", file=sys.stderr)

@@ -102,10 +102,10 @@ from torch import Tensor, nn
 
 from datasets.compare_shards import check_index, clips_of_flags, stored_clips
 from datasets.config import load_project
-from datasets.likely_mistakes import warn_of_shared_videos
+from datasets.likely_mistakes import check_lengths, warn_of_shared_videos
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
-from datasets.use_shards import ClipDataset, Clips, check_lengths, epoch_batches, make_loader
+from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from models import hf_detector
 from models.auxiliary_losses import QueryLosses
 from models.detectors import is_hf

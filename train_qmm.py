@@ -58,10 +58,10 @@ from datasets.annotations import Video, keep_fitting, read_annotations
 from datasets.compare_shards import clips_of_flags
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.likely_mistakes import warn_of_shared_videos
+from datasets.likely_mistakes import check_lengths, warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
-from datasets.use_shards import Clips, check_lengths, epoch_batches, make_loader
+from datasets.use_shards import Clips, epoch_batches, make_loader
 from models.detectors import Detections, Detector
 from models.held_out import held_out_metrics, nearest_is_same
 from models.person_encoder import NPairLoss, PersonEncoder, joined_loss

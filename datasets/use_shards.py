@@ -6,7 +6,6 @@ resumed run changes what is seen.
 
 import math
 import os
-import sys
 import weakref
 import zlib
 from collections import deque
@@ -29,8 +28,7 @@ from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
 from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize_to, resized_shape
 from utils.box_ops import Tube
-from utils.distributed import rank
-from utils.misc import InputError, checksum, counted, rng
+from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
 
 AHEAD = 3  # batches that each worker may be ahead
@@ -119,22 +117,6 @@ def choose_frames(
     return candidates[start : start + span : sampling_rate]
 
 
-def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> None:
-    """Print how many videos are too short for whole clips. InputError where every clip has one frame.
-
-    `lengths`: how many frames each video's clips are chosen from; empty where that is not known.
-    """
-    longest, span = max(lengths, default=math.inf), (n_frames - 1) * sampling_rate + 1
-    if longest <= sampling_rate:
-        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
-        raise InputError(f"--sampling_rate {sampling_rate}: {text}")
-    short = [length for length in lengths if length < span]
-    if short and rank() == 0:
-        fewest = counted(-(-min(short) // sampling_rate), "frame")
-        text = f"{len(short)} of {counted(len(lengths), 'video')} have fewer than {span} frames to choose from"
-        print(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}", file=sys.stderr)
-
-
 class Clip(NamedTuple):
     """Frames of a video, int64 (T,), and the generator that its augmentations are drawn from."""
 
@@ -187,7 +169,7 @@ class Clips:
         return np.arange(video.frames[0], video.frames[-1] + 1) if annotated else np.arange(len(video))
 
     def lengths(self) -> list[int]:
-        """As `check_lengths` takes it; not known beforehand of streams."""
+        """As `datasets.likely_mistakes.check_lengths` takes it; not known beforehand of streams."""
         return []
 
     def anybody_twice(self) -> bool:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from datasets.config import load_project
+from datasets.likely_mistakes import check_lengths
 from datasets.make_shards import make_shards
-from datasets.use_shards import check_lengths
 from tests.stages import LOOSE, TINY_DETR, Stages
 from tests.videos import write_video
 from utils.misc import InputError
