@@ -37,7 +37,7 @@ from datasets.predictions import (
 )
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
-from models.link_settings import add_linking_flags, existing_tar, link_settings, open_tracks, settings_differences
+from models.link_settings import add_linking_flags, check_head, existing_tar, link_settings, open_tracks
 from utils.ava_files import read_rows
 from utils.box_ops import Tube
 from utils.cli import Parser, count, positive_int, run, run_name, tell_left_out, thresholds
@@ -119,32 +119,6 @@ def make_parser() -> Parser:
     add_evaluation_flags(parser)
     add_run_flags(parser)
     return parser
-
-
-def check_head(path: Path, config: dict, project: Project, tracks: TrackStore) -> None:
-    """Compare what a head was trained for and on with what it is evaluated on.
-
-    Raises InputError where labels, detector, link cue or the encoder (of one epoch) differ; other settings of linking
-    are a note on stderr.
-    """
-    if config["labels"] != project.labels:
-        raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
-    if config["head"]["multi_label"] != project.multi_label:
-        raise InputError(f"{path}: was trained with multi_label {not project.multi_label}; train the head again")
-    trained, used = ({**settings, **settings["detector"]} for settings in (config["settings"], tracks.settings))
-    for name, noun in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
-        other_epoch = name == "encoder" and trained["load_epoch"] != used["load_epoch"]  # is in the note
-        if trained[name] != used[name] and not other_epoch:
-            other, remedy = f"another {noun} than", "train it again"
-            if name == "key" and trained["weights"] == used["weights"]:
-                other = f"{trained[name]}, not by {used[name]} as"
-                remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
-            raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
-    if trained.get("sampling") != used.get("sampling"):
-        raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
-    differences = settings_differences(trained, used)
-    if differences:
-        print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
 
 
 def classify(

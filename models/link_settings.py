@@ -1,5 +1,5 @@
-"""The settings of linking: their flags, the names of tars of tracks, how those of two runs differ, and whether a tar is
-up to date."""
+"""The settings of linking: their flags, the names of tars of tracks, whether a tar is up to date, and whether a head
+fits its tracks."""
 
 import sys
 from argparse import Namespace
@@ -13,7 +13,7 @@ from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
-from utils.misc import checksum, exceeding
+from utils.misc import InputError, checksum, exceeding
 from utils.storage.files import epoch_path, load_checkpoint
 from utils.storage.tracks import OutdatedTracks, TrackStore
 
@@ -207,3 +207,29 @@ def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str
     """
     names = [field.name for field in fields(LinkSettings) if head_settings[field.name] != track_settings[field.name]]
     return "; ".join(f"{name} {head_settings[name]}, here {track_settings[name]}" for name in names)
+
+
+def check_head(path: Path, config: dict, project: "Project", tracks: TrackStore) -> None:
+    """Compare what a head was trained for and on with what it is evaluated on.
+
+    Raises InputError where labels, detector, link cue or the encoder (of one epoch) differ; other settings of linking
+    are a note on stderr.
+    """
+    if config["labels"] != project.labels:
+        raise InputError(f"{path}: was trained for other labels than those of {project.path}; train the head again")
+    if config["head"]["multi_label"] != project.multi_label:
+        raise InputError(f"{path}: was trained with multi_label {not project.multi_label}; train the head again")
+    trained, used = ({**settings, **settings["detector"]} for settings in (config["settings"], tracks.settings))
+    for name, noun in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
+        other_epoch = name == "encoder" and trained["load_epoch"] != used["load_epoch"]  # is in the note
+        if trained[name] != used[name] and not other_epoch:
+            other, remedy = f"another {noun} than", "train it again"
+            if name == "key" and trained["weights"] == used["weights"]:
+                other = f"{trained[name]}, not by {used[name]} as"
+                remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
+            raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
+    if trained.get("sampling") != used.get("sampling"):
+        raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
+    differences = settings_differences(trained, used)
+    if differences:
+        print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
