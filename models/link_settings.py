@@ -138,6 +138,9 @@ def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: st
 def tracks_made_with(settings: LinkSettings, project: "Project", encoder: str) -> dict:
     """What tracks depend on besides videos, annotation and detector; `encoder` as of `models.weights.weights_hash`."""
     made_with = asdict(settings) | {"encoder": encoder, "labels": project.labels}
+    options = LINKERS[settings.linker]
+    if settings.linker != "published":  # by its name alone, a linker that was improved since would look the same
+        made_with["linker_options"] = str(vars(options) | {"assignment": options.assignment.__name__})
     if project.multi_label:
         made_with["multi_label"] = True
     if not project.sampling.all_frames:

@@ -1,5 +1,6 @@
 """Tars of tracks that `eval_qmm.py` would make of something else now are not read by any later stage."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from datasets.config import load_project
+from models.linkers import LINKERS
 from tests.stages import LOOSE, Stages
 from utils.misc import InputError
 from utils.storage.files import save_torch
@@ -92,6 +94,18 @@ def test_an_outdated_tar_is_refused(
     changed = change(stages)
     with pytest.raises(InputError, match=rf"epoch2-.*\.tar: {message}.*; run eval_qmm\.py --subset train again"):
         stages.run(stage, *RUN, *STAGES[stage], *changed)
+
+
+def test_a_tar_by_former_options_of_its_linker_is_refused(
+    finished_chain: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, robust = finished_chain.copy(tmp_path), ("--linker", "robust")
+    monkeypatch.setitem(LINKERS, "robust", dataclasses.replace(LINKERS["robust"], memory=7))
+    stages.run("eval_qmm", *RUN, *robust, "--subset", "train")
+    stages.run("eval_qmm", *RUN, *robust, *STAGES["eval_qmm"])
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"was made with settings that have changed since \(linker_options\)"):
+        stages.run("eval_qmm", *RUN, *robust, *STAGES["eval_qmm"])
 
 
 def test_a_tar_is_read_again_once_it_is_made_again(finished_chain: Stages, tmp_path: Path) -> None:
