@@ -5,8 +5,9 @@ import torch
 
 from benchmarks.rows import Row, one_thread, seconds, show
 from models.detectors import Detections
+from models.linkers import LINKERS
 from models.person_encoder import PersonEncoder, encode
-from models.tube import link
+from models.tube import Linker, link
 from utils.box_ops import Track
 
 FRAMES, PEOPLE, D = 2000, 10, 256
@@ -87,7 +88,14 @@ def measure() -> list[Row]:
         what = f"linking {PEOPLE} people a frame by {cue}, 1 core"
         rows.append(Row(f"{what} / asked", rate, ASKED, "frames/s", at_least=1))
         rows.append(Row(f"{what} / loops over pairs", rate, slow, "frames/s"))
-    return rows
+
+    def robust() -> None:
+        linker = Linker(SIM_TH["feature"], END, options=LINKERS["robust"])
+        linker.extend(whole.frames, whole.boxes, whole.scores, encode(encoder, whole.queries))
+        linker.finish()
+
+    what = f"linking {PEOPLE} people a frame by --linker robust, 1 core / asked"
+    return [*rows, Row(what, FRAMES / seconds(robust), ASKED, "frames/s", at_least=1)]
 
 
 if __name__ == "__main__":

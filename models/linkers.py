@@ -65,7 +65,7 @@ LINKERS = {
         memory=8,
         duplicates=(0.7, 0.5),
         echoes=(0.4, 0.2),
-        reassign=(0.5, 0.1),
+        reassign=(0.5, 0.2),
         join=(0.5, 100),
         end_consecutive_frames=12,
     ),
@@ -141,14 +141,12 @@ def reassigned(
     """
     from scipy.optimize import linear_sum_assignment
 
-    tracks = np.unique(np.concatenate([before.tracks, now.tracks, after.tracks]))
-    sums = np.zeros((len(tracks), now.representations.shape[1]), now.representations.dtype)
-    overlap = np.zeros((len(tracks), len(now.tracks)))
-    for near in (before, after):
-        at = np.searchsorted(tracks, near.tracks)
-        sums[at] += near.representations
-        overlap[at] += paired_iou(near.boxes[:, None], now.boxes[None]) / 2
-    score = similarity(sums, now.representations) + weight * overlap
+    near_tracks = np.concatenate([before.tracks, after.tracks])
+    tracks = np.unique(np.concatenate([now.tracks, near_tracks]))
+    member = (tracks[:, None] == near_tracks).astype(now.representations.dtype)
+    sums = member @ np.concatenate([before.representations, after.representations])
+    overlap = paired_iou(np.concatenate([before.boxes, after.boxes])[:, None], now.boxes[None])
+    score = similarity(sums, now.representations) + weight / 2 * (member @ overlap)
     given = np.searchsorted(tracks, now.tracks)
     if (score.argmax(0) == given).all():  # as in most frames
         return now.tracks
