@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 
@@ -146,15 +145,6 @@ def test_a_late_start_is_right_where_a_seek_is_not(tmp_path: Path, name: str, co
     video = VideoFrames(path, Sampling(rate=5, start=SEEK + 10))
     for frame, number in zip(video, video.chosen(), strict=True):
         assert np.array_equal(frame, frames[number])
-
-
-@pytest.mark.parametrize(("offset", "number"), [(0, 61), (1, 62)])  # the layouts of SlowFast and mmaction2
-def test_images_of_ava_stand_for_seconds_at_30_a_second(tmp_path: Path, offset: int, number: int) -> None:
-    for i in range(1, 70):
-        cv2.imwrite(str(tmp_path / f"a_{i:06d}.jpg"), np.full((8, 8, 3), 3 * i, np.uint8))
-    video = VideoFrames(tmp_path, Sampling(rate=1, image_rate=30, image_offset=offset))
-    images = [round(float(frame.mean()) / 3) for frame in video]
-    assert images == (video.chosen() + 1).tolist() == [1 + offset, 31 + offset, number]
 
 
 def project_at(folder: Path, line: str, frames: list[int]) -> Path:
