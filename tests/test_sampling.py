@@ -196,21 +196,5 @@ def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.C
     assert "1 time: frame lies between those used, left out; first in video 'v', frame 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("rate: 0", "rate: is not a number above 0"),
-        ("rate: fast", "rate: is not a number"),
-        ("stride: 2.5", "stride: is not a whole number"),
-        ("stride: true", "stride: is not a whole number from 1"),
-        ("rate: 5\nstride: 2", "rate: says it alone; leave out stride"),
-        ("multi_label: 1", "multi_label: is not true or false"),
-    ],
-)
-def test_mistakes_in_a_project_file_are_one_line(tmp_path: Path, line: str, text: str) -> None:
-    with pytest.raises(InputError, match=text):
-        load_project(project_at(tmp_path, line, [0]))
-
-
 def test_images_of_jhmdb21_are_30_a_second(shared: Path) -> None:
     assert load_project("jhmdb21", shared / "data").sampling.image_rate == 30
