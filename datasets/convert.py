@@ -11,7 +11,7 @@ from datasets.annotations import Video, count_lines, keep_usable, read_video
 from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import OPTIONS, check_options
-from datasets.likely_mistakes import frame_step
+from datasets.formats.person_tubes import frame_step
 from utils.box_ops import frames_and_boxes
 from utils.cli import Parser, run
 from utils.misc import InputError, counted

@@ -177,8 +177,8 @@ class VideoFrames:
             for packet in container.demux(stream):
                 if first is None and not _is_avi(container):
                     first = next((frame.pts for frame in stream.decode(packet)), None)
-                if _is_shown(packet):
-                    shown.append(_stamp(packet, container))
+                if _is_shown(packet):  # in an AVI with the time of another frame, but all frames have the same times
+                    shown.append(packet.dts if packet.pts is None or _is_avi(container) else packet.pts)
             # packets before the first frame show nothing: a recording that begins between two key frames has such
             return sorted(float(s * stream.time_base) - begin for s in shown if first is None or s >= first)
 
@@ -253,12 +253,6 @@ def _is_avi(container: InputContainer) -> bool:
     """Whether a file has no times: those that FFmpeg gives are of the order of decoding. Frames are shown in the same
     steps."""
     return container.format.name == "avi"
-
-
-def _stamp(packet: av.Packet, container: InputContainer) -> int:
-    """When a packet's frame is shown, in its time base; in an AVI the time of another frame, but of all frames the
-    same times."""
-    return packet.dts if packet.pts is None or _is_avi(container) else packet.pts
 
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:

@@ -59,14 +59,10 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
         for frame, share, score in zip(frames.tolist(), shares.tolist(), scores.tolist(), strict=True):
             row = f"{','.join(map(repr, share))},{ids.get(e.labels[label], label + 1)},{score!r}"
             source, second = key(name, frame)
-            lines.append(f"{source},{_second(second)},{row}\n")
+            second = f"{int(second):04d}" if second == int(second) else repr(second)  # as AVA's files have them
+            lines.append(f"{source},{second},{row}\n")
     write_text(folder / "ava.csv", "".join(lines))
     return folder / "ava.csv"
-
-
-def _second(value: float) -> str:
-    """Whole seconds in four digits, as AVA's files have them."""
-    return f"{int(value):04d}" if value == int(value) else repr(value)
 
 
 def export_mot(folder: Path, e: Evaluation) -> Path:

@@ -28,14 +28,14 @@ END = object()
 
 
 class Ahead(Iterator):
-    """Iterates over `items` in a thread of its own, up to `n` items ahead of the reader, who gets its errors too.
+    """Iterates over `items` in a thread of its own, `AHEAD` items ahead of the reader, who gets its errors too.
 
     `close` ends the thread.
     """
 
-    def __init__(self, items: Iterable, n: int = AHEAD) -> None:
+    def __init__(self, items: Iterable) -> None:
         self._items, self._thread = iter(items), ThreadPoolExecutor(1, "ahead")
-        self._waiting = deque(self._thread.submit(next, self._items, END) for _ in range(n))
+        self._waiting = deque(self._thread.submit(next, self._items, END) for _ in range(AHEAD))
 
     def __next__(self) -> Any:
         item = self._waiting[0].result()  # an error stays the next item

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
-import numpy as np
-
 from datasets.annotations import Video
 from datasets.config import Project
 from datasets.formats.common import RawVideo
+from datasets.formats.person_tubes import frame_step
 from utils.box_ops import Tubes, frames_and_boxes
 from utils.misc import InputError, counted
 
@@ -101,12 +100,6 @@ def warn_of_steps(gt: Tubes, pred: Tubes) -> None:
         if len(names) > most:
             text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
             print(f"warning: {counted(len(names), 'video')} {text}", file=sys.stderr)
-
-
-def frame_step(frames: np.ndarray) -> int:
-    """The step k where boxes are in every k-th frame only, 1 where in fewer than three; `frames` (R,), of the boxes."""
-    frames = np.unique(frames)
-    return int(np.gcd.reduce(np.diff(frames))) if len(frames) > 2 else 1
 
 
 def _is_normalised(video: RawVideo) -> bool:

@@ -14,6 +14,7 @@ from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube, frames_and_boxes
 from utils.metrics.overlaps import by_content
 from utils.misc import InputError, counted, did_you_mean
+from utils.storage.files import parsing
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
@@ -86,12 +87,10 @@ def read_predictions(path: Path, format: str, options: Mapping) -> RawPrediction
         raise InputError(f"option {key}: no format of predictions has it{did_you_mean(key, OPTIONS)}")
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        tubes = TubeRows(path, FORMATS[format].defaults | given)
-        FORMATS[format].read(tubes)
-        return tubes.done()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path}: not predictions of the format {format} ({reason})") from None
+        with parsing(path, f"predictions of the format {format}"):
+            tubes = TubeRows(path, FORMATS[format].defaults | given)
+            FORMATS[format].read(tubes)
+            return tubes.done()
     finally:
         pred_pickles.content_of.cache_clear()
 

@@ -165,10 +165,6 @@ def test_the_rule_of_2019_without_included_seconds_is_told(
     name = (tmp_path / "val.txt").read_text().split()[0]
     tube = {"label": 0, "score": 0.5, "frames": [811801], "boxes": [[1, 1, 90, 90]]}
     (tmp_path / "pred.json").write_text(json.dumps({"labels": ["stand"], "videos": {name: {"tubes": [tube]}}}))
-    words = ["--dataset", path, "--predictions", tmp_path / "pred.json", "--checkpoint_root", tmp_path / "checkpoint"]
-    words += ["--metric", "frame-mAP", "--protocol", "ava-2019", "--tiou_th", "0.5"]
-    monkeypatch.setattr("sys.argv", ["eval_map.py", *map(str, words)])
-    eval_map.main()
-    assert (
-        "the project file names no seconds as included, so that annotated ones alone count" in capsys.readouterr().err
-    )
+    evaluate(path, monkeypatch, "--predictions", str(tmp_path / "pred.json"), "--protocol", "ava-2019")
+    told = "the project file names no seconds as included, so that annotated ones alone count"
+    assert told in capsys.readouterr().err

@@ -194,8 +194,8 @@ def test_the_image_of_a_second_is_the_one_that_each_code_takes(offset: int | Non
         path = tmp_path / "frames" / "b" / f"b_{i:06d}.png"
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), np.full((2, 2, 3), i, np.uint8))
-    frames = list(VideoFrames(project.frames_path("b"), project.sampling))
-    assert [frame[0, 0, 0] for frame in frames] == [image]
+    video = project.open_video("b")
+    assert [frame[0, 0, 0] for frame in video] == (video.chosen() + 1).tolist() == [image]
 
 
 def test_seconds_between_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

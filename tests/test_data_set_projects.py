@@ -81,47 +81,36 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "field"),
+    ("content", "message"),
     [
         ("name: [", "not a readable"),
         ("- 1", "mapping"),
-        ("!!python/object/apply:os.system ['true']", "not a readable"),
         ("[" * 1000, "not a readable"),
         ("\0", "not a readable"),
         ("name: a", "format: missing"),
-        ("{name: a/b, format: json, annotations: a, frames: '{name}', splits: {v: v}}", "name"),
-        ("{name: a, format: xml, annotations: a, frames: '{name}', splits: {v: v}}", "format"),
-        ("{name: a, format: json, annotations: a, frames: x, splits: {v: v}}", "frames"),
-        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: 3}}", "splits"),
-        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: {all_but: v}}}", "splits"),
-        (
-            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [no]}",
-            "labels: is not a list of names",
-        ),
-        (
-            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, labels: [b, b]}",
-            "labels: names one",
-        ),
-        ("{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, typo: 1}", "typo"),
-        (
-            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {person_th: 0.5}}",
-            "no such default",
-        ),
-        (
-            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {sim_th: 50}}",
-            "between -1 and 1",
-        ),
-        (
-            "{name: a, format: ava_csv, annotations: a, frames: '{name}', splits: {v: v}, rate: 1, start: 902}",
-            "start: of seconds only goes with format: ava",
-        ),
-        (
-            "{name: a, format: json, annotations: a, frames: '{name}', splits: {v: v}, defaults: {psn_score_th: -1}}",
-            "between 0 and 1",
-        ),
+        ({"name": "a/b"}, "name"),
+        ({"format": "xml"}, "format"),
+        ({"frames": "x"}, "frames"),
+        ({"splits": {"v": 3}}, "splits"),
+        ({"splits": {"v": {"all_but": "v"}}}, "splits"),
+        ({"labels": [False]}, "labels: is not a list of names"),  # `[no]` in YAML
+        ({"labels": ["b", "b"]}, "labels: names one"),
+        ({"typo": 1}, "typo"),
+        ({"defaults": {"person_th": 0.5}}, "no such default"),
+        ({"defaults": {"sim_th": 50}}, "between -1 and 1"),
+        ({"defaults": {"psn_score_th": -1}}, "between 0 and 1"),
+        ({"rate": 0}, "rate: is not a number above 0"),
+        ({"rate": "fast"}, "rate: is not a number"),
+        ({"stride": 2.5}, "stride: is not a whole number"),
+        ({"stride": True}, "stride: is not a whole number from 1"),
+        ({"rate": 5, "stride": 2}, "rate: says it alone; leave out stride"),
+        ({"multi_label": 1}, "multi_label: is not true or false"),
+        ({"format": "ava_csv", "rate": 1, "start": 902}, "start: of seconds only goes with format: ava"),
     ],
 )
-def test_damaged_project_files_are_told(tmp_path, text, field):
-    (tmp_path / "p.yml").write_text(text)
-    with pytest.raises(InputError, match=rf"p\.yml.*{field}"):
+def test_damaged_project_files_are_told(tmp_path, content, message):
+    """The whole text of a file, or fields in place of a sound one's."""
+    sound = {"name": "a", "format": "json", "annotations": "a", "frames": "{name}", "splits": {"v": "v"}}
+    (tmp_path / "p.yml").write_text(content if isinstance(content, str) else json.dumps(sound | content))
+    with pytest.raises(InputError, match=rf"p\.yml.*{message}"):
         load_project(tmp_path / "p.yml")

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from datasets.predictions import FORMATS, USER_OPTIONS, convert, recognise
+from tests.conftest import SHARED
 from tests.test_predictions import LABELS, SIZE
 from utils.misc import InputError
 
 OWN = Path(__file__).parent / "fixtures" / "predictions"
 
 
-SHARED = Path(__file__).resolve().parents[2] / "shared/cases/formats"
-
-
 def cases(malformed: bool) -> list:
     """Files of other tools with their right tubes, or with the complaint that is due: ours, and those beside us."""
     found = {
-        f"{p.parts[-3]}/{p.parts[-2]}": p.parent for root in (SHARED, OWN) for p in root.glob("pred_*/*/case.json")
+        f"{p.parts[-3]}/{p.parts[-2]}": p.parent
+        for root in (SHARED / "cases" / "formats", OWN)
+        for p in root.glob("pred_*/*/case.json")
     }
     about = {name: json.loads((path / "case.json").read_text()) for name, path in found.items()}
     return [pytest.param(found[name], id=name) for name in sorted(found) if ("complaint" in about[name]) == malformed]

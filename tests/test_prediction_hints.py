@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_predictions import LABELS, SIZE, evaluate
+from tests.test_predictions import LABELS, PROJECT, SIZE, evaluate
 from utils.misc import InputError
 
 
@@ -25,9 +25,7 @@ def many(tmp_path) -> tuple[Path, dict]:
     gt = {"labels": LABELS, "videos": {name: {**about, "tubes": [tube]} for name in names}}
     (tmp_path / "gt.json").write_text(json.dumps(gt))
     (tmp_path / "val.txt").write_text("\n".join(names))
-    (tmp_path / "own.yml").write_text(
-        "name: own\nformat: json\nannotations: gt.json\nframes: videos/{name}.avi\nsplits: {val: val.txt}\n"
-    )
+    (tmp_path / "own.yml").write_text(PROJECT)
     return tmp_path, {"labels": LABELS, "videos": {name: {"tubes": [{**tube, "score": 0.5}]} for name in names}}
 
 

@@ -19,6 +19,7 @@ from utils.misc import InputError
 from utils.storage.files import read_json
 
 LABELS = ["stand", "walk", "wave", "run"]
+PROJECT = "name: own\nformat: json\nannotations: gt.json\nframes: videos/{name}.avi\nsplits: {val: val.txt}\n"
 SIZE, N_FRAMES = (400, 300), 200
 
 
@@ -37,9 +38,7 @@ def data(tmp_path_factory) -> Path:
     videos = {name: {**about, "tubes": [entry(tube) for tube in tubes]} for name, tubes in gt.items()}
     (root / "gt.json").write_text(json.dumps({"labels": LABELS, "videos": videos}))
     (root / "val.txt").write_text("\n".join(gt))
-    (root / "own.yml").write_text(
-        "name: own\nformat: json\nannotations: gt.json\nframes: videos/{name}.avi\nsplits: {val: val.txt}\n"
-    )
+    (root / "own.yml").write_text(PROJECT)
     return root
 
 

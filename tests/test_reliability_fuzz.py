@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz import KINDS, in_child
 
 COUNT = 25
-QUICK = ("tar", "checkpoint", "jhmdb", "avi")
+QUICK = ("tar", "checkpoint", "jhmdb", "json", "avi")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in KINDS])

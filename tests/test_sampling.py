@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 
@@ -148,15 +147,6 @@ def test_a_late_start_is_right_where_a_seek_is_not(tmp_path: Path, name: str, co
         assert np.array_equal(frame, frames[number])
 
 
-@pytest.mark.parametrize(("offset", "number"), [(0, 61), (1, 62)])  # the layouts of SlowFast and mmaction2
-def test_images_of_ava_stand_for_seconds_at_30_a_second(tmp_path: Path, offset: int, number: int) -> None:
-    for i in range(1, 70):
-        cv2.imwrite(str(tmp_path / f"a_{i:06d}.jpg"), np.full((8, 8, 3), 3 * i, np.uint8))
-    video = VideoFrames(tmp_path, Sampling(rate=1, image_rate=30, image_offset=offset))
-    images = [round(float(frame.mean()) / 3) for frame in video]
-    assert images == (video.chosen() + 1).tolist() == [1 + offset, 31 + offset, number]
-
-
 def project_at(folder: Path, line: str, frames: list[int]) -> Path:
     """One video of 40 frames at 25 a second, one tube whose boxes say in which frame they are."""
     write_video(folder / "v.mp4", gradient_frames(40))
@@ -204,22 +194,6 @@ def test_a_tube_between_the_used_frames_is_told(tmp_path: Path, capsys: pytest.C
     path = project_at(tmp_path, "stride: 6", [1, 2, 3])
     assert read_annotations(load_project(path))["v"].tubes == []
     assert "1 time: frame lies between those used, left out; first in video 'v', frame 1" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("rate: 0", "rate: is not a number above 0"),
-        ("rate: fast", "rate: is not a number"),
-        ("stride: 2.5", "stride: is not a whole number"),
-        ("stride: true", "stride: is not a whole number from 1"),
-        ("rate: 5\nstride: 2", "rate: says it alone; leave out stride"),
-        ("multi_label: 1", "multi_label: is not true or false"),
-    ],
-)
-def test_mistakes_in_a_project_file_are_one_line(tmp_path: Path, line: str, text: str) -> None:
-    with pytest.raises(InputError, match=text):
-        load_project(project_at(tmp_path, line, [0]))
 
 
 def test_images_of_jhmdb21_are_30_a_second(shared: Path) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import tarfile
 
 import cv2
@@ -116,18 +115,6 @@ def test_an_array_of_8_gib_has_a_header_too(tmp_path, monkeypatch):
         assert tarfile.TarInfo.frombuf(out.getvalue()[:512], "utf-8", "strict").size == size
 
 
-def test_a_damaged_frame_is_mended_by_the_command_that_its_error_names(project, shards, tmp_path):
-    folder = shutil.copytree(shards, tmp_path / "shards")
-    shard, meta, members = next(read_shards(folder))
-    whole, damaged = shard.read_bytes(), bytearray(shard.read_bytes())
-    damaged[members["000000.jpg"].offset + 99] ^= 1
-    shard.write_bytes(damaged)
-    clips = ClipDataset(folder, n_frames=meta["n_frames"], train=False)
-    with pytest.raises(InputError, match=r"frame 0 of .* is damaged; make the shards again with"):
-        clips.pack([(0, 0)])
-    assert make_shards(project, "val", folder, per_shard=3, workers=2) == {} and shard.read_bytes() == whole
-
-
 def test_keys_are_distinct_short_and_safe():
     names = ["a", "a.b", "a/b", "a=2Eb", "é", "x" * 64, "x" * 65, "x" * 66, *("y" * 200 + end for end in "ab")]
     keys = [safe_key(name) for name in names]
@@ -140,14 +127,13 @@ def test_damaged_shards_are_told_and_made_again(project, tmp_path):
     make_shards(project, "val", tmp_path, per_shard=3)
     path = tmp_path / "shard-000000.tar"
     whole = path.read_bytes()
-    with tarfile.open(path) as tar:
-        at = next(m.offset_data for m in tar if m.name.endswith(".000000.jpg"))
     damaged = bytearray(whole)
-    damaged[at + 300] ^= 4
+    damaged[next(read_shards(tmp_path))[2]["000000.jpg"].offset + 300] ^= 4
     path.write_bytes(damaged)
     dataset = ClipDataset(tmp_path, 30)
-    with pytest.raises(InputError, match=r"shard-000000\.tar: frame 0 of 'a\.b c@!' is damaged"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar: frame 0 of 'a\.b c@!' is damaged; make the shards again"):
         list(make_loader(dataset, [[(0, 0)]], 1))
+    assert make_shards(project, "val", tmp_path, per_shard=3) == {} and path.read_bytes() == whole
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"shard-000000\.tar"):
         ClipDataset(tmp_path)

@@ -27,7 +27,7 @@ from datasets.formats import (
 )
 from datasets.formats.common import AnnotationFile
 from datasets.formats.options import OPTIONS, Option
-from utils.misc import InputError
+from utils.storage.files import parsing
 
 FORMATS: dict[str, Callable[..., AnnotationFile]] = {
     "ucf101-24": ucf101_24.read,
@@ -80,8 +80,5 @@ def read_annotation_file(path: Path, format: str, options: Mapping[str, object])
     """
     path.stat()
     used = {name: value for name, value in options.items() if name in options_of(format)}
-    try:
+    with parsing(path, f"an annotation file of the format {format}"):
         return FORMATS[format](path, **used)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path}: not an annotation file of the format {format} ({reason})") from None

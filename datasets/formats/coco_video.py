@@ -9,11 +9,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from datasets.formats import common
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, corners, refuse_names_of_nothing, whole_number
-from datasets.formats.person_tubes import fill_steps, joined_tubes, tubes_of_person
+from datasets.formats.person_tubes import fill_steps, frame_step, joined_tubes, tubes_of_person
 from utils.misc import InputError
 from utils.storage.files import read_json, write_text
 
@@ -60,7 +58,7 @@ def read(
     raw: dict[str, RawVideo] = {}
     for id, video in videos.items():
         frames = sorted(shown[id])
-        step = int(np.gcd.reduce(np.diff(frames))) if fill and len(frames) > 2 else 1  # its images are every n-th frame
+        step = frame_step(frames) if fill else 1
         tubes = []
         for number, (track, annotated) in enumerate(people[id].items()):
             person = track if isinstance(track, int) else number

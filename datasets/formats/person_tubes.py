@@ -42,6 +42,12 @@ def fill_between(annotated: Mapping[int, Mapping], ends: Mapping[int, int]) -> d
     return filled
 
 
+def frame_step(frames: np.ndarray) -> int:
+    """The step k where boxes are in every k-th frame only, 1 where in fewer than three; `frames` (R,), of the boxes."""
+    frames = np.unique(frames)
+    return int(np.gcd.reduce(np.diff(frames))) if len(frames) > 2 else 1
+
+
 def fill_steps(annotated: Mapping[int, Mapping], step: int) -> dict[int, dict]:
     """`fill_between` frames that are `step` apart."""
     return fill_between(annotated, {frame: frame + step for frame in annotated if frame + step in annotated})

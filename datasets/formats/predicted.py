@@ -102,8 +102,7 @@ class TubeRows:
     def shape(self, name: str, video: Mapping) -> None:
         """Keep a video's "width", "height" and "n_frames", where the file says them."""
         place, keys = f"video {name!r}", ("width", "height", "n_frames")
-        shape = tuple(int(self._number(place, key, video.get(key) or 0)) for key in keys)
-        self._shapes[name] = shape
+        self._shapes[name] = tuple(int(self._number(place, key, video.get(key) or 0)) for key in keys)
 
     def numbers(self, place: str, texts: Sequence[str]) -> list[float]:
         """Texts as numbers."""

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from utils.storage.files import atomic, write_text
 
@@ -104,19 +103,8 @@ LAYOUTS: dict[str, Callable[[Path, Mapping, Subsets, float], dict]] = {
     "jhmdb21": partial(_write_act, "JHMDB-GT.pkl", "jhmdb21"),
     "ucf101-24": write_ucf101_24,
 }
-"""Layouts beside the project's own: a function that writes the annotation and returns the fields of a project file."""
-
-
-def write_layout(root: Path, layout: str, content: Mapping, subsets: Subsets, fps: float) -> None:
-    """Write an annotation, {"labels", "videos"} of the project's own format, in another layout, and its project file.
-
-    Args:
-        layout: a name of `LAYOUTS`.
-        subsets: the names of each subset's videos, which are `videos/<name>.avi` under `root`.
-    """
-    fields = LAYOUTS[layout](root, content, subsets, fps)
-    project = {"name": f"synthetic-{layout}", **fields, "frames": "videos/{name}.avi"}
-    write_text(root / "project.yml", yaml.safe_dump(project, sort_keys=False))
+"""Layouts beside the project's own: a function that writes the annotation, of which it is given the project's own JSON,
+the names of each subset's videos and their rate, and returns the fields of a project file."""
 
 
 def _whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:

@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import yaml
 
-from datasets.synthetic.layouts import write_layout
+from datasets.synthetic.layouts import LAYOUTS
 from datasets.synthetic.people import (
     ACTIONS,
     AT_ONCE,
@@ -369,4 +370,6 @@ def make_synthetic(
     for subset, members in names.items():
         write_text(root / f"{subset}.txt", "".join(f"{name}\n" for name in members))
     if layout != "json":
-        write_layout(root, layout, content, names, FPS)
+        fields = LAYOUTS[layout](root, content, names, FPS)
+        project = {"name": f"synthetic-{layout}", **fields, "frames": "videos/{name}.avi"}
+        write_text(root / "project.yml", yaml.safe_dump(project, sort_keys=False))

@@ -22,6 +22,7 @@ from utils.cli import Parser, run
 from utils.metrics.frame_boxes import frame_ap
 from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
+from utils.storage.files import write_json
 from utils.video_map import mean_ap
 
 MAX_PER_FRAME = 50
@@ -150,7 +151,6 @@ def main() -> None:
     parser.flag("output", "out", help="JSON file to write")
     args = parser.parse_args()
     from utils.results import plain, print_table
-    from utils.storage.files import write_json
 
     rule = args.rule or ("2019" if args.exclusions else "2020")
     result = evaluate_files(args.groundtruth, args.detections, args.label_map, args.exclusions, rule)

@@ -9,9 +9,7 @@ neither of which counts its last frame. AP is the area under the precision envel
 ground truth and without detections is 0. Detections in videos that are not tested are false positives.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from utils.metrics.frame_boxes import frame_ap
 from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
+from utils.storage.files import parsing, write_json
 from utils.video_map import calc_video_map, mean_ap
 
 FRAME_TH = (0.5, 0.2)
@@ -37,7 +36,7 @@ TUBE_TH = (0.2, 0.5)
 def read_groundtruth(path: str | Path) -> tuple[Tubes, list[str], list[str]]:
     """`multisports_GT.pkl`: the tested videos' tubes (frames from 1), the labels, and the tested videos in order."""
     content = read_pickle(path, "ground truth")
-    with _reading(path, "ground truth of MultiSports"):
+    with parsing(path, "ground truth of MultiSports"):
         labels, videos = list(map(str, content["labels"])), list(map(str, content["test_videos"][0]))
         tubes = {}
         for name in videos:
@@ -50,7 +49,7 @@ def read_tubes(path: str | Path, labels: list[str]) -> Tubes:
     """`video_detections.pkl`, {label: [(video, score, (T, 6) frame, box, box score)]}."""
     content = read_pickle(path, "tubes")
     tubes: dict[str, list[Tube]] = {}
-    with _reading(path, "tubes of MultiSports"):
+    with parsing(path, "tubes of MultiSports"):
         for label, detections in content.items():
             if not 0 <= int(label) < len(labels):
                 raise ValueError(f"label {label} is not an index of the {len(labels)} labels, counted from 0")
@@ -65,7 +64,7 @@ def read_frames(path: str | Path, n_labels: int) -> Instances:
     An index beyond the list is a video that is not tested.
     """
     content = read_pickle(path, "boxes")
-    with _reading(path, "boxes of MultiSports"):
+    with parsing(path, "boxes of MultiSports"):
         rows = np.asarray(content, np.float64).reshape(-1, 8)
         video, frame, label = rows[:, :3].astype(np.int64).T
         wrong = (video < 0) | (label < 0) | (label >= n_labels)
@@ -116,16 +115,6 @@ def _tube(rows: np.ndarray, label: int, score: float = 1.0) -> Tube:
     return Tube(rows[:, 0].astype(np.int64), rows[:, 1:5], int(label), score)
 
 
-@contextlib.contextmanager
-def _reading(path: str | Path, what: str) -> Iterator[None]:
-    """A block that takes a pickle's content apart: whatever that raises is an InputError that names the file."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path}: not {what} ({reason})") from None
-
-
 def main() -> None:
     """The command line."""
     parser = Parser("The official metrics of MultiSports from files in its formats.")
@@ -137,7 +126,6 @@ def main() -> None:
     if args.frames is None and args.tubes is None:
         raise InputError("nothing to evaluate: give --frames, --tubes or both")
     from utils.results import plain, print_table
-    from utils.storage.files import write_json
 
     metrics = evaluate_files(args.groundtruth, args.frames, args.tubes)
     print_table(["", "mAP"], [[name, metric["mAP"]] for name, metric in metrics.items()])

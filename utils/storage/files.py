@@ -99,6 +99,16 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+@contextlib.contextmanager
+def parsing(path: str | Path, what: str) -> Iterator[None]:
+    """A block that takes a file's content apart: whatever that raises is an InputError that `path` is not `what`."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{path}: not {what} ({reason})") from None
+
+
 def not_a_number(error: ValueError) -> str:
     """What `float` says of a text, as the end of an error line."""
     return f"{str(error).partition(': ')[2][:80]} is not a number"
