@@ -9,7 +9,6 @@ classified from the finished tracks, so its actions, and with a linker that join
 """
 
 import os
-import sys
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict, deque
@@ -90,7 +89,7 @@ from utils.drawing.report.contents import predicted_page
 from utils.drawing.report.page import write_report
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter, resize_image
-from utils.misc import InputError, counted, exceeding, pick_device, progress, start
+from utils.misc import InputError, counted, exceeding, pick_device, progress, start, tell
 from utils.storage.files import write_json
 
 
@@ -121,7 +120,7 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     detector = detector_of(args, device, used)
     if detector.key != tracks_detector["key"]:
         others = f"{tracks_detector['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
-        print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
+        tell(f"note: {args.head} was trained on tracks of a detector with other settings: {others}")
     kind, key = head.needs_frames, config["frames"]
     extractor = frame_extractor(kind, args, device, used, key) if kind else None
     sampling = Sampling(**trained.get("sampling", {}))
@@ -242,7 +241,7 @@ class VideoTracks:
             if tracks:
                 longest = counted(max(map(len, tracks)), "detection")
                 why = f"the longest track has {longest}, fewer than {s.filter_length} (--filter_length)"
-            print(f"note: {self.video.path}: {why}", file=sys.stderr)
+            tell(f"note: {self.video.path}: {why}")
         for track in long:
             number = self.number(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
@@ -386,7 +385,7 @@ def main() -> None:
         except InputError as error:
             if len(paths) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
             failed.append(str(path))
     if results:
         print(f"report: {report(results, models, args)}")

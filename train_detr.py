@@ -7,7 +7,6 @@ runs did (docs/protocol.md).
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,7 +115,7 @@ from models.hf_training import HFTraining, LibraryLoss, refuse_flags
 from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.distributed import process_group, rank, world_size
-from utils.misc import InputError, start
+from utils.misc import InputError, start, tell
 from utils.training.run import TrainingRun
 from utils.video_map import calc_frame_map
 
@@ -219,13 +218,11 @@ def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
     """Warn of settings that raise no error but do not have the effect that was asked for."""
     if args.id_loss_coef and args.n_frames == 1:
         reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
-        print(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}", file=sys.stderr)
+        tell(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}")
     people = data.most_people()
     if people > num_queries:
         reason = "the others cannot be detected; train one with more --num_queries"
-        print(
-            f"warning: a frame has {people} people, but the detector {num_queries} queries: {reason}", file=sys.stderr
-        )
+        tell(f"warning: a frame has {people} people, but the detector {num_queries} queries: {reason}")
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """The settings of linking: their flags, the names of tars of tracks, whether a tar is up to date, and whether a head
 fits its tracks."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +12,7 @@ from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
-from utils.misc import InputError, checksum, exceeding
+from utils.misc import InputError, checksum, exceeding, tell
 from utils.storage.files import epoch_path, load_checkpoint
 from utils.storage.tracks import OutdatedTracks, TrackStore
 
@@ -131,7 +130,7 @@ def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: st
     if path.is_file() or len(others) != 1:
         return path
     if rank() == 0:
-        print(f"note: {others[0]}: its detector ran with other flags than these (--amp, --image_size)", file=sys.stderr)
+        tell(f"note: {others[0]}: its detector ran with other flags than these (--amp, --image_size)")
     return others[0]
 
 
@@ -230,6 +229,5 @@ def check_head(path: Path, config: dict, project: "Project", tracks: TrackStore)
             raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
     if trained.get("sampling") != used.get("sampling"):
         raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
-    differences = settings_differences(trained, used)
-    if differences:
-        print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
+    if differences := settings_differences(trained, used):
+        tell(f"note: {path} was trained on tracks of other settings: {differences}")

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from utils.distributed import barrier, per_rank, rank, world_size
-from utils.misc import BAR_IN_FILE, InputError, amp_type, progress, set_seed
+from utils.misc import BAR_IN_FILE, InputError, amp_type, progress, set_seed, tell
 from utils.run_log import METRICS, RunLog, append_json
 from utils.storage.files import lock, remove_parts, save_torch
 from utils.training.resume import NONFINITE, Progress, StopFlag, has_state, load_state, save_state, set_aside
@@ -119,17 +119,17 @@ class TrainingRun:
             elif rank() == 0:
                 set_aside(self.folder)
                 if self.args.resume:
-                    _say(f"nothing to resume in {self.folder}: starting at the beginning")
+                    tell(f"nothing to resume in {self.folder}: starting at the beginning")
             self.saved_at = time.monotonic()
             epoch = self.progress.epoch
-            if epoch >= self.args.epochs:
-                _say(f"nothing to do: {self.folder} has {epoch} epochs (--epochs {self.args.epochs})")
-            else:
+            if epoch < self.args.epochs:
                 self.stop = stack.enter_context(StopFlag())
                 if rank() == 0:
                     shown = {k: v for k, v in self.settings.items() if isinstance(v, int | float | str | None)}
                     first = epoch + 1 if resumed else None
                     self.log = stack.enter_context(RunLog(self.stage, self.folder, shown, self.args.comet, first))
+            elif rank() == 0:
+                tell(f"nothing to do: {self.folder} has {epoch} epochs (--epochs {self.args.epochs})")
             self._open = stack.pop_all()
         return self
 
@@ -305,10 +305,5 @@ def _plot(folder: Path, plot_format: Sequence[str] | None) -> Path:
     path = folder / "training.png"
     with formats(plot_format or ()):
         plot_training(path, read_metrics(folder / METRICS))
-    _say(f"training curves: {path}")
+    tell(f"training curves: {path}")
     return path
-
-
-def _say(line: str) -> None:
-    if rank() == 0:
-        print(line, file=sys.stderr)
