@@ -200,10 +200,10 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
     return Trained(detector.model, model, LibraryLoss(), config, about, inputs, detect)
 
 
-def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
+def parameter_groups(model: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
     """AdamW's groups: the backbone with a learning rate of its own, frozen at 0."""
     others, backbone = [], []
-    for name, parameter in detr.named_parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (backbone if "backbone" in name.split(".") else others).append(parameter)
     groups = [{"params": others, "lr": lr}]
@@ -290,11 +290,10 @@ def main() -> None:
         if rank() == 0:
             warn(args, data, about["num_queries"])
 
-        groups, auxiliary = parameter_groups(detr, args.lr, args.lr_backbone), None
-        weights = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
+        auxiliary, weights = None, {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
         if any(weights.values()):
             model = auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau, args.id_loss_same_clip)
-            groups[0]["params"] += auxiliary.own_parameters()
+        groups = parameter_groups(model, args.lr, args.lr_backbone)
         folder = Path(args.checkpoint_root) / project.name / args.ex_name / "detr"
         with TrainingRun(
             "train_detr", folder, model, groups, config, args, device, data.checksum(), exported=detr
