@@ -12,10 +12,11 @@ import os
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,15 +95,15 @@ from utils.storage.files import write_json
 
 
 class Models(NamedTuple):
-    """Detector, person encoder and action head; `extractor` for heads that need frame features; `settings` how people
-    are linked and action tubes formed, named as their flags."""
+    """Detector, person encoder and action head; `extractor` for heads that need frame features; `make_linker` gives a
+    linker for one video; `settings` how people are linked and action tubes formed, named as their flags."""
 
     detector: Detector
     encoder: PersonEncoder
     head: ActionHead
     extractor: Extractor | None
     labels: list[str]
-    link_cues: str
+    make_linker: Callable[[], Linker]
     sampling: Sampling
     settings: Namespace
 
@@ -127,8 +128,9 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     if args.rate:
         sampling = replace(sampling, rate=args.rate)
     settings = resolve_settings(args, config, head.config["multi_label"])
-    make_linker(settings, trained["link_cues"])  # a mistake here stops the run before a video is opened
-    return Models(detector, encoder, head, extractor, config["labels"], trained["link_cues"], sampling, settings)
+    options = settings.sim_th, settings.end_consecutive_frames, trained["link_cues"], LINKERS[settings.linker]
+    Linker(*options)  # a mistake here stops the run before a video is opened
+    return Models(detector, encoder, head, extractor, config["labels"], partial(Linker, *options), sampling, settings)
 
 
 def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> Namespace:
@@ -155,17 +157,12 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
     return Namespace(**settings | given)
 
 
-def make_linker(settings: Namespace, link_cues: str) -> Linker:
-    """The linker of the settings. InputError where it cannot link by `link_cues`."""
-    return Linker(settings.sim_th, settings.end_consecutive_frames, link_cues, LINKERS[settings.linker])
-
-
 class VideoTracks:
     """The tracks of one video while it is read, and their actions."""
 
     def __init__(self, video: VideoFrames, models: Models) -> None:
         self.video, self.models, self.settings = video, models, models.settings
-        self.linker = make_linker(self.settings, models.link_cues)
+        self.linker = models.make_linker()
         self.queries: list[np.ndarray] = []
         self.numbers: dict[int, int] = {}  # of the people, by their track's id
         self.n_frames = 0
