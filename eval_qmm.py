@@ -293,18 +293,15 @@ def main() -> None:
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
             print(f"tracks: {store.path}")
-            parts = [store.path.stem]
-            if not args.label_centric:
-                parts.append("all_frames")
+            name = store.path.stem + "-all_frames" * (not args.label_centric)
             if args.frame_iou is not None:
-                parts.append(f"frame_iou{args.frame_iou:g}")
-            if args.protocol == "published":
-                parts.append("published")
+                name += f"-frame_iou{args.frame_iou:g}"
+            name += "-published" * (args.protocol == "published")
             used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds} | store.models
             used["ground_truth"] = ground_truth_checksum(gt, project.labels)
             page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
             views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
-            write_results(root, "eval_qmm", args.subset, "-".join(parts), used, metrics, settings.load_epoch, views)
+            write_results(root, "eval_qmm", args.subset, name, used, metrics, settings.load_epoch, views)
 
 
 if __name__ == "__main__":
