@@ -185,7 +185,7 @@ def open_tracks(
     sources = tracks_sources(project, videos, annotations)
     for name in store.names:
         old_settings, old_source = (store.json(name)["made_from"][key] for key in ("settings", "source"))
-        keys = [*dict.fromkeys([*made_with, *old_settings])]
+        keys = made_with | old_settings
         changed = [key for key in keys if key not in ignored and old_settings.get(key) != made_with.get(key)]
         if changed:
             fault = f"was made with settings that have changed since ({', '.join(changed)})"
