@@ -115,8 +115,7 @@ def random_state(device: torch.device) -> dict:
 
 def set_random_state(state: dict, device: torch.device) -> None:
     """Set every random number generator to a `random_state`."""
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
+    random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
