@@ -7,7 +7,6 @@ results/eval_map-<subset>-<settings>.json.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -50,9 +49,9 @@ from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
-from utils.misc import InputError, checksum, pick_device, progress, start
-from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
-from utils.storage.files import epoch_path, write_json
+from utils.misc import InputError, checksum, pick_device, progress, start, tell
+from utils.results import Views, check_plot_video, ground_truth_checksum, write_results
+from utils.storage.files import epoch_path, plain, write_json
 from utils.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def draw(e: Evaluation, metrics: dict, project: Project, video: str | None, fold
     paths = precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol)
     paths += analysis_plots(folder, metrics)
     if not project.frames_path(video).exists():  # predictions need no videos
-        print(f"note: {project.frames_path(video)}: no such video, so its tubes are not plotted", file=sys.stderr)
+        tell(f"note: {project.frames_path(video)}: no such video, so its tubes are not plotted")
         return paths
     return paths + tube_plots(folder, video, e.pred[video], e.gt[video], e.labels, project.open_video(video))
 
@@ -168,7 +167,7 @@ def panels(e: Evaluation, video: str) -> list:
     return [tubes_panel("ground truth", e.gt[video], e.labels), pred]
 
 
-def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path, curves: list[dict]) -> dict:
+def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path) -> dict:
     """The page of `--report`: `about` says what was evaluated, `lists` (errors.json) gives the causes of errors."""
     level, protocol = e.thresholds[0], e.protocol if e.protocol in PROTOCOLS else "voc"
     wrong = contents.caused_errors(lists.get(f"v-mAP@{level:g}", ()))
@@ -179,7 +178,7 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path,
     ]
     facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": f"at 3D IoU {level:g}"}
     title = f"Action tubes of {about['data set']}, {about['subset']}"
-    return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics) + curves, videos)
+    return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics), videos)
 
 
 def from_tracks(
@@ -216,7 +215,7 @@ def from_tracks(
     for subset, names in config.get("trained_on", {}).items():
         trained = subset + " as it was" * (subset == args.subset)
         for line in shared_videos({trained: names, args.subset: tracks.names}):
-            print(f"warning: {line}; trained: {path}", file=sys.stderr)
+            tell(f"warning: {line}; trained: {path}")
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
@@ -245,7 +244,7 @@ def from_predictions(
     path = Path(args.predictions)
     of_heads = dict.fromkeys(("min_tube_length", "topk", "action_th"))
     if unused := [f"--{flag}" for flag in of_heads if getattr(args, flag) is not None]:
-        print(f"note: {', '.join(unused)}: not applied to the tubes of --predictions", file=sys.stderr)
+        tell(f"note: {', '.join(unused)}: not applied to the tubes of --predictions")
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
@@ -259,8 +258,7 @@ def from_predictions(
     raw = fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
     missing = tell_missing({*raw.names}, path, list(sizes))
     if len(raw.video) and len(raw.video) == len(raw.tube):
-        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
-        print(f"note: {path}: {text}", file=sys.stderr)
+        tell(f"note: {path}: no box is linked to another, each is a tube of one frame: only frame-mAP means something")
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
@@ -340,7 +338,7 @@ def main() -> None:
         warn_of_steps(gt, pred)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     if not metrics["tubes"]:
-        print("warning: no action tube was predicted, so AP is 0", file=sys.stderr)
+        tell("warning: no action tube was predicted, so AP is 0")
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)
     if args.errors:

@@ -30,7 +30,6 @@ from utils.results import (
     check_plot_video,
     ground_truth_checksum,
     motion_recall_by_cue,
-    plain,
     print_table,
     write_results,
 )
@@ -79,7 +78,7 @@ from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 from utils.misc import InputError, checksum, start
-from utils.storage.files import epoch_path
+from utils.storage.files import epoch_path, plain
 from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
 from utils.storage.video_cache import BadVideo, VideoSample, fill_cache
@@ -236,7 +235,7 @@ def panels(e: TrackEvaluation, settings: LinkSettings, video: str) -> list:
     return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
 
-def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> dict:
+def report(e: TrackEvaluation, metrics: dict, folder: Path) -> dict:
     """The page of `--report`; `folder` stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import CUES
     from utils.drawing.report import contents
@@ -293,18 +292,15 @@ def main() -> None:
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})
             print(f"tracks: {store.path}")
-            parts = [store.path.stem]
-            if not args.label_centric:
-                parts.append("all_frames")
+            name = store.path.stem + "-all_frames" * (not args.label_centric)
             if args.frame_iou is not None:
-                parts.append(f"frame_iou{args.frame_iou:g}")
-            if args.protocol == "published":
-                parts.append("published")
+                name += f"-frame_iou{args.frame_iou:g}"
+            name += "-published" * (args.protocol == "published")
             used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds} | store.models
             used["ground_truth"] = ground_truth_checksum(gt, project.labels)
             page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
             views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
-            write_results(root, "eval_qmm", args.subset, "-".join(parts), used, metrics, settings.load_epoch, views)
+            write_results(root, "eval_qmm", args.subset, name, used, metrics, settings.load_epoch, views)
 
 
 if __name__ == "__main__":

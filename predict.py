@@ -9,14 +9,14 @@ classified from the finished tracks, so its actions, and with a linker that join
 """
 
 import os
-import sys
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,20 +90,20 @@ from utils.drawing.report.contents import predicted_page
 from utils.drawing.report.page import write_report
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter, resize_image
-from utils.misc import InputError, counted, exceeding, pick_device, progress, start
+from utils.misc import InputError, counted, exceeding, pick_device, progress, start, tell
 from utils.storage.files import write_json
 
 
 class Models(NamedTuple):
-    """Detector, person encoder and action head; `extractor` for heads that need frame features; `settings` how people
-    are linked and action tubes formed, named as their flags."""
+    """Detector, person encoder and action head; `extractor` for heads that need frame features; `make_linker` gives a
+    linker for one video; `settings` how people are linked and action tubes formed, named as their flags."""
 
     detector: Detector
     encoder: PersonEncoder
     head: ActionHead
     extractor: Extractor | None
     labels: list[str]
-    link_cues: str
+    make_linker: Callable[[], Linker]
     sampling: Sampling
     settings: Namespace
 
@@ -121,15 +121,16 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     detector = detector_of(args, device, used)
     if detector.key != tracks_detector["key"]:
         others = f"{tracks_detector['key']}, here {detector.key} (--amp, --image_size, --pad_square, --person_label)"
-        print(f"note: {args.head} was trained on tracks of a detector with other settings: {others}", file=sys.stderr)
+        tell(f"note: {args.head} was trained on tracks of a detector with other settings: {others}")
     kind, key = head.needs_frames, config["frames"]
     extractor = frame_extractor(kind, args, device, used, key) if kind else None
     sampling = Sampling(**trained.get("sampling", {}))
     if args.rate:
         sampling = replace(sampling, rate=args.rate)
     settings = resolve_settings(args, config, head.config["multi_label"])
-    make_linker(settings, trained["link_cues"])  # a mistake here stops the run before a video is opened
-    return Models(detector, encoder, head, extractor, config["labels"], trained["link_cues"], sampling, settings)
+    options = settings.sim_th, settings.end_consecutive_frames, trained["link_cues"], LINKERS[settings.linker]
+    Linker(*options)  # a mistake here stops the run before a video is opened
+    return Models(detector, encoder, head, extractor, config["labels"], partial(Linker, *options), sampling, settings)
 
 
 def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> Namespace:
@@ -156,17 +157,12 @@ def resolve_settings(args: Namespace, head_config: dict, multi_label: bool) -> N
     return Namespace(**settings | given)
 
 
-def make_linker(settings: Namespace, link_cues: str) -> Linker:
-    """The linker of the settings. InputError where it cannot link by `link_cues`."""
-    return Linker(settings.sim_th, settings.end_consecutive_frames, link_cues, LINKERS[settings.linker])
-
-
 class VideoTracks:
     """The tracks of one video while it is read, and their actions."""
 
     def __init__(self, video: VideoFrames, models: Models) -> None:
         self.video, self.models, self.settings = video, models, models.settings
-        self.linker = make_linker(self.settings, models.link_cues)
+        self.linker = models.make_linker()
         self.queries: list[np.ndarray] = []
         self.numbers: dict[int, int] = {}  # of the people, by their track's id
         self.n_frames = 0
@@ -242,7 +238,7 @@ class VideoTracks:
             if tracks:
                 longest = counted(max(map(len, tracks)), "detection")
                 why = f"the longest track has {longest}, fewer than {s.filter_length} (--filter_length)"
-            print(f"note: {self.video.path}: {why}", file=sys.stderr)
+            tell(f"note: {self.video.path}: {why}")
         for track in long:
             number = self.number(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
@@ -386,7 +382,7 @@ def main() -> None:
         except InputError as error:
             if len(paths) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
             failed.append(str(path))
     if results:
         print(f"report: {report(results, models, args)}")

@@ -9,7 +9,6 @@ runs did (docs/protocol.md).
 
 import argparse
 import math
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -77,7 +76,7 @@ from models.action_head import build_action_head
 from models.frame_features import features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
-from utils.misc import InputError, start
+from utils.misc import InputError, start, tell
 from utils.storage.tracks import OutdatedTracks, TrackStore
 from utils.training.run import TrainingRun
 
@@ -165,7 +164,7 @@ def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None
     actions = np.arange(n_actions)
     if not any(track.labels.ndim == 2 or np.isin(track.labels, actions).any() for track in data.tracks):
         reason = "the head can only learn 'no action'; lower --iou_th of eval_qmm.py, or train the detector longer"
-        print(f"warning: {path}: no track overlaps anybody who has an action, so {reason}", file=sys.stderr)
+        tell(f"warning: {path}: no track overlaps anybody who has an action, so {reason}")
 
 
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
@@ -199,7 +198,7 @@ def validation_tracks(
             raise OutdatedTracks(f"{path}: was made by another detector, {key}, than {store.path}")
     except OutdatedTracks as error:
         if rank() == 0:
-            print(f"note: {error}; until then nothing is validated", file=sys.stderr)
+            tell(f"note: {error}; until then nothing is validated")
         return None
     return tracks
 
@@ -252,13 +251,13 @@ def main() -> None:
             "min_tube_length": project.default("min_tube_length"),
             "frames": frames.key if frames else None,
         }
-        groups, settings = [{"params": list(head.parameters()), "lr": args.lr}], asdict(linking) | by_data
+        settings = asdict(linking) | by_data
         frozen = {"person encoder": store.settings["encoder"], "detector": store.settings["detector"]["key"]}
         if frames:
             frozen["model of frame features"] = frames.key
         folder = head_folder(args, root)
         training = TrainingRun(
-            "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings, frozen=frozen
+            "train_action_head", folder, head, config, args, device, data.checksum(), settings, frozen=frozen
         )
         training.check()
         for subset, batches in subsets if frames else ():  # takes long where they are not cached

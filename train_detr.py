@@ -7,7 +7,6 @@ runs did (docs/protocol.md).
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from models.detr_config import DETR_CONFIG
 from utils import flags
-from utils.cli import Parser, not_negative, number_or_name, positive, positive_int, run, run_name
+from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -116,7 +115,7 @@ from models.hf_training import HFTraining, LibraryLoss, refuse_flags
 from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.distributed import process_group, rank, world_size
-from utils.misc import InputError, start
+from utils.misc import InputError, start, tell
 from utils.training.run import TrainingRun
 from utils.video_map import calc_frame_map
 
@@ -151,7 +150,7 @@ def build(args: argparse.Namespace, device: torch.device) -> Trained:
             raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
         config = {"num_classes": 2, **architecture}
     else:
-        loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
+        loaded, config = build_detr(path, checkpoint, person_label=args.person_label)
         weights = loaded.state_dict()
         for name, value in architecture.items():
             if config[name] != value:
@@ -186,7 +185,7 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
     own = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
     refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
-    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
+    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, args.person_label)
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
 
@@ -201,10 +200,10 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
     return Trained(detector.model, model, LibraryLoss(), config, about, inputs, detect)
 
 
-def parameter_groups(detr: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
+def parameter_groups(model: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
     """AdamW's groups: the backbone with a learning rate of its own, frozen at 0."""
     others, backbone = [], []
-    for name, parameter in detr.named_parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (backbone if "backbone" in name.split(".") else others).append(parameter)
     groups = [{"params": others, "lr": lr}]
@@ -219,13 +218,11 @@ def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
     """Warn of settings that raise no error but do not have the effect that was asked for."""
     if args.id_loss_coef and args.n_frames == 1:
         reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
-        print(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}", file=sys.stderr)
+        tell(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}")
     people = data.most_people()
     if people > num_queries:
         reason = "the others cannot be detected; train one with more --num_queries"
-        print(
-            f"warning: a frame has {people} people, but the detector {num_queries} queries: {reason}", file=sys.stderr
-        )
+        tell(f"warning: a frame has {people} people, but the detector {num_queries} queries: {reason}")
 
 
 @torch.inference_mode()
@@ -293,14 +290,13 @@ def main() -> None:
         if rank() == 0:
             warn(args, data, about["num_queries"])
 
-        groups, auxiliary = parameter_groups(detr, args.lr, args.lr_backbone), None
-        weights = {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
+        auxiliary, weights = None, {f"loss_{name}": getattr(args, f"{name}_loss_coef") for name in AUXILIARY}
         if any(weights.values()):
             model = auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau, args.id_loss_same_clip)
-            groups[0]["params"] += auxiliary.own_parameters()
+        groups = parameter_groups(model, args.lr, args.lr_backbone)
         folder = Path(args.checkpoint_root) / project.name / args.ex_name / "detr"
         with TrainingRun(
-            "train_detr", folder, model, groups, config, args, device, data.checksum(), exported=detr
+            "train_detr", folder, model, config, args, device, data.checksum(), parameters=groups, exported=detr
         ) as training:
             for epoch in training.epochs():
                 batches = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())

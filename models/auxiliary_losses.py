@@ -5,8 +5,6 @@ trained from scratch on boxes of people alone has no reason to keep them, and le
 losses give it one, and its backbone a gradient that does not wait for the decoder to attend to the right cells.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,11 +36,6 @@ class QueryLosses(nn.Module):
         self.identity, self.action = nn.Linear(d, IDENTITY_D), nn.Linear(d, n_actions + 1)
         self.place = nn.Conv2d(detr.backbone[0].num_channels, n_actions + 2, 1)
         self.contrast = NPairLoss(tau, same_clip)
-
-    def own_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the layers beside DETR's."""
-        for layer in (self.identity, self.action, self.place):
-            yield from layer.parameters()
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> dict:
         """`images` and `mask` as in `DETR.forward`."""

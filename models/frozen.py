@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -71,19 +70,17 @@ def run_frozen(
 
 
 def _started(videos: Iterable, start: Callable[[Any], Started]) -> Iterator[tuple]:
-    """(video, frames, function that waits for the outputs) of each batch; the function may raise BadVideo."""
+    """(video, frames, function that waits for the outputs) of each batch; the last may be a BadVideo."""
     for video in videos:
         try:
             yield from ((video, *batch) for batch in start(video))
         except BadVideo as error:
-            yield video, 0, partial(_raise, error)
-
-
-def _raise(error: Exception) -> None:
-    raise error
+            yield video, 0, error
 
 
 def _outputs(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple[int, Any]]:
     for _, n_frames, fetch in batches:
+        if isinstance(fetch, BadVideo):
+            raise fetch
         yield n_frames, fetch()
         bar.update(n_frames)

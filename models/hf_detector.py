@@ -9,7 +9,6 @@ model's own image processor. Weights come from the hub (its cache, its own HF_HU
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from models.detr import pad_images
 from models.hf_fusion import fuse
 from models.weights import load_weights
-from utils.misc import InputError, checksum
+from utils.misc import InputError, checksum, tell
 
 PREFIX = "hf:"
 NEEDS = "needs the package transformers, which is not here; pip install -r requirements-hf.txt"
@@ -129,7 +128,7 @@ def person_class(labels: dict[int, str], person_label: str | int | None, name: s
         number = int(text)
         if named.get("person", number) != number:
             note = f"--person_label {number} is {labels[number]!r}; the class 'person' is {named['person']}"
-            print(f"note: {name}: {note}", file=sys.stderr)
+            tell(f"note: {name}: {note}")
         return number
     if text in named:
         return named[text]

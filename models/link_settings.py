@@ -1,7 +1,6 @@
 """The settings of linking: their flags, the names of tars of tracks, whether a tar is up to date, and whether a head
 fits its tracks."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from models.linkers import LINKERS
 from models.tube import LINK_CUES, Linker
-from utils.cli import Parser, cosine, number_or_name, positive_int, share
+from utils.cli import Parser, cosine, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
-from utils.misc import InputError, checksum, exceeding
+from utils.misc import InputError, checksum, exceeding, tell
 from utils.storage.files import epoch_path, load_checkpoint
 from utils.storage.tracks import OutdatedTracks, TrackStore
 
@@ -110,7 +109,7 @@ def tar_of_tracks(args: Namespace, settings: LinkSettings, root: Path, subset: s
             changes.append(f"size{args.image_size}")
         if args.pad_square and not trained["square"]:
             changes.append("square")
-        if number_or_name(args.person_label) not in (None, trained["person_label"]):
+        if args.person_label not in (None, trained["person_label"]):
             changes.append(f"person{args.person_label}".replace("/", "_"))
     if args.amp != "off":
         changes.append(args.amp)
@@ -131,7 +130,7 @@ def existing_tar(args: Namespace, settings: LinkSettings, root: Path, subset: st
     if path.is_file() or len(others) != 1:
         return path
     if rank() == 0:
-        print(f"note: {others[0]}: its detector ran with other flags than these (--amp, --image_size)", file=sys.stderr)
+        tell(f"note: {others[0]}: its detector ran with other flags than these (--amp, --image_size)")
     return others[0]
 
 
@@ -189,7 +188,7 @@ def open_tracks(
     sources = tracks_sources(project, videos, annotations)
     for name in store.names:
         old_settings, old_source = (store.json(name)["made_from"][key] for key in ("settings", "source"))
-        keys = [*dict.fromkeys([*made_with, *old_settings])]
+        keys = made_with | old_settings
         changed = [key for key in keys if key not in ignored and old_settings.get(key) != made_with.get(key)]
         if changed:
             fault = f"was made with settings that have changed since ({', '.join(changed)})"
@@ -233,6 +232,5 @@ def check_head(path: Path, config: dict, project: "Project", tracks: TrackStore)
             raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
     if trained.get("sampling") != used.get("sampling"):
         raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
-    differences = settings_differences(trained, used)
-    if differences:
-        print(f"note: {path} was trained on tracks of other settings: {differences}", file=sys.stderr)
+    if differences := settings_differences(trained, used):
+        tell(f"note: {path} was trained on tracks of other settings: {differences}")

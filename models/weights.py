@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import http.client
 import re
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.detr import DETR, DETR_CONFIG, full_config
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 from utils.storage.files import load_torch
 
 OFFICIAL_URL = "https://dl.fbaipublicfiles.com/detr/"
@@ -101,7 +100,7 @@ def build_detr(
     config["person_label"] = _person_label(path, config, person_label, own)
     if dilation_is_unknown(path, checkpoint):
         note = "does not say whether its backbone is dilated, so it is not; if it is, have dc5 in its name"
-        print(f"note: {path} {note}", file=sys.stderr)
+        tell(f"note: {path} {note}")
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)

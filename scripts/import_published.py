@@ -8,7 +8,6 @@ is taken from the flags: the detector, its frames and the layer of its queries, 
 set, and whether the encoder has a skip connection.
 """
 
-import sys
 from argparse import BooleanOptionalAction
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from models.head_types import add_head_flags, head_folder
 from models.link_settings import add_linking_flags, link_settings, tracks_made_with
 from utils.cli import Parser, run, run_name
 from utils.flags import add_data_flags, add_detector_flags, add_frame_flags, add_run_flags
-from utils.misc import InputError, pick_device, start
+from utils.misc import InputError, pick_device, start, tell
 from utils.storage.files import save_torch
 
 
@@ -72,7 +71,7 @@ def main() -> None:
         args.head_type = head.config["head_type"]
         if head.needs_frames:
             note = "was trained on other frame features than it is given here; docs/protocol.md says which (row 5)"
-            print(f"note: {args.head}: {note}", file=sys.stderr)
+            tell(f"note: {args.head}: {note}")
         linked = tracks_made_with(link_settings(args, project, root), project, weights_hash(encoder.state_dict()))
         linked["detector"] = detector.config()
         frames = frame_extractor(head.needs_frames, args, device, detector.config()).key if head.needs_frames else None

@@ -5,7 +5,6 @@ python -m scripts.reproduce table checkpoint/jhmdb21/reproduce
 """
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from datasets.presets import preset_path
 from models.link_settings import LinkSettings
 from utils.box_ops import MOTION_CATEGORIES
 from utils.cli import Parser, positive, positive_int, run
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 from utils.results import print_table
 from utils.storage.files import read_json
 
@@ -94,8 +93,7 @@ def table(folder: Path) -> None:
     newest_head = {_head_of(args): args.get("head_hash") for args, _ in current}
     current = [(args, metrics) for args, metrics in current if args.get("head_hash") == newest_head[_head_of(args)]]
     if older := len(results) - len(current):
-        text = f"{counted(older, 'result')} of other settings left out (models and ground truth among them)"
-        print(f"note: {text}", file=sys.stderr)
+        tell(f"note: {counted(older, 'result')} of other settings left out (models and ground truth among them)")
     recalls, heads = {}, {}
     for args, metrics in current:
         if "head_type" not in args:
@@ -169,7 +167,7 @@ def main() -> None:
     if args.published and not preset_path(args.dataset, "published").is_file():
         raise InputError(f"--published: {args.dataset} has no such preset")
     rate = args.detr_rate or detector_rate(args.device)
-    print(f"one device puts {rate:.3g} frames/s through R101-DC5; {args.gpus} of them:", file=sys.stderr)
+    tell(f"one device puts {rate:.3g} frames/s through R101-DC5; {args.gpus} of them:")
     print_table(
         ["cost", "amount", "unit"], cost(args.dataset, args.data_root, args.tuned, args.published, rate * args.gpus)
     )

@@ -64,6 +64,15 @@ def shards(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of a tiny detector of `transformers` of each family."""
+    from tests.hf_models import FAMILIES, save_tiny  # the library is optional
+
+    root = tmp_path_factory.mktemp("hf")
+    return {family: save_tiny(family, root / family) for family in FAMILIES}
+
+
 @pytest.fixture
 def server(tmp_path):
     """A web server of the files in a folder: (its URL, the folder)."""

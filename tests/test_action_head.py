@@ -16,15 +16,6 @@ from utils.misc import InputError
 SMALL = {"in_d": 24, "frame_d": 20, "time_d": 8, "nhead": 4, "dim_feedforward": 32, "dropout": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Heads this small lose time with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small_head(head_type, n_classes=3, seed=0, **changes):
     torch.manual_seed(seed)
     return build_action_head(head_type, n_classes, **SMALL | changes)

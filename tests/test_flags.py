@@ -9,21 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.flag_tables import parser_of
+from scripts.flag_tables import SCRIPTS, parser_of
 from utils.cli import Parser, cosine, positive_int, run, thresholds
 from utils.misc import InputError, available_cores, cpu_quota
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "cv2", "scipy", "matplotlib", "comet_ml", "av")
-LIGHT_SCRIPTS = (
-    "train_detr",
-    "train_qmm",
-    "eval_qmm",
-    "train_action_head",
-    "eval_map",
-    "predict",
-    "models/person_queries",
-)
+LIGHT_SCRIPTS = (*SCRIPTS, "models/person_queries")
 
 
 ANSWERS = """

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,13 +18,11 @@ from models import hf_detector
 from models.detectors import Detections, Detector, open_detector
 from models.detr import build_model
 from models.tube import link
-from scripts.compare_detectors import main as compare_detectors
 from tests.fill import fill_state_dict
 from tests.hf_models import FAMILIES, QUERIES, SOME_SLOW, detr_to_library, save_tiny
 from tests.stages import Stages
 from tests.test_performance_paths import HostReads
 from utils.box_ops import box_cxcywh_to_xyxy
-from utils.drawing import side_by_side
 from utils.misc import InputError
 
 pytestmark = pytest.mark.slow  # an optional library
@@ -34,13 +30,6 @@ pytestmark = pytest.mark.slow  # an optional library
 CPU = torch.device("cpu")
 SHAPES = ((50, 70), (70, 50), (150, 200))
 ALL_KEPT = {"rt_detr", "rt_detr_v2", "d_fine", "deimv2", "detr"}  # whose post-processing has no `top_k`
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of a tiny detector of each family."""
-    root = tmp_path_factory.mktemp("hf")
-    return {family: save_tiny(family, root / family) for family in FAMILIES}
 
 
 def frames_of(shape: tuple[int, int], n: int = 3) -> torch.Tensor:
@@ -121,19 +110,6 @@ def test_a_batch_of_several_sizes_is_padded_as_the_library_does(tiny: dict[str, 
     out, _ = of_library(tiny[family], family, frames)
     np.testing.assert_allclose(found.queries, out.last_hidden_state.flatten(0, 1), atol=1e-5)
     np.testing.assert_allclose(found.boxes, box_cxcywh_to_xyxy(out.pred_boxes).flatten(0, 1), atol=1e-5)
-
-
-def test_detectors_are_compared_on_frames_as_the_stages_give_them(tiny: dict[str, Path], tmp_path, monkeypatch) -> None:
-    images = frames_of((150, 200), 2)
-    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), image[..., ::-1])
-    shown = []
-    monkeypatch.setattr(side_by_side, "write_side_by_side", lambda *args: shown.extend(args[-1]))
-    flags = ["--image_size", "32", "--psn_score_th", "0", "--device", "cpu", "--detr", f"hf:{tiny['d_fine']}"]
-    monkeypatch.setattr(sys, "argv", ["compare_detectors", str(tmp_path), *flags])
-    compare_detectors()
-    wanted = detections(open_detector(f"hf:{tiny['d_fine']}", CPU, image_size=32), images)
-    np.testing.assert_allclose(shown[0].boxes, wanted.boxes, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["detr", "d_fine", "rf_detr"])
@@ -219,7 +195,6 @@ def test_a_number_names_the_person_s_class_and_0_is_one(
     assert not capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_chain_of_stages_runs_with_it(
     tiny: dict[str, Path], stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

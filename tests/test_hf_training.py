@@ -13,20 +13,13 @@ import train_detr
 from models import hf_detector
 from models.detectors import open_detector
 from models.hf_training import HFTraining, refuse_flags
-from tests.hf_models import FAMILIES, SOME_SLOW, save_tiny
+from tests.hf_models import SOME_SLOW
 from tests.stages import Stages
 from utils.misc import InputError
 
 pytestmark = pytest.mark.slow  # an optional library
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of a tiny detector of each family."""
-    root = tmp_path_factory.mktemp("hf")
-    return {family: save_tiny(family, root / family) for family in FAMILIES}
 
 
 def two_images(people: list[int]) -> tuple[torch.Tensor, list[dict]]:
@@ -61,7 +54,6 @@ def test_each_family_s_loss_falls_and_takes_images_without_people(tiny: dict[str
     assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[2:4]), totals
 
 
-@pytest.mark.slow
 def test_a_tiny_one_learns_is_resumed_exactly_and_serves_the_later_stages(
     tiny: dict[str, Path], stages: Stages
 ) -> None:

@@ -130,11 +130,7 @@ def test_every_setting_is_in_the_name_and_differences_are_named() -> None:
 
 
 def test_the_published_options_are_the_published_rule() -> None:
-    frames, scores, boxes, features = wandering_people(60, 4, 8, 0.3)[:4]
-    linker = Linker(0.2, 3, options=LINKERS["published"])
-    linker.extend(frames, boxes, scores, features)
-    for one, other in zip(linker.finish(), link(frames, boxes, scores, features, 0.2, 3), strict=True):
-        assert (one.rows == other.rows).all()
+    assert LINKERS["published"] == LinkOptions() == Linker(0.2).options  # those of `link`
 
 
 def test_the_hungarian_assignment_is_the_best_of_all() -> None:

@@ -17,7 +17,7 @@ from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset
 from models.action_head import build_action_head
 from models.detectors import Detector, open_detector
-from models.detr import DETR, PERSON, build_model, for_inference
+from models.detr import DETR, build_model
 from models.frame_features import BackboneFeatures, X3DFeatures
 from models.frozen import run_ahead
 from models.person_encoder import NPairLoss
@@ -275,18 +275,6 @@ def test_a_detector_of_squares_sees_frames_padded_by_hand(detr_path: Path, heigh
     for one, other in zip(wanted(), found(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     assert torch.equal(plain.backbone(by_hand), square.backbone(frames))
-
-
-def test_the_fast_detector_finds_the_people_that_the_plain_one_finds() -> None:
-    plain, fast = (fill_state_dict(build_model(SMALL)[0]).eval() for _ in range(2))
-    images = torch.randn(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        wanted, found = plain(images), for_inference(fast)(images)
-    scores = [out["pred_logits"].softmax(-1)[..., PERSON] for out in (wanted, found)]
-    torch.testing.assert_close(scores[1], scores[0], atol=1e-4, rtol=0)
-    thresholds = torch.linspace(0.02, 0.98, 25)
-    above = [(score[..., None] > thresholds).sum((0, 1)).tolist() for score in scores]
-    assert above[0] == above[1] and len(set(above[0])) > 3
 
 
 def test_rows_tell_whether_a_bound_is_met() -> None:

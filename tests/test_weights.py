@@ -1,6 +1,5 @@
 """Weights by name, by file and by download, and what is said when they do not fit."""
 
-import argparse
 import hashlib
 import json
 import os
@@ -126,14 +125,6 @@ def test_python_objects_are_named_without_advice_to_load_them(tmp_path, as_zip):
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "Unknown" in message and "state dict" in message
     assert not any(part in message for part in ("\n", "\x1b", "weights_only", "pickle"))
-
-
-def test_a_checkpoint_of_official_training_loads(tmp_path, small_state):
-    path = tmp_path / "checkpoint.pth"
-    args = argparse.Namespace(lr=1e-4, backbone="resnet18")
-    state = {key: value for key, value in small_state.items() if "num_batches" not in key}
-    torch.save({"model": state, "optimizer": {}, "epoch": 3, "args": args}, path)
-    assert load_detr(path)[1]["hidden_dim"] == SMALL["hidden_dim"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from utils.misc import InputError, counted, did_you_mean
+from utils.misc import InputError, counted, did_you_mean, tell
 from utils.storage.files import DISK_FULL
 
 USER_ERROR = 2
@@ -95,13 +95,13 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         if unknown:
             message += did_you_mean(unknown[1], self._option_string_actions)
-        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        tell(f"{self.prog}: error: {message} (see --help)")
         raise SystemExit(USER_ERROR)
 
 
-def number_or_name(text: str | int | None) -> int | str | None:
-    """The value of a flag that takes a whole number or a name."""
-    return int(text) if str(text).isdecimal() else text
+def number_or_name(text: str) -> int | str:
+    """A whole number, or a name, for `type=`."""
+    return int(text) if text.isdecimal() else text
 
 
 def _number(
@@ -161,7 +161,7 @@ def thresholds(texts: list[str]) -> list[float]:
 def tell_left_out(bad: dict[str, str]) -> None:
     """List and count the videos that `--skip_bad` has left out (name -> why)."""
     for why in bad.values():
-        print(f"left out: {why}", file=sys.stderr)
+        tell(f"left out: {why}")
     if bad:
         print(f"{counted(len(bad), 'video')} left out: unusable")
 
@@ -199,8 +199,7 @@ def run(main: Callable[[], None], if_memory_is_full: str = LESS_MEMORY) -> None:
         status, line = USER_ERROR, f"error: {memory} is full; {if_memory_is_full}"
     else:
         return
-    print(f"{program}: {line}", file=sys.stderr)
-    sys.stderr.flush()
+    tell(f"{program}: {line}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(status)

@@ -29,6 +29,11 @@ class InputError(Exception):
     """
 
 
+def tell(line: str) -> None:
+    """Print a line on stderr, at once: what is no result of a script."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def counted(n: int, noun: str) -> str:
     """`n` with its noun: "1 video", "2 videos"."""
     return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import make_archive
@@ -14,7 +13,7 @@ from utils.box_ops import Tubes
 from utils.gt_tubes import tubes_checksum
 from utils.misc import InputError, checksum, did_you_mean
 from utils.run_log import RunLog
-from utils.storage.files import read_json, write_json
+from utils.storage.files import plain, read_json, write_json
 
 _COMPARABLE = {
     "subset", "load_epoch", "psn_score_th", "filter_length", "end_consecutive_frames", "label_centric", "frame_iou",
@@ -32,14 +31,14 @@ class Views(NamedTuple):
     """What an evaluation shows of its tubes, where the flags ask for it.
 
     draw: writes the plots of `--plot` into the folder that it is given and returns their paths.
-    page: that folder and `curves()` -> the page of `--report`, as from `utils.drawing.report.contents.evaluation_page`.
+    page: that folder -> the page of `--report`, as from `utils.drawing.report.contents.evaluation_page`.
     panels: a video's name -> its panels side by side (`utils.drawing.side_by_side`).
     frames, frames_path: a video's name -> its `VideoFrames`, and where these are.
     curves: the charts of curves for Comet and the page.
     """
 
     draw: Callable[[Path], list[Path]]
-    page: Callable[[Path, list[dict]], dict]
+    page: Callable[[Path], dict]
     panels: Callable[[str], list]
     frames: Callable[[str], Iterable[np.ndarray]]
     frames_path: Callable[[str], Path]
@@ -61,19 +60,6 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
 def ground_truth_checksum(gt: Tubes, labels: Sequence[str]) -> str:
     """A checksum of the ground truth of a subset's videos and of the labels; the setting `ground_truth` of results."""
     return checksum(*labels, *(f"{name} {tubes_checksum(gt[name], of_people=True)}" for name in sorted(gt)))
-
-
-def plain(value: object) -> object:
-    """`value` as JSON holds it: NumPy numbers as Python's, undefined metrics (NaN) as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
 
 
 def write_results(
@@ -138,7 +124,8 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
         from utils.drawing.report import contents
         from utils.drawing.report.page import write_report
 
-        page = views.page(folder, curves)
+        page = views.page(folder)
+        page["charts"] += curves
         index = write_report(folder / "report", page, views.frames, args["report_videos"], args["workers"])
         print(f"report: {index}")
         if log.on_comet:

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import json
-import math
 import os
 import random
 import shlex
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from utils.storage.files import atomic, naming, sync
+from utils.misc import tell
+from utils.storage.files import atomic, naming, plain, sync
 
 METRICS = "metrics.jsonl"
 
@@ -82,13 +82,13 @@ class RunLog:
                 sync(archive)
                 kept = archive.replace(self._parts.parent / archive.name)
                 sync(kept.parent)
-                _say(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
+                tell(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
             self._parts.rmdir()
         self._experiment = None
 
     def metrics(self, values: dict[str, float], epoch: int) -> None:
         """Report an epoch's metrics (`epoch` from 1)."""
-        line = {"stage": self.stage, "epoch": epoch, **{name: _finite(value) for name, value in values.items()}}
+        line = {"stage": self.stage, "epoch": epoch, **plain(values)}
         append_json(self.folder / METRICS, line)
         self._log_metrics(line)
 
@@ -124,10 +124,10 @@ class RunLog:
             with contextlib.suppress(Exception):  # of whatever kind: Comet raises its own, requests' and others
                 experiment = comet_ml.start(mode="create", online=True, experiment_config=config)
                 if experiment.alive:  # should the server be lost later, Comet leaves an archive by itself
-                    _say(f"Comet: {experiment.url}")
+                    tell(f"Comet: {experiment.url}")
                     return experiment
             server = comet_ml.config.get_backend_address(settings)
-            _say(f"Comet: no answer from {server}, or it did not accept the key; this run is logged offline")
+            tell(f"Comet: no answer from {server}, or it did not accept the key; this run is logged offline")
         return comet_ml.start(mode="create", online=False, experiment_config=config)
 
     @contextlib.contextmanager
@@ -138,7 +138,7 @@ class RunLog:
         except Exception as error:
             self._experiment = None
             text = (str(error).splitlines() or [""])[0][:120]
-            _say(f"Comet failed ({type(error).__name__}: {text}); metrics go on in {self.folder / METRICS}")
+            tell(f"Comet failed ({type(error).__name__}: {text}); metrics go on in {self.folder / METRICS}")
 
 
 def append_json(path: Path, value: dict) -> None:
@@ -147,16 +147,6 @@ def append_json(path: Path, value: dict) -> None:
         with path.open("a") as file:
             file.write(json.dumps(value, allow_nan=False, default=str) + "\n")
         sync(path)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _finite(value: float | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return value if isinstance(value, int) else float(value)
 
 
 def metric_lines(path: Path) -> list[dict]:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import io
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.distributed import barrier, per_rank, rank, world_size
-from utils.misc import InputError
+from utils.misc import InputError, tell
 from utils.storage.files import lock, naming, sync, unseal, write_sealed
 from utils.storage.tars import Member, Sample, read_samples, verify_sample, whole_file, write_tar
 
@@ -137,13 +136,12 @@ class VideoCache:
     def say_why(self) -> None:
         """Say why the tar is made again: it cannot be read, or is of other settings."""
         if self._fault and self.path.is_file():
-            print(f"{self._fault}: this has been done", file=sys.stderr)
+            tell(f"{self._fault}: this has been done")
         for _, meta, _ in [*self._tar.values()][:1]:
             before = meta.get("made_from", {}).get("settings", {})
             changed = [f"{n} {before.get(n)}, now {new}" for n, new in self.settings.items() if before.get(n) != new]
             if changed:
-                what = f"was made with other settings ({'; '.join(changed)}), so it was made again"
-                print(f"{self.path}: {what}", file=sys.stderr)
+                tell(f"{self.path}: was made with other settings ({'; '.join(changed)}), so it was made again")
 
     def write(self) -> None:
         """Write the tar of `samples`, which have to hold all listed videos; damaged ones of others are left out."""

@@ -3,7 +3,6 @@
 import itertools
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from utils.cli import Stopped
 from utils.distributed import per_rank, rank, world_size
-from utils.misc import InputError
+from utils.misc import InputError, tell
 from utils.run_log import METRICS
 from utils.storage.files import load_torch, save_torch
 
@@ -116,8 +115,7 @@ def random_state(device: torch.device) -> dict:
 
 def set_random_state(state: dict, device: torch.device) -> None:
     """Set every random number generator to a `random_state`."""
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
+    random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
@@ -162,7 +160,7 @@ def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
             return
         if run.args.lr_schedule == "cosine" and state["epochs"] != run.args.epochs and rank() == 0:
             text = f"was started with --epochs {state['epochs']}: its cosine now ends at {run.args.epochs}, so the"
-            print(f"note: {path}: {text} learning rate jumps, and the run is not an uninterrupted one", file=sys.stderr)
+            tell(f"note: {path}: {text} learning rate jumps, and the run is not an uninterrupted one")
         run.bare.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
@@ -216,4 +214,4 @@ def set_aside(folder: Path) -> None:
             path.replace(coming / path.name)
     previous = next(p for n in itertools.count(1) if not (p := folder / f"previous-{n}").exists())
     coming.replace(previous)
-    print(f"the former run in {folder} is now in {previous}", file=sys.stderr)
+    tell(f"the former run in {folder} is now in {previous}")

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from utils.distributed import barrier, per_rank, rank, world_size
-from utils.misc import BAR_IN_FILE, InputError, amp_type, progress, set_seed
+from utils.misc import BAR_IN_FILE, InputError, amp_type, progress, set_seed, tell
 from utils.run_log import METRICS, RunLog, append_json
 from utils.storage.files import lock, remove_parts, save_torch
 from utils.training.resume import NONFINITE, Progress, StopFlag, has_state, load_state, save_state, set_aside
@@ -39,7 +39,7 @@ def lr_factor(args: argparse.Namespace, epoch: float, step: int) -> float:
 class TrainingRun:
     """One run of a trainer in `folder`: AdamW, mixed precision, several processes, checkpoints, metrics, resuming.
 
-        with TrainingRun("train_qmm", folder, model, parameters, config, args, device) as run:
+        with TrainingRun("train_qmm", folder, model, config, args, device) as run:
             for epoch in run.epochs():
                 batches = epoch_batches(data, epoch, ...)
                 for batch in run.batches(make_loader(data, batches[run.batches_done :], ...), len(batches)):
@@ -57,11 +57,11 @@ class TrainingRun:
 
     Args:
         stage: the script's name, for the log.
-        parameters: AdamW's groups of parameters; a group's own `lr` comes before `--lr`.
         config: what rebuilds the model; part of every checkpoint.
         args: the script's flags, `add_run_flags` and `add_training_flags` among them.
         data: checksum of the training data, which must be the same in a resumed run.
         settings: values of flags that were left to the data set, which must be the same in a resumed run.
+        parameters: AdamW's groups of parameters; a group's own `lr` comes before `--lr` (default: the model's).
         exported: the part of `model` that checkpoints hold, where that is not the whole.
         frozen: name -> key of the models whose outputs are trained on, which must be the same in a resumed run.
 
@@ -74,18 +74,19 @@ class TrainingRun:
         stage: str,
         folder: Path,
         model: nn.Module,
-        parameters: Iterable,
         config: dict,
         args: argparse.Namespace,
         device: torch.device,
         data: str = "",
         settings: dict | None = None,
+        parameters: Iterable | None = None,
         exported: nn.Module | None = None,
         frozen: dict[str, str] | None = None,
     ) -> None:
         self.stage, self.folder, self.config, self.args, self.device = stage, Path(folder), config, args, device
         self.data, self.frozen, self.settings = data, frozen or {}, vars(args) | (settings or {})
         self.bare, self.exported = model.to(device), exported or model
+        parameters = parameters or model.parameters()
         self.optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=True)
         self.initial_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -119,17 +120,17 @@ class TrainingRun:
             elif rank() == 0:
                 set_aside(self.folder)
                 if self.args.resume:
-                    _say(f"nothing to resume in {self.folder}: starting at the beginning")
+                    tell(f"nothing to resume in {self.folder}: starting at the beginning")
             self.saved_at = time.monotonic()
             epoch = self.progress.epoch
-            if epoch >= self.args.epochs:
-                _say(f"nothing to do: {self.folder} has {epoch} epochs (--epochs {self.args.epochs})")
-            else:
+            if epoch < self.args.epochs:
                 self.stop = stack.enter_context(StopFlag())
                 if rank() == 0:
                     shown = {k: v for k, v in self.settings.items() if isinstance(v, int | float | str | None)}
                     first = epoch + 1 if resumed else None
                     self.log = stack.enter_context(RunLog(self.stage, self.folder, shown, self.args.comet, first))
+            elif rank() == 0:
+                tell(f"nothing to do: {self.folder} has {epoch} epochs (--epochs {self.args.epochs})")
             self._open = stack.pop_all()
         return self
 
@@ -305,10 +306,5 @@ def _plot(folder: Path, plot_format: Sequence[str] | None) -> Path:
     path = folder / "training.png"
     with formats(plot_format or ()):
         plot_training(path, read_metrics(folder / METRICS))
-    _say(f"training curves: {path}")
+    tell(f"training curves: {path}")
     return path
-
-
-def _say(line: str) -> None:
-    if rank() == 0:
-        print(line, file=sys.stderr)

@@ -10,7 +10,6 @@ import html
 import json
 import re
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import numpy as np
 
 from utils.drawing.draw import PALETTE
 from utils.drawing.video_encoder import VideoEncoder, browser_suffix, encoded_rate, fit_image
-from utils.misc import InputError, counted, progress
+from utils.misc import InputError, counted, progress, tell
 from utils.storage.files import sync, write_text
 
 GENERATOR = "query matching report"
@@ -149,8 +148,7 @@ def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_vide
         results = list(progress(done, desc="videos of the page", total=len(chosen), unit="video", leave=False))
     failed = [str(result) for result in results if isinstance(result, InputError)]
     if failed:
-        n = counted(len(failed), "video")
-        print(f"note: {n} of the page cannot be read, the first: {failed[0]}", file=sys.stderr)
+        tell(f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}")
     written = {i: entry for i, entry in zip(chosen, results, strict=True) if not isinstance(entry, InputError)}
     return [written.get(i, {}) for i in range(len(videos))]
 
