@@ -177,7 +177,9 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path,
         contents.video_entry(name, e.sizes[name], e.pred[name], tubes, wrong.get(name, ()))
         for name, tubes in e.gt.items()
     ]
-    facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": f"at 3D IoU {level:g}"}
+    counted = f"at 3D IoU {level:g}" + f", by protocol voc, not {e.protocol}" * (protocol != e.protocol)
+    counted += ", a second detection too" * e.count_duplicates
+    facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": counted}
     title = f"Action tubes of {about['data set']}, {about['subset']}"
     return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics) + curves, videos)
 
