@@ -24,6 +24,7 @@ from datasets.formats.predicted import warn_of_scores
 from datasets.likely_mistakes import shared_videos, warn_of_doubles, warn_of_shared_videos, warn_of_steps
 from datasets.predictions import (
     FORMATS,
+    SAY,
     USER_OPTIONS,
     as_tubes,
     data_set_options,
@@ -255,6 +256,9 @@ def from_predictions(
     given |= parse_options(args.predictions_options)
     numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
     options = FORMATS[format].defaults | data_set_options(format, project.labels, numbered, given)
+    if format == "ava_csv" and not {"start", "rate"} <= given.keys():
+        text = "frame 0 is taken as second {start:g}, {rate:g} frames a second".format_map(options)
+        print(f"note: {path}: {text}; else {SAY} start=SECOND rate=N", file=sys.stderr)
     raw = read_predictions(path, format, options)
     gt = {name: video.tubes for name, video in videos.items()}
     lengths = with_lengths(raw, sizes, gt, project.open_video)
