@@ -23,6 +23,7 @@ from datasets.formats.predicted import warn_of_scores
 from datasets.likely_mistakes import shared_videos, warn_of_doubles, warn_of_shared_videos, warn_of_steps
 from datasets.predictions import (
     FORMATS,
+    SAY,
     USER_OPTIONS,
     as_tubes,
     data_set_options,
@@ -176,7 +177,9 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path)
         contents.video_entry(name, e.sizes[name], e.pred[name], tubes, wrong.get(name, ()))
         for name, tubes in e.gt.items()
     ]
-    facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": f"at 3D IoU {level:g}"}
+    counted = f"at 3D IoU {level:g}" + f", by protocol voc, not {e.protocol}" * (protocol != e.protocol)
+    counted += ", a second detection too" * e.count_duplicates
+    facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": counted}
     title = f"Action tubes of {about['data set']}, {about['subset']}"
     return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics), videos)
 
@@ -252,6 +255,9 @@ def from_predictions(
     given |= parse_options(args.predictions_options)
     numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
     options = FORMATS[format].defaults | data_set_options(format, project.labels, numbered, given)
+    if format == "ava_csv" and not {"start", "rate"} <= given.keys():
+        text = "frame 0 is taken as second {start:g}, {rate:g} frames a second".format_map(options)
+        tell(f"note: {path}: {text}; else {SAY} start=SECOND rate=N")
     raw = read_predictions(path, format, options)
     gt = {name: video.tubes for name, video in videos.items()}
     lengths = with_lengths(raw, sizes, gt, project.open_video)

@@ -295,8 +295,9 @@ def main() -> None:
             model = auxiliary = QueryLosses(detr, len(project.labels), args.id_loss_tau, args.id_loss_same_clip)
         groups = parameter_groups(model, args.lr, args.lr_backbone)
         folder = Path(args.checkpoint_root) / project.name / args.ex_name / "detr"
+        settings = {name: about[name] for name in about.keys() & vars(args).keys()}  # of the file at --detr, or flags
         with TrainingRun(
-            "train_detr", folder, model, config, args, device, data.checksum(), parameters=groups, exported=detr
+            "train_detr", folder, model, config, args, device, data.checksum(), settings, groups, exported=detr
         ) as training:
             for epoch in training.epochs():
                 batches = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())

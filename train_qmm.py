@@ -64,7 +64,7 @@ from datasets.query_clips import QueryClips
 from datasets.use_shards import Clips, epoch_batches, make_loader
 from models.detectors import Detections, Detector
 from models.held_out import held_out_metrics, nearest_is_same
-from models.person_encoder import NPairLoss, PersonEncoder, joined_loss
+from models.person_encoder import NPairLoss, PersonEncoder, joined, joined_loss
 from models.person_queries import FLOOR, CachedDetections, cache_queries, detector_of, match_hungarian, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.distributed import process_group, rank, world_size
@@ -232,11 +232,11 @@ def main() -> None:
                 batches = epoch_batches(data, epoch, args.batch_size, rank(), world_size())
                 for queries, ids, names in training.batches(load(batches[training.batches_done :]), len(batches)):
                     with training.autocast:
-                        features = training.model(queries)
+                        features, ids, _ = joined(training.model(queries), ids)
                         loss = joined_loss(criterion, features, ids)
                     training.backward(loss)
                     accuracy = nearest_is_same(features.detach(), ids)
-                    training.step(names, queries=float(len(queries)), nearest_is_same=accuracy)
+                    training.step(names, queries=float(len(ids)), nearest_is_same=accuracy)
                 training.end_epoch(validate)
         if rank() == 0:
             tell_left_out(bad)

@@ -179,6 +179,8 @@ class VideoFrames:
                     first = next((frame.pts for frame in stream.decode(packet)), None)
                 if _is_shown(packet):  # in an AVI with the time of another frame, but all frames have the same times
                     shown.append(packet.dts if packet.pts is None or _is_avi(container) else packet.pts)
+            if {*shown} == {None}:  # a raw stream has no times
+                return [number / self._own_fps for number in range(len(shown))]
             # packets before the first frame show nothing: a recording that begins between two key frames has such
             return sorted(float(s * stream.time_base) - begin for s in shown if first is None or s >= first)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.detr import DETR
 from models.matcher import Matches, match_indices
-from models.person_encoder import NPairLoss, joined_loss
+from models.person_encoder import NPairLoss, joined, joined_loss
 from utils.distributed import rank_mean, world_size
 
 IDENTITY_D = 64  # width of the identity layer
@@ -62,8 +62,9 @@ class QueryLosses(nn.Module):
         """
         ((image, query, target),) = match_indices([matches], targets, out["action"].device)
         ids, actions = (torch.cat([t[name] for t in targets])[target] for name in ("person_ids", "actions"))
+        of_all = joined(out["identity"][image, query], ids, clips.to(image.device)[image])
         return {
-            "loss_id": joined_loss(self.contrast, out["identity"][image, query], ids, clips.to(image.device)[image]),
+            "loss_id": joined_loss(self.contrast, *of_all),
             "loss_action": self._action_loss(out["action"][image, query].float(), actions),
             "loss_place": self._cell_loss(out, targets),
         }

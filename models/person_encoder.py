@@ -113,18 +113,25 @@ class NPairLoss(nn.Module):
         return losses.sum() / anchors.sum().clamp(min=1)
 
 
-def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor, clips: Tensor | None = None) -> Tensor:
-    """The N-pair loss over the features of all processes; `features` (M, d), `ids` (M,) and `clips` (M,) are this
-    process's.
-
-    The others' features come without a gradient. DDP averages the processes' gradients, which divides the joint one by
-    their number, so each is multiplied by it; the loss's value is not.
-    """
+def joined(features: Tensor, ids: Tensor, clips: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The features (M, d), `ids` (M,) and `clips` (M,) of all processes; the others' features come without a
+    gradient."""
     if world_size() == 1:
-        return criterion(features, ids, clips)
+        return features, ids, clips
     features = features.float()
     parts = gather_rows(features)
     parts[rank()] = features
-    columns = (None if column is None else torch.cat(gather_rows(column + rank() * ID_STEP)) for column in (ids, clips))
-    loss = criterion(torch.cat(parts), *columns)
-    return loss + (world_size() - 1) * (loss - loss.detach())
+    ids, clips = (
+        None if column is None else torch.cat(gather_rows(column + rank() * ID_STEP)) for column in (ids, clips)
+    )
+    return torch.cat(parts), ids, clips
+
+
+def joined_loss(criterion: NPairLoss, features: Tensor, ids: Tensor, clips: Tensor | None = None) -> Tensor:
+    """The N-pair loss over what `joined` gives.
+
+    DDP averages the processes' gradients, which divides the joint one by their number, so each is multiplied by it; the
+    loss's value is not.
+    """
+    loss = criterion(features, ids, clips)
+    return loss if world_size() == 1 else loss + (world_size() - 1) * (loss - loss.detach())

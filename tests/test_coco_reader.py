@@ -49,6 +49,26 @@ def test_a_track_is_one_person_whatever_its_id_is_made_of(tmp_path, track):
     assert (walk["label"], sit["label"]) == ("walk", "sit") and walk["person_id"] == sit["person_id"]
 
 
+def test_files_of_bytetrack_count_from_one_and_half_a_video_is_refused(tmp_path):
+    def read(first_file: int) -> list[dict]:
+        images = [
+            {"id": i, "video_id": 1, "frame_id": i, "file_name": f"M-02/img1/{first_file + i - 1:06d}.jpg"}
+            for i in (1, 2, 3)
+        ]
+        boxes = [
+            {"id": i, "image_id": i, "category_id": 1, "track_id": 5, "bbox": [10 * i, 0, 20, 40], "iscrowd": 0}
+            for i in (1, 2, 3)
+        ]
+        content = {"videos": [{"id": 1, "file_name": "M-02"}], "categories": [{"id": 1, "name": "pedestrian"}]}
+        (tmp_path / "ann.json").write_text(json.dumps({**content, "images": images, "annotations": boxes}))
+        video = written_json(tmp_path / "ann.json", "coco", {}, tmp_path / "out.json")["videos"]["M-02"]
+        return [(tube["frames"], tube["boxes"][0]) for tube in video["tubes"]]
+
+    assert read(1) == [([0, 1, 2], [10, 0, 30, 40])]
+    with pytest.raises(InputError, match=r"image 1: frame_id 1, but file_name M-02/img1/000302.jpg; of a part"):
+        read(302)
+
+
 @pytest.mark.parametrize("key", ["frame_index", "frame_id"])
 def test_a_huge_frame_is_refused_before_any_is_filled(tmp_path, key):
     content = {

@@ -55,6 +55,14 @@ def test_text_in_another_encoding_hides_nothing(tmp_path):
         convert.convert(path, "cvat", {}, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize("text", ["step=3", "step = 3", " step =3"])
+def test_a_step_may_have_blanks(text, tmp_path):
+    meta = f"<task><start_frame>0</start_frame><stop_frame>8</stop_frame><frame_filter>{text}</frame_filter></task>"
+    (tmp_path / "a.xml").write_text(xml(track(box(0), box(6, 6)), meta))
+    (tube,) = written_json(tmp_path / "a.xml", "cvat", {}, tmp_path / "out.json")["videos"]["job_None"]["tubes"]
+    assert tube["frames"] == [0, 3, 6]
+
+
 def test_a_project_export_in_a_zip_has_its_tasks_frames_apart(tmp_path):
     about = "<task><id>{}</id><name>t</name><size>{}</size><subset>{}</subset><start_frame>{}</start_frame>" \
             "<stop_frame>{}</stop_frame><frame_filter>{}</frame_filter><source>{}.mp4</source></task>"  # fmt: skip

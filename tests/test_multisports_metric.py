@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from datasets.export_predictions import check_export
 from tests.pickles import pickled
 from tests.tube_cases import random_case
 from utils.box_ops import Tube, paired_iou
+from utils.drawing.evaluation_plots import precision_recall_plots
+from utils.drawing.report.contents import curve_charts
 from utils.metrics import multisports
 from utils.metrics.evaluation import Evaluation, measure
 from utils.metrics.overlaps import tube_ious
 from utils.misc import InputError
-from utils.video_map import calc_frame_map
+from utils.video_map import average_precision, calc_frame_map
 
 
 def check(folder: Path) -> None:
@@ -79,6 +82,18 @@ def test_motion_ap_leaves_the_same_labels_out() -> None:
     e = Evaluation(pred, {"v": [np.ones(40)]}, gt, {}, ["run", "aerobic kick jump"], [0.5], "multisports")
     assert measure("motion-AP", e)["motion-AP@0.5"]["small"] == 1
     assert measure("motion-AP", e._replace(protocol="voc"))["motion-AP@0.5"]["small"] == 0.5
+
+
+def test_curves_leave_the_same_labels_out(tmp_path):
+    tubes = {"v": [Tube(np.arange(40), [[0, 0, 10, 10]] * 40, label) for label in (0, 1)]}
+    labels, shown = ["run", "aerobic kick jump"], Mock(wraps=average_precision)
+    for protocol, names in (("multisports", labels[:1]), ("voc", labels)):
+        (chart,) = curve_charts(tubes, tubes, labels, [0.5], protocol)
+        assert [curve["name"] for curve in chart["curves"]] == names
+        with patch("utils.plot_utils.average_precision", shown):
+            precision_recall_plots(tmp_path, tubes, tubes, labels, [0.5], protocol)
+        assert shown.call_count == len(names)
+        shown.reset_mock()
 
 
 def test_overlap_of_spans_is_the_definition_s() -> None:

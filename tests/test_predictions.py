@@ -93,7 +93,10 @@ def test_what_is_written_gives_the_same_when_read(data, predictions, metric, exp
     moved = tmp_path / "again" / name
     moved.parent.mkdir()
     (folder / name).rename(moved)
+    capsys.readouterr()
     after, _ = evaluate(data, moved, "--metric", metric)
+    said = "ava.csv: frame 0 is taken as second 900, 30 frames a second; else say --predictions_options start=SECOND"
+    assert (said in capsys.readouterr().err) == (export == "ava")
     one_box_tubes = {"tubes": after["tubes"]} if export in ("act", "ava") else {}
     assert after == before | one_box_tubes
     assert not list(folder.rglob("*.pkl"))

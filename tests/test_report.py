@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from utils.drawing.report.page import _compact, safe_json, write_report
+from utils.drawing.side_by_side import tubes_panel
 from utils.misc import InputError
 from utils.results import Views, write_results
 from utils.run_log import RunLog
@@ -134,14 +135,26 @@ def test_plots_and_predictions_of_other_metrics_do_not_stay_beside_results(tmp_p
         path = write_results(tmp_path, "eval_map", "val", "th0.5", {"comet": "disabled"}, metrics, 1)
         return {str(file.relative_to(path.with_suffix(""))) for file in path.with_suffix("").rglob("*.*")}
 
-    made = {"tubes.png", "predictions.json", "mot/a.txt", "notes.md"}
+    shown = {"tubes.png", "precision_recall@0.5.pdf", "predictions.json", "mot/a.txt", "mot/a/b.txt"}
+    made = {*shown, "side_by_side/a/b.mp4", "notes.md", "my figure.png", "draft.pdf", "talk.mp4"}
     assert evaluate(0.5, {}) == {"metrics.jsonl"}
     for name in made:
         file = tmp_path / "results" / "eval_map-val-th0.5" / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
     assert evaluate(0.5, {"errors": {}}) == made | {"metrics.jsonl"}  # the same metrics, and more
-    assert evaluate(0.25, {}) == {"metrics.jsonl", "notes.md"}
+    assert evaluate(0.25, {}) == {"metrics.jsonl", "notes.md", "my figure.png", "draft.pdf", "talk.mp4"}
+
+
+def test_videos_side_by_side_have_a_file_each(tmp_path: Path) -> None:
+    names = ["a/b", "a_b", "b"]
+    frames = [np.zeros((32, 32, 3), np.uint8)] * 2
+    video = type("Frames", (list,), {"size": (32, 32), "fps": 10})(frames)
+    views = Views(Mock(), Mock(), lambda name: [tubes_panel(name, [])], lambda name: video, Mock())
+    flags = dict.fromkeys(("plot", "report"), False) | {"comet": "disabled", "side_by_side": names}
+    path = write_results(tmp_path, "eval_map", "val", "one", flags, {}, 1, views)
+    written = path.with_suffix("") / "side_by_side"
+    assert {str(file.relative_to(written)) for file in written.rglob("*.mp4")} == {f"{name}.mp4" for name in names}
 
 
 def test_the_page_is_small_and_names_nothing_outside(tmp_path: Path) -> None:

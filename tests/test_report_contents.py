@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import eval_map
 from tests.tube_cases import jhmdb21_case, matches_of, random_case
 from utils.box_ops import Tube, tube_iou
 from utils.drawing.report.contents import (
@@ -17,6 +18,7 @@ from utils.drawing.report.contents import (
     worst,
     wrong_tubes,
 )
+from utils.metrics.evaluation import Evaluation
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 
@@ -114,6 +116,18 @@ def test_metrics_are_shown_with_their_intervals() -> None:
     assert [row.get("low") for row in ap["rows"]] == [None, 0.4]
     assert [(row["series"], row["value"]) for row in motion["rows"]] == [("feature", 0.25), ("iou", 0.1)]
     assert causes["rows"][0]["value"] == causes["most"] == 0.1 and confusion["counts"] == [[3]]
+
+
+def test_the_page_says_by_which_rules_errors_are_counted() -> None:
+    pred, gt = random_case(1)
+    e = Evaluation(pred, {}, gt, dict.fromkeys(gt, (0, 0, 0)), list("abcd"), [0.2])
+    e = e._replace(pred={name: pred.get(name, []) for name in gt})
+    shown = {}
+    for changes in ({}, {"protocol": "act"}, {"protocol": "published"}, {"count_duplicates": True}):
+        facts = eval_map.report(e._replace(**changes), {}, {}, {"data set": "d", "subset": "s"}, Path(), [])["facts"]
+        shown[str(changes)] = facts["errors counted"]
+    at = "at 3D IoU 0.2"
+    assert [*shown.values()] == [at, at, f"{at}, by protocol voc, not published", f"{at}, a second detection too"]
 
 
 def test_curves_end_where_recall_ends() -> None:

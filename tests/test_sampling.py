@@ -85,6 +85,14 @@ def test_an_avi_with_b_frames_is_sampled_as_it_is_shown(tmp_path: Path, codec: s
         assert np.array_equal(frame, frames[number])
 
 
+def test_a_raw_stream_without_times_is_sampled_by_its_rate(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.h264", gradient_frames(20), options={"bf": "2"})
+    frames, video = list(VideoFrames(path)), VideoFrames(path, Sampling(rate=5))
+    assert video.chosen().tolist() == [0, 5, 10, 15]
+    for frame, number in zip(video, video.chosen(), strict=True):
+        assert np.array_equal(frame, frames[number])
+
+
 def hidden_vp8(data: bytes) -> bytes:
     """A frame of VP8 that is not shown (its header's fifth bit), as two-pass encoding adds for others to refer to."""
     return bytes([data[0] & ~16]) + data[1:]

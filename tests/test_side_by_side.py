@@ -43,12 +43,12 @@ def test_the_evaluations_write_the_videos_that_are_named(stages: Stages) -> None
     flags = ("--qmm_name", "one", *LOOSE, "--side_by_side", "val_0000")
     stages.run("eval_qmm", *flags)
     stages.run("eval_map", *flags, "--min_tube_length", 1)
-    written = sorted((stages.folder("one") / "results").glob("*/val_0000.mp4"))
-    widths = {path.parent.name.partition("-")[0]: next(iter(VideoFrames(path))).shape[1] // 480 for path in written}
+    written = sorted((stages.folder("one") / "results").glob("*/side_by_side/val_0000.mp4"))
+    widths = {path.parents[1].name.partition("-")[0]: next(iter(VideoFrames(path))).shape[1] // 480 for path in written}
     assert widths == {"eval_map": 2, "eval_qmm": 3}
     low = ("--psn_score_th", 0.01, "--side_by_side", "val_0000")  # of which the cache has a tar of its own
     stages.run("eval_qmm", "--qmm_name", "one", *low, "--strict")
-    (video,) = (stages.folder("one") / "results").glob("*psn0.01*/val_0000.mp4")
+    (video,) = (stages.folder("one") / "results").glob("*psn0.01*/side_by_side/val_0000.mp4")
     assert next(iter(VideoFrames(video))).shape[1] // 480 == 3
     frames = len(list(VideoFrames(stages.data / "synthetic" / "videos" / "val_0000.avi")))
     assert all(len(list(VideoFrames(path))) == frames for path in written)

@@ -6,6 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from tests.tube_cases import coarse_case, shuffled
 from utils.box_ops import Tube, paired_iou
 from utils.metrics.tracking import tracking_metrics
 
@@ -113,6 +114,14 @@ def test_order_of_tubes_does_not_matter():
     pred, gt = make_case(1)
     turned = {name: tubes[::-1] for name, tubes in reversed(pred.items())}
     assert tracking_metrics(turned, gt) == pytest.approx(tracking_metrics(pred, gt))
+
+
+@pytest.mark.parametrize("label_centric", [True, False])
+def test_no_order_matters_where_overlaps_repeat_and_a_person_has_several_tubes(label_centric):
+    for seed in range(30):
+        pred, gt = coarse_case(seed)
+        again = tracking_metrics(shuffled(pred, seed), shuffled(gt, seed), label_centric)
+        assert again == tracking_metrics(pred, gt, label_centric), seed
 
 
 def test_one_switch():

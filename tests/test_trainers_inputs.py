@@ -14,7 +14,7 @@ from datasets.make_shards import make_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
 from tests.videos import write_video
 from utils.misc import InputError
-from utils.storage.files import lock, save_torch
+from utils.storage.files import load_checkpoint, lock, save_torch
 from utils.training.resume import STATE
 
 
@@ -41,6 +41,18 @@ def test_an_encoder_is_not_resumed_with_a_detector_that_was_retrained_in_place(
     scaled(stages.folder("one") / "detr" / "epoch_1.pth", 1.001, "query_embed")
     with pytest.raises(InputError, match=r"the run was started with another detector \(\w+-64, now \w+-64\); restore"):
         train_qmm(stages, "--epochs", 3, "--resume")
+
+
+def test_a_detector_is_not_resumed_by_the_settings_of_another_file(stages: Stages, tmp_path: Path) -> None:
+    weights = tmp_path / "detr.pth"
+    checkpoint = load_checkpoint(stages.folder("one") / "detr/epoch_1.pth", "detector")
+    save_torch(weights, checkpoint)
+    run = ("train_detr", "--detr", weights, "--ex_name", "tuned", "--clips_per_video", 1, "--resume", "--epochs")
+    stages.run(*run, 1)
+    for name, value in (("image_size", 48), ("pad_square", True), ("temperature", 20.0)):
+        save_torch(weights, {**checkpoint, "config": checkpoint["config"] | {name: value}})
+        with pytest.raises(InputError, match=f"was started with --{name} {checkpoint['config'][name]}, not {value}"):
+            stages.run(*run, 2)
 
 
 def test_a_head_is_not_resumed_with_an_encoder_that_was_retrained_in_place(

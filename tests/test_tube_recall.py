@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.test_box_ops import obvious_motion, obvious_tube_iou
-from tests.tube_cases import random_case
+from tests.tube_cases import coarse_case, random_case, shuffled
 from utils.box_ops import Tube
 from utils.metrics.tube_recall import tube_precision_recall
 from utils.misc import InputError
@@ -76,6 +76,14 @@ def test_order_of_predictions_does_not_matter():
             for key in ("recall", "precision", "class_recall", "class_precision"):
                 np.testing.assert_array_equal(one[key], two[key])
             assert str(one["motion_precision"]) == str(two["motion_precision"])
+
+
+def test_no_order_matters_where_overlaps_repeat():
+    for seed in range(150):
+        pred, gt = coarse_case(seed)
+        both = (pred, gt), (shuffled(pred, seed), shuffled(gt, seed))
+        one, two = (tube_precision_recall(*case, 0.1, num_classes=3)[0] for case in both)
+        assert str(one) == str(two), seed
 
 
 def test_one_person_may_cover_tubes_that_follow_each_other():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.test_box_ops import obvious_iou, obvious_motion
-from tests.tube_cases import jhmdb21_case, random_case
+from tests.tube_cases import coarse_case, jhmdb21_case, random_case, shuffled
 from utils.box_ops import Tube
 from utils.misc import InputError
 from utils.video_map import average_precision, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
@@ -77,13 +77,6 @@ def frames_as_tubes(tubes: dict[str, list[Tube]]) -> dict[str, list[Tube]]:
             for frame, box in zip(tube.frames.tolist(), tube.boxes, strict=True):
                 out.setdefault(f"{video} {frame:06d}", []).append(Tube([frame], [box], tube.label, tube.score))
     return out
-
-
-def shuffled(tubes: dict[str, list[Tube]], seed: int) -> dict[str, list[Tube]]:
-    rs = np.random.RandomState(seed)
-    names = list(tubes)
-    rs.shuffle(names)
-    return {name: [tubes[name][k] for k in rs.permutation(len(tubes[name]))] for name in names}
 
 
 @pytest.mark.parametrize("protocol", ["act", "voc"])
@@ -179,6 +172,14 @@ def test_shuffling_predictions_changes_nothing(seed, tied):
     once, again = calc_motion_ap(pred, gt, N, 0.3), calc_motion_ap(other, gt, N, 0.3)
     for category in once:
         np.testing.assert_array_equal(once[category], again[category])
+
+
+def test_order_of_ground_truth_that_overlaps_equally_changes_nothing():
+    for seed in range(200):
+        pred, gt = coarse_case(seed)
+        for metric in (calc_video_map, calc_frame_map):
+            once, again = (metric(pred, of_gt, 3, (0.1, 0.3)) for of_gt in (gt, shuffled(gt, seed)))
+            np.testing.assert_array_equal(once, again, str(seed))
 
 
 def test_counting_duplicates_is_the_published_evaluation(fixtures):

@@ -31,6 +31,28 @@ def random_case(seed: int, n_classes: int = 4, tied: bool = False) -> tuple[Tube
     return pred, gt
 
 
+def coarse_case(seed: int) -> tuple[Tubes, Tubes]:
+    """Predictions and ground truth of boxes on a coarse grid, so that overlaps repeat, with several tubes of one person
+    at a time."""
+    rs = np.random.RandomState(seed)
+
+    def tube() -> Tube:
+        frames = rs.randint(8) + np.arange(rs.randint(1, 10))
+        corners = np.broadcast_to(10.0 * rs.randint(0, 3, (rs.choice([1, len(frames)]), 2)), (len(frames), 2))
+        return Tube(frames, np.concatenate([corners, corners + 20], 1), rs.randint(3), 0.5, rs.randint(-1, 3))
+
+    pred, gt = ({f"v{v}": [tube() for _ in range(rs.randint(7))] for v in range(3)} for _ in range(2))
+    return pred, gt
+
+
+def shuffled(tubes: Tubes, seed: int) -> Tubes:
+    """The same videos and tubes in another order."""
+    rs = np.random.RandomState(seed)
+    names = list(tubes)
+    rs.shuffle(names)
+    return {name: [tubes[name][k] for k in rs.permutation(len(tubes[name]))] for name in names}
+
+
 def matches_of(
     pred: Tubes, gt: Tubes, num_classes: int, threshold: float, protocol: str = "voc"
 ) -> tuple[list[np.ndarray], np.ndarray]:

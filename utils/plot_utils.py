@@ -38,11 +38,13 @@ def plot_precision_recall(
 
     Args:
         correct: for each class whether each detection is correct, bool (n_c,) by falling score.
-        n_gt: int (n_classes,), number of ground truths; classes without any are listed below the panels.
+        n_gt: int (n_classes,), number of ground truths; classes without any, and those that the protocol leaves out,
+            are listed below the panels.
         labels: the classes' names.
         protocol: whose AP the area is (`utils.video_map.PROTOCOLS`).
     """
-    ap = {c: average_precision(np.asarray(correct[c], bool), int(n_gt[c]), protocol) for c in np.flatnonzero(n_gt)}
+    shown = [c for c in np.flatnonzero(n_gt).tolist() if labels[c] not in PROTOCOLS[protocol].left_out]
+    ap = {c: average_precision(np.asarray(correct[c], bool), int(n_gt[c]), protocol) for c in shown}
     with panels(path, len(ap), 8, 1.55, 1.6, title, sharex=True, sharey=True) as (fig, all_axes):
         for axes, c in zip(all_axes, sorted(ap, key=lambda c: -ap[c]), strict=True):
             precision, recall = precision_recall(correct[c], n_gt[c])
@@ -56,8 +58,9 @@ def plot_precision_recall(
             axes.set_title(f"{labels[c]}\nAP {ap[c]:.2f}, {counted(int(n_gt[c]), 'tube')}", fontsize=8)
             axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             axes.grid()
-        missing = ", ".join(label for label, n in zip(labels, n_gt, strict=True) if not n)
-        note = f"\n\nwithout ground truth: {missing}" if missing else ""
+        missing = ", ".join(label for c, label in enumerate(labels) if c not in ap)
+        why = "without ground truth" + " or not evaluated" * bool(PROTOCOLS[protocol].left_out)
+        note = f"\n\n{why}: {missing}" if missing else ""
         fig.supxlabel("recall (share of the ground-truth tubes)" + note, fontsize=9)
         fig.supylabel("precision (share of the detections)", fontsize=9)
 

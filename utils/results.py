@@ -22,9 +22,13 @@ _COMPARABLE = {
 }  # fmt: skip
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
-_MADE_OF_TUBES = ("*.png", "*.pdf", "*.mp4", "errors.json", "predictions.json", "frame_detections.npy", "ava.csv",
-                  "mot/*.txt")  # fmt: skip
-"""Files beside the results that show the evaluated tubes."""
+_PLOTS = ("precision_recall@*", "motion_recall@*", "errors_*@*", "confusion_tubes@*", "confusion_frames", "similarity",
+          "features", "tubes", "frames")  # fmt: skip
+_MADE_OF_TUBES = (
+    *(f"{plot}.{kind}" for plot in _PLOTS for kind in ("png", "pdf")),
+    *("side_by_side/**/*.mp4", "errors.json", "predictions.json", "frame_detections.npy", "ava.csv", "mot/**/*.txt"),
+)
+"""Files beside the results that show the evaluated tubes; others there are the user's."""
 
 
 class Views(NamedTuple):
@@ -135,7 +139,7 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
     for name in dict.fromkeys([*worst, *args["side_by_side"]]):
         from utils.drawing.side_by_side import write_side_by_side
 
-        video = folder / f"{name.replace('/', '_')}.mp4"
+        video = folder / "side_by_side" / f"{name}.mp4"
         try:
             frames = views.frames(name)
             write_side_by_side(video, frames, frames.size, frames.fps, views.panels(name))
@@ -145,7 +149,7 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
             continue  # nobody asked for it; the page has a note on videos that cannot be read
         print(f"video: {video}")
         if name in worst:
-            log.comet("log_video", str(video), name=video.stem, overwrite=True)
+            log.comet("log_video", str(video), name=name, overwrite=True)
 
 
 def _log_parts(log: RunLog, metrics: Mapping) -> None:

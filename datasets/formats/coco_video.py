@@ -2,7 +2,8 @@
 
 `frame_id` of an image counts from 0; TAO's `frame_index`, the frame itself, wins where both are there. A box belongs to
 the person `track_id` or `instance_id`. YouTube-VIS has one annotation a track, with a box or null for each frame.
-Crowds are left out. Categories are the actions.
+ByteTrack's files, whose videos have a `file_name` alone, count frames from 1. Crowds are left out. Categories are the
+actions.
 """
 
 import json
@@ -76,13 +77,17 @@ def read(
 def _name(video: Mapping) -> str:
     """A video's name; that of YouTube-VIS is the folder of its images."""
     if "name" in video or not video.get("file_names"):
-        return str(video["name"])
+        return str(video["file_name" if _is_bytetrack(video) else "name"])
     return str(video["file_names"][0]).rpartition("/")[0]
+
+
+def _is_bytetrack(video: Mapping) -> bool:
+    return "name" not in video and "file_name" in video
 
 
 def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[object, tuple]:
     """Video, frame, width and height of each image by its id."""
-    by_id = {}
+    by_id, from_one = {}, bool(videos) and all(map(_is_bytetrack, videos.values()))
     for image in images:
         where = f"{path}: image {image.get('id')}"
         frame = image.get("frame_index", image.get("frame_id"))
@@ -93,7 +98,10 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         size = image.get("width") or 0, image.get("height") or 0
         if (number := whole_number(frame, f"image {image['id']}: frame")) >= common.MAX_FRAMES:
             raise InputError(f"{where}: {number} is no number of a video's frame")
-        by_id[image["id"]] = image["video_id"], number, *size
+        if from_one and Path(file := str(image.get("file_name"))).stem.lstrip("0") != str(number):
+            text = f"frame_id {number}, but file_name {file}; of a part of a video use its MOT files (format: mot)"
+            raise InputError(f"{where}: {text}")
+        by_id[image["id"]] = image["video_id"], number - from_one, *size
     return by_id
 
 

@@ -8,6 +8,7 @@ track's last (JAAD's, which end tracks without `outside`), are taken as they sta
 
 import io
 import itertools
+import re
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -174,14 +175,15 @@ def _task(about: ET.Element, meta: ET.Element) -> Task:
     source = about.findtext("source") or meta.findtext("source", "")
     name = about.findtext("name", "").strip()
     stem = PurePosixPath(source.strip().replace("\\", "/")).stem or name or f"job_{about.findtext('id')}"
-    step = int(about.findtext("frame_filter", "").partition("step=")[2] or 1)
+    step = re.search(r"step\s*=\s*(\d+)", about.findtext("frame_filter", ""))  # as CVAT itself reads it
+    step = max(int(step[1]), 1) if step else 1
     first = int(about.findtext("start_frame", 0))
     last = int(about.findtext("stop_frame", first + step * (int(about.findtext("size", 1)) - 1)))
     size = meta.find(".//original_size")
     width, height = (0, 0) if size is None else (int(size.findtext(side)) for side in ("width", "height"))
     if not 0 <= first <= last < MAX_FRAMES:
         raise ValueError(f"a task of the frames {first} to {last}")
-    return Task(name if name.endswith(f"/{stem}") else stem, width, height, first, last, max(step, 1))
+    return Task(name if name.endswith(f"/{stem}") else stem, width, height, first, last, step)
 
 
 def _declared(meta: ET.Element) -> dict[str, dict[str, list[str]]]:

@@ -4,8 +4,8 @@ The detections of a class are matched by falling score. Each takes the ground tr
 overlaps most among those still unmatched, if their IoU is at least the threshold; otherwise it is a false positive. A
 second detection of one tube is therefore never correct. Equal scores are ordered by video name and the tube's content,
 so that the order in which predictions are given does not matter. Of ground truths that a detection overlaps equally
-(one person with two actions), that of its own class comes first, then the lower label, so that the annotation's order
-does not matter either.
+(one person with two actions), that of its own class comes first, then the lower label, then content, so that the
+annotation's order does not matter either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -130,9 +130,11 @@ def candidates(
     check_tubes(pred, num_classes)
     check_tubes(gt, num_classes, lowest_label=-1)
     names = sorted({*pred, *gt})
-    tubes, gt_tubes = numbered_tubes(pred, names), numbered_tubes(gt, names)
-    # the rank of each tube where all are sorted by video and content, which decides between equal scores
-    order = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
+    # the order decides between equal scores and equal overlaps
+    tubes, gt_tubes = (
+        sorted(numbered_tubes(side, names), key=lambda t: (t.video, by_content(t.tube))) for side in (pred, gt)
+    )
+    order = np.arange(len(tubes))
     if boxes:
         scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
         detections = boxes_as_instances(tubes, scores, rule.inclusive)

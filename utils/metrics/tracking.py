@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.box_ops import Tube, Tubes, frames_and_boxes
 from utils.metrics.matching import video_box_pairs
-from utils.metrics.overlaps import check_tubes
+from utils.metrics.overlaps import by_content, check_tubes
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)  # the IoU thresholds that HOTA is averaged over
 MATCH_IOU = 0.5  # of IDF1 and identity switches
@@ -41,8 +41,8 @@ def tracking_metrics(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict
     """Tracking metrics of all videos together.
 
     Args:
-        pred, gt: all tubes of one `person_id` are one track (the first box where two are in one frame); a tube without
-            one (-1) is a track of its own.
+        pred, gt: all tubes of one `person_id` are one track (where two are in one frame, the box of the one that begins
+            first); a tube without one (-1) is a track of its own.
         label_centric: only frames with ground truth count.
 
     Returns:
@@ -107,7 +107,7 @@ def _overlapping(pred: Tubes, gt: Tubes, label_centric: bool) -> Iterator[tuple[
 def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tube]:
     """One tube for each person, with its boxes in the frames `within` (None: in all), if there are any."""
     by_person: dict[int, list[Tube]] = {}
-    for i, tube in enumerate(tubes):
+    for i, tube in enumerate(sorted(filter(len, tubes), key=by_content)):
         by_person.setdefault(tube.person_id if tube.person_id >= 0 else -1 - i, []).append(tube)
     tracks = []
     for parts in by_person.values():
@@ -115,7 +115,7 @@ def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tub
         frames, first = np.unique(frames, return_index=True)
         keep = slice(None) if within is None else np.isin(frames, within)
         tracks.append(Tube(frames[keep], boxes[first[keep]], person_id=parts[0].person_id))
-    return [track for track in tracks if len(track)]
+    return sorted(filter(len, tracks), key=by_content)  # equal assignments depend on this order
 
 
 def _assign(gt: np.ndarray, track: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -46,8 +46,7 @@ def tube_precision_recall(
     n_groups = 1 + num_classes + len(MOTION_CATEGORIES)  # all, classes, motion categories
     accepted_gt, all_gt, accepted_pred, all_pred = np.zeros((4, len(thresholds), n_groups))
     for video in sorted({*pred, *gt}):  # sums of floats depend on their order
-        tracks = sorted((tube for tube in pred.get(video, ()) if len(tube)), key=by_content)
-        targets = [tube for tube in gt.get(video, ()) if len(tube)]
+        tracks, targets = (sorted(filter(len, side.get(video, ())), key=by_content) for side in (pred, gt))
         ious = tube_ious(tracks, targets, label_centric, frame_iou)
         accepted = accept(ious, targets, min(thresholds))
         member = _groups(targets, num_classes)
@@ -99,7 +98,7 @@ def with_accepted_pair(
     """Which tracks and which ground truth of one video have an accepted pair, bool (n,) and (m,); arguments as in
     `tube_precision_recall`. Empty tubes, which are not counted, are True."""
     rows = sorted((i for i, tube in enumerate(pred) if len(tube)), key=lambda i: by_content(pred[i]))
-    columns = [j for j, tube in enumerate(gt) if len(tube)]
+    columns = sorted((j for j, tube in enumerate(gt) if len(tube)), key=lambda j: by_content(gt[j]))
     targets = [gt[j] for j in columns]
     pairs = accept(tube_ious([pred[i] for i in rows], targets, label_centric, frame_iou), targets, threshold)
     of_pred, of_gt = np.ones(len(pred), bool), np.ones(len(gt), bool)

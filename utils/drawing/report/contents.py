@@ -201,8 +201,8 @@ def part_charts(
 def curve_charts(
     pred: Tubes, gt: Tubes, labels: Sequence[str], thresholds: Sequence[float], protocol: str
 ) -> list[dict]:
-    """Precision and recall by class at every threshold of 3D IoU; the first chart is unfolded. None where the protocol
-    has no curves."""
+    """Precision and recall by class, of those that are in the mean, at every threshold of 3D IoU; the first chart is
+    unfolded. None where the protocol has no curves."""
     made: list[dict] = []
     if protocol not in PROTOCOLS:
         return made
@@ -211,7 +211,7 @@ def curve_charts(
         curves = []
         for label, ranking in zip(labels, classes, strict=True):
             n, correct = int(ranking.n_gt.sum()), ranking.correct
-            if not n:
+            if not n or label in PROTOCOLS[protocol].left_out:
                 continue
             kept = np.unique(np.linspace(0, max(len(correct) - 1, 0), min(len(correct), CURVE_POINTS)).astype(int))
             y, x = (values[kept].round(4).tolist() for values in precision_recall(correct, n))
