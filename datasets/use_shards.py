@@ -240,7 +240,7 @@ class Clips:
                 flips |= (draws < 0.5) & self.mirror
             self._read_clip(clip.video, clip.frames, part[:, :high, :wide], flips)
             if self.train:
-                self._jitter(part[:, :high, :wide], clip.draw, -16 if flips.all() and not padded else 16)
+                self._jitter(part[:, :high, :wide], clip.draw, -16 if flips.all() else 16)
             rows, counts = clip.video.rows(clip.frames)
             boxes = clip.video.boxes[rows]
             flipped = np.repeat(flips, counts)

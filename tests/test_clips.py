@@ -85,6 +85,17 @@ def test_a_batch_pads_masks_and_keeps_identities_apart(shards):
     assert {int(x) for target in batch["targets"] for x in target["labels"]} == {1}
 
 
+def test_a_clip_looks_the_same_beside_larger_ones(shards):
+    """Also where it is mirrored: batches are others in two processes, or of another size."""
+    dataset = ClipDataset(shards, 2, 1)
+    for epoch in range(8):
+        keys = [(epoch, i) for i in range(4)]
+        batch = collate(dataset.pack(keys))
+        for clip, key in enumerate(keys):
+            alone = collate(dataset.pack([key]))["images"]
+            assert torch.equal(batch["images"][batch["clip"] == clip, :, :, : alone.shape[3]], alone)
+
+
 def test_squares_are_pictures_without_a_mask(shards):
     plain, square = (
         collate(ClipDataset(shards, 2, 1, 32, pad_square=on).pack([(0, i) for i in range(4)])) for on in (False, True)
