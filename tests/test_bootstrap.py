@@ -147,6 +147,22 @@ def test_results_of_another_ground_truth_are_not_compared(data, predictions, tmp
         compare.compare(a, b)
 
 
+def test_equal_metrics_are_no_difference_and_none_is_beyond_one(tmp_path):
+    values = {  # of the metrics in both results, and in their resamples
+        "a": {"AP@0.5/walk": [0.1 + 0.2] * 3, "AP@0.5/run": [0.75, 0, 0]},
+        "b": {"AP@0.5/walk": [0.3] * 3, "AP@0.5/run": [0.25, 1, 1]},
+    }
+    for name, of_metrics in values.items():
+        kept = {metric: np.array(resamples, float) for metric, (_, *resamples) in of_metrics.items()}
+        args = dict.fromkeys(compare.COMPARED, "") | {"resamples": compare.resamples_checksum(kept)}
+        metrics = {"AP@0.5": {metric[7:]: own for metric, (own, *_) in of_metrics.items()}, "intervals": {}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"args": args, "metrics": metrics}))
+        compare.write_resamples(tmp_path / name, kept)
+    rows = compare.compare(tmp_path / "a.json", tmp_path / "b.json")
+    assert [rows["AP@0.5/walk"][key] for key in ("low", "difference", "high", "wins")] == [0, 0, 0, 0.5]
+    assert [rows["AP@0.5/run"][key] for key in ("low", "difference", "high")] == [1, 0.5, 1]
+
+
 def test_results_have_intervals_and_can_be_compared(data, predictions, tmp_path, capsys):  # noqa: F811
     flags = ("--bootstrap", 200, "--seed", 5)
     metrics, one = evaluate(data, predictions, *flags)

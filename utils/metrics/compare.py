@@ -19,6 +19,7 @@ from utils.results import flat, print_table, read_results
 from utils.storage.files import atomic
 
 FILE = "resamples.npz"  # in the folder beside a results file
+DIGITS = 12  # of differences: what is left of equal values after rounding is on neither side of zero
 COMPARED = ("bootstrap", "seed", "protocol", "count_duplicates", "ground_truth", "metric")  # of a results file's `args`
 
 
@@ -55,11 +56,12 @@ def compare(a: Path, b: Path) -> dict[str, dict[str, float]]:
     for name in of_a:
         if name not in of_b or (name.startswith("AP@") and not alike):  # AP of tubes and of boxes have one name
             continue
-        difference = of_a[name] - of_b[name]
+        difference = (of_a[name] - of_b[name]).round(DIGITS)
         known = difference[~np.isnan(difference)]
         if len(known) and None not in (values_a.get(name), values_b.get(name)):
-            point = values_a[name] - values_b[name]
-            low, high = interval(known, point)
+            point = round(values_a[name] - values_b[name], DIGITS)
+            most = max(1.0, abs(point))  # AP lies between 0 and 1, but for duplicates that count
+            low, high = (np.clip(interval(known, point), -most, most).round(DIGITS) + 0.0).tolist()  # no -0
             wins = float((known > 0).mean() + (known == 0).mean() / 2)
             rows[name] = {"a": values_a[name], "b": values_b[name], "difference": point}
             rows[name] |= {"low": low, "high": high, "wins": wins}
