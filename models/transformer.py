@@ -30,7 +30,8 @@ class Attention(nn.Module):
             q, k, v = q.float(), k.float(), v.float()
         visible = None if padding is None else ~padding[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
+        with torch.autocast(q.device.type, enabled=False):  # it would make them bf16 again
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
         return self.out_proj(out.transpose(1, 2).flatten(-2))
 
 

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.backbone import Backbone
 from models.detr import PERSON, build_model, for_inference, full_config, normalize
-from models.transformer import Transformer
+from models.transformer import Attention, Transformer
 from tests.fill import SMALL, fill_state_dict, filled_detr
 from utils.box_ops import box_cxcywh_to_xyxy, box_iou
 from utils.misc import InputError
@@ -172,6 +173,21 @@ def test_mixed_precision_trains(small):
     loss.backward()
     assert outputs["pred_boxes"].dtype == outputs["queries"].dtype == torch.float32
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detr.parameters())
+
+
+def test_attention_and_its_gradient_are_float32_on_a_cpu():
+    seen = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if "attention" in operation.overloadpacket.__name__:
+                seen.append(args[0].dtype)
+            return operation(*args, **(kwargs or {}))
+
+    attention, x = Attention(16, 2, 0.0), torch.randn(1, 5, 16)
+    with Record(), torch.autocast("cpu", torch.bfloat16):
+        attention(x, x, x, None).sum().backward()
+    assert seen == [torch.float32, torch.float32]
 
 
 @pytest.mark.slow
