@@ -2,7 +2,7 @@
 
 The detections of a class are matched by falling score. Each takes the ground truth of its video (or frame) that it
 overlaps most among those still unmatched, if their IoU is at least the threshold; otherwise it is a false positive. A
-second detection of one tube is therefore never correct. Equal scores are ordered by video name and the tube's content,
+second detection of one tube is therefore never correct. Equal scores are ordered by video name and content,
 so that the order in which predictions are given does not matter. Of ground truths that a detection overlaps equally
 (one person with two actions), that of its own class comes first, then the lower label, so that the annotation's order
 does not matter either.
@@ -131,16 +131,17 @@ def candidates(
     check_tubes(gt, num_classes, lowest_label=-1)
     names = sorted({*pred, *gt})
     tubes, gt_tubes = numbered_tubes(pred, names), numbered_tubes(gt, names)
-    # the rank of each tube where all are sorted by video and content, which decides between equal scores
-    order = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
+    # order: the rank by video and content, which decides between equal scores, whatever the order they are given in
     if boxes:
         scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
         detections = boxes_as_instances(tubes, scores, rule.inclusive)
         targets = boxes_as_instances(gt_tubes, None, rule.inclusive)
-        order = order.repeat([len(t.tube) for t in tubes])
+        # a box's own, since boxes are the same whether they are linked or not
+        order = np.argsort(np.lexsort((detections.label, *detections.boxes.T[::-1], detections.frame)))
         pairs = box_pairs(detections, targets, min_iou, any_class)
     else:
         detections, targets = tubes_as_instances(tubes), tubes_as_instances(gt_tubes)
+        order = np.argsort(sorted(range(len(tubes)), key=lambda n: (tubes[n].video, by_content(tubes[n].tube))))
         pairs = tube_pairs(tubes, gt_tubes, min_iou, rule, any_class)
     return ranked_candidates(names, num_classes, rule, detections, targets, pairs, order)
 
