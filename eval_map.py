@@ -343,7 +343,9 @@ def main() -> None:
     if not args.protocol.startswith("ava"):
         warn_of_steps(gt, pred)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
-    if not metrics["tubes"]:
+    if not any(tube.label >= 0 for tubes in gt.values() for tube in tubes):
+        tell("warning: nobody who is annotated has an action, so AP is not defined")
+    elif not metrics["tubes"]:
         tell("warning: no action tube was predicted, so AP is 0")
     metrics |= {"videos": len(gt)} | measure(args.metric, e) | {"videos_left_out": len(bad or {})}
     resamples = metrics.pop(RESAMPLES, None)

@@ -163,7 +163,8 @@ def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None
     """Print a warning where no frame of a track has one of the actions: accuracy would be 1."""
     actions = np.arange(n_actions)
     if not any(track.labels.ndim == 2 or np.isin(track.labels, actions).any() for track in data.tracks):
-        reason = "the head can only learn 'no action'; lower --iou_th of eval_qmm.py, or train the detector longer"
+        remedy = "if the annotation has actions, lower --iou_th of eval_qmm.py, or train the detector longer"
+        reason = f"the head can only learn 'no action'; {remedy}"
         tell(f"warning: {path}: no track overlaps anybody who has an action, so {reason}")
 
 

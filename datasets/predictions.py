@@ -77,8 +77,7 @@ def read_predictions(path: Path, format: str, options: Mapping) -> RawPrediction
     Raises:
         InputError: names file, place and fault, and the option that would be right where one can be guessed.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder of predictions")
+    _check_exists(path)
     if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
         limit = MAX_BYTES >> 30
         raise InputError(f"{path}: {size / 2**30:.0f} GiB in one file; part it into several of up to {limit} GiB")
@@ -97,6 +96,7 @@ def read_predictions(path: Path, format: str, options: Mapping) -> RawPrediction
 
 def recognise(path: Path) -> str:
     """The format of a file or folder, by names of files and their content; InputError where that is not safe."""
+    _check_exists(path)
     kind = None
     if any(path.rglob("*_tubes.pkl")):
         kind = "act_tubes"
@@ -112,6 +112,11 @@ def recognise(path: Path) -> str:
     if kind is None:
         raise InputError(f"{path}: its format is not recognised; say it with --predictions_format {'|'.join(FORMATS)}")
     return kind
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder of predictions")
 
 
 def _kind_of_text(path: Path) -> str | None:

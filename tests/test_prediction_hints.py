@@ -138,6 +138,19 @@ def test_videos_without_any_tube_are_told(many, capsys):
     assert "warning: no action tube was predicted" in capsys.readouterr().err
 
 
+def test_an_annotation_without_actions_is_told(many, capsys):
+    root, content = many
+    path = root / "pred.json"
+    path.write_text(json.dumps({"labels": LABELS, "videos": {name: {"tubes": []} for name in content["videos"]}}))
+    gt = json.loads((root / "gt.json").read_text())
+    for video in gt["videos"].values():
+        video["tubes"][0]["label"] = None
+    (root / "gt.json").write_text(json.dumps(gt))
+    assert evaluate(root, path)[0]["v-mAP@0.5"] is None
+    err = capsys.readouterr().err
+    assert "warning: nobody who is annotated has an action, so AP is not defined" in err and "AP is 0" not in err
+
+
 def test_boxes_in_steps_are_told_where_the_other_side_has_every_frame(many, capsys):
     root, content = many
     every_frame = (root / "gt.json").read_text()

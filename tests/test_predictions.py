@@ -227,8 +227,9 @@ def test_a_file_that_is_cut_off_or_of_no_known_kind(data, predictions, tmp_path)
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message):
             evaluate(data, tmp_path / name)
-    with pytest.raises(InputError, match="no such file or folder"):
-        evaluate(data, tmp_path / "missing.json")
+    for missing in ("missing.json", "missing.csv", "missing"):
+        with pytest.raises(InputError, match="no such file or folder"):
+            evaluate(data, tmp_path / missing)
     with (tmp_path / "giant.json").open("wb") as file:
         file.truncate(5 * 2**30)
     with pytest.raises(InputError, match="5 GiB in one file"):

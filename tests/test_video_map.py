@@ -162,6 +162,23 @@ def test_frame_map_with_the_scores_of_tubes():
         calc_frame_map(pred, gt, N, frame_scores={video: [scores[:-1] for scores in same[video]] for video in same})
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_boxes_of_equal_scores_count_alike_whether_they_are_linked_or_not(seed):
+    pred, gt = random_case(seed, N)
+    rs = np.random.RandomState(seed)
+    scores = {video: [rs.rand(len(tube)).round(1) for tube in tubes] for video, tubes in pred.items()}
+    single = {
+        video: [
+            Tube([frame], [box], tube.label, score)
+            for tube, of_tube in zip(tubes, scores[video], strict=True)
+            for frame, box, score in zip(tube.frames, tube.boxes, of_tube, strict=True)
+        ]
+        for video, tubes in pred.items()
+    }
+    got = calc_frame_map(pred, gt, N, THRESHOLDS, frame_scores=scores)
+    np.testing.assert_array_equal(got, calc_frame_map(single, gt, N, THRESHOLDS))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_shuffling_predictions_changes_nothing(seed, tied):

@@ -2,7 +2,7 @@
 
 The detections of a class are matched by falling score. Each takes the ground truth of its video (or frame) that it
 overlaps most among those still unmatched, if their IoU is at least the threshold; otherwise it is a false positive. A
-second detection of one tube is therefore never correct. Equal scores are ordered by video name and the tube's content,
+second detection of one tube is therefore never correct. Equal scores are ordered by video name and content,
 so that the order in which predictions are given does not matter. Of ground truths that a detection overlaps equally
 (one person with two actions), that of its own class comes first, then the lower label, then content, so that the
 annotation's order does not matter either.
@@ -134,15 +134,16 @@ def candidates(
     tubes, gt_tubes = (
         sorted(numbered_tubes(side, names), key=lambda t: (t.video, by_content(t.tube))) for side in (pred, gt)
     )
-    order = np.arange(len(tubes))
     if boxes:
         scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
         detections = boxes_as_instances(tubes, scores, rule.inclusive)
         targets = boxes_as_instances(gt_tubes, None, rule.inclusive)
-        order = order.repeat([len(t.tube) for t in tubes])
+        # a box's own, since boxes are the same whether they are linked or not
+        order = np.argsort(np.lexsort((detections.label, *detections.boxes.T[::-1], detections.frame)))
         pairs = box_pairs(detections, targets, min_iou, any_class)
     else:
         detections, targets = tubes_as_instances(tubes), tubes_as_instances(gt_tubes)
+        order = np.arange(len(tubes))
         pairs = tube_pairs(tubes, gt_tubes, min_iou, rule, any_class)
     return ranked_candidates(names, num_classes, rule, detections, targets, pairs, order)
 
