@@ -95,7 +95,7 @@ class StreamedClips(Clips):
         for sample in samples:
             video = streamed_video(sample)
             self.check(video)
-            for number in range(self.clips_per_video if self.has_clips(video) else 0):
+            for number in range(self.clips_per_video if len(self.candidates(video)) else 0):
                 draw = rng(self.seed, epoch, turn, zlib.crc32(video.name.encode()), number)
                 clip = self.clip(video, number, draw)
                 frames = dict(zip(clip.frames.tolist(), video.read(clip.frames), strict=True))

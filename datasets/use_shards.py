@@ -157,12 +157,8 @@ class Clips:
     def __post_init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=MAX_FREE)
 
-    def has_clips(self, video: ShardVideo) -> bool:
-        """Whether a video has frames for clips; annotated in key frames it has none where all of these are excluded."""
-        return len(self.candidates(video)) > 0
-
     def candidates(self, video: ShardVideo) -> np.ndarray:
-        """The frames that a video's clips are chosen from."""
+        """The frames that a video's clips are chosen from; none where all of its key frames are excluded."""
         if not self.whole_videos and video.key_frames is not None:
             return video.key_frames
         annotated = len(video.frames) and not self.whole_videos
@@ -269,7 +265,7 @@ class ClipDataset(Clips):
     """Clips from a folder of shards.
 
     A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each of `videos`, which
-    are those that have any (`has_clips`); `names` are those of all. Settings are those of `Clips`. Opening reads each
+    are those that have any; `names` are those of all. Settings are those of `Clips`. Opening reads each
     video's json and no frame. InputError for shards that are missing or damaged.
     """
 
@@ -282,7 +278,7 @@ class ClipDataset(Clips):
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path}: damaged sample {meta['name']!r} ({error}); {REMEDY}") from None
         self.names = {video.name for video in videos}
-        self.videos = [video for video in videos if self.has_clips(video)]
+        self.videos = [video for video in videos if len(self.candidates(video))]
         if not self.videos:
             raise InputError(f"{shards_dir}: the shards hold no video")
 
