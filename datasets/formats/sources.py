@@ -65,29 +65,25 @@ class Clock(NamedTuple):
         return known + np.maximum(frames - len(self.times) + 1, 0) / self.fps
 
 
+@functools.lru_cache(maxsize=4096)  # VIA's times ask once a box
 def clock_of(name: str, fps: float | None, videos: str | None) -> Clock | None:
     """The clock of a video by the video itself, whose rate may vary, else by the option `fps`, else None.
 
     InputError where the two differ. A folder of images has no rate of its own, and an unreadable file is not compared.
     """
-    path = video_path(videos, name) if videos else None
-    if fps is None:
-        return None if path is None else _own_clock(videos, name)
-    if path is None or not path.is_file():
-        return Clock(fps)
+    by_option = None if fps is None else Clock(fps)
+    if not videos or (by_option and not video_path(videos, name).is_file()):
+        return by_option
     try:
-        own = _own_clock(videos, name)
+        video = _video(videos, name)
+        times = np.array(video.own_times)
     except InputError:
-        return Clock(fps)
-    if abs(own.fps / fps - 1) > FPS_TOLERANCE:
-        raise InputError(f"{path}: has {own.fps:g} frames a second, not {fps:g}; leave out the option fps")
-    return own
-
-
-@functools.lru_cache(maxsize=4096)  # VIA's times ask once a box
-def _own_clock(videos: str, name: str) -> Clock:
-    video = _video(videos, name)
-    return Clock(video.fps, np.array(video.own_times))
+        if by_option:
+            return by_option
+        raise
+    if by_option and abs(video.fps / fps - 1) > FPS_TOLERANCE:
+        raise InputError(f"{video.path}: has {video.fps:g} frames a second, not {fps:g}; leave out the option fps")
+    return Clock(video.fps, times)
 
 
 @functools.lru_cache(maxsize=4096)  # opening a video decodes a frame
