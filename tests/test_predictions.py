@@ -132,22 +132,20 @@ def changed(path: Path, change) -> Path:
     return other
 
 
-def shares(_, content):
-    for video in content["videos"].values():
-        for tube in video["tubes"]:
-            tube["boxes"] = [[x / s for x, s in zip(box, [*SIZE, *SIZE], strict=True)] for box in tube["boxes"]]
+def of_boxes(of_box):
+    """A change of every box."""
+
+    def change(_, content):
+        for video in content["videos"].values():
+            for tube in video["tubes"]:
+                tube["boxes"] = [of_box(box) for box in tube["boxes"]]
+
+    return change
 
 
-def larger(_, content):
-    for video in content["videos"].values():
-        for tube in video["tubes"]:
-            tube["boxes"] = [[3 * x for x in box] for box in tube["boxes"]]
-
-
-def turned(_, content):
-    for video in content["videos"].values():
-        for tube in video["tubes"]:
-            tube["boxes"] = [[*box[2:], *box[:2]] for box in tube["boxes"]]
+shares = of_boxes(lambda box: [x / side for x, side in zip(box, [*SIZE, *SIZE], strict=True)])
+larger = of_boxes(lambda box: [3 * x for x in box])
+turned = of_boxes(lambda box: [*box[2:], *box[:2]])
 
 
 def renamed(_, content):

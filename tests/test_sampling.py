@@ -55,18 +55,24 @@ def test_stride_counts_the_videos_own_frames() -> None:
     assert chosen(ALL_FRAMES, times - 1) == list(range(20))
 
 
+def shown(path: Path, sampling: Sampling) -> list[int]:
+    """The numbers of the frames that are chosen; reading the video gives these frames."""
+    frames, video = list(VideoFrames(path)), VideoFrames(path, sampling)
+    numbers = video.chosen().tolist()
+    for frame, number in zip(video, numbers, strict=True):
+        assert np.array_equal(frame, frames[number])
+    return numbers
+
+
 TIMES = [0, 1, 2, 3, 10, 11, 12, 25, 26, 27, 28, 29, 50, 51, 52, 53, 54, 55]  # of 1/25 s: at second 1, frame 7
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_videos_of_varying_rate_are_sampled_by_time(tmp_path: Path, suffix: str) -> None:
     path = write_video(tmp_path / f"v.{suffix}", gradient_frames(18), times=TIMES)
-    frames = list(VideoFrames(path))
-    video = VideoFrames(path, Sampling(rate=5))  # each 5/25 s
-    on_screen = [0, 3, 4, 6, 6, 7, 11, 11, 11, 11, 12, 17]
-    assert video.chosen().tolist() == on_screen and video.fps == 5
-    for frame, number in zip(video, on_screen, strict=True):
-        assert np.array_equal(frame, frames[number])
+    sampling = Sampling(rate=5)  # each 5/25 s
+    assert shown(path, sampling) == [0, 3, 4, 6, 6, 7, 11, 11, 11, 11, 12, 17]
+    assert VideoFrames(path, sampling).fps == 5
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
@@ -78,11 +84,7 @@ def test_an_avi_with_b_frames_is_sampled_as_it_is_shown(tmp_path: Path, codec: s
     frames = list(VideoFrames(path))
     order = [int(np.argmin([np.abs(image - frame.astype(int)).mean() for image in images])) for frame in frames]
     assert order == list(range(40))
-    video = VideoFrames(path, Sampling(rate=12.5))
-    numbers = video.chosen()
-    assert numbers.tolist() == list(range(0, 40, 2))
-    for frame, number in zip(video, numbers, strict=True):
-        assert np.array_equal(frame, frames[number])
+    assert shown(path, Sampling(rate=12.5)) == list(range(0, 40, 2))
 
 
 def test_a_raw_stream_without_times_is_sampled_by_its_rate(tmp_path: Path) -> None:
@@ -115,12 +117,8 @@ def test_packets_that_show_nothing_are_no_frames(tmp_path: Path, codec: str, opt
                 hidden.stream, hidden.time_base, hidden.pts = stream, packet.time_base, packet.pts - 9
                 out.mux(hidden)
             out.mux(packet)
-    frames = list(VideoFrames(path))
-    video = VideoFrames(path, Sampling(rate=12.5))
-    numbers = video.chosen()
-    assert len(frames) == 40 - 12 * bool(cut) and numbers[-1] >= len(frames) - 2
-    for frame, number in zip(video, numbers, strict=True):
-        assert np.array_equal(frame, frames[number])
+    length = 40 - 12 * bool(cut)
+    assert len(list(VideoFrames(path))) == length and shown(path, Sampling(rate=12.5))[-1] >= length - 2
 
 
 def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,10 +147,7 @@ def test_a_late_start_is_found_without_decoding_what_is_before(tmp_path: Path, m
 )
 def test_a_late_start_is_right_where_a_seek_is_not(tmp_path: Path, name: str, codec: str, options: dict) -> None:
     path = write_video(tmp_path / name, (gradient_frames(64) * 10)[:630], codec, options=options)
-    frames = list(VideoFrames(path))
-    video = VideoFrames(path, Sampling(rate=5, start=SEEK + 10))
-    for frame, number in zip(video, video.chosen(), strict=True):
-        assert np.array_equal(frame, frames[number])
+    assert shown(path, Sampling(rate=5, start=SEEK + 10))
 
 
 def project_at(folder: Path, line: str, frames: list[int]) -> Path:
