@@ -43,6 +43,21 @@ def test_an_encoder_is_not_resumed_with_a_detector_that_was_retrained_in_place(
         train_qmm(stages, "--epochs", 3, "--resume")
 
 
+def test_a_detector_is_not_resumed_from_initial_weights_that_were_trained_otherwise_since(
+    finished_chain: Stages, tmp_path: Path
+) -> None:
+    stages = finished_chain.copy(tmp_path)
+    start = stages.folder("one") / "detr" / "epoch_1.pth"
+    run = ("train_detr", "--ex_name", "own", "--detr", start, "--resume", "--epochs")
+    stages.run(*run, 1)
+    checkpoint = torch.load(start, weights_only=True)
+    checkpoint["config"]["image_size"] = 48
+    save_torch(start, checkpoint)
+    with pytest.raises(InputError, match="the run was started with --image_size 64, not 48; repeat it to resume"):
+        stages.run(*run, 2)
+    stages.run(*run, 2, "--image_size", 64)
+
+
 def test_a_head_is_not_resumed_with_an_encoder_that_was_retrained_in_place(
     finished_chain: Stages, tmp_path: Path
 ) -> None:

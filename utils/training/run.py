@@ -61,7 +61,8 @@ class TrainingRun:
         config: what rebuilds the model; part of every checkpoint.
         args: the script's flags, `add_run_flags` and `add_training_flags` among them.
         data: checksum of the training data, which must be the same in a resumed run.
-        settings: values of flags that were left to the data set, which must be the same in a resumed run.
+        settings: values of flags that were left to the data set or a checkpoint, which must be the same in a resumed
+            run.
         exported: the part of `model` that checkpoints hold, where that is not the whole.
         frozen: name -> key of the models whose outputs are trained on, which must be the same in a resumed run.
 
