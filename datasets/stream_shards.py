@@ -84,11 +84,15 @@ class StreamedClips(Clips):
             )
             draw = random.Random(int(rng(self.seed, epoch, turn, rank()).integers(2**63)))
             clips = samples.compose(partial(self._cut, epoch, turn)).shuffle(SHUFFLE, initial=START, rng=draw)
+            clip = None
             try:
-                yield from clips
+                for clip in clips:
+                    yield clip
             except (OSError, EOFError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise InputError(f"{self.pattern}: a shard cannot be read ({reason})") from None
+            if clip is None:
+                raise InputError(f"{self.pattern}: no video of process {rank()}'s shards has frames for clips")
 
     def _cut(self, epoch: int, turn: int, samples: Iterable[dict]) -> Iterator[Clip]:
         """Each video's clips, which hold no frames but their own."""

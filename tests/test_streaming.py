@@ -13,6 +13,7 @@ from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
 from tests.killing import make_data
 from tests.stages import TINY_DETR, Stages
 from utils.misc import InputError
+from utils.storage.tars import read_samples, write_tar
 
 SETTINGS = {"n_frames": 3, "sampling_rate": 2, "clips_per_video": 2, "seed": 1}
 
@@ -106,6 +107,14 @@ def test_what_cannot_be_read_is_one_line(urls: tuple[str, Path]) -> None:
         with pytest.raises(InputError, match=r"(shard|other)-.*(cannot be read|is damaged)") as caught:
             load(StreamedClips(where, 20, n_frames=30, clips_per_video=2), workers=1)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_shards_without_a_clip_are_not_read_for_ever(shards: Path, tmp_path: Path) -> None:
+    """Such as of videos whose key frames are all excluded."""
+    samples = read_samples(shards / "shard-000000.tar")
+    write_tar(tmp_path / "0.tar", ((meta["name"], meta | {"key_frames": []}, members) for meta, members in samples))
+    with pytest.raises(InputError, match="no video of process 0's shards has frames for clips"):
+        load(StreamedClips(f"pipe:cat {tmp_path}/0.tar", 4, **SETTINGS))
 
 
 @pytest.mark.slow
