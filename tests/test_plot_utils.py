@@ -146,6 +146,14 @@ def test_precision_and_recall_by_class(tmp_path: Path) -> None:
     read(path)
 
 
+def test_long_names_and_many_of_them_stay_within_the_picture(tmp_path: Path) -> None:
+    names = ["standing with arms crossed while looking at another person"] * 4 + [f"class {n:02d}" for n in range(80)]
+    plot_precision_recall(tmp_path / "a.png", [np.ones(1, bool)] * 84, [1] * 4 + [0] * 80, names)
+    image = read(tmp_path / "a.png")
+    assert (image[30:75, -20:] == 255).all()  # titles
+    assert (image[-40:, :15] == 255).all()  # classes without ground truth
+
+
 def test_the_coloured_area_is_the_average_precision_of_the_protocol(tmp_path: Path) -> None:
     correct = [np.array([False, True, False, True, True])]
     for protocol in ("voc", "act", "multisports"):

@@ -6,6 +6,7 @@ All functions take arrays or tubes, and write a whole file or none (`utils.stora
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill, shorten
 
 import numpy as np
 from matplotlib import patheffects
@@ -47,7 +48,8 @@ def plot_precision_recall(
 
     Args:
         correct: for each class whether each detection is correct, bool (n_c,) by falling score.
-        n_gt: int (n_classes,), number of ground truths; classes without any are listed below the panels.
+        n_gt: int (n_classes,), number of ground truths; classes without any are listed below the panels, as far as
+            there is room.
         labels: the classes' names.
         protocol: whose AP the area is (`utils.video_map.PROTOCOLS`).
     """
@@ -62,11 +64,13 @@ def plot_precision_recall(
             else:
                 axes.fill_between(recall, precision, color=LIGHT, alpha=0.45, lw=0)
             axes.plot(recall, precision, color=BLUE, lw=1.3, solid_joinstyle="round")
-            axes.set_title(f"{labels[c]}\nAP {ap[c]:.2f}, {counted(int(n_gt[c]), 'tube')}", fontsize=8)
+            name = fill(labels[c], 22, max_lines=2)
+            axes.set_title(f"{name}\nAP {ap[c]:.2f}, {counted(int(n_gt[c]), 'tube')}", fontsize=8)
             axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             axes.grid()
-        missing = ", ".join(label for label, n in zip(labels, n_gt, strict=True) if not n)
-        note = f"\n\nwithout ground truth: {missing}" if missing else ""
+        missing = [label for label, n in zip(labels, n_gt, strict=True) if not n]
+        note, room = f"without ground truth: {', '.join(missing)}", round(13 * fig.get_figwidth())  # letters
+        note = "\n\n" + shorten(note, room, placeholder=f" ... ({len(missing)} classes)") if missing else ""
         fig.supxlabel("recall (share of the ground-truth tubes)" + note, fontsize=9)
         fig.supylabel("precision (share of the detections)", fontsize=9)
 
