@@ -134,11 +134,12 @@ def test_plots_and_predictions_of_other_metrics_do_not_stay_beside_results(tmp_p
         path = write_results(tmp_path, "eval_map", "val", "th0.5", {"comet": "disabled"}, metrics, 1)
         return {str(file.relative_to(path.with_suffix(""))) for file in path.with_suffix("").rglob("*.*")}
 
-    made = {"tubes.png", "predictions.json", "mot/a.txt", "notes.md"}
+    page = {"report/index.html", "report/files-0a1b2c3d/00000.js", "report.zip"}
+    made = {"tubes.png", "predictions.json", "mot/a.txt", "notes.md", *page}
     assert evaluate(0.5, {}) == {"metrics.jsonl"}
     for name in made:
         file = tmp_path / "results" / "eval_map-val-th0.5" / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
     assert evaluate(0.5, {"errors": {}}) == made | {"metrics.jsonl"}  # the same metrics, and more
     assert evaluate(0.25, {}) == {"metrics.jsonl", "notes.md"}

@@ -24,7 +24,7 @@ _COMPARABLE = {
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
 _MADE_OF_TUBES = ("*.png", "*.pdf", "*.mp4", "errors.json", "predictions.json", "frame_detections.npy", "ava.csv",
-                  "mot/*.txt")  # fmt: skip
+                  "mot/*.txt", "report/index.html", "report/files-*/*", "report.zip")  # fmt: skip
 """Files beside the results that show the evaluated tubes."""
 
 
@@ -98,8 +98,9 @@ def write_results(
         epoch: of the evaluated checkpoint, for the log.
 
     Returns:
-        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos and
-        predictions that are there, of an earlier evaluation with other metrics (of models trained anew), are removed.
+        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos,
+        page and predictions that are there, of an earlier evaluation with other metrics (of models trained anew), are
+        removed.
     """
     if left_out := metrics.get("videos_left_out"):
         name += f"-without{left_out}"
