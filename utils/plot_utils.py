@@ -115,7 +115,7 @@ def plot_similarity(
         axes.set_yticks(middles, names)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(True)
-        axes.set(xlabel="person (frames in order within each)", ylabel="person")
+        axes.set(xlabel="ground-truth person (frames in order within each)", ylabel="ground-truth person")
         axes.set_title(f"mean over pairs of one person {means[0]}, of two people {means[1]}", fontsize=9)
         fig.colorbar(image, label="cosine similarity", shrink=0.85, ticks=(-1, -0.5, 0, 0.5, 1))
 
@@ -161,7 +161,7 @@ def plot_features(
                 part = rows[(frames[rows] >= begin) & (frames[rows] < end)]
                 axes.scatter(*points[part].T, s=34, marker=marker, color=colour, edgecolor="black", lw=0.4, zorder=2)
         axes.set(xlabel=f"first principal axis ({variance[0]:.0%} of the variance)")
-        axes.set_title("one colour a person; grey: matches nobody", fontsize=9)
+        axes.set_title("one number and colour a ground-truth person; grey: matches nobody", fontsize=9)
         axes.set(ylabel=f"second principal axis ({variance[1]:.0%} of the variance)")
         axes.grid()
         axes.margins(0.08)
