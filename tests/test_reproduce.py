@@ -100,6 +100,16 @@ def test_the_table_has_a_row_for_each_way_to_make_and_count_tubes(stages: Stages
         assert "0.0008" not in shown.out and "8 results of other settings left out" in shown.err
 
 
+def test_predictions_of_any_program_are_no_run(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    args = {"predictions": "a.json", "link_cues": "feature", "head_type": "vanilla", "topk": None}  # flags' defaults
+    args |= {"min_tube_length": None, "protocol": "voc"}
+    result = {"args": args, "metrics": {"v-mAP@0.5": 0.25}}
+    (tmp_path / "results" / "eval_map-val-a.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match="has no results of a run on val"):
+        table(tmp_path)
+
+
 def test_a_row_has_no_metrics_of_a_head_that_was_trained_anew_since(stages: Stages, tmp_path: Path, capsys) -> None:
     (path,) = (stages.folder("one") / "results").glob("eval_map-val-*.json")
     (tmp_path / "results").mkdir()
