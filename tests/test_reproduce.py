@@ -13,7 +13,7 @@ from scripts.reproduce import CLIP, EPOCHS, STEP, cost, main, table
 from tests.stages import Stages
 from utils.box_ops import MOTION_CATEGORIES
 from utils.misc import InputError
-from utils.results import cell
+from utils.results import cell, print_table
 
 
 def test_cost_counts_each_pass_over_the_frames(stages: Stages) -> None:
@@ -43,6 +43,12 @@ def test_the_table_has_both_stages_results(stages: Stages, capsys: pytest.Captur
     assert recall.splitlines()[1].split()[2:] == list(map(cell, numbers))
     with pytest.raises(InputError, match="has no results"):
         table(stages.folder("nobody"))
+
+
+def test_columns_are_aligned_below_each_other_in_any_script(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["AP", "@0.5"], [["立っている人", 0.5], ["run", 0.25], ["прыжок", None]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["AP              @0.5", "立っている人  0.5000", "run           0.2500", "прыжок             -"]
 
 
 def test_a_data_set_without_the_preset_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
