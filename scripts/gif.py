@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image  # comes with Matplotlib
 
 from datasets.dataset import VideoFrames
+from utils.cli import run
 
 WIDTH, COLOURS, FRAMES, STEP = 360, 96, 24, 3  # every third frame of 30 a second, played at 10
 
@@ -27,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

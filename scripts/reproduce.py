@@ -84,10 +84,11 @@ def table(folder: Path) -> None:
     Results of tracks that were made otherwise than the newest ones of their cue are left out, as are those of a head
     that was trained anew since; of several results of one cell the newest counts.
     """
-    if not (folder / "results").is_dir():
-        raise InputError(f"{folder}: has no results; run scripts/reproduce.sh first")
     paths = sorted((folder / "results").glob("eval_*-val-*.json"), key=lambda path: path.stat().st_mtime_ns)
     results = [(result["args"], result["metrics"]) for result in (read_json(path, "results") for path in paths)]
+    results = [(args, metrics) for args, metrics in results if not args.get("predictions")]  # which no run made
+    if not results:
+        raise InputError(f"{folder}: has no results of a run on val; run scripts/reproduce.sh first")
     newest = {args["link_cues"]: _tracks_of(args) for args, _ in results}
     current = [(args, metrics) for args, metrics in results if _tracks_of(args) == newest[args["link_cues"]]]
     newest_head = {_head_of(args): args.get("head_hash") for args, _ in current}

@@ -147,7 +147,7 @@ def test_results_of_another_ground_truth_are_not_compared(data, predictions, tmp
         compare.compare(a, b)
 
 
-def test_equal_metrics_are_no_difference_and_none_is_beyond_one(tmp_path):
+def test_equal_metrics_are_no_difference_and_none_is_beyond_one(tmp_path, monkeypatch):
     values = {  # of the metrics in both results, and in their resamples
         "a": {"AP@0.5/walk": [0.1 + 0.2] * 3, "AP@0.5/run": [0.75, 0, 0]},
         "b": {"AP@0.5/walk": [0.3] * 3, "AP@0.5/run": [0.25, 1, 1]},
@@ -158,6 +158,9 @@ def test_equal_metrics_are_no_difference_and_none_is_beyond_one(tmp_path):
         metrics = {"AP@0.5": {metric[7:]: own for metric, (own, *_) in of_metrics.items()}, "intervals": {}}
         (tmp_path / f"{name}.json").write_text(json.dumps({"args": args, "metrics": metrics}))
         compare.write_resamples(tmp_path / name, kept)
+    monkeypatch.setattr(sys, "argv", ["compare", *(str(tmp_path / f"{name}.json") for name in values), "--plot", "x"])
+    with pytest.raises(InputError, match=r"--plot x: name a \.png, \.pdf or \.svg file"):
+        compare.main()
     rows = compare.compare(tmp_path / "a.json", tmp_path / "b.json")
     assert [rows["AP@0.5/walk"][key] for key in ("low", "difference", "high", "wins")] == [0, 0, 0, 0.5]
     assert [rows["AP@0.5/run"][key] for key in ("low", "difference", "high")] == [1, 0.5, 1]

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,14 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from datasets.synthetic.people import ACTIONS
 from datasets.synthetic.videos import plan, render
 from utils.box_ops import Tube
 from utils.drawing.draw import WHITE, colour_of
-from utils.drawing.plots import CELL, DPI
+from utils.drawing.plots import CELL, DPI, page
 from utils.misc import InputError, rng
 from utils.plot_utils import (
     plot_features,
@@ -145,6 +148,14 @@ def test_precision_and_recall_by_class(tmp_path: Path) -> None:
     read(path)
 
 
+def test_long_names_and_many_of_them_stay_within_the_picture(tmp_path: Path) -> None:
+    names = ["standing with arms crossed while looking at another person"] * 4 + [f"class {n:02d}" for n in range(80)]
+    plot_precision_recall(tmp_path / "a.png", [np.ones(1, bool)] * 84, [1] * 4 + [0] * 80, names)
+    image = read(tmp_path / "a.png")
+    assert (image[30:75, -20:] == 255).all()  # titles
+    assert (image[-40:, :15] == 255).all()  # classes without ground truth
+
+
 def test_the_coloured_area_is_the_average_precision_of_the_protocol(tmp_path: Path) -> None:
     correct = [np.array([False, True, False, True, True])]
     for protocol in ("voc", "act", "multisports"):
@@ -190,6 +201,21 @@ def test_features_have_their_persons_colours(tmp_path: Path) -> None:
     ids[ids == 2] = -1
     plot_features(path, features, ids, frames)
     assert share(read(path), colour_of(2)) == 0
+
+
+def test_plots_of_features_say_that_numbers_are_of_the_ground_truth(tmp_path: Path, monkeypatch) -> None:
+    pages = []
+
+    @contextmanager
+    def kept(*args: object) -> Iterator[Figure]:
+        with page(*args) as fig:
+            pages.append(fig)
+            yield fig
+
+    monkeypatch.setattr("utils.plot_utils.page", kept)
+    for plot in (plot_similarity, plot_features):
+        plot(tmp_path / "a.png", *people())
+        assert any("ground-truth person" in text.get_text() for text in pages[-1].findobj(Text))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -135,7 +135,8 @@ def test_plots_and_predictions_of_other_metrics_do_not_stay_beside_results(tmp_p
         path = write_results(tmp_path, "eval_map", "val", "th0.5", {"comet": "disabled"}, metrics, 1)
         return {str(file.relative_to(path.with_suffix(""))) for file in path.with_suffix("").rglob("*.*")}
 
-    shown = {"tubes.png", "precision_recall@0.5.pdf", "predictions.json", "mot/a.txt", "mot/a/b.txt"}
+    page = {"report/index.html", "report/files-0a1b2c3d/00000.js", "report.zip"}
+    shown = {"tubes.png", "precision_recall@0.5.pdf", "predictions.json", "mot/a.txt", "mot/a/b.txt", *page}
     made = {*shown, "side_by_side/a/b.mp4", "notes.md", "my figure.png", "draft.pdf", "talk.mp4"}
     assert evaluate(0.5, {}) == {"metrics.jsonl"}
     for name in made:

@@ -161,3 +161,4 @@ def test_causes_without_any_ground_truth_have_a_chart() -> None:
     causes = {name: {"gain": None, "count": 1} for name in ("link", "missed")}
     (chart,) = part_charts({"errors": {"v-mAP@0.5": {"causes": causes, "mAP": None}}})
     assert [row["value"] for row in chart["rows"]] == [None, None] and chart["most"] == 1
+    assert [row["note"] for row in chart["rows"]] == ["mAP, 1 false positive", "mAP, 1 ground truth"]

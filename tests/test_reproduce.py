@@ -13,7 +13,7 @@ from scripts.reproduce import CLIP, EPOCHS, STEP, cost, main, table
 from tests.stages import Stages
 from utils.box_ops import MOTION_CATEGORIES
 from utils.misc import InputError
-from utils.results import cell
+from utils.results import cell, print_table
 
 
 def test_cost_counts_each_pass_over_the_frames(stages: Stages) -> None:
@@ -45,6 +45,12 @@ def test_the_table_has_both_stages_results(stages: Stages, capsys: pytest.Captur
         table(stages.folder("nobody"))
 
 
+def test_columns_are_aligned_below_each_other_in_any_script(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["AP", "@0.5"], [["立っている人", 0.5], ["run", 0.25], ["прыжок", None]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["AP              @0.5", "立っている人  0.5000", "run           0.2500", "прыжок             -"]
+
+
 def test_a_data_set_without_the_preset_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "cost", "--dataset", "synthetic", "--published"])
     with pytest.raises(InputError, match="--published: synthetic has no such preset"):
@@ -56,6 +62,9 @@ def test_a_mistyped_call_is_one_line() -> None:
     for words in ((), ("jhmdb21", "--publishd")):
         done = subprocess.run(["bash", script, *words], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.startswith("usage: ") and done.stderr.count("\n") == 1
+    gif = [sys.executable, "-m", "scripts.gif", "nowhere.mp4", "a.gif"]
+    done = subprocess.run(gif, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 2 and done.stderr.startswith("gif.py: error: nowhere.mp4: no such video")
 
 
 def test_the_table_takes_no_results_of_other_settings(stages: Stages, tmp_path: Path, capsys) -> None:
@@ -98,6 +107,16 @@ def test_the_table_has_a_row_for_each_way_to_make_and_count_tubes(stages: Stages
         table(tmp_path)
         shown = capsys.readouterr()
         assert "0.0008" not in shown.out and "8 results of other settings left out" in shown.err
+
+
+def test_predictions_of_any_program_are_no_run(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    args = {"predictions": "a.json", "link_cues": "feature", "head_type": "vanilla", "topk": None}  # flags' defaults
+    args |= {"min_tube_length": None, "protocol": "voc"}
+    result = {"args": args, "metrics": {"v-mAP@0.5": 0.25}}
+    (tmp_path / "results" / "eval_map-val-a.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match="has no results of a run on val"):
+        table(tmp_path)
 
 
 def test_a_row_has_no_metrics_of_a_head_that_was_trained_anew_since(stages: Stages, tmp_path: Path, capsys) -> None:

@@ -6,6 +6,7 @@ All functions take arrays or tubes, and write a whole file or none (`utils.stora
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill, shorten
 
 import numpy as np
 from matplotlib import patheffects
@@ -39,7 +40,7 @@ def plot_precision_recall(
     Args:
         correct: for each class whether each detection is correct, bool (n_c,) by falling score.
         n_gt: int (n_classes,), number of ground truths; classes without any, and those that the protocol leaves out,
-            are listed below the panels.
+            are listed below the panels, as far as there is room.
         labels: the classes' names.
         protocol: whose AP the area is (`utils.video_map.PROTOCOLS`).
     """
@@ -55,12 +56,14 @@ def plot_precision_recall(
             else:
                 axes.fill_between(recall, precision, color=LIGHT, alpha=0.45, lw=0)
             axes.plot(recall, precision, color=BLUE, lw=1.3, solid_joinstyle="round")
-            axes.set_title(f"{labels[c]}\nAP {ap[c]:.2f}, {counted(int(n_gt[c]), 'tube')}", fontsize=8)
+            name = fill(labels[c], 22, max_lines=2)
+            axes.set_title(f"{name}\nAP {ap[c]:.2f}, {counted(int(n_gt[c]), 'tube')}", fontsize=8)
             axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             axes.grid()
-        missing = ", ".join(label for c, label in enumerate(labels) if c not in ap)
+        missing = [label for c, label in enumerate(labels) if c not in ap]
         why = "without ground truth" + " or not evaluated" * bool(PROTOCOLS[protocol].left_out)
-        note = f"\n\n{why}: {missing}" if missing else ""
+        note, room = f"{why}: {', '.join(missing)}", round(13 * fig.get_figwidth())  # letters
+        note = "\n\n" + shorten(note, room, placeholder=f" ... ({len(missing)} classes)") if missing else ""
         fig.supxlabel("recall (share of the ground-truth tubes)" + note, fontsize=9)
         fig.supylabel("precision (share of the detections)", fontsize=9)
 
@@ -105,7 +108,7 @@ def plot_similarity(
         axes.set_yticks(middles, names)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(True)
-        axes.set(xlabel="person (frames in order within each)", ylabel="person")
+        axes.set(xlabel="ground-truth person (frames in order within each)", ylabel="ground-truth person")
         axes.set_title(f"mean over pairs of one person {means[0]}, of two people {means[1]}", fontsize=9)
         fig.colorbar(image, label="cosine similarity", shrink=0.85, ticks=(-1, -0.5, 0, 0.5, 1))
 
@@ -151,7 +154,7 @@ def plot_features(
                 part = rows[(frames[rows] >= begin) & (frames[rows] < end)]
                 axes.scatter(*points[part].T, s=34, marker=marker, color=colour, edgecolor="black", lw=0.4, zorder=2)
         axes.set(xlabel=f"first principal axis ({variance[0]:.0%} of the variance)")
-        axes.set_title("one colour a person; grey: matches nobody", fontsize=9)
+        axes.set_title("one number and colour a ground-truth person; grey: matches nobody", fontsize=9)
         axes.set(ylabel=f"second principal axis ({variance[1]:.0%} of the variance)")
         axes.grid()
         axes.margins(0.08)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import make_archive
 from typing import NamedTuple
+from unicodedata import east_asian_width
 
 import numpy as np
 
@@ -27,6 +28,7 @@ _PLOTS = ("precision_recall@*", "motion_recall@*", "errors_*@*", "confusion_tube
 _MADE_OF_TUBES = (
     *(f"{plot}.{kind}" for plot in _PLOTS for kind in ("png", "pdf")),
     *("side_by_side/**/*.mp4", "errors.json", "predictions.json", "frame_detections.npy", "ava.csv", "mot/**/*.txt"),
+    *("report/index.html", "report/files-*/*", "report.zip"),
 )
 """Files beside the results that show the evaluated tubes; others there are the user's."""
 
@@ -88,8 +90,9 @@ def write_results(
         epoch: of the evaluated checkpoint, for the log.
 
     Returns:
-        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos and
-        predictions that are there, of an earlier evaluation with other metrics (of models trained anew), are removed.
+        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos,
+        page and predictions that are there, of an earlier evaluation with other metrics (of models trained anew), are
+        removed.
     """
     if left_out := metrics.get("videos_left_out"):
         name += f"-without{left_out}"
@@ -223,7 +226,13 @@ def cell(value: object) -> str:
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns under `head`: the first to the left, the others to the right."""
     cells = [list(head), *([cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        padded = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        gaps = [" " * (w - _width(c)) for c, w in zip(row, widths, strict=True)]
+        padded = [row[0] + gaps[0], *(gap + c for gap, c in zip(gaps[1:], row[1:], strict=True))]
         print("  ".join(padded).rstrip())
+
+
+def _width(text: str) -> int:
+    """The columns that a terminal shows a text in: two for each Chinese or Japanese character."""
+    return len(text) + sum(east_asian_width(character) in "WF" for character in text)

@@ -19,6 +19,7 @@ from utils.results import flat, print_table, read_results
 from utils.storage.files import atomic
 
 FILE = "resamples.npz"  # in the folder beside a results file
+PLOTS = (".png", ".pdf", ".svg")
 DIGITS = 12  # of differences: what is left of equal values after rounding is on neither side of zero
 COMPARED = ("bootstrap", "seed", "protocol", "count_duplicates", "ground_truth", "metric")  # of a results file's `args`
 
@@ -96,8 +97,10 @@ def main() -> None:
     parser = Parser("Compare two results of eval_map.py --bootstrap on the same videos.")
     parser.add_argument("a", help="results file A")
     parser.add_argument("b", help="results file B")
-    parser.flag("output", "plot", metavar="FILE", help="plot the differences and their intervals as this PNG file")
+    parser.flag("output", "plot", metavar="FILE", help="plot of differences and intervals: .png, .pdf or .svg")
     args = parser.parse_args()
+    if args.plot and Path(args.plot).suffix not in PLOTS:
+        raise InputError(f"--plot {args.plot}: name a {', '.join(PLOTS[:-1])} or {PLOTS[-1]} file")
     rows = compare(Path(args.a), Path(args.b))
     print(f"A: {args.a}\nB: {args.b}")
     head = ["", "A", "B", "A - B", f"{LEVEL:.0%} from", "to", "A better"]

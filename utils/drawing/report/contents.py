@@ -182,10 +182,10 @@ def part_charts(
         ]
         made.append({"kind": "bars", "title": title, "rows": rows})
     for name, errors in metrics.get("errors", {}).items():
-        rows = [
-            {"name": cause, "value": row["gain"], "note": f"mAP, {counted(row['count'], 'error')}"}
-            for cause, row in errors["causes"].items()
-        ]
+        rows = []
+        for cause, row in errors["causes"].items():  # the list of videos counts wrong tubes of both sides
+            counts = counted(row["count"], "ground truth" if cause == "missed" else "false positive")
+            rows.append({"name": cause, "value": row["gain"], "note": f"mAP, {counts}"})
         longest = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
         made.append(
             {"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": longest}
