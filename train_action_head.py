@@ -251,13 +251,13 @@ def main() -> None:
             "min_tube_length": project.default("min_tube_length"),
             "frames": frames.key if frames else None,
         }
-        groups, settings = [{"params": list(head.parameters()), "lr": args.lr}], asdict(linking) | by_data
+        settings = asdict(linking) | by_data
         frozen = {"person encoder": store.settings["encoder"], "detector": store.settings["detector"]["key"]}
         if frames:
             frozen["model of frame features"] = frames.key
         folder = head_folder(args, root)
         training = TrainingRun(
-            "train_action_head", folder, head, groups, config, args, device, data.checksum(), settings, frozen=frozen
+            "train_action_head", folder, head, config, args, device, data.checksum(), settings, frozen=frozen
         )
         training.check()
         for subset, batches in subsets if frames else ():  # takes long where they are not cached

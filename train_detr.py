@@ -296,7 +296,7 @@ def main() -> None:
         groups = parameter_groups(model, args.lr, args.lr_backbone)
         folder = Path(args.checkpoint_root) / project.name / args.ex_name / "detr"
         with TrainingRun(
-            "train_detr", folder, model, groups, config, args, device, data.checksum(), exported=detr
+            "train_detr", folder, model, config, args, device, data.checksum(), parameters=groups, exported=detr
         ) as training:
             for epoch in training.epochs():
                 batches = epoch_batches(data, epoch, max(args.batch_size // args.n_frames, 1), rank(), world_size())

@@ -222,11 +222,10 @@ def main() -> None:
             val_annotations = annotations[args.val_subset]
             val = query_clips(args, minimum, project, detector, val_annotations, bad, args.val_subset, train=False)
             validate = partial(held_out_metrics, model, criterion, val, args.batch_size * world_size())
-        groups = [{"params": list(model.parameters()), "lr": args.lr}]
         config, frozen = {"encoder": encoder, "detector": detector.config()}, {"detector": detector.key}
         folder = Path(args.checkpoint_root) / project.name / args.qmm_name / "encoder"
         with TrainingRun(
-            "train_qmm", folder, model, groups, config, args, device, data.checksum(), thresholds, frozen=frozen
+            "train_qmm", folder, model, config, args, device, data.checksum(), thresholds, frozen=frozen
         ) as training:
             training.measure_untrained(validate)
             for epoch in training.epochs():

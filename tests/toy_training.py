@@ -88,8 +88,7 @@ def train(
     """A trainer's loop on the toy; the trained model. `validate(model, epoch)` gives metrics of epoch 1, 2, ..."""
     start(args)
     model = network(noisy)
-    weights = [{"params": list(model.parameters()), "lr": args.lr}]
-    with TrainingRun("toy", folder, model, weights, {"width": 8}, args, torch.device("cpu"), data, **more) as run:
+    with TrainingRun("toy", folder, model, {"width": 8}, args, torch.device("cpu"), data, **more) as run:
         for epoch in run.epochs():
             total = len(epoch_rows(batch_size, epoch))
             for batch in run.batches(batches(batch_size, epoch, run.batches_done), total):

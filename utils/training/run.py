@@ -39,7 +39,7 @@ def lr_factor(args: argparse.Namespace, epoch: float, step: int) -> float:
 class TrainingRun:
     """One run of a trainer in `folder`: AdamW, mixed precision, several processes, checkpoints, metrics, resuming.
 
-        with TrainingRun("train_qmm", folder, model, parameters, config, args, device) as run:
+        with TrainingRun("train_qmm", folder, model, config, args, device) as run:
             for epoch in run.epochs():
                 batches = epoch_batches(data, epoch, ...)
                 for batch in run.batches(make_loader(data, batches[run.batches_done :], ...), len(batches)):
@@ -57,11 +57,11 @@ class TrainingRun:
 
     Args:
         stage: the script's name, for the log.
-        parameters: AdamW's groups of parameters; a group's own `lr` comes before `--lr`.
         config: what rebuilds the model; part of every checkpoint.
         args: the script's flags, `add_run_flags` and `add_training_flags` among them.
         data: checksum of the training data, which must be the same in a resumed run.
         settings: values of flags that were left to the data set, which must be the same in a resumed run.
+        parameters: AdamW's groups of parameters; a group's own `lr` comes before `--lr` (default: the model's).
         exported: the part of `model` that checkpoints hold, where that is not the whole.
         frozen: name -> key of the models whose outputs are trained on, which must be the same in a resumed run.
 
@@ -74,18 +74,19 @@ class TrainingRun:
         stage: str,
         folder: Path,
         model: nn.Module,
-        parameters: Iterable,
         config: dict,
         args: argparse.Namespace,
         device: torch.device,
         data: str = "",
         settings: dict | None = None,
+        parameters: Iterable | None = None,
         exported: nn.Module | None = None,
         frozen: dict[str, str] | None = None,
     ) -> None:
         self.stage, self.folder, self.config, self.args, self.device = stage, Path(folder), config, args, device
         self.data, self.frozen, self.settings = data, frozen or {}, vars(args) | (settings or {})
         self.bare, self.exported = model.to(device), exported or model
+        parameters = parameters or model.parameters()
         self.optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, fused=True)
         self.initial_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
