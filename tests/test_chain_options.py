@@ -93,21 +93,6 @@ def test_a_video_is_left_out_as_long_as_its_annotation_is_wrong(stages: Stages, 
         assert of_all["metrics"]["videos"] == 2, "metrics of fewer videos are in a file of their own"
 
 
-def test_a_head_is_not_trained_on_labels_of_another_annotation(stages: Stages, tmp_path: Path) -> None:
-    copy = stages.copy(tmp_path)
-    path = copy.data / "synthetic" / "annotations.json"
-    annotations = json.loads(path.read_text())
-    tube = annotations["videos"]["train_0000"]["tubes"][0]
-    tube["label"] = 0 if tube["label"] != 0 else 1
-    path.write_text(json.dumps(annotations))
-    with pytest.raises(
-        InputError, match=r"another annotation of 'train_0000' than today's; run eval_qmm\.py --subset train again"
-    ):
-        copy.run("train_action_head", "--qmm_name", "one", *LOOSE)
-    copy.run("eval_qmm", "--qmm_name", "one", "--subset", "train", *LOOSE)
-    copy.run("train_action_head", "--qmm_name", "one", "--epochs", 1, *LOOSE)
-
-
 def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stages) -> None:
     detr = stages.folder("one") / "detr" / "epoch_1.pth"
     stages.run(

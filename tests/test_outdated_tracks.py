@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,14 @@ def other_video(stages: Stages) -> tuple:
     return ()
 
 
-def other_annotation(stages: Stages, video: str = "train_0000") -> tuple:
+def other_annotation(stages: Stages, video: str = "train_0000", action: bool = False) -> tuple:
     path = stages.data / "synthetic" / "annotations.json"
     annotations = json.loads(path.read_text())
-    annotations["videos"][video]["tubes"][0]["boxes"][0][2] += 1
+    tube = annotations["videos"][video]["tubes"][0]
+    if action:
+        tube["label"] = 0 if tube["label"] else 1
+    else:
+        tube["boxes"][0][2] += 1
     path.write_text(json.dumps(annotations))
     return ()
 
@@ -82,6 +87,7 @@ def shorter_list(stages: Stages) -> tuple:
         (other_encoder, r"was made with settings that have changed since \(encoder\)"),
         (other_video, "was made from other frames of 'train_0000' than today's"),
         (other_annotation, "its labels are of another annotation of 'train_0000' than today's"),
+        (partial(other_annotation, action=True), "its labels are of another annotation of 'train_0000' than today's"),
         (shorter_list, "1 video in it alone or in the subset alone, the first 'train_0000'"),
     ],
 )

@@ -39,12 +39,6 @@ def test_each_panel_shows_its_boxes_in_their_frames(tmp_path: Path) -> None:
             assert (changed > 60) if shown else (changed < 15), (number, panel)
 
 
-def test_a_video_without_frames_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="without frames"):
-        write_side_by_side(tmp_path / "out.mp4", [], (64, 48), 10, [tubes_panel("ground truth", [])])
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_evaluations_write_the_videos_that_are_named(stages: Stages) -> None:
     flags = ("--qmm_name", "one", *LOOSE, "--side_by_side", "val_0000")
     stages.run("eval_qmm", *flags)

@@ -236,22 +236,6 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
             train(tmp_path, arguments("--resume"))
 
 
-def test_resume_refuses_other_data(tmp_path: Path) -> None:
-    train(tmp_path, arguments("--epochs", "1"))
-    with pytest.raises(InputError, match=r"train_state\.pth: the run was started on other training data"):
-        train(tmp_path, arguments("--resume"), data="other rows")
-
-
-def test_resume_refuses_outputs_of_other_frozen_models(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    train(tmp_path, arguments("--epochs", "1"), frozen={"detector": "a-64"})
-    with pytest.raises(
-        InputError, match=r"train_state\.pth: the run was started with another detector \(a-64, now b-64"
-    ):
-        train(tmp_path, arguments("--resume"), frozen={"detector": "b-64"})
-    train(tmp_path, arguments("--resume", "--epochs", "2"), frozen={"detector": "a-64"})
-    assert len(metrics(tmp_path)) == 2
-
-
 def test_a_step_in_parts_equals_one_in_whole(tmp_path: Path) -> None:
     train(tmp_path / "whole", arguments(), False, 12, plain_step)
     train(tmp_path / "parts", arguments(), False, 12, partial(plain_step, parts=3))

@@ -82,13 +82,11 @@ def train(
     step: Callable = one_step,
     batches: Callable = rows_of,
     validate: Callable | None = None,
-    data: str = "rows",
-    **more: object,
 ) -> nn.Module:
     """A trainer's loop on the toy; the trained model. `validate(model, epoch)` gives metrics of epoch 1, 2, ..."""
     start(args)
     model = network(noisy)
-    with TrainingRun("toy", folder, model, {"width": 8}, args, torch.device("cpu"), data, **more) as run:
+    with TrainingRun("toy", folder, model, {"width": 8}, args, torch.device("cpu"), "rows") as run:
         for epoch in run.epochs():
             total = len(epoch_rows(batch_size, epoch))
             for batch in run.batches(batches(batch_size, epoch, run.batches_done), total):
