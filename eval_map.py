@@ -258,8 +258,7 @@ def from_predictions(
     raw = fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
     missing = tell_missing({*raw.names}, path, list(sizes))
     if len(raw.video) and len(raw.video) == len(raw.tube):
-        text = "no box is linked to another, each is a tube of one frame: only frame-mAP means something"
-        tell(f"note: {path}: {text}")
+        tell(f"note: {path}: no box is linked to another, each is a tube of one frame: only frame-mAP means something")
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
