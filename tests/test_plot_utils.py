@@ -13,7 +13,6 @@ from matplotlib import pyplot
 
 from datasets.synthetic.people import ACTIONS
 from datasets.synthetic.videos import plan, render
-from utils import plot_utils
 from utils.box_ops import Tube
 from utils.drawing.draw import WHITE, colour_of
 from utils.drawing.plots import CELL, DPI
@@ -269,4 +268,3 @@ def test_matplotlibs_windows_and_settings_are_left_alone(tmp_path: Path) -> None
     plot_motion_recall(tmp_path / "a.png", {"feature": {"small": 1.0}})
     assert dict(matplotlib.rcParams) == before
     assert pyplot.get_fignums() == []
-    assert all(hasattr(plot_utils, name) for name in plot_utils.__all__)

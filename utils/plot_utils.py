@@ -14,22 +14,13 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.box_ops import MOTION_CATEGORIES
 from utils.drawing.draw import colour_of
-from utils.drawing.plots import page, panels, plot_predictions, plot_tubes, rgb
+from utils.drawing.plots import page, panels, rgb
+from utils.drawing.plots import plot_predictions as plot_predictions  # for users, who find all plots here
+from utils.drawing.plots import plot_tubes as plot_tubes
 from utils.metrics.average_precision import PROTOCOLS, area_under_envelope, average_precision, precision_recall
 from utils.misc import InputError, counted
 from utils.run_log import metric_lines
 
-__all__ = [
-    "plot_features",
-    "plot_motion_recall",
-    "plot_precision_recall",
-    "plot_predictions",
-    "plot_similarity",
-    "plot_training",
-    "plot_tubes",
-    "precision_recall",
-    "read_metrics",
-]
 MARKERS = "os^Dv*"  # one for each stretch of time
 LIGHT, BLUE, RED, GREY = rgb(colour_of(0)), rgb(colour_of(6)), rgb(colour_of(5)), (0.6, 0.6, 0.6)
 LAST_PANELS = ("lr", "grad_norm", "seconds", "skipped_steps")  # of a training's plot
