@@ -167,7 +167,7 @@ def panels(e: Evaluation, video: str) -> list:
     return [tubes_panel("ground truth", e.gt[video], e.labels), pred]
 
 
-def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path, curves: list[dict]) -> dict:
+def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path) -> dict:
     """The page of `--report`: `about` says what was evaluated, `lists` (errors.json) gives the causes of errors."""
     level, protocol = e.thresholds[0], e.protocol if e.protocol in PROTOCOLS else "voc"
     wrong = contents.caused_errors(lists.get(f"v-mAP@{level:g}", ()))
@@ -178,7 +178,7 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path,
     ]
     facts = about | {"protocol": e.protocol, "settings": folder.name, "errors counted": f"at 3D IoU {level:g}"}
     title = f"Action tubes of {about['data set']}, {about['subset']}"
-    return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics) + curves, videos)
+    return contents.evaluation_page(title, facts, e.labels, metrics, contents.part_charts(metrics), videos)
 
 
 def from_tracks(

@@ -236,7 +236,7 @@ def panels(e: TrackEvaluation, settings: LinkSettings, video: str) -> list:
     return [*shown, tubes_panel("tracks", [track.tube() for track in e.store.tracks(video)])]
 
 
-def report(e: TrackEvaluation, metrics: dict, folder: Path, _curves: list) -> dict:
+def report(e: TrackEvaluation, metrics: dict, folder: Path) -> dict:
     """The page of `--report`; `folder` stands beside the results file and has its name."""
     from utils.drawing.evaluation_plots import CUES
     from utils.drawing.report import contents

@@ -32,14 +32,14 @@ class Views(NamedTuple):
     """What an evaluation shows of its tubes, where the flags ask for it.
 
     draw: writes the plots of `--plot` into the folder that it is given and returns their paths.
-    page: that folder and `curves()` -> the page of `--report`, as from `utils.drawing.report.contents.evaluation_page`.
+    page: that folder -> the page of `--report`, as from `utils.drawing.report.contents.evaluation_page`.
     panels: a video's name -> its panels side by side (`utils.drawing.side_by_side`).
     frames, frames_path: a video's name -> its `VideoFrames`, and where these are.
     curves: the charts of curves for Comet and the page.
     """
 
     draw: Callable[[Path], list[Path]]
-    page: Callable[[Path, list[dict]], dict]
+    page: Callable[[Path], dict]
     panels: Callable[[str], list]
     frames: Callable[[str], Iterable[np.ndarray]]
     frames_path: Callable[[str], Path]
@@ -138,7 +138,8 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
         from utils.drawing.report import contents
         from utils.drawing.report.page import write_report
 
-        page = views.page(folder, curves)
+        page = views.page(folder)
+        page["charts"] += curves
         index = write_report(folder / "report", page, views.frames, args["report_videos"], args["workers"])
         print(f"report: {index}")
         if log.on_comet:
