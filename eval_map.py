@@ -50,8 +50,8 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
 from utils.misc import InputError, checksum, pick_device, progress, start, tell
-from utils.results import Views, check_plot_video, ground_truth_checksum, plain, write_results
-from utils.storage.files import epoch_path, write_json
+from utils.results import Views, check_plot_video, ground_truth_checksum, write_results
+from utils.storage.files import epoch_path, plain, write_json
 from utils.storage.tracks import TrackStore
 
 if TYPE_CHECKING:

@@ -30,7 +30,6 @@ from utils.results import (
     check_plot_video,
     ground_truth_checksum,
     motion_recall_by_cue,
-    plain,
     print_table,
     write_results,
 )
@@ -79,7 +78,7 @@ from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
 from utils.misc import InputError, checksum, start
-from utils.storage.files import epoch_path
+from utils.storage.files import epoch_path, plain
 from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
 from utils.storage.video_cache import BadVideo, VideoSample, fill_cache

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import make_archive
@@ -14,7 +13,7 @@ from utils.box_ops import Tubes
 from utils.gt_tubes import tubes_checksum
 from utils.misc import InputError, checksum, did_you_mean
 from utils.run_log import RunLog
-from utils.storage.files import read_json, write_json
+from utils.storage.files import plain, read_json, write_json
 
 _COMPARABLE = {
     "subset", "load_epoch", "psn_score_th", "filter_length", "end_consecutive_frames", "label_centric", "frame_iou",
@@ -61,19 +60,6 @@ def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
 def ground_truth_checksum(gt: Tubes, labels: Sequence[str]) -> str:
     """A checksum of the ground truth of a subset's videos and of the labels; the setting `ground_truth` of results."""
     return checksum(*labels, *(f"{name} {tubes_checksum(gt[name], of_people=True)}" for name in sorted(gt)))
-
-
-def plain(value: object) -> object:
-    """`value` as JSON holds it: NumPy numbers as Python's, undefined metrics (NaN) as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
 
 
 def write_results(

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import json
-import math
 import os
 import random
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from utils.misc import tell
-from utils.storage.files import atomic, naming, sync
+from utils.storage.files import atomic, naming, plain, sync
 
 METRICS = "metrics.jsonl"
 
@@ -89,7 +88,7 @@ class RunLog:
 
     def metrics(self, values: dict[str, float], epoch: int) -> None:
         """Report an epoch's metrics (`epoch` from 1)."""
-        line = {"stage": self.stage, "epoch": epoch, **{name: _finite(value) for name, value in values.items()}}
+        line = {"stage": self.stage, "epoch": epoch, **plain(values)}
         append_json(self.folder / METRICS, line)
         self._log_metrics(line)
 
@@ -148,12 +147,6 @@ def append_json(path: Path, value: dict) -> None:
         with path.open("a") as file:
             file.write(json.dumps(value, allow_nan=False, default=str) + "\n")
         sync(path)
-
-
-def _finite(value: float | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return value if isinstance(value, int) else float(value)
 
 
 def metric_lines(path: Path) -> list[dict]:

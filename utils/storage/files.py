@@ -6,13 +6,16 @@ import errno
 import fcntl
 import glob
 import json
+import math
 import os
 import re
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from utils.misc import InputError
 
@@ -108,6 +111,19 @@ def write_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8, atomically."""
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def plain(value: object) -> object:
+    """`value` as JSON holds it: NumPy numbers as Python's, undefined metrics (NaN) as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
 
 
 def write_json(path: str | Path, value: object) -> None:
