@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from models.detr_config import DETR_CONFIG
 from utils import flags
-from utils.cli import Parser, not_negative, positive, positive_int, run, run_name
+from utils.cli import Parser, not_negative, number_or_name, positive, positive_int, run, run_name
 
 ARCHITECTURE = {
     "backbone": "resnet18, 34, 50 or 101",
@@ -150,7 +150,7 @@ def build(args: argparse.Namespace, device: torch.device) -> Trained:
             raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
         config = {"num_classes": 2, **architecture}
     else:
-        loaded, config = build_detr(path, checkpoint, person_label=args.person_label)
+        loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
         weights = loaded.state_dict()
         for name, value in architecture.items():
             if config[name] != value:
@@ -185,7 +185,7 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
     own = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
     refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
-    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, args.person_label)
+    detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from models.linkers import LINKERS
 from models.tube import LINK_CUES, Linker
-from utils.cli import Parser, cosine, positive_int, share
+from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
 from utils.misc import InputError, checksum, exceeding, tell
@@ -109,7 +109,7 @@ def tar_of_tracks(args: Namespace, settings: LinkSettings, root: Path, subset: s
             changes.append(f"size{args.image_size}")
         if args.pad_square and not trained["square"]:
             changes.append("square")
-        if args.person_label not in (None, trained["person_label"]):
+        if number_or_name(args.person_label) not in (None, trained["person_label"]):
             changes.append(f"person{args.person_label}".replace("/", "_"))
     if args.amp != "off":
         changes.append(args.amp)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import Parser, run, tell_left_out
+from utils.cli import Parser, number_or_name, run, tell_left_out
 from utils.flags import DETECTOR_BATCH, add_data_flags, add_detector_flags, add_run_flags
 
 
@@ -60,7 +60,7 @@ def detector_of(args: Namespace, device: torch.device, trained: dict | None = No
     InputError when its weights or the layer of its queries are not those of `trained`.
     """
     trained = trained or {}
-    source = args.detr or trained["source"]
+    source, label = args.detr or trained["source"], number_or_name(args.person_label)
     named = source in OFFICIAL or is_hf(source)
     if not args.detr and not named and not checkpoint_path(source, "detr").is_file():
         raise InputError(f"{source}: the detector that the encoder was trained with is not there; name it with --detr")
@@ -73,7 +73,7 @@ def detector_of(args: Namespace, device: torch.device, trained: dict | None = No
         image_size=args.image_size or trained.get("image_size", 0),
         square=args.pad_square or trained.get("square", False),
         query_layer=args.query_layer or trained.get("query_layer"),
-        person_label=trained.get("person_label") if args.person_label is None else args.person_label,
+        person_label=trained.get("person_label") if label is None else label,
         amp=amp_type(args.amp),
     )
     if trained and detector.weights != trained["weights"]:

@@ -99,9 +99,9 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_ERROR)
 
 
-def number_or_name(text: str) -> int | str:
-    """A whole number, or a name, for `type=`."""
-    return int(text) if text.isdecimal() else text
+def number_or_name(text: str | int | None) -> int | str | None:
+    """The value of a flag that takes a whole number or a name."""
+    return int(text) if str(text).isdecimal() else text
 
 
 def _number(

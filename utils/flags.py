@@ -3,7 +3,7 @@
 Nothing here imports PyTorch, so that `--help` and a mistyped flag are answered at once.
 """
 
-from utils.cli import Parser, count, not_negative, number_or_name, positive_int
+from utils.cli import Parser, count, not_negative, positive_int
 from utils.misc import AMP_TYPES, available_cores
 
 COMET_MODES = ("online", "offline", "disabled")
@@ -137,7 +137,7 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
 
 def add_person_flag(parser: Parser, section: str) -> None:
     """The flag of every stage that loads a detector: which of its classes is the person."""
-    parser.flag(section, "person_label", type=number_or_name,
+    parser.flag(section, "person_label",
                 help="the detector's class of people: an index or, of hf:, a name "
                 "(default: the checkpoint's; 1 of COCO weights, 'person' of hf:)")  # fmt: skip
 
