@@ -43,7 +43,7 @@ def make_parser() -> Parser:
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     flags.add_frame_flags(parser)
     as_trained = "(default: as the head was trained)"
-    parser.flag("models", "rate", type=positive, help=f"frames per second that are used, by time stamps {as_trained}")
+    parser.flag("frames", "rate", type=positive, help=f"frames per second that are used, by time stamps {as_trained}")
     parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {as_trained}")
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {as_trained}")
     parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {as_trained}")

@@ -42,7 +42,7 @@ def add_run_flags(parser: Parser) -> None:
 
 def add_strict_flag(parser: Parser, section: str) -> None:
     """The flag of the stages that choose or link detections by thresholds."""
-    help_text = "a score, similarity or IoU equal to its minimum is too low, as published (default: high enough)"
+    help_text = "scores, similarities and IoUs must exceed their minimum, as published (default: reach it)"
     parser.flag(section, "strict", action="store_true", help=help_text)
 
 
