@@ -99,7 +99,9 @@ def frame_extractor(
         n = batch_size(args, device)
         extractor = X3DFeatures(args.x3d_weights, args.x3d_clip, device, args.checkpoint_root, n)
     if trained_key not in (None, extractor.key):
-        raise InputError(f"the action head was trained with frame features {trained_key}, not {extractor.key}")
+        remedy = "repeat its --x3d_clip and --x3d_weights" if kind == "x3d" else "repeat its --amp and detector flags"
+        reason = f"was trained with frame features {trained_key}, not {extractor.key}"
+        raise InputError(f"the action head {reason}; {remedy}")
     return extractor
 
 

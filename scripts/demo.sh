@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 data=${DATA_ROOT:-data} checkpoint=${CHECKPOINT_ROOT:-checkpoint}
 folder=$checkpoint/synthetic/demo
 common=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" --comet disabled "${machine[@]}")
-qmm=("${common[@]}" --qmm_name demo)
+qmm=("${common[@]}" "${amp[@]}" --qmm_name demo)
 
 # A first video: of a seed that the weights were not trained on.
 stage "rendering a video" "$python" -m datasets.synthetic --data_root "$data/first" --n_train 0 --n_val 1 --seed 7
@@ -43,15 +43,15 @@ else # most epochs on smaller images, which cost half; no time for DETR over mir
     stage "train_detr, 128 pixels" "$python" train_detr.py "${recipe[@]}" --ex_name demo --epochs 16 --lr 2e-4 --lr_backbone 5e-4 \
         --detr "$checkpoint/synthetic/demo_96/detr/epoch_28.pth"
 fi
-stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${amp[@]}" "${small_qmm[@]}" "${qmm_frames[@]}" --detr "$detr"
+stage "train_qmm" "$python" train_qmm.py "${qmm[@]}" "${small_qmm[@]}" "${qmm_frames[@]}" --detr "$detr"
 for subset in train val; do
-    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
+    stage "eval_qmm, $subset" "$python" eval_qmm.py "${qmm[@]}" "${small_link[@]}" --n_frames 32 --subset $subset
 done
-stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" "${amp[@]}" --n_frames 32 --link_cues iou
+stage "eval_qmm, val, IoU" "$python" eval_qmm.py "${qmm[@]}" --n_frames 32 --link_cues iou
 stage "train_action_head" "$python" train_action_head.py "${qmm[@]}" "${small_link[@]}" "${small_head[@]}"
 stage "eval_map" "$python" eval_map.py "${qmm[@]}" "${small_link[@]}" --head_type $head
 video=val_0009 # held out
-stage "predict" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" --out "$folder/results" \
+stage "predict" "$python" predict.py "$data/synthetic/videos/$video.avi" "${machine[@]}" "${amp[@]}" --out "$folder/results" \
     --encoder "$folder/encoder/epoch_60.pth" --head "$folder/head/$head/epoch_16.pth"
 summary "$folder"
 echo "annotated video: $folder/results/$video.mp4"

@@ -16,11 +16,11 @@ flags=(--dataset synthetic --data_root "$data" --checkpoint_root "$checkpoint" -
 flags+=("${amp[@]}" --linker robust) # as in the demo
 "$python" eval_qmm.py "${flags[@]}" --linker published --link_cues iou
 "$python" eval_qmm.py "${flags[@]}" --linker published --plot # both link cues by one linker
-cp "$(newest -d "$folder"/results/eval_qmm-val-*-feature/)/motion_recall@0.5.png" docs/images/motion_recall.png
+cp "$(newest -d "$folder"/results/eval_qmm-val-*-feature*/)/motion_recall@0.5.png" docs/images/motion_recall.png
 "$python" eval_qmm.py "${flags[@]}" --plot --plot_video "$video"
-cp "$(newest -d "$folder"/results/eval_qmm-val-*-feature-robust/)/tubes.png" docs/images/tubes.png
+cp "$(newest -d "$folder"/results/eval_qmm-val-*-feature-robust*/)/tubes.png" docs/images/tubes.png
 
-"$python" predict.py "$data/synthetic/videos/$video.avi" --threads 1 --out "$out" \
+"$python" predict.py "$data/synthetic/videos/$video.avi" "${amp[@]}" --threads 1 --out "$out" \
     --encoder "$(newest "$folder"/encoder/epoch_*.pth)" --head "$(newest "$folder/head/${HEAD:-time_ecd:cat}"/epoch_*.pth)"
 "$python" -m scripts.gif "$out/$video.mp4" docs/images/predicted.gif
 ls -l docs/images

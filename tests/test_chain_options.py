@@ -48,6 +48,9 @@ def test_other_heads_are_trained_and_measured(stages: Stages, head_type: str, mo
     stages.run("eval_map", *head, "--min_tube_length", 1)
     (result,) = (r for r in stages.results("one", "eval_map") if r["args"]["head_type"] == head_type)
     assert result["metrics"]["v-mAP@0.5"] is not None
+    if head_type == "res":
+        with pytest.raises(InputError, match=r"with frame features res-.*, not res-.*-bfloat16; repeat its --amp"):
+            stages.run("eval_map", *head, "--amp", "bf16")
 
 
 @pytest.mark.slow

@@ -21,6 +21,24 @@ def test_scripts_name_their_shell_and_parse(script):
     subprocess.run(["bash", "-n", script], check=True)
 
 
+def test_the_demo_keeps_one_precision_from_training_to_prediction(tmp_path):
+    """With a Python that only writes down what it is called with, on a processor with bf16 instructions."""
+    log, folder = tmp_path / "log", tmp_path / "checkpoint" / "synthetic" / "demo"
+    for name, line in {"venv/bin/python": f'echo "$*" >>{log}', "bin/grep": "exit 0"}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+    (tmp_path / "venv" / ".requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
+    folder.mkdir(parents=True)  # for its times
+    env = os.environ | {"VENV": str(tmp_path / "venv"), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    env |= {"CHECKPOINT_ROOT": str(tmp_path / "checkpoint"), "DATA_ROOT": str(tmp_path / "data")}
+    done = subprocess.run(["bash", ROOT / "scripts" / "demo.sh"], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    _, *chain = re.findall(r"^\w+\.py .*", log.read_text(), re.MULTILINE)  # first a video, with the shipped weights
+    assert len(chain) == 8 and all("--amp bf16" in call for call in chain), chain
+
+
 # --- set-up ---
 
 

@@ -30,7 +30,7 @@ def add_data_flags(parser: Parser, needs_videos: bool = True, presets: bool = Tr
 def add_run_flags(parser: Parser) -> None:
     """Flags of every script that computes: device, threads and workers, seed."""
     parser.flag("machine", "device", help="a GPU's number, cuda:N or cpu (default: the first GPU if there is one)")
-    help_text = "mixed precision; on a CPU without bf16 instructions several times slower than off"
+    help_text = "mixed precision; on a CPU without instructions of that type several times slower than off"
     parser.flag("machine", "amp", choices=tuple(AMP_TYPES), default="off", help=help_text)
     parser.flag("machine", "compile", action="store_true", help="compile the model (a minute more at the start)")
     parser.flag("machine", "workers", type=count, default=min(available_cores(), MAX_WORKERS),
