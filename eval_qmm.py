@@ -248,8 +248,8 @@ def report(e: TrackEvaluation, metrics: dict, folder: Path) -> dict:
         errors = [contents.TubeError("gt", int(i), "missed") for i in np.flatnonzero(~of_gt)]
         errors += [contents.TubeError("pred", int(i), "false track") for i in np.flatnonzero(~of_pred)]
         events = [(t, f"identity switch: ground truth {p}, track {a} to {b}") for t, p, a, b in switches.get(name, ())]
-        size = tuple(e.store.json(name)[key] for key in ("width", "height", "n_frames"))
-        entry = contents.video_entry(name, size, tracks[name], gt, errors, events)
+        *size, fps = (e.store.json(name)[key] for key in ("width", "height", "n_frames", "fps"))
+        entry = contents.video_entry(name, tuple(size), tracks[name], gt, errors, events, fps)
         entry["counts"]["switches"] = len(events)
         videos.append(entry)
     by_cue = {f"motion_recall@{threshold:g}": motion_recall_by_cue(results, threshold) for threshold in e.thresholds}

@@ -224,6 +224,7 @@ def test_pages_show_what_was_measured(root: Path, capsys: pytest.CaptureFixture[
     series = {row["series"] for chart in shown["charts"] for row in chart["rows"] if "series" in row}
     assert len(series) == 2, "recall by motion of both cues"
     assert [video["src"] is not None for video in shown["videos"]].count(True) == 1
+    assert [video["fps"] for video in shown["videos"]] == [25.0] * len(shown["videos"])
     gt = make_gt_tubes("synthetic", "val", {"data_root": root / "data"})
     for video, tubes in zip(shown["videos"], shown["tubes"], strict=True):
         assert [tube["label"] for tube in tubes["gt"]] == [tube.label for tube in gt[video["name"]]]

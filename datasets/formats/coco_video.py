@@ -7,6 +7,7 @@ actions.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -98,9 +99,10 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         size = image.get("width") or 0, image.get("height") or 0
         if (number := whole_number(frame, f"image {image['id']}: frame")) >= common.MAX_FRAMES:
             raise InputError(f"{where}: {number} is no number of a video's frame")
-        if from_one and Path(file := str(image.get("file_name"))).stem.lstrip("0") != str(number):
-            text = f"frame_id {number}, but file_name {file}; of a part of a video use its MOT files (format: mot)"
-            raise InputError(f"{where}: {text}")
+        in_name = re.search(r"(\d+)\.\w+$", str(image.get("file_name")))
+        if from_one and (not number or (in_name and int(in_name[1]) != number)):
+            text = f"frame_id {number} of {image.get('file_name')}: not counted from 1, or a part of a video"
+            raise InputError(f"{where}: {text}; use its MOT files (format: mot)")
         by_id[image["id"]] = image["video_id"], number - from_one, *size
     return by_id
 
