@@ -124,7 +124,7 @@ def test_the_page_says_by_which_rules_errors_are_counted() -> None:
     e = e._replace(pred={name: pred.get(name, []) for name in gt})
     shown = {}
     for changes in ({}, {"protocol": "act"}, {"protocol": "published"}, {"count_duplicates": True}):
-        facts = eval_map.report(e._replace(**changes), {}, {}, {"data set": "d", "subset": "s"}, Path(), [])["facts"]
+        facts = eval_map.report(e._replace(**changes), {}, {}, {"data set": "d", "subset": "s"}, Path())["facts"]
         shown[str(changes)] = facts["errors counted"]
     at = "at 3D IoU 0.2"
     assert [*shown.values()] == [at, at, f"{at}, by protocol voc, not published", f"{at}, a second detection too"]

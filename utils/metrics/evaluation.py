@@ -163,7 +163,8 @@ def _left_out(e: Evaluation) -> frozenset[str]:
 
 def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
     """`ap` (thresholds, classes, ...), NaN where the protocol does not evaluate a class."""
-    ap[:, np.isin(e.labels, list(_left_out(e)))] = np.nan
+    if left_out := [i for i, label in enumerate(e.labels) if label in _left_out(e)]:
+        ap[:, left_out] = np.nan
     return ap
 
 
