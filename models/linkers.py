@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -43,8 +42,6 @@ class LinkOptions:
         memory: a track is represented by the mean of its newest `memory` detections.
         duplicates: minimum (similarity, IoU) of two detections of a frame of which the weaker is dropped.
         echoes: minimum (similarity, IoU) to a linked detection with which an unmatched one starts no track.
-        reassign: weight of the boxes' IoU and minimum gain of another assignment of a frame's detections, once the next
-            frame is linked (`reassigned`).
         join: minimum similarity and maximum gap in frames of finished tracks that are joined (`join_tracks`).
         end_consecutive_frames: default of the flag of this name; None: the data set's.
     """
@@ -53,7 +50,6 @@ class LinkOptions:
     memory: int = 1
     duplicates: tuple[float, float] | None = None
     echoes: tuple[float, float] | None = None
-    reassign: tuple[float, float] | None = None
     join: tuple[float, int] | None = None
     end_consecutive_frames: int | None = None
 
@@ -65,7 +61,6 @@ LINKERS = {
         memory=8,
         duplicates=(0.7, 0.5),
         echoes=(0.4, 0.2),
-        reassign=(0.5, 0.2),
         join=(0.5, 100),
         end_consecutive_frames=12,
     ),
@@ -108,51 +103,6 @@ def second_detections(
     """
     overlap = paired_iou(boxes[:, None], linked_boxes[None])
     return ((similarity >= thresholds[0]) & (overlap >= thresholds[1])).any(1)
-
-
-class LinkedFrame(NamedTuple):
-    """A frame's linked detections: the track's number, int64 (n,), the row, int64 (n,), the box, float (n, 4), and the
-    representation, float (n, k), of each."""
-
-    frame: int
-    tracks: np.ndarray
-    rows: np.ndarray
-    boxes: np.ndarray
-    representations: np.ndarray
-
-
-def reassigned(
-    before: LinkedFrame,
-    now: LinkedFrame,
-    after: LinkedFrame,
-    similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    weight: float,
-    min_gain: float,
-) -> np.ndarray:
-    """The tracks of a frame's detections, int64 (n,), by the tracks' detections one frame before and after.
-
-    Whoever exchanges tracks with somebody for a single frame can be told only from the next one on: then features and
-    boxes of both neighbours ask for the exchange to be undone. The Hungarian assignment maximises similarity + `weight`
-    x the mean IoU; it replaces the given one where its sum is higher by more than `min_gain`.
-
-    Args:
-        before, now, after: three consecutive frames.
-        similarity: sums of representations of tracks (t, k), representations of detections (n, k) -> (t, n).
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    near_tracks = np.concatenate([before.tracks, after.tracks])
-    tracks = np.unique(np.concatenate([now.tracks, near_tracks]))
-    member = (tracks[:, None] == near_tracks).astype(now.representations.dtype)
-    sums = member @ np.concatenate([before.representations, after.representations])
-    overlap = paired_iou(np.concatenate([before.boxes, after.boxes])[:, None], now.boxes[None])
-    score = similarity(sums, now.representations) + weight / 2 * (member @ overlap)
-    given = np.searchsorted(tracks, now.tracks)
-    if (score.argmax(0) == given).all():  # as in most frames
-        return now.tracks
-    columns, rows = linear_sum_assignment(score.T, maximize=True)
-    gain = score[rows, columns].sum() - score[given, columns].sum()
-    return tracks[rows] if gain > min_gain else now.tracks
 
 
 def join_tracks(tracks: list[Track], features: np.ndarray, min_similarity: float, max_gap: int) -> list[Track]:

@@ -2,20 +2,12 @@
 
 import itertools
 from array import array
-from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from models.linkers import (
-    LinkedFrame,
-    LinkOptions,
-    distinct_detections,
-    join_tracks,
-    reassigned,
-    second_detections,
-)
+from models.linkers import LinkOptions, distinct_detections, join_tracks, second_detections
 from utils.box_ops import Track, Tube, paired_iou
 from utils.misc import InputError
 
@@ -126,16 +118,13 @@ class Linker:
             raise ValueError(f"link_cues is one of {', '.join(LINK_CUES)}, not {link_cues!r}")
         self.sim_th, self.end_consecutive_frames = sim_th, end_consecutive_frames
         self.cue, self.options = LINK_CUES[link_cues], options or LinkOptions()
-        averages = self.options.memory > 1 or self.options.reassign or self.options.join
-        if averages and self.cue.mean is None:
+        if (self.options.memory > 1 or self.options.join) and self.cue.mean is None:
             raise InputError(f"--linker: averages person features, and a track has no mean {link_cues}")
         self._closed: list[_PackedTrack] = []
         self._open: list[_PackedTrack] = []
         self._recent: np.ndarray | None = None  # (t, memory, k): representations of each open track's newest detections
         self._n_rows = self._n_tracks = 0
         self._last_frame = -1
-        self._linked: list[LinkedFrame] = []  # the last three frames, reassigned
-        self._moves: list[tuple[int, int, int, np.ndarray]] = []  # row, tracks that it leaves and joins, representation
 
     def extend(self, frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray, features: np.ndarray | None) -> None:
         """Link the next detections, of one or more whole frames; shapes and errors as in `link`."""
@@ -177,25 +166,6 @@ class Linker:
         for track, row, box, score in zip(tracks, rows.tolist(), boxes.tolist(), scores.tolist(), strict=True):
             self._open[track].append(frame, row, box, score)
         self._remember(tracks, representations)
-        if self.options.reassign:
-            numbers = np.array([self._open[track].number for track in tracks], np.int64)
-            self._reassign(LinkedFrame(frame, numbers, rows, boxes, representations))
-
-    def _reassign(self, after: LinkedFrame) -> None:
-        """Assign the detections of the frame before `after` again. What is linked next does not depend on it: tracks
-        take it over when they are finished."""
-        self._linked = [*self._linked[-2:], after]
-        if [linked.frame - after.frame for linked in self._linked] != [-2, -1, 0]:
-            return
-        before, now, _ = self._linked
-
-        def similarity(sums: np.ndarray, representations: np.ndarray) -> np.ndarray:
-            return self.cue.similarity(self.cue.mean(sums), representations)
-
-        tracks = reassigned(before, now, after, similarity, *self.options.reassign)
-        for i in np.flatnonzero(tracks != now.tracks).tolist():
-            self._moves.append((int(now.rows[i]), int(now.tracks[i]), int(tracks[i]), now.representations[i]))
-        self._linked[1] = now._replace(tracks=tracks)
 
     def _remember(self, tracks: list[int], representations: np.ndarray) -> None:
         """Take the representations (n, k) of n open tracks' new detections in place of their oldest."""
@@ -218,23 +188,14 @@ class Linker:
             self._open = [track for track, stay in zip(self._open, stays, strict=True) if stay]
             self._recent = self._recent[stays]
 
-    def _move(self, packed: list["_PackedTrack"]) -> None:
-        """Give reassigned detections to their tracks."""
-        by_number = {track.number: track for track in packed}
-        for row, old, new, representation in self._moves:
-            by_number[old].move(row, by_number[new], representation)
-
     def tracks_since(self, frame: int) -> list[Track]:
         """The tracks, open or closed, with a detection in `frame` or later, as they are so far; never joined."""
         return [track.finish() for track in self._closed + self._open if track.frames[-1] >= frame]
 
     def finish(self) -> list[Track]:
-        """Close all tracks, reassign detections and join tracks where the options say so, and return them, ordered by
-        first frame."""
+        """Close all tracks, join them where the options say so, and return them, ordered by first frame."""
         packed = sorted(self._closed + self._open, key=lambda track: track.number, reverse=True)
         self._closed, self._open = [], []
-        self._move(packed)
-        packed = [track for track in packed if track.rows]
         sums = [track.sum for track in reversed(packed)]
         tracks = [packed.pop().finish() for _ in range(len(packed))]  # memory holds one track twice, not all
         return join_tracks(tracks, np.array(sums), *self.options.join) if self.options.join else tracks
@@ -253,15 +214,6 @@ class _PackedTrack:
         self.rows.append(row)
         self.boxes.extend(box)
         self.scores.append(score)
-
-    def move(self, row: int, to: "_PackedTrack", representation: np.ndarray) -> None:
-        """Give the detection `row` to another track."""
-        i, j = self.rows.index(row), bisect(to.rows, row)
-        for name in ("frames", "rows", "scores"):
-            getattr(to, name).insert(j, getattr(self, name).pop(i))
-        to.boxes[4 * j : 4 * j] = self.boxes[4 * i : 4 * i + 4]
-        del self.boxes[4 * i : 4 * i + 4]
-        self.sum, to.sum = self.sum - representation, to.sum + representation
 
     def finish(self) -> Track:
         frames, rows = np.array(self.frames, np.int64), np.array(self.rows, np.int64)
