@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from datasets.faults import (
 )
 from datasets.formats.common import AnnotationFile, RawTube
 from utils.box_ops import Tube, frames_and_boxes
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 
 TAIL = 3  # frames: UCF101's videos may decode to a few frames fewer than were annotated
 SHOWN_LABELS = 30
@@ -61,7 +60,7 @@ def read_annotations(
     """
     file = project.annotation_file
     for note in file.notes:
-        print(f"warning: {note}", file=sys.stderr)
+        tell(f"warning: {note}")
     chosen = file.videos if names is None else names
     return keep_usable(str(file.path), chosen, lambda name: read_used_frames(name, file, project), bad, SKIP_BAD)
 

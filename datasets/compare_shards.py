@@ -4,7 +4,6 @@ The list and the annotation are compared where they are on this machine; what ca
 Videos are compared where they are here, too, and nothing is said of those that are not.
 """
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from datasets.make_shards import REMEDY, annotation_checksum, is_url, project_se
 from datasets.stream_shards import StreamedClips
 from datasets.use_shards import ClipDataset, Clips, ShardVideo
 from utils.distributed import rank
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 
 T = TypeVar("T")
 
@@ -123,5 +122,5 @@ class ShardCheck:
     def _warn_once(self, kind: str, text: str) -> None:
         """Print a warning, once of each kind."""
         if kind not in self._warned and rank() == 0:
-            print(f"warning: {text}", file=sys.stderr)
+            tell(f"warning: {text}")
         self._warned.add(kind)

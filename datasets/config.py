@@ -1,7 +1,6 @@
 """Project files: one data set's labels, paths, formats, subsets and default thresholds."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from datasets.formats import FORMATS, AnnotationFile, options_of, read_annotatio
 from datasets.formats.options import FIELDS, check_options
 from datasets.formats.sources import video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
-from utils.misc import InputError, did_you_mean
+from utils.misc import InputError, did_you_mean, tell
 from utils.storage.files import read_text
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class Project:
 
 @cache
 def _warn_once(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    tell(f"warning: {text}")
 
 
 def known_projects() -> list[str]:

@@ -1,6 +1,5 @@
 """What may be wrong with a video's annotation: kinds of fault, what is done with each, and how boxes are searched."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from datasets.formats.common import SAME_PERSON_IOU
 from utils.box_ops import Tube, paired_iou
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 
 MAX_COORDINATE = 1e6  # pixels
 MARGIN = 10  # pixels beyond the border that never count as mostly outside
@@ -69,7 +68,7 @@ def print_warnings(where: str, faults: Sequence[AnnotationFault]) -> None:
     for kind in dict.fromkeys(fault.kind for fault in faults):
         same = [fault for fault in faults if fault.kind == kind]
         times, (_, consequence) = counted(sum(fault.count for fault in same), "time"), RULES[kind]
-        print(f"warning: {where}: {times}: {kind}, {consequence}; first in {same[0].place}", file=sys.stderr)
+        tell(f"warning: {where}: {times}: {kind}, {consequence}; first in {same[0].place}")
 
 
 def impossible_boxes(frames: np.ndarray, boxes: np.ndarray, n_frames: int) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@ of the stages."""
 
 import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -12,7 +11,7 @@ from datasets.config import Project
 from datasets.formats.common import RawVideo
 from datasets.formats.person_tubes import frame_step
 from utils.box_ops import Tubes, frames_and_boxes
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 
 REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
 
@@ -55,7 +54,7 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
     if rank() == 0 and subset != trained and {subset, trained} <= project.splits.keys():
         with contextlib.suppress(InputError):  # who evaluates may not have the training list
             for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
-                print(f"warning: {line}", file=sys.stderr)
+                tell(f"warning: {line}")
 
 
 def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> None:
@@ -73,14 +72,14 @@ def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> 
     if short and rank() == 0:
         fewest = counted(-(-min(short) // sampling_rate), "frame")
         text = f"{len(short)} of {counted(len(lengths), 'video')} have fewer than {span} frames to choose from"
-        print(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}", file=sys.stderr)
+        tell(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}")
 
 
 def warn_of_doubles(videos: Mapping[str, Video]) -> None:
     """Print a warning where a tube is annotated twice, which one detection finds once."""
     if names := [name for name, video in videos.items() if _has_double(video)]:
         text = f"{counted(len(names), 'video')}: a tube is annotated twice; one detection finds one of the two alone"
-        print(f"warning: {text} (first: {names[0]!r})", file=sys.stderr)
+        tell(f"warning: {text} (first: {names[0]!r})")
 
 
 def warn_of_steps(gt: Tubes, pred: Tubes) -> None:
@@ -99,7 +98,7 @@ def warn_of_steps(gt: Tubes, pred: Tubes) -> None:
                 names.append(name)
         if len(names) > most:
             text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
-            print(f"warning: {counted(len(names), 'video')} {text}", file=sys.stderr)
+            tell(f"warning: {counted(len(names), 'video')} {text}")
 
 
 def _is_normalised(video: RawVideo) -> bool:

@@ -1,7 +1,6 @@
 """Predictions in any format as the same checked tubes, and as the project's JSON."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube, frames_and_boxes
 from utils.metrics.overlaps import by_content
-from utils.misc import InputError, counted, did_you_mean
+from utils.misc import InputError, counted, did_you_mean, tell
 from utils.storage.files import parsing
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
@@ -206,7 +205,7 @@ def fit_to_data_set(
         text = f"{is_reversed.sum()} of {len(boxes)} boxes are reversed, the first {first}: not x1, y1, x2, y2"
         if is_reversed.mean() > STRANGE:
             raise InputError(f"{path}: {text}")
-        print(f"warning: {path}: {text}; they overlap nothing", file=sys.stderr)
+        tell(f"warning: {path}: {text}; they overlap nothing")
     boxes, size = raw.boxes[sized], size[sized, :2]
     outside = (boxes[:, :2] >= size).any(1) | (boxes[:, 2:] <= 0).any(1)
     beyond = outside | (boxes[:, 2:] > BEYOND * size).any(1)
@@ -217,7 +216,7 @@ def fit_to_data_set(
         text += f" {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
         if odd is outside:
             raise InputError(text)
-        print(f"warning: {text}", file=sys.stderr)
+        tell(f"warning: {text}")
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -296,11 +295,11 @@ def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: 
             text = f"have the class {word} an annotated one; if classes count from {first_label + step}"
             texts.append(f"{text}, {SAY} first_label={first_label + step}")
     for text in texts:
-        print(f"warning: {path}: in most videos predictions {text}", file=sys.stderr)
+        tell(f"warning: {path}: in most videos predictions {text}")
     contents = [(name, tube.score, by_content(tube)) for name in pred for tube in pred[name]]
     if twice := len(contents) - len({*contents}):
         text = f"{counted(twice, 'tube')} more than once, as where processes share the last batch"
-        print(f"warning: {path}: {text}; the second is a false positive", file=sys.stderr)
+        tell(f"warning: {path}: {text}; the second is a false positive")
 
 
 def _extent(tubes: Sequence[Tube]) -> tuple[float, float, float, float]:
@@ -343,7 +342,7 @@ def tell_missing(known: Container[str], path: str | Path, names: Sequence[str]) 
     if missing:
         shown = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
         text = f"{counted(len(missing), 'video')} of {len(names)} not in it, taken as without detections: {shown}"
-        print(f"warning: {path}: {text}", file=sys.stderr)
+        tell(f"warning: {path}: {text}")
     return missing
 
 

@@ -5,7 +5,6 @@ have none. Each action of a person is a tube on key frames; a box without an eva
 label. A second t is frame round((t - start) * rate).
 """
 
-import sys
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from datasets.formats.options import needed
 from datasets.formats.sources import size_of, without_suffix
 from utils.ava_files import MICRO, AvaRows, all_of_ava, joined, read_label_map, read_rows
 from utils.box_ops import paired_iou
-from utils.misc import InputError
+from utils.misc import InputError, tell
 from utils.storage.files import read_text
 
 SLACK = 0.1  # how far a corner may lie beyond the frame, as a share of it: beyond that, boxes are in pixels
@@ -121,7 +120,7 @@ def csv_writing(file: AnnotationFile, protocol: str = "") -> dict:
     `protocol` needs more seconds than are known."""
     if protocol == "ava-2019" and getattr(file.videos, "included", None) is None:
         text = "the project file names no seconds as included, so that annotated ones alone count, as by ava"
-        print(f"warning: --protocol ava-2019: {text}", file=sys.stderr)
+        tell(f"warning: --protocol ava-2019: {text}")
     options = csv_options(file)
     return {**options, "key": file.videos.key} if options else options
 

@@ -8,7 +8,6 @@ frame (default: the tube's), and "person_id" may be left out. `predict.py`'s fil
 set's, since other frames than the annotated ones give other numbers.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
 from datasets.formats.predicted import WHERE, TubeRows
 from datasets.formats.project_json import distinct
-from utils.misc import InputError, did_you_mean
+from utils.misc import InputError, did_you_mean, tell
 from utils.storage.files import read_json
 
 
@@ -43,7 +42,7 @@ def read(tubes: TubeRows) -> None:
         if settings != first_settings and not warned:
             warned = True
             text = f"predicted with other settings than {files[0].name}: {_differences(first_settings, settings)}"
-            print(f"warning: {file}: {text}", file=sys.stderr)
+            tell(f"warning: {file}: {text}")
         for name, video in videos.items():
             if seen.setdefault(name, file) != file:
                 raise InputError(f"{file}: video {name!r} is in {seen[name].name} too; leave one of them in the folder")

@@ -1,7 +1,6 @@
 """What every format of predictions is read into, and the checks that need no data set."""
 
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.formats.common import MAX_FRAME
-from utils.misc import InputError, counted
+from utils.misc import InputError, counted, tell
 from utils.storage.files import not_a_number
 
 OPTIONS = {
@@ -237,7 +236,7 @@ def warn_of_scores(path: str | Path, scores: np.ndarray) -> None:
     """Warn of scores, float64 (n,), that are no probabilities: perhaps another column was read."""
     if (odd := (scores < 0) | (scores > 1)).any():
         text = f"{odd.sum()} of {len(scores)} scores are not between 0 and 1, the first {scores[odd.argmax()]:g}"
-        print(f"warning: {path}: {text}; their order alone counts", file=sys.stderr)
+        tell(f"warning: {path}: {text}; their order alone counts")
 
 
 def _shown(numbers: Sequence[float]) -> str:

@@ -10,7 +10,6 @@ or it has no box. 2019: all but the excluded ones, so that detections in seconds
 Equal scores are ordered by the rows' content.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from utils.box_ops import Tubes
 from utils.cli import Parser, run
 from utils.metrics.frame_boxes import frame_ap
 from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
-from utils.misc import InputError
+from utils.misc import InputError, tell
 from utils.storage.files import write_json
 from utils.video_map import mean_ap
 
@@ -156,7 +155,7 @@ def main() -> None:
     result = evaluate_files(args.groundtruth, args.detections, args.label_map, args.exclusions, rule)
     names = read_label_map(args.label_map)
     for line in all_of_ava(names, args.label_map):
-        print(f"warning: {line}", file=sys.stderr)
+        tell(f"warning: {line}")
     rows = [[f"{number} {names[number]}", ap] for number, ap in result["AP"].items()]
     print_table([f"rule of {rule}", f"AP@{IOU_TH:g}"], [*rows, ["mAP", result["mAP"]]])
     if args.out:

@@ -9,7 +9,6 @@ neither of which counts its last frame. AP is the area under the precision envel
 ground truth and without detections is 0. Detections in videos that are not tested are false positives.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from utils.cli import Parser, run
 from utils.metrics.average_precision import NOT_EVALUATED
 from utils.metrics.frame_boxes import frame_ap
 from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
-from utils.misc import InputError
+from utils.misc import InputError, tell
 from utils.safe_pickle import read_pickle
 from utils.storage.files import parsing, write_json
 from utils.video_map import calc_video_map, mean_ap
@@ -131,7 +130,7 @@ def main() -> None:
     print_table(["", "mAP"], [[name, metric["mAP"]] for name, metric in metrics.items()])
     if not any(metric["mAP"] > 0 for metric in metrics.values()):
         order = "videos count in the order of test_videos[0], frames from 1, labels from 0"
-        print(f"note: nothing that is detected is correct; {order}", file=sys.stderr)
+        tell(f"note: nothing that is detected is correct; {order}")
     if args.out:
         write_json(args.out, plain(metrics))
 
