@@ -177,7 +177,7 @@ class VideoFrames:
             for packet in container.demux(stream):
                 if first is None and not _is_avi(container):
                     first = next((frame.pts for frame in stream.decode(packet)), None)
-                if _is_shown(packet):  # in an AVI with the time of another frame, but all frames have the same times
+                if _is_shown(packet):  # an AVI's times are in the order of decoding; sorted, they are the frames'
                     shown.append(packet.dts if packet.pts is None or _is_avi(container) else packet.pts)
             if {*shown} == {None}:  # a raw stream has no times
                 return [number / self._own_fps for number in range(len(shown))]

@@ -30,7 +30,7 @@ class InputError(Exception):
 
 
 def tell(line: str) -> None:
-    """Print a line on stderr, at once: what is no result of a script."""
+    """Print a note, a warning or an error on stderr, at once."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -138,7 +138,7 @@ def candidates(
         scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
         detections = boxes_as_instances(tubes, scores, rule.inclusive)
         targets = boxes_as_instances(gt_tubes, None, rule.inclusive)
-        # a box's own, since boxes are the same whether they are linked or not
+        # by the box itself, so that linked and unlinked boxes count alike
         order = np.argsort(np.lexsort((detections.label, *detections.boxes.T[::-1], detections.frame)))
         pairs = box_pairs(detections, targets, min_iou, any_class)
     else:
