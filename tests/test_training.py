@@ -186,12 +186,14 @@ def test_checkpoints_metrics_and_a_finished_run(tmp_path: Path, capsys: pytest.C
     assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
 
     last = weights(tmp_path, 4)
+    (tmp_path / "training.png").write_text("of --plot")
     train(tmp_path, arguments("--epochs", "1"))
     assert "previous" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("epoch_*.pth")) == ["epoch_1.pth"]
     kept = weights(tmp_path / "previous-1", 4)
     assert all(torch.equal(value, kept[name]) for name, value in last.items())
     assert len(metrics(tmp_path / "previous-1")) == 4
+    assert (tmp_path / "previous-1" / "training.png").is_file() and not (tmp_path / "training.png").exists()
 
 
 def test_resume_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -209,7 +209,7 @@ def set_aside(folder: Path) -> None:
     if not any(path.is_file() for path in files) and not coming.is_dir():
         return
     coming.mkdir(exist_ok=True)
-    for path in [*files[::-1], folder / METRICS, folder / NONFINITE]:
+    for path in [*files[::-1], folder / METRICS, folder / NONFINITE, *folder.glob("training.*")]:
         if path.is_file():
             path.replace(coming / path.name)
     previous = next(p for n in itertools.count(1) if not (p := folder / f"previous-{n}").exists())
