@@ -111,7 +111,7 @@ from models.detectors import is_hf
 from models.detr import build_model, full_config, normalize
 from models.detr_loss import SetCriterion
 from models.hf_detector import holds_hf
-from models.hf_training import HFTraining, LibraryLoss, refuse_flags
+from models.hf_training import HFTraining, refuse_flags
 from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.distributed import process_group, rank, world_size
@@ -123,14 +123,14 @@ from utils.video_map import calc_frame_map
 class Trained(NamedTuple):
     """A detector in training.
 
-    `detr` is what checkpoints hold, `model` what a step calls with `inputs(batch)`; `config` is the checkpoint's,
-    `about` has `image_size`, `pad_square`, `person_label` and `num_queries`; `detect(batch)` gives person scores (N, n)
-    and boxes (N, n, 4) cxcywh.
+    `detr` is what checkpoints hold, `model` what a step calls with `inputs(batch)`; without a `criterion` its outputs
+    are the losses. `config` is the checkpoint's, `about` has `image_size`, `pad_square`, `person_label` and
+    `num_queries`; `detect(batch)` gives person scores (N, n) and boxes (N, n, 4) cxcywh.
     """
 
     detr: nn.Module
     model: nn.Module
-    criterion: SetCriterion | LibraryLoss
+    criterion: SetCriterion | None
     config: dict
     about: dict
     inputs: Callable[[dict], tuple]
@@ -197,7 +197,7 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
         return out["scores"], out["pred_boxes"]
 
     model, config = HFTraining(detector), detector.config()
-    return Trained(detector.model, model, LibraryLoss(), config, about, inputs, detect)
+    return Trained(detector.model, model, None, config, about, inputs, detect)
 
 
 def parameter_groups(model: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
@@ -307,9 +307,12 @@ def main() -> None:
                         target["labels"].fill_(about["person_label"])
                     with training.autocast:
                         outputs = training.model(*inputs(batch))
-                    matches = criterion.match(outputs, batch["targets"])
-                    losses = criterion(outputs, batch["targets"], matches)
-                    loss = criterion.total(losses)
+                    if criterion is None:
+                        losses, loss = outputs, outputs["loss"]
+                    else:
+                        matches = criterion.match(outputs, batch["targets"])
+                        losses = criterion(outputs, batch["targets"], matches)
+                        loss = criterion.total(losses)
                     if auxiliary is not None:
                         losses |= auxiliary.losses(outputs, batch["targets"], matches[0], batch["clip"])
                         loss = loss + sum(weight * losses[name] for name, weight in weights.items())
