@@ -125,8 +125,8 @@ class CachedDetections:
 def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR, mirrored: bool = False) -> Path:
     """The tar of a subset's queries: those of a person score of at least `FLOOR`, or all of them for a lower threshold;
     `key` as of `Detector`, `mirrored` those of mirrored frames."""
-    parts = [subset, key, *(["mirrored"] if mirrored else []), *(["all"] if psn_score_th < FLOOR else [])]
-    return Path(folder) / f"{'-'.join(parts)}.tar"
+    name = f"{subset}-{key}" + "-mirrored" * mirrored + "-all" * (psn_score_th < FLOOR)
+    return Path(folder) / f"{name}.tar"
 
 
 def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
