@@ -175,12 +175,8 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path)
 def from_tracks(
     args: argparse.Namespace, project: Project, annotations: Mapping[str, Video], bad: dict[str, str] | None
 ) -> Measured:
-    """The action tubes that an action head makes of the tracks.
-
-    Args:
-        annotations: the subset's videos with their ground truth.
-        bad: videos that cannot be used are entered here (name -> why); None: they are errors.
-    """
+    """The action tubes that an action head makes of the tracks of the videos `annotations`; those that cannot be used
+    are entered in `bad` (name -> why), or are errors where it is None."""
     from datasets.frame_batches import SubsetVideos
     from models.action_head import load_head
     from models.frame_features import features_of_tracks, frame_extractor

@@ -215,13 +215,13 @@ def main() -> None:
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         linking = link_settings(args, project, root)
         warn_of_shared_videos(project, args.val_subset, args.subset)
-        by_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
+        of_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
         tar = existing_tar(args, linking, root, args.subset)
         store = subset_tracks(args, project, linking, tar, args.subset, bad)
         kind = HEAD_TYPES[args.head_type].frames
-        frames = frame_extractor(kind, args, device, store.settings["detector"]) if kind else None
+        extractor = frame_extractor(kind, args, device, store.settings["detector"]) if kind else None
         data = TrackBatches(store, args.seed)
         if not len(data):
             labelled = " with a label" if project.multi_label else ""
@@ -233,11 +233,11 @@ def main() -> None:
             weight = class_weights(data, args.class_weights).to(device)
         else:
             weight = torch.ones(len(project.labels) + 1, device=device)
-            weight[-1] = by_data["no_action_weight"]
+            weight[-1] = of_data["no_action_weight"]
         names = ("n_layers", "nhead", "dim_feedforward", "dropout", "time_d", "time_encoding")
-        sizes = {name: getattr(args, name) for name in names} | {"frame_d": frames.width if frames else 0}
-        sizes |= {"time_cycle": by_data["time_cycle"], "multi_label": project.multi_label}
-        head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
+        head_settings = {name: getattr(args, name) for name in names} | {"frame_d": extractor.width if extractor else 0}
+        head_settings |= {"time_cycle": of_data["time_cycle"], "multi_label": project.multi_label}
+        head = build_action_head(args.head_type, len(project.labels), store.width, **head_settings)
         subsets, metrics_of_val = [(args.subset, data)], None
         val_store = validation_tracks(args, project, linking, store, bad)
         if val_store and len(val := TrackBatches(val_store, args.seed)):
@@ -250,20 +250,20 @@ def main() -> None:
             "settings": store.settings,
             "trained_on": {args.subset: store.names},
             "min_tube_length": project.default("min_tube_length"),
-            "frames": frames.key if frames else None,
+            "frames": extractor.key if extractor else None,
         }
-        settings = asdict(linking) | by_data
+        settings = asdict(linking) | of_data
         frozen = {"person encoder": store.settings["encoder"], "detector": store.settings["detector"]["key"]}
-        if frames:
-            frozen["model of frame features"] = frames.key
+        if extractor:
+            frozen["model of frame features"] = extractor.key
         folder = head_folder(args, root)
         training = TrainingRun(
             "train_action_head", folder, head, config, args, device, data.checksum(), settings, frozen=frozen
         )
         training.check()
-        for subset, batches in subsets if frames else ():  # takes long where they are not cached
+        for subset, batches in subsets if extractor else ():  # takes long where they are not cached
             videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
-            batches.features_of = features_of_tracks(root.parent / "features", videos, frames)
+            batches.features_of = features_of_tracks(root.parent / "features", videos, extractor)
         with training:
             for epoch in training.epochs():
                 steps = epoch_batches(data, epoch, args.iter_update, rank(), world_size())

@@ -183,8 +183,8 @@ def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
 
 def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
-    own = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
-    refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
+    of_detr = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
+    refuse_flags(args, make_parser(), [*of_detr, "pad_square", "box_overlap", "no_aux_loss", "compile"])
     detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
