@@ -139,27 +139,26 @@ class Trained(NamedTuple):
 
 def build(args: argparse.Namespace, device: torch.device) -> Trained:
     """The detector to train, DETR or one of `transformers`, and its loss."""
-    path = checkpoint = weights = None
-    if args.detr != "scratch" and not is_hf(args.detr):
+    from_scratch, checkpoint = args.detr == "scratch", None
+    if not (from_scratch or is_hf(args.detr)):
         path, checkpoint = read_detector(args.detr, args.checkpoint_root)
     if is_hf(args.detr) or holds_hf(checkpoint):
         return build_hf(args, checkpoint, device)
     architecture, changes = architecture_of(args)
-    if path is None:
+    if from_scratch:
         if args.person_label is not None:
             raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
         config = {"num_classes": 2, **architecture}
     else:
         loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
-        weights = loaded.state_dict()
         for name, value in architecture.items():
             if config[name] != value:
                 text = f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
                 raise InputError(text)
     config = full_config(config | changes)
     detr, criterion, _ = build_model(config)
-    if weights:
-        detr.load_state_dict(weights)
+    if not from_scratch:
+        detr.load_state_dict(loaded.state_dict())
 
     def inputs(batch: dict) -> tuple:
         return normalize(batch["images"]), batch["mask"]
