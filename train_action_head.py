@@ -46,11 +46,9 @@ def make_parser() -> Parser:
     parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000, help=help_text)
     help_text = "tracks of an optimizer step and process, whose gradients are accumulated"
     parser.flag("training", "iter_update", type=positive_int, default=64, help=help_text)
-    help_text = (
-        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without "
-    )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
-                help=f"{help_text}the action / with it, from 1 to {MAX_WEIGHT}")  # fmt: skip
+                help="multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames "
+                f"without the action / with it, from 1 to {MAX_WEIGHT}")  # fmt: skip
     help_text = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
     parser.flag("training", "no_action_weight", type=not_negative, help=help_text)
     flags.add_run_flags(parser)
@@ -169,7 +167,7 @@ def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None
 
 
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
-    """A step's tracks in chunks of like length, in each process as many: a process that has fewer gets empty ones."""
+    """A step's tracks in chunks of similar length, as many in every process: empty ones fill up."""
     chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
     return chunks + [[]] * (max(per_rank(len(chunks))) - len(chunks))
 

@@ -118,7 +118,7 @@ def dilation_is_unknown(path: Path, checkpoint: object) -> bool:
 
 
 def _person_label(path: Path, config: dict, given: int | str | None, own: bool) -> int:
-    """A detector's class of people: the one `given`, else its config's where that is known or of our `own` training."""
+    """The class of people: `given`, else the config's where it is known, of our `own` training or COCO's classes."""
     n, label = config["num_classes"], config["person_label"] if given is None else given
     if isinstance(label, str):
         raise InputError(f"--person_label {label}: {path} has no names of labels; give a number from 0 to {n - 1}")

@@ -197,7 +197,7 @@ def has_state(folder: Path) -> bool:
 def set_aside(folder: Path) -> None:
     """Move what a former run of this name has left into `<folder>/previous-<n>`, the first n that is free."""
     files = [*folder.glob("epoch_*.pth"), folder / STATE]
-    coming = folder / ".previous"  # a move that is cut off is gone on with
+    coming = folder / ".previous"  # the next run continues an interrupted move
     if not any(path.is_file() for path in files) and not coming.is_dir():
         return
     coming.mkdir(exist_ok=True)
