@@ -15,26 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datasets import predictions
 from datasets.annotations import Video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
 from datasets.formats.predicted import warn_of_scores
 from datasets.likely_mistakes import shared_videos, warn_of_doubles, warn_of_shared_videos, warn_of_steps
-from datasets.predictions import (
-    FORMATS,
-    SAY,
-    USER_OPTIONS,
-    as_tubes,
-    data_set_options,
-    fit_to_data_set,
-    parse_options,
-    read_predictions,
-    recognise,
-    tell_missing,
-    warn_of_other_frames,
-    with_lengths,
-)
+from datasets.predictions import FORMATS, USER_OPTIONS, recognise
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
 from models.link_settings import add_linking_flags, check_head, existing_tar, link_settings, open_tracks
@@ -187,12 +175,8 @@ def report(e: Evaluation, metrics: dict, lists: dict, about: dict, folder: Path)
 def from_tracks(
     args: argparse.Namespace, project: Project, annotations: Mapping[str, Video], bad: dict[str, str] | None
 ) -> Measured:
-    """The action tubes that an action head makes of the tracks.
-
-    Args:
-        annotations: the subset's videos with their ground truth.
-        bad: videos that cannot be used are entered here (name -> why); None: they are errors.
-    """
+    """The action tubes that an action head makes of the tracks of the videos `annotations`; those that cannot be used
+    are entered in `bad` (name -> why), or are errors where it is None."""
     from datasets.frame_batches import SubsetVideos
     from models.action_head import load_head
     from models.frame_features import features_of_tracks, frame_extractor
@@ -252,24 +236,24 @@ def from_predictions(
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
     given = csv_options(project.annotation_file) if format == "ava_csv" else {}
-    given |= parse_options(args.predictions_options)
+    given |= predictions.parse_options(args.predictions_options)
     numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
-    options = FORMATS[format].defaults | data_set_options(format, project.labels, numbered, given)
+    options = FORMATS[format].defaults | predictions.data_set_options(format, project.labels, numbered, given)
     if format == "ava_csv" and not {"start", "rate"} <= given.keys():
         text = "frame 0 is taken as second {start:g}, {rate:g} frames a second".format_map(options)
-        tell(f"note: {path}: {text}; else {SAY} start=SECOND rate=N")
-    raw = read_predictions(path, format, options)
+        tell(f"note: {path}: {text}; else {predictions.SAY} start=SECOND rate=N")
+    raw = predictions.read_predictions(path, format, options)
     gt = {name: video.tubes for name, video in videos.items()}
-    lengths = with_lengths(raw, sizes, gt, project.open_video)
-    raw = fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
-    missing = tell_missing({*raw.names}, path, list(sizes))
+    lengths = predictions.with_lengths(raw, sizes, gt, project.open_video)
+    raw = predictions.fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
+    missing = predictions.tell_missing({*raw.names}, path, list(sizes))
     if len(raw.video) and len(raw.video) == len(raw.tube):
         tell(f"note: {path}: no box is linked to another, each is a tube of one frame: only frame-mAP means something")
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
-    pred, scores = as_tubes(raw, sizes)
-    warn_of_other_frames(path, pred, gt, options)
+    pred, scores = predictions.as_tubes(raw, sizes)
+    predictions.warn_of_other_frames(path, pred, gt, options)
     return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 
@@ -284,7 +268,7 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     gt, excluded = file.videos.rows(subset)
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
-    tell_missing({*pred.videos}, path, subset)
+    predictions.tell_missing({*pred.videos}, path, subset)
     warn_of_scores(path, pred.last)
     rule = "2019" if args.protocol == "ava-2019" else "2020"
     ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)

@@ -264,7 +264,7 @@ class Drawing:
         self.images: deque[np.ndarray] = deque()  # of the frames that are not drawn yet
         self.drawn = 0
         self._thread = ThreadPoolExecutor(1, "drawing")
-        self._block = self._thread.submit(int)
+        self._block = self._thread.submit(int)  # the block in work; before the first, one that does nothing
 
     def keep(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The same frames, each kept for drawing in the video's size."""

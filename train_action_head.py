@@ -46,11 +46,9 @@ def make_parser() -> Parser:
     parser.flag("training", "max_frames_in_batch", type=positive_int, default=20_000, help=help_text)
     help_text = "tracks of an optimizer step and process, whose gradients are accumulated"
     parser.flag("training", "iter_update", type=positive_int, default=64, help=help_text)
-    help_text = (
-        "multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames without "
-    )
     parser.flag("training", "class_weights", choices=("none", "balanced"), default="none",
-                help=f"{help_text}the action / with it, from 1 to {MAX_WEIGHT}")  # fmt: skip
+                help="multi_label data: weight of an action's presence in its binary cross-entropy; balanced: frames "
+                f"without the action / with it, from 1 to {MAX_WEIGHT}")  # fmt: skip
     help_text = f"weight of 'no action' in the cross-entropy {flags.OF_DATA}"
     parser.flag("training", "no_action_weight", type=not_negative, help=help_text)
     flags.add_run_flags(parser)
@@ -169,7 +167,7 @@ def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None
 
 
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
-    """A step's tracks in chunks of like length, in each process as many: a process that has fewer gets empty ones."""
+    """A step's tracks in chunks of similar length, as many in every process: empty ones fill up."""
     chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
     return chunks + [[]] * (max(per_rank(len(chunks))) - len(chunks))
 
@@ -215,13 +213,13 @@ def main() -> None:
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         linking = link_settings(args, project, root)
         warn_of_shared_videos(project, args.val_subset, args.subset)
-        by_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
+        of_data = {n: project.default(n, given=getattr(args, n)) for n in ("time_cycle", "no_action_weight")}
 
         bad: dict[str, str] | None = {} if args.skip_bad else None
         tar = existing_tar(args, linking, root, args.subset)
         store = subset_tracks(args, project, linking, tar, args.subset, bad)
         kind = HEAD_TYPES[args.head_type].frames
-        frames = frame_extractor(kind, args, device, store.settings["detector"]) if kind else None
+        extractor = frame_extractor(kind, args, device, store.settings["detector"]) if kind else None
         data = TrackBatches(store, args.seed)
         if not len(data):
             labelled = " with a label" if project.multi_label else ""
@@ -233,11 +231,11 @@ def main() -> None:
             weight = class_weights(data, args.class_weights).to(device)
         else:
             weight = torch.ones(len(project.labels) + 1, device=device)
-            weight[-1] = by_data["no_action_weight"]
+            weight[-1] = of_data["no_action_weight"]
         names = ("n_layers", "nhead", "dim_feedforward", "dropout", "time_d", "time_encoding")
-        sizes = {name: getattr(args, name) for name in names} | {"frame_d": frames.width if frames else 0}
-        sizes |= {"time_cycle": by_data["time_cycle"], "multi_label": project.multi_label}
-        head = build_action_head(args.head_type, len(project.labels), store.width, **sizes)
+        head_settings = {name: getattr(args, name) for name in names} | {"frame_d": extractor.width if extractor else 0}
+        head_settings |= {"time_cycle": of_data["time_cycle"], "multi_label": project.multi_label}
+        head = build_action_head(args.head_type, len(project.labels), store.width, **head_settings)
         subsets, metrics_of_val = [(args.subset, data)], None
         val_store = validation_tracks(args, project, linking, store, bad)
         if val_store and len(val := TrackBatches(val_store, args.seed)):
@@ -250,20 +248,20 @@ def main() -> None:
             "settings": store.settings,
             "trained_on": {args.subset: store.names},
             "min_tube_length": project.default("min_tube_length"),
-            "frames": frames.key if frames else None,
+            "frames": extractor.key if extractor else None,
         }
-        settings = asdict(linking) | by_data
+        settings = asdict(linking) | of_data
         frozen = {"person encoder": store.settings["encoder"], "detector": store.settings["detector"]["key"]}
-        if frames:
-            frozen["model of frame features"] = frames.key
+        if extractor:
+            frozen["model of frame features"] = extractor.key
         folder = head_folder(args, root)
         training = TrainingRun(
             "train_action_head", folder, head, config, args, device, data.checksum(), settings, frozen=frozen
         )
         training.check()
-        for subset, batches in subsets if frames else ():  # takes long where they are not cached
+        for subset, batches in subsets if extractor else ():  # takes long where they are not cached
             videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
-            batches.features_of = features_of_tracks(root.parent / "features", videos, frames)
+            batches.features_of = features_of_tracks(root.parent / "features", videos, extractor)
         with training:
             for epoch in training.epochs():
                 steps = epoch_batches(data, epoch, args.iter_update, rank(), world_size())

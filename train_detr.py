@@ -111,7 +111,7 @@ from models.detectors import is_hf
 from models.detr import build_model, full_config, normalize
 from models.detr_loss import SetCriterion
 from models.hf_detector import holds_hf
-from models.hf_training import HFTraining, LibraryLoss, refuse_flags
+from models.hf_training import HFTraining, refuse_flags
 from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.distributed import process_group, rank, world_size
@@ -123,14 +123,14 @@ from utils.video_map import calc_frame_map
 class Trained(NamedTuple):
     """A detector in training.
 
-    `detr` is what checkpoints hold, `model` what a step calls with `inputs(batch)`; `config` is the checkpoint's,
-    `about` has `image_size`, `pad_square`, `person_label` and `num_queries`; `detect(batch)` gives person scores (N, n)
-    and boxes (N, n, 4) cxcywh.
+    `detr` is what checkpoints hold, `model` what a step calls with `inputs(batch)`; without a `criterion` its outputs
+    are the losses. `config` is the checkpoint's, `about` has `image_size`, `pad_square`, `person_label` and
+    `num_queries`; `detect(batch)` gives person scores (N, n) and boxes (N, n, 4) cxcywh.
     """
 
     detr: nn.Module
     model: nn.Module
-    criterion: SetCriterion | LibraryLoss
+    criterion: SetCriterion | None
     config: dict
     about: dict
     inputs: Callable[[dict], tuple]
@@ -139,27 +139,26 @@ class Trained(NamedTuple):
 
 def build(args: argparse.Namespace, device: torch.device) -> Trained:
     """The detector to train, DETR or one of `transformers`, and its loss."""
-    path = checkpoint = weights = None
-    if args.detr != "scratch" and not is_hf(args.detr):
+    from_scratch, checkpoint = args.detr == "scratch", None
+    if not (from_scratch or is_hf(args.detr)):
         path, checkpoint = read_detector(args.detr, args.checkpoint_root)
     if is_hf(args.detr) or holds_hf(checkpoint):
         return build_hf(args, checkpoint, device)
     architecture, changes = architecture_of(args)
-    if path is None:
+    if from_scratch:
         if args.person_label is not None:
             raise InputError("--person_label: a detector from scratch has people as label 1; leave the flag out")
         config = {"num_classes": 2, **architecture}
     else:
         loaded, config = build_detr(path, checkpoint, person_label=number_or_name(args.person_label))
-        weights = loaded.state_dict()
         for name, value in architecture.items():
             if config[name] != value:
                 text = f"--{name} {value}: {args.detr} has {config[name]}; leave the flag out or use --detr scratch"
                 raise InputError(text)
     config = full_config(config | changes)
     detr, criterion, _ = build_model(config)
-    if weights:
-        detr.load_state_dict(weights)
+    if not from_scratch:
+        detr.load_state_dict(loaded.state_dict())
 
     def inputs(batch: dict) -> tuple:
         return normalize(batch["images"]), batch["mask"]
@@ -183,8 +182,8 @@ def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
 
 def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
-    own = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
-    refuse_flags(args, make_parser(), [*own, "pad_square", "box_overlap", "no_aux_loss", "compile"])
+    of_detr = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
+    refuse_flags(args, make_parser(), [*of_detr, "pad_square", "box_overlap", "no_aux_loss", "compile"])
     detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
@@ -197,7 +196,7 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
         return out["scores"], out["pred_boxes"]
 
     model, config = HFTraining(detector), detector.config()
-    return Trained(detector.model, model, LibraryLoss(), config, about, inputs, detect)
+    return Trained(detector.model, model, None, config, about, inputs, detect)
 
 
 def parameter_groups(model: nn.Module, lr: float, lr_backbone: float) -> list[dict]:
@@ -307,9 +306,12 @@ def main() -> None:
                         target["labels"].fill_(about["person_label"])
                     with training.autocast:
                         outputs = training.model(*inputs(batch))
-                    matches = criterion.match(outputs, batch["targets"])
-                    losses = criterion(outputs, batch["targets"], matches)
-                    loss = criterion.total(losses)
+                    if criterion is None:
+                        losses, loss = outputs, outputs["loss"]
+                    else:
+                        matches = criterion.match(outputs, batch["targets"])
+                        losses = criterion(outputs, batch["targets"], matches)
+                        loss = criterion.total(losses)
                     if auxiliary is not None:
                         losses |= auxiliary.losses(outputs, batch["targets"], matches[0], batch["clip"])
                         loss = loss + sum(weight * losses[name] for name, weight in weights.items())

@@ -134,13 +134,7 @@ class ActionHead(nn.Module):
 def action_probabilities(
     head: ActionHead, queries: np.ndarray, times: np.ndarray, frame_features: np.ndarray | None = None, start: int = 0
 ) -> np.ndarray:
-    """Class probabilities of a track's frames.
-
-    Args:
-        queries: float32 (T, d).
-        times: int64 (T,), frames since the track's first one.
-        frame_features: float32 (T, f), for heads with `needs_frames`.
-        start: how many of the track's detections come before these.
+    """Class probabilities of a track's frames; arguments as in `ActionHead.forward`, but of one track.
 
     Returns:
         float32 (T, n_classes + 1), the last class is "no action"; with `multi_label` each class has a probability of

@@ -125,8 +125,8 @@ class DETR(nn.Module):
             states = self.transformer(source, mask, embed, pos)
         with torch.autocast(device, enabled=False):
             states = states.to(embed.dtype)
-            answering = states if self.training else states[-1:]
-            logits, boxes = self.class_embed(answering), self.bbox_embed(answering).sigmoid()
+            scored = states if self.training else states[-1:]  # earlier layers have outputs for their losses alone
+            logits, boxes = self.class_embed(scored), self.bbox_embed(scored).sigmoid()
         queries = states[-1 if self.query_layer is None else self.query_layer - 1]
         out = {"pred_logits": logits[-1], "pred_boxes": boxes[-1], "queries": queries, "features": features}
         if self.training and self.aux_loss:

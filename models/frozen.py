@@ -22,7 +22,7 @@ Started = Iterator[tuple[int, Callable]]
 
 
 def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
-    """Send tensors on their way to the host; the function waits until they are there, and gives them as arrays.
+    """Start to copy tensors to the host. The function waits for the copies and gives them as arrays.
 
     A copy that is waited for at once would keep the next batch from being started.
     """
@@ -41,7 +41,7 @@ def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
 
 
 def run_ahead(items: Iterable[Item], n: int = AHEAD) -> Iterator[Item]:
-    """The same items, each once `n` more have arrived or there are no more; those waiting come before an error."""
+    """Yield the items in order, each when the `n` after it were drawn. Items drawn before an error still come."""
     waiting: deque[Item] = deque()
     try:
         for item in items:

@@ -44,8 +44,8 @@ def mean_similarities(features: Tensor, ids: Tensor) -> tuple[float, float]:
 
 
 def rank1(features: Tensor, ids: Tensor, gallery: Tensor, gallery_ids: Tensor) -> tuple[int, int]:
-    """How many features (M, d) have the same person's as the most similar one of a gallery (N, d), of those whose
-    person is in it."""
+    """Of the features (M, d) whose person is in a gallery (N, d): how many are most similar (cosine) to one of that
+    person, and how many there are."""
     known = torch.isin(ids, gallery_ids)
     if not known.any():
         return 0, 0

@@ -138,39 +138,36 @@ def person_class(labels: dict[int, str], person_label: str | int | None, name: s
     )
 
 
-class FrameInput:
-    """uint8 frames of one size (b, 3, H, W) -> what a model takes, float32 (b, 3, h, w), as its image processor does.
+def frame_input(processor: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes of uint8 frames of one size (b, 3, H, W) a model's input, float32 (b, 3, h, w), as its image processor
+    does.
 
     The processor itself makes the host wait for a GPU (it sends constants and reads them back). Its settings are
     applied here instead, and compared with it once; where it does something else, it is used after all.
     """
+    statistics = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    mean, deviation = (torch.tensor(x, device=device).view(-1, 1, 1) for x in statistics)
+    scale = processor.rescale_factor if processor.do_rescale else 1.0
+    factor, offset = scale / deviation, -mean / deviation
 
-    def __init__(self, processor: Any, device: torch.device) -> None:
-        self.processor = processor
-        self.resizes, self.size, self.resample = processor.do_resize, processor.size, processor.resample
-        statistics = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
-        mean, deviation = (torch.tensor(x, device=device).view(-1, 1, 1) for x in statistics)
-        scale = processor.rescale_factor if processor.do_rescale else 1.0
-        self.factor, self.offset = scale / deviation, -mean / deviation
-        draw = torch.Generator().manual_seed(0)
-        probes = [torch.randint(256, (1, 3, *s), dtype=torch.uint8, generator=draw).to(device) for s in _PROBES]
-        expected = [self.by_processor(probe) for probe in probes]
-        for method in (self.resized, partial(self.resized, as_floats=True), self.by_processor):
-            self.apply: Callable[[Tensor], Tensor] = method
-            if all(torch.allclose(method(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, expected, strict=True)):
-                break
+    def by_processor(images: Tensor) -> Tensor:
+        return processor(images=list(images), return_tensors="pt", do_pad=False)["pixel_values"].to(images.device)
 
-    def by_processor(self, images: Tensor) -> Tensor:
-        """By the image processor itself."""
-        return self.processor(images=list(images), return_tensors="pt", do_pad=False)["pixel_values"].to(images.device)
-
-    def resized(self, images: Tensor, as_floats: bool = False) -> Tensor:
+    def resized(images: Tensor, as_floats: bool = False) -> Tensor:
         """Resized as uint8 (most families), or as floats without smoothing (RF-DETR), then normalised."""
         images = images.float() if as_floats else images
-        if self.resizes:
-            options = {"resample": self.resample, "antialias": not as_floats}
-            images = self.processor.resize(images, size=self.size, **options)
-        return images.float().mul_(self.factor).add_(self.offset)
+        if processor.do_resize:
+            options = {"resample": processor.resample, "antialias": not as_floats}
+            images = processor.resize(images, size=processor.size, **options)
+        return images.float().mul_(factor).add_(offset)
+
+    draw = torch.Generator().manual_seed(0)
+    probes = [torch.randint(256, (1, 3, *s), dtype=torch.uint8, generator=draw).to(device) for s in _PROBES]
+    expected = [by_processor(probe) for probe in probes]
+    for method in (resized, partial(resized, as_floats=True)):
+        if all(torch.allclose(method(a), b, rtol=0, atol=1e-5) for a, b in zip(probes, expected, strict=True)):
+            return method
+    return by_processor
 
 
 class HFDetector(nn.Module):
@@ -192,7 +189,7 @@ class HFDetector(nn.Module):
         self.model, self.processor, self.name = model.to(device), processor, name
         self.dtype: torch.dtype | None = None
         self.person_label = person_class(model.config.id2label, person_label, name)
-        self.frame_input = FrameInput(processor, device)
+        self.frame_input = frame_input(processor, device)
         self._taken: list[Tensor] = []  # the queries of `take_layer`
         out = self._answer()
         boxes, queries = (getattr(out, part, None) for part in ("pred_boxes", "last_hidden_state"))
@@ -248,9 +245,9 @@ class HFDetector(nn.Module):
     def prepare(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Images uint8 (b, 3, H, W), `mask` (b, H, W) True on padding right and below -> the model's input and mask."""
         if mask is None or not mask.any():
-            return self._pad(self.frame_input.apply(images).contiguous(memory_format=torch.channels_last))
+            return self._pad(self.frame_input(images).contiguous(memory_format=torch.channels_last))
         sizes = torch.stack([(~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)], 1).tolist()
-        parts = [self.frame_input.apply(image[None, :, :h, :w]) for image, (h, w) in zip(images, sizes, strict=True)]
+        parts = [self.frame_input(image[None, :, :h, :w]) for image, (h, w) in zip(images, sizes, strict=True)]
         same = len({part.shape for part in parts}) == 1
         return self._pad(torch.cat(parts) if same else [part[0] for part in parts])
 

@@ -40,19 +40,6 @@ class HFTraining(nn.Module):
         return {"loss": loss, **{name: torch.as_tensor(value) for name, value in out.loss_dict.items()}}
 
 
-class LibraryLoss:
-    """What `models.detr_loss.SetCriterion` is for DETR: the losses are in `HFTraining`'s outputs already."""
-
-    def match(self, outputs: dict, targets: list[dict]) -> list[None]:
-        return [None]  # the library matches by itself
-
-    def __call__(self, outputs: dict, targets: list[dict], matches: list[None]) -> dict[str, Tensor]:
-        return dict(outputs)
-
-    def total(self, losses: dict) -> Tensor:
-        return losses["loss"]
-
-
 def refuse_flags(args: Namespace, parser: Parser, names: Iterable[str]) -> None:
     """InputError for flags of DETR alone, on the command line or in a preset; `parser` has their defaults."""
     given = [name for name in names if getattr(args, name) != parser.action_of(name).default]

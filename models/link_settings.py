@@ -64,10 +64,9 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     help_text = f"minimum similarity of a link: cosine, or IoU with --link_cues iou {OF_DATA}"
     parser.flag("linking", "sim_th", type=cosine, help=help_text)
     parser.flag("linking", "filter_length", type=positive_int, help=f"minimum detections of a track {OF_DATA}")
-    help_text = (
-        "consecutive frames without a link after which a track closes (default: the linker's, else the data set's)"
-    )
-    parser.flag("linking", "end_consecutive_frames", type=positive_int, help=help_text)
+    parser.flag("linking", "end_consecutive_frames", type=positive_int,
+                help="consecutive frames without a link after which a track closes "
+                "(default: the linker's, else the data set's)")  # fmt: skip
     help_text = "IoU with an annotated person above which a frame of a track takes the action as its label"
     parser.flag("linking", "iou_th", type=share, help=f"{help_text} {OF_DATA}")
     add_strict_flag(parser, "linking")
@@ -150,7 +149,7 @@ def tracks_made_with(settings: LinkSettings, project: "Project", encoder: str) -
 def tracks_sources(
     project: "Project", videos: "SubsetVideos", annotations: Mapping[str, "Video"]
 ) -> dict[str, list[int]]:
-    """What identifies each video's file, which frames of it are used, and last what gives its tracks their labels."""
+    """By video: what identifies its file and the frames used, and last a checksum of the annotation that labels."""
 
     def annotated(video: "Video | None") -> int:
         tubes = tubes_checksum(video.tubes if video else [], project.multi_label)

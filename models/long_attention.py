@@ -22,16 +22,15 @@ class LongAttention(nn.MultiheadAttention):
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         """`query` (T, B, d), `key` and `value` (S, B, d), `key_padding_mask` (B, S), True or -inf on padding."""
-        weights = query.shape[1] * self.num_heads * len(query) * len(key)
+        n_weights = query.shape[1] * self.num_heads * len(query) * len(key)
         by_kernel = query.is_cuda and self.head_dim % ALIGNED == 0  # it drops single weights, block by block
-        if not self.training or not self.dropout or weights <= MATRIX or by_kernel:
+        if not self.training or not self.dropout or n_weights <= MATRIX or by_kernel:
             return super().forward(query, key, value, key_padding_mask, **options)
-        w, b = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (self._heads(F.linear(x, *of)) for x, *of in zip((query, key, value), w, b, strict=True))
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        projected = map(F.linear, (query, key, value), weights, biases)
+        q, k, v = (self._heads(x) for x in projected)
         v = v * F.dropout(v.new_ones(*v.shape[:3], 1), self.dropout)
-        visible = key_padding_mask
-        if visible is not None:
-            visible = (visible == 0)[:, None, None]
+        visible = None if key_padding_mask is None else (key_padding_mask == 0)[:, None, None]
         out = F.scaled_dot_product_attention(q, k, v, visible, scale=self.head_dim**-0.5)[..., : self.head_dim]
         return self.out_proj(out.permute(2, 0, 1, 3).flatten(2)), None
 

@@ -123,10 +123,10 @@ class CachedDetections:
 
 
 def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR, mirrored: bool = False) -> Path:
-    """The tar of a subset's queries: those of a person score of at least `FLOOR`, or all of them for a lower threshold;
-    `key` as of `Detector`, `mirrored` those of mirrored frames."""
-    parts = [subset, key, *(["mirrored"] if mirrored else []), *(["all"] if psn_score_th < FLOOR else [])]
-    return Path(folder) / f"{'-'.join(parts)}.tar"
+    """The tar of a subset's queries, of its frames or of the `mirrored` ones; `key` as of `Detector`. It holds all
+    queries where `psn_score_th` is below `FLOOR`, else those of a person score of at least that."""
+    name = f"{subset}-{key}" + "-mirrored" * mirrored + "-all" * (psn_score_th < FLOOR)
+    return Path(folder) / f"{name}.tar"
 
 
 def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_score_th: float = FLOOR) -> TarStore:
@@ -135,7 +135,7 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
     The tar may hold videos of former lists too, which the store that is returned does not name.
     Queries of a person score of at least `FLOOR` are kept (all of them where `psn_score_th` is lower). A video that is
     left out has a sample without arrays, whose json says why (`bad`). Under `torchrun` the processes share the videos.
-    Where frames are mirrored, boxes are those of the frames as they are.
+    Boxes of mirrored frames are mirrored back.
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
     sources = videos.sources()

@@ -37,25 +37,20 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _unit_features(boxes: np.ndarray, features: np.ndarray) -> np.ndarray:
-    return _unit(np.asarray(features, np.float32))
-
-
-def _cosine(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
-    return tracks @ detections.T
-
-
-def _boxes(boxes: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-    return np.asarray(boxes, np.float32)
-
-
-def _iou(tracks: np.ndarray, detections: np.ndarray) -> np.ndarray:
-    return paired_iou(tracks[:, None], detections[None])
-
-
 LINK_CUES = {
-    "feature": LinkCue(_unit_features, _cosine, default_th="sim_th", needs_features=True, mean=_unit),
-    "iou": LinkCue(_boxes, _iou, default_th="iou_link_th", needs_features=False),
+    "feature": LinkCue(
+        represent=lambda boxes, features: _unit(np.asarray(features, np.float32)),
+        similarity=lambda tracks, detections: tracks @ detections.T,
+        default_th="sim_th",
+        needs_features=True,
+        mean=_unit,  # a sum and a mean point the same way
+    ),
+    "iou": LinkCue(
+        represent=lambda boxes, features: np.asarray(boxes, np.float32),
+        similarity=lambda tracks, detections: paired_iou(tracks[:, None], detections[None]),
+        default_th="iou_link_th",
+        needs_features=False,
+    ),
 }
 """Values of `--link_cues`."""
 
@@ -151,21 +146,18 @@ class Linker:
             similarity = self.cue.similarity(tracks, representations)
             for track, detection in self.options.assignment(similarity, self.sim_th):
                 track_of[detection] = track
-        linked = track_of >= 0
-        if self.options.echoes and linked.any() and not linked.all():
-            similarity = self.cue.similarity(representations[~linked], representations[linked])
-            kept = linked.copy()
-            kept[~linked] = ~second_detections(similarity, boxes[~linked], boxes[linked], self.options.echoes)
-            columns = (representations, rows, boxes, scores, track_of)
-            representations, rows, boxes, scores, track_of = (x[kept] for x in columns)
-        new = np.flatnonzero(track_of < 0)
+        linked, new = np.flatnonzero(track_of >= 0), np.flatnonzero(track_of < 0)
+        if self.options.echoes and len(linked) and len(new):
+            similarity = self.cue.similarity(representations[new], representations[linked])
+            new = new[~second_detections(similarity, boxes[new], boxes[linked], self.options.echoes)]
         track_of[new] = len(self._open) + np.arange(len(new))
         self._open += [_PackedTrack(self._n_tracks + i) for i in range(len(new))]
         self._n_tracks += len(new)
-        tracks = track_of.tolist()
-        for track, row, box, score in zip(tracks, rows.tolist(), boxes.tolist(), scores.tolist(), strict=True):
+        kept = np.flatnonzero(track_of >= 0)
+        tracks, rows, boxes, scores = (x[kept].tolist() for x in (track_of, rows, boxes, scores))
+        for track, row, box, score in zip(tracks, rows, boxes, scores, strict=True):
             self._open[track].append(frame, row, box, score)
-        self._remember(tracks, representations)
+        self._remember(tracks, representations[kept])
 
     def _remember(self, tracks: list[int], representations: np.ndarray) -> None:
         """Take the representations (n, k) of n open tracks' new detections in place of their oldest."""

@@ -118,7 +118,7 @@ def dilation_is_unknown(path: Path, checkpoint: object) -> bool:
 
 
 def _person_label(path: Path, config: dict, given: int | str | None, own: bool) -> int:
-    """A detector's class of people: the one `given`, else its config's where that is known or of our `own` training."""
+    """The class of people: `given`, else the config's where it is known, of our `own` training or COCO's classes."""
     n, label = config["num_classes"], config["person_label"] if given is None else given
     if isinstance(label, str):
         raise InputError(f"--person_label {label}: {path} has no names of labels; give a number from 0 to {n - 1}")
@@ -225,19 +225,14 @@ def download(url: str, path: str | Path, sha256: str = "") -> None:
     if not path.is_file():
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.is_file():
-                _download_locked(url, path, sha256)
+            for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a download that was killed
+                partial.unlink()
+            try:
+                if not path.is_file():
+                    torch.hub.download_url_to_file(url, str(path), sha256 or None)
+            except (OSError, RuntimeError, http.client.HTTPException) as error:  # RuntimeError: the checksum is another
+                reason = getattr(error, "reason", None) or error
+                text = f"no such file, and the download failed ({reason}); download {url} elsewhere and copy it there"
+                raise InputError(f"{path}: {text}") from None
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(sha256):
         raise InputError(f"{path}: damaged (its SHA-256 does not start with {sha256}); remove it and try again")
-
-
-def _download_locked(url: str, path: Path, sha256: str) -> None:
-    for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a download that was killed
-        partial.unlink()
-    try:
-        torch.hub.download_url_to_file(url, str(path), sha256 or None)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:  # RuntimeError: the checksum is another
-        reason = getattr(error, "reason", None) or error
-        raise InputError(
-            f"{path}: no such file, and the download failed ({reason}); download {url} elsewhere and copy it there"
-        ) from None

@@ -90,17 +90,9 @@ class Progress:
         pairs = {name: [sums[name] for sums in of_ranks if name in sums] for name in names}
         return {name: sum(s for s, _ in pair) / sum(n for _, n in pair) for name, pair in pairs.items()}
 
-    def next_epoch(self) -> None:
-        """An epoch is complete."""
-        self.epoch, self.batch, self.skipped, self.sums = self.epoch + 1, 0, 0, {}
-
     def state(self) -> dict:
-        """For `load`, in plain numbers."""
+        """The attributes, in plain numbers."""
         return vars(self) | {"sums": {name: [float(total), n] for name, (total, n) in self.sums.items()}}
-
-    def load(self, state: dict) -> None:
-        """Go on from a `state`."""
-        vars(self).update(state)
 
 
 def random_state(device: torch.device) -> dict:
@@ -164,7 +156,7 @@ def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
         run.bare.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
-        run.progress.load(state["ranks"][rank()]["progress"])
+        vars(run.progress).update(state["ranks"][rank()]["progress"])
         set_random_state(state["ranks"][rank()]["random"], run.device)
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:160]
@@ -205,7 +197,7 @@ def has_state(folder: Path) -> bool:
 def set_aside(folder: Path) -> None:
     """Move what a former run of this name has left into `<folder>/previous-<n>`, the first n that is free."""
     files = [*folder.glob("epoch_*.pth"), folder / STATE]
-    coming = folder / ".previous"  # a move that is cut off is gone on with
+    coming = folder / ".previous"  # the next run continues an interrupted move
     if not any(path.is_file() for path in files) and not coming.is_dir():
         return
     coming.mkdir(exist_ok=True)

@@ -39,15 +39,8 @@ def lr_factor(args: argparse.Namespace, epoch: float, step: int) -> float:
 class TrainingRun:
     """One run of a trainer in `folder`: AdamW, mixed precision, several processes, checkpoints, metrics, resuming.
 
-        with TrainingRun("train_qmm", folder, model, config, args, device) as run:
-            for epoch in run.epochs():
-                batches = epoch_batches(data, epoch, ...)
-                for batch in run.batches(make_loader(data, batches[run.batches_done :], ...), len(batches)):
-                    with run.autocast:
-                        loss = criterion(run.model(batch["x"]), batch["y"])
-                    run.backward(loss)
-                    run.step(batch["names"])
-                run.end_epoch(validate)
+    A trainer enters it and loops over `epochs` and `batches`; each step ends with `backward` and `step`, each epoch
+    with `end_epoch`. The end of `train_qmm.py` is an example.
 
     Leaves `<folder>/epoch_<n>.pth` (n counts from 1), `metrics.jsonl`, the training state and, with `--plot`,
     `training.png`. With `--resume` it continues where the last run was stopped, bit for bit on a CPU; without, what
@@ -220,11 +213,10 @@ class TrainingRun:
         values = torch.cat([flags, torch.stack([self.loss, norm.to(self.loss)]).float()])
         bad, stopping, due, loss, norm = values.tolist()
         # With fp16, a gradient beyond its range is no fault until the scale is 1: the scaler lowers it and goes on.
-        overflow = not math.isfinite(norm)
-        finite = not bad and not (overflow and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1))
+        finite = not bad and (math.isfinite(norm) or (self.scaler.is_enabled() and self.scaler.get_scale() > 1))
         if finite:
             self.scaler.step(self.optimizer)
-            done.add({"loss": self.loss, **metrics} | ({} if overflow else {"grad_norm": norm}))
+            done.add({"loss": self.loss, **metrics} | ({"grad_norm": norm} if math.isfinite(norm) else {}))
         else:
             for buffer, before in zip(self.bare.buffers(), self._buffers, strict=False):
                 buffer.copy_(before)
@@ -276,7 +268,7 @@ class TrainingRun:
                 self.log.comet("log_other", "checkpoint", str(path))
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             tqdm.write(f"epoch {epoch}/{args.epochs}: {shown}")
-        done.next_epoch()
+        done.epoch, done.batch, done.skipped, done.sums = epoch, 0, 0, {}
         self.save_state()
         if any(per_rank(self.stop.raised)) and not last:
             raise self.stop.stopped(f"after epoch {epoch}")
