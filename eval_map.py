@@ -32,7 +32,6 @@ from datasets.predictions import (
     read_predictions,
     recognise,
     tell_missing,
-    warn_of_other_frames,
     with_lengths,
 )
 from datasets.presets import parse_with_preset
@@ -269,7 +268,6 @@ def from_predictions(
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     pred, scores = as_tubes(raw, sizes)
-    warn_of_other_frames(path, pred, gt, options)
     return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 

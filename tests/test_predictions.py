@@ -385,13 +385,3 @@ def test_predictions_at_another_rate_do_not_fit_the_video(unsaid, predictions, c
     for other in (n_frames * 6 // 5, n_frames * 5 // 6):
         with pytest.raises(InputError, match=rf"'v\d': {other} frames, but {n_frames} are annotated"):
             evaluate(unsaid, changed(predictions, at_rate(1, other)))
-
-
-def test_predictions_at_another_rate_end_elsewhere_than_the_annotation(unsaid, predictions, capsys):
-    shutil.rmtree(unsaid / "videos")
-    for n, (factor, warned) in enumerate({1: False, 2: True, 0.4: True}.items()):
-        path = changed(predictions, at_rate(factor)).rename(predictions.with_name(f"{n}.json"))
-        evaluate(unsaid, path)
-        assert ("were they predicted at another frame rate?" in capsys.readouterr().err) == warned
-    with pytest.raises(InputError, match=r"50 frames, but \d+ are annotated; predict it at the annotation's"):
-        evaluate(unsaid, changed(predictions, at_rate(0.2, 50)))
