@@ -32,7 +32,6 @@ from datasets.predictions import (
     read_predictions,
     recognise,
     tell_missing,
-    with_lengths,
 )
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
@@ -258,9 +257,7 @@ def from_predictions(
         text = "frame 0 is taken as second {start:g}, {rate:g} frames a second".format_map(options)
         tell(f"note: {path}: {text}; else {SAY} start=SECOND rate=N")
     raw = read_predictions(path, format, options)
-    gt = {name: video.tubes for name, video in videos.items()}
-    lengths = with_lengths(raw, sizes, gt, project.open_video)
-    raw = fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
+    raw = fit_to_data_set(raw, path, args.subset, sizes, options, left_out)
     missing = tell_missing({*raw.names}, path, list(sizes))
     if len(raw.video) and len(raw.video) == len(raw.tube):
         tell(f"note: {path}: no box is linked to another, each is a tube of one frame: only frame-mAP means something")

@@ -1,6 +1,5 @@
 """Predictions in any format as the same checked tubes, and as the project's JSON."""
 
-import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from utils.storage.files import parsing
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
-BEYOND = 1.05  # of a frame's width or height, further than boxes of its own picture reach
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
 
@@ -197,23 +195,17 @@ def fit_to_data_set(
         text = f"no coordinate is above {largest:.3g}, but pixels are expected"
         raise InputError(f"{path}: {text}; if shares of the frame, {SAY} boxes=shares")
     is_reversed = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    if is_reversed.any():
+    if len(boxes) and is_reversed.mean() > STRANGE:
         first = ", ".join(f"{x:g}" for x in boxes[is_reversed.argmax()])
         text = f"{is_reversed.sum()} of {len(boxes)} boxes are reversed, the first {first}: not x1, y1, x2, y2"
-        if is_reversed.mean() > STRANGE:
-            raise InputError(f"{path}: {text}")
-        tell(f"warning: {path}: {text}; they overlap nothing")
+        raise InputError(f"{path}: {text}")
     boxes, size = raw.boxes[sized], size[sized, :2]
     outside = (boxes[:, :2] >= size).any(1) | (boxes[:, 2:] <= 0).any(1)
-    beyond = outside | (boxes[:, 2:] > BEYOND * size).any(1)
-    if len(boxes) and beyond.mean() > STRANGE:
+    if len(boxes) and outside.mean() > STRANGE:
         reach, frames = ("{:.0f} x {:.0f}".format(*corners.max(0)) for corners in (boxes[:, 2:], size))
-        odd, verb = (outside, "lie outside of") if outside.mean() > STRANGE else (beyond, "reach beyond")
-        text = f"{path}: {odd.sum()} of {len(boxes)} boxes {verb} their frames: they reach to {reach}, the frames to"
-        text += f" {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
-        if odd is outside:
-            raise InputError(text)
-        tell(f"warning: {text}")
+        text = f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames "
+        text += f"to {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
+        raise InputError(f"{path}: {text}")
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -231,29 +223,6 @@ def _compare_shapes(
         if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
             text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
             raise InputError(f"{where}: {text} these are the same frames, {SAY} n_frames=ignore")
-
-
-def with_lengths(
-    raw: RawPredictions, sizes: Mapping[str, tuple], gt: Mapping[str, Sequence[Tube]], open_video: Callable
-) -> dict[str, tuple]:
-    """`sizes` as of `fit_to_data_set`, with the numbers of frames that the annotation leaves out and predictions
-    contradict: up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
-    sizes, ends = dict(sizes), np.zeros(len(raw.names), np.int64)
-    np.maximum.at(ends, raw.video[raw.tube], raw.frames + 1)
-    for number, name in enumerate(raw.names):
-        width, height, n_frames = sizes.get(name, (0, 0, 1))
-        if n_frames:
-            continue
-        stated = raw.shapes.get(name, (0, 0, 0))[2]
-        end = stated or ends[number]
-        if 0 < stated < (gt_end := max((int(tube.frames[-1]) + 1 for tube in gt[name]), default=0)) - TAIL:
-            n_frames = gt_end
-        with contextlib.suppress(InputError):
-            video = open_video(name)
-            if end > video.announced + TAIL or 0 < stated < video.announced - TAIL:
-                n_frames = len(video.chosen())  # what is announced is an estimate
-        sizes[name] = (width, height, n_frames)
-    return sizes
 
 
 def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:

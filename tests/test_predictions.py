@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 import eval_map
-from datasets.dataset import VideoFrames
 from datasets.predictions import convert
 from tests.pickles import pickled
 from tests.tube_cases import random_case
-from tests.videos import gradient_frames, write_video
 from utils.box_ops import Tube
 from utils.misc import InputError
 from utils.storage.files import read_json
@@ -346,42 +344,3 @@ def test_boxes_after_the_end_can_be_left_out(data, predictions):
     expected, _ = evaluate(data, predictions)
     got, _ = evaluate(data, changed(predictions, late), "--predictions_options", "late_frames=ignore")
     assert got == expected
-
-
-def at_rate(factor: float, n_frames: int = 0):
-    """A change to frames of another rate; `n_frames`: what the file says of every video."""
-
-    def change(_, content):
-        for video in content["videos"].values():
-            video["n_frames"] = n_frames
-            for tube in video["tubes"]:
-                frames, rows = np.unique([int(frame * factor) for frame in tube["frames"]], return_index=True)
-                tube["frames"] = frames.tolist()
-                tube.update({key: [tube[key][i] for i in rows.tolist()] for key in ("boxes", "scores")})
-
-    return change
-
-
-@pytest.fixture
-def unsaid(data, tmp_path) -> Path:
-    """The data set with an annotation that does not say how many frames videos have, and one video."""
-    root = shutil.copytree(data, tmp_path / "unsaid")
-    content = json.loads((root / "gt.json").read_text())
-    for video in content["videos"].values():
-        video.pop("n_frames")
-    (root / "gt.json").write_text(json.dumps(content))
-    (root / "videos").mkdir()
-    last = max(tube["frames"][-1] for video in content["videos"].values() for tube in video["tubes"])
-    write_video(root / "videos" / "v4.avi", gradient_frames(last + 1, *SIZE), "mjpeg", "yuvj420p")
-    return root
-
-
-def test_predictions_at_another_rate_do_not_fit_the_video(unsaid, predictions, capsys):
-    n_frames = len(VideoFrames(unsaid / "videos" / "v4.avi").chosen())
-    evaluate(unsaid, changed(predictions, at_rate(1, n_frames)))
-    assert "rate" not in capsys.readouterr().err
-    with pytest.raises(InputError, match=rf"'v4': frame \d+, but it has {n_frames} frames"):
-        evaluate(unsaid, changed(predictions, at_rate(20)))
-    for other in (n_frames * 6 // 5, n_frames * 5 // 6):
-        with pytest.raises(InputError, match=rf"'v\d': {other} frames, but {n_frames} are annotated"):
-            evaluate(unsaid, changed(predictions, at_rate(1, other)))
