@@ -19,8 +19,7 @@ from datasets.annotations import Video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.formats.predicted import warn_of_scores
-from datasets.likely_mistakes import shared_videos, warn_of_doubles, warn_of_shared_videos, warn_of_steps
+from datasets.likely_mistakes import shared_videos, warn_of_shared_videos
 from datasets.predictions import (
     FORMATS,
     SAY,
@@ -244,8 +243,6 @@ def from_predictions(
     """
     path = Path(args.predictions)
     of_heads = dict.fromkeys(("min_tube_length", "topk", "action_th"))
-    if unused := [f"--{flag}" for flag in of_heads if getattr(args, flag) is not None]:
-        tell(f"note: {', '.join(unused)}: not applied to the tubes of --predictions")
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
     check_plot_video(args, sizes)
@@ -280,7 +277,6 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
     tell_missing({*pred.videos}, path, subset)
-    warn_of_scores(path, pred.last)
     rule = "2019" if args.protocol == "ava-2019" else "2020"
     ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
@@ -322,7 +318,6 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    warn_of_doubles(videos)
     if args.predictions:
         measured = from_predictions(args, project, videos, bad or ())
     else:
@@ -335,8 +330,6 @@ def main() -> None:
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     pred, scores = on_key_frames(measured.pred, measured.frame_scores, frames_that_count(videos, project))
     e = Evaluation(pred, scores, gt, measured.sizes, project.labels, levels, **options)
-    if not args.protocol.startswith("ava"):
-        warn_of_steps(gt, pred)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     if not any(tube.label >= 0 for tubes in gt.values() for tube in tubes):
         tell("warning: nobody who is annotated has an action, so AP is not defined")

@@ -67,7 +67,7 @@ from datasets.annotations import Video, fit_to_video, frames_that_count, read_an
 from datasets.config import Project, load_project
 from datasets.faults import refuse
 from datasets.frame_batches import SubsetVideos
-from datasets.likely_mistakes import warn_of_doubles, warn_of_shared_videos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
@@ -285,7 +285,6 @@ def main() -> None:
             store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             check_plot_video(args, gt)
-            warn_of_doubles(annotations)
             scores = {name: [track.scores for track in store.tracks(name)] for name in store.names}
             tracks, _ = on_key_frames(store.tubes(), scores, frames_that_count(annotations, project))
             evaluated = TrackEvaluation(args, project, root, store, tracks, gt, tiou_thresholds)

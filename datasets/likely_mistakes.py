@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
-from datasets.annotations import Video
 from datasets.config import Project
 from datasets.formats.common import RawVideo
 from datasets.formats.person_tubes import frame_step
-from utils.box_ops import Tubes, frames_and_boxes
+from utils.box_ops import frames_and_boxes
 from utils.misc import InputError, counted, tell
 
 REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
@@ -73,32 +72,6 @@ def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> 
         fewest = counted(-(-min(short) // sampling_rate), "frame")
         text = f"{len(short)} of {counted(len(lengths), 'video')} have fewer than {span} frames to choose from"
         tell(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}")
-
-
-def warn_of_doubles(videos: Mapping[str, Video]) -> None:
-    """Print a warning where a tube is annotated twice, which one detection finds once."""
-    if names := [name for name, video in videos.items() if _has_double(video)]:
-        text = f"{counted(len(names), 'video')}: a tube is annotated twice; one detection finds one of the two alone"
-        tell(f"warning: {text} (first: {names[0]!r})")
-
-
-def warn_of_steps(gt: Tubes, pred: Tubes) -> None:
-    """Warn of videos that one side, annotation or predictions, has in every k-th frame alone, and the other does not:
-    of any such annotation, and of predictions where most are so."""
-    sides = (
-        ("annotated", gt, pred, "are errors: interpolate the annotation", 0),
-        ("predicted", pred, gt, "are missed: interpolate the predictions", len(gt) / 2),
-    )
-    for verb, tubes, others, result, most in sides:
-        names = []
-        for name in gt:
-            frames, other_frames = (frames_and_boxes(side[name])[0] for side in (tubes, others))
-            step = frame_step(frames)
-            if step > 1 and ((other_frames - frames[0]) % step).any():
-                names.append(name)
-        if len(names) > most:
-            text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
-            tell(f"warning: {counted(len(names), 'video')} {text}")
 
 
 def _is_normalised(video: RawVideo) -> bool:

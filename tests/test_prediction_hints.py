@@ -1,7 +1,6 @@
 """What is said of predictions that break no rule, and yet are hardly meant so."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,21 +46,6 @@ def test_an_index_of_labels_is_a_whole_number_below_their_number(many):
     assert evaluate(many[0], many[0] / "pred.json", "--predictions_options", "first_label=1")[0]["v-mAP@0.5"] == 1
 
 
-@pytest.mark.parametrize("score", [3.0, -1])
-def test_scores_that_are_no_probabilities_are_told(many, capsys, score):
-    evaluate(many[0], write_classes(*many, 1, 1, score=score))
-    assert f" scores are not between 0 and 1, the first {score:g}; " in capsys.readouterr().err
-
-
-def test_tubes_that_are_annotated_twice_are_told(many, capsys):
-    root, content = many
-    gt = json.loads((root / "gt.json").read_text())
-    gt["videos"]["v2"]["tubes"] *= 2
-    (root / "gt.json").write_text(json.dumps(gt))
-    assert evaluate(root, write_classes(root, content, 1, 1))[0]["v-mAP@0.5"] < 1
-    assert "warning: 1 video: a tube is annotated twice; " in capsys.readouterr().err
-
-
 def test_videos_without_any_tube_are_told(many, capsys):
     root, content = many
     path = write_classes(root, {"labels": LABELS, "videos": {name: {"tubes": []} for name in content["videos"]}}, 1, 1)
@@ -82,28 +66,6 @@ def test_an_annotation_without_actions_is_told(many, capsys):
     assert "warning: nobody who is annotated has an action, so AP is not defined" in err and "AP is 0" not in err
 
 
-def test_boxes_in_steps_are_told_where_the_other_side_has_every_frame(many, capsys):
-    root, content = many
-    every_frame = (root / "gt.json").read_text()
-    gt = json.loads(every_frame)
-    for video in gt["videos"].values():
-        (tube,) = video["tubes"]
-        tube |= {key: tube[key][::5] for key in ("frames", "boxes")}
-    (root / "gt.json").write_text(json.dumps(gt))
-    steps = json.dumps(gt).replace('"label"', '"score": 1, "label"')
-    (root / "pred.json").write_text(steps)
-    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 1
-    assert "warning" not in capsys.readouterr().err
-    (root / "pred.json").write_text(json.dumps(content))
-    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 0
-    assert "warning: 5 videos annotated in every k-th frame alone; " in capsys.readouterr().err
-    (root / "gt.json").write_text(every_frame)
-    (root / "pred.json").write_text(steps)
-    shutil.rmtree(root / "checkpoint")
-    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 0
-    assert "warning: 5 videos predicted in every k-th frame alone; " in capsys.readouterr().err
-
-
 def test_videos_that_a_list_names_twice_are_told(many, capsys):
     root, content = many
     (root / "val.txt").write_text("v0\nv1\nv2\nv1\nv3\nv4\nv0\n")
@@ -118,14 +80,6 @@ def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
     (root / "gt.json").write_text(text.replace('"n_frames": 110', '"n_frames": 132'))  # as at another rate
     with pytest.raises(InputError, match=r"video 'v0': 110 frames, but 132 are annotated"):
         evaluate(root, folder / "predictions.json")
-
-
-def test_flags_of_action_tubes_are_not_applied_to_predictions(many, capsys):
-    root, content = many
-    path = write_classes(root, content, 1, 1)
-    _, folder = evaluate(root, path, "--min_tube_length", 101, "--topk", 2)
-    assert "note: --min_tube_length, --topk: not applied" in capsys.readouterr().err
-    assert json.loads(folder.with_suffix(".json").read_text())["args"]["min_tube_length"] is None
 
 
 def test_a_video_that_a_json_holds_twice_is_refused(many):

@@ -272,23 +272,6 @@ def test_decoders_may_differ_by_a_few_frames(data, predictions):
         assert evaluate(data, changed(predictions, stating(*shape)).replace(predictions))[0] == expected
 
 
-def test_files_of_other_settings_in_one_folder_are_told(data, predictions, tmp_path, capsys):
-    (tmp_path / "many").mkdir()
-    videos = json.loads(predictions.read_text())["videos"]
-    for name, video in videos.items():
-        content = {"video": f"{name}.avi", "labels": LABELS, "settings": {"sim_th": 0.5, "topk": 1}, **video}
-        (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
-    evaluate(data, tmp_path / "many")
-    assert "other settings" not in capsys.readouterr().err
-    for name in ("v2", "v3"):
-        path = tmp_path / "many" / f"{name}.json"
-        path.write_text(path.read_text().replace('"sim_th": 0.5', '"sim_th": 0.25'))
-    evaluate(data, tmp_path / "many", "--metric", "frame-mAP")
-    told = capsys.readouterr().err
-    assert "v2.json: predicted with other settings than v0.json: sim_th 0.25 and 0.5\n" in told
-    assert told.count("other settings") == 1
-
-
 def test_a_byte_order_mark_is_no_part_of_a_json(predictions):
     expected = convert("json", predictions, {})
     predictions.write_text(predictions.read_text(), encoding="utf-8-sig")
