@@ -2,7 +2,6 @@
 of the stages."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -54,24 +53,6 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
         with contextlib.suppress(InputError):  # who evaluates may not have the training list
             for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
                 tell(f"warning: {line}")
-
-
-def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> None:
-    """Print how many videos are too short for whole clips. InputError where every clip has one frame.
-
-    `lengths`: how many frames each video's clips are chosen from; empty where that is not known.
-    """
-    from utils.distributed import rank  # PyTorch, which --help does without
-
-    longest, span = max(lengths, default=math.inf), (n_frames - 1) * sampling_rate + 1
-    if longest <= sampling_rate:
-        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
-        raise InputError(f"--sampling_rate {sampling_rate}: {text}")
-    short = [length for length in lengths if length < span]
-    if short and rank() == 0:
-        fewest = counted(-(-min(short) // sampling_rate), "frame")
-        text = f"{len(short)} of {counted(len(lengths), 'video')} have fewer than {span} frames to choose from"
-        tell(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}")
 
 
 def _is_normalised(video: RawVideo) -> bool:

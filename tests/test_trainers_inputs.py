@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from datasets.config import load_project
-from datasets.likely_mistakes import check_lengths
 from datasets.make_shards import make_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
 from tests.videos import write_video
@@ -145,15 +144,6 @@ def test_a_head_that_was_trained_on_what_it_is_evaluated_on_is_told(
     assert "warning: 5 videos in train as it was and in train; metrics" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [(), ("--no_query_cache",)])
-def test_clips_of_one_frame_each_are_refused(finished_chain: Stages, tmp_path: Path, more: tuple[str, ...]) -> None:
-    stages = finished_chain.copy(tmp_path)
-    with pytest.raises(
-        InputError, match=r"--sampling_rate 16: clips have one frame each, since no video has more than"
-    ):
-        train_qmm(stages, "--sampling_rate", 16, *more)
-
-
 def test_boxes_between_key_frames_are_refused_without_the_query_cache(finished_chain: Stages) -> None:
     with pytest.raises(InputError, match="--between_key_frames: goes with the query cache"):
         train_qmm(finished_chain, "--between_key_frames", "--no_query_cache")
@@ -177,15 +167,6 @@ def test_boxes_of_another_person_each_are_refused(
     make_shards(load_project("synthetic", stages.data), "train", stages.data / "synthetic" / "shards" / "train")
     with pytest.raises(InputError, match=r"annotations\.json: nobody of 'train' is in two frames"):
         train_qmm(stages, "--epochs", 1, *more)
-
-
-def test_videos_that_are_too_short_for_whole_clips_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    check_lengths([29, 30], n_frames=8, sampling_rate=4)
-    check_lengths([], n_frames=8, sampling_rate=4)
-    assert capsys.readouterr().err == ""
-    check_lengths([40, 28, 9, 12], n_frames=8, sampling_rate=4)
-    told = "note: 3 of 4 videos have fewer than 29 frames to choose from, so their clips have as few as 3 frames, not"
-    assert capsys.readouterr().err == f"{told} --n_frames 8\n"
 
 
 @pytest.mark.slow
