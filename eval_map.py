@@ -19,7 +19,7 @@ from datasets.annotations import Video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.likely_mistakes import shared_videos, warn_of_shared_videos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.predictions import (
     FORMATS,
     SAY,
@@ -210,12 +210,7 @@ def from_tracks(
     path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
-    if "trained_on" not in config:  # of an imported head, or a former one
-        warn_of_shared_videos(project, args.subset)
-    for subset, names in config.get("trained_on", {}).items():
-        trained = subset + " as it was" * (subset == args.subset)
-        for line in shared_videos({trained: names, args.subset: tracks.names}):
-            tell(f"warning: {line}; trained: {path}")
+    warn_of_shared_videos(project, args.subset)
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")

@@ -248,7 +248,6 @@ def main() -> None:
             "head": head.config,
             "labels": project.labels,
             "settings": store.settings,
-            "trained_on": {args.subset: store.names},
             "min_tube_length": project.default("min_tube_length"),
             "frames": frames.key if frames else None,
         }
