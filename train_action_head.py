@@ -77,7 +77,7 @@ from models.frame_features import features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
 from utils.misc import InputError, start, tell
-from utils.storage.tracks import OutdatedTracks, TrackStore
+from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
 
 
@@ -177,7 +177,7 @@ def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_
 def subset_tracks(
     args: argparse.Namespace, project: Project, linking: LinkSettings, path: Path, subset: str, bad: dict | None
 ) -> TrackStore:
-    """A subset's tracks. OutdatedTracks where `eval_qmm.py` would make them of something else now."""
+    """A subset's tracks. InputError where `eval_qmm.py` would make them of something else now."""
     annotations = read_annotations(project, project.split(subset), bad)
     videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
     return open_tracks(path, linking, project, videos, annotations, bad)
@@ -188,20 +188,17 @@ def validation_tracks(
 ) -> TrackStore | None:
     """The tracks of `--val_subset` that go with the training subset's in `store`.
 
-    None where there are none, or with a note where they were made of something else.
+    None where there are none, or with a note where they cannot be used, such as those of something else.
     """
     path = store.path.parents[1] / args.val_subset / store.path.name
     if not path.is_file():
         return None
     try:
-        tracks = subset_tracks(args, project, linking, path, args.val_subset, bad)
-        if (key := tracks.settings["detector"].get("key")) != store.settings["detector"].get("key"):
-            raise OutdatedTracks(f"{path}: was made by another detector, {key}, than {store.path}")
-    except OutdatedTracks as error:
+        return subset_tracks(args, project, linking, path, args.val_subset, bad)
+    except InputError as error:
         if rank() == 0:
             tell(f"note: {error}; until then nothing is validated")
         return None
-    return tracks
 
 
 def main() -> None:
