@@ -159,15 +159,6 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
 
 
-def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None:
-    """Print a warning where no frame of a track has one of the actions: accuracy would be 1."""
-    actions = np.arange(n_actions)
-    if not any(track.labels.ndim == 2 or np.isin(track.labels, actions).any() for track in data.tracks):
-        remedy = "if the annotation has actions, lower --iou_th of eval_qmm.py, or train the detector longer"
-        reason = f"the head can only learn 'no action'; {remedy}"
-        tell(f"warning: {path}: no track overlaps anybody who has an action, so {reason}")
-
-
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
     """A step's tracks in chunks of like length, in each process as many: a process that has fewer gets empty ones."""
     chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
@@ -224,8 +215,6 @@ def main() -> None:
             labelled = " with a label" if project.multi_label else ""
             text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
             raise InputError(f"{store.path}: {text}")
-        if rank() == 0:
-            warn_without_actions(data, store.path, len(project.labels))
         if project.multi_label:
             weight = class_weights(data, args.class_weights).to(device)
         else:
@@ -256,7 +245,6 @@ def main() -> None:
         training = TrainingRun(
             "train_action_head", folder, head, config, args, device, data.checksum(), settings, frozen=frozen
         )
-        training.check()
         for subset, batches in subsets if frames else ():  # takes long where they are not cached
             videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
             batches.features_of = features_of_tracks(root.parent / "features", videos, frames)
