@@ -48,7 +48,7 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
 from utils.misc import InputError, checksum, pick_device, progress, start, tell
-from utils.results import Views, check_plot_video, ground_truth_checksum, write_results
+from utils.results import Views, check_side_by_side, ground_truth_checksum, write_results
 from utils.storage.files import epoch_path, plain, write_json
 from utils.storage.tracks import TrackStore
 
@@ -143,12 +143,12 @@ def classify(
     return tubes, scores
 
 
-def draw(e: Evaluation, metrics: dict, project: Project, video: str | None, folder: Path) -> list[Path]:
-    """The plots of `--plot`, in `folder`; `video` in detail."""
+def draw(e: Evaluation, metrics: dict, project: Project, folder: Path) -> list[Path]:
+    """The plots of `--plot`, in `folder`."""
     from utils.drawing.error_plots import analysis_plots
     from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
-    video = video or detailed_video(e.gt)
+    video = detailed_video(e.gt)
     paths = precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol)
     paths += analysis_plots(folder, metrics)
     if not project.frames_path(video).exists():  # predictions need no videos
@@ -203,7 +203,7 @@ def from_tracks(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     path = existing_tar(args, settings, root, args.subset)
     tracks = open_tracks(path, settings, project, videos, annotations, bad)
-    check_plot_video(args, tracks.names)
+    check_side_by_side(args, tracks.names)
     sizes = {name: tuple(tracks.json(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
@@ -240,7 +240,7 @@ def from_predictions(
     of_heads = dict.fromkeys(("min_tube_length", "topk", "action_th"))
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
-    check_plot_video(args, sizes)
+    check_side_by_side(args, sizes)
     given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= parse_options(args.predictions_options)
     numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
@@ -342,7 +342,7 @@ def main() -> None:
 
     by_tube = args.metric != "frame-mAP" and not args.count_duplicates
     views = Views(
-        draw=partial(draw, e, metrics, project, args.plot_video),
+        draw=partial(draw, e, metrics, project),
         page=partial(report, e, plain(metrics), lists, {"data set": project.name, "subset": args.subset}),
         panels=partial(panels, e),
         frames=project.open_video,

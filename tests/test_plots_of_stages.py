@@ -182,22 +182,16 @@ def test_action_tubes_are_drawn_and_logged(root: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_the_shown_video_can_be_chosen(root: Path) -> None:
-    flags, drawn = (root, "eval_map", "--min_tube_length", 1, "--tiou_th", "0.5"), set()
+def test_a_listed_video_without_tracks_is_told(root: Path) -> None:
+    flags = (root, "eval_map", "--min_tube_length", 1, "--tiou_th", "0.5")
     names = load_project("synthetic", root / "data").split("val")
-    for name in names[:2]:
-        (folder,) = run(*flags, "--plot", "--plot_video", name)
-        drawn.add((folder / "frames.png").read_bytes())
-    assert len(drawn) == 2
     with pytest.raises(InputError, match=f"no usable video of subset 'val'; did you mean {names[0][:-1]}"):
-        run(*flags, "--plot", "--plot_video", f"{names[0]}x")
-    with pytest.raises(InputError, match="only goes with --plot"):
-        run(*flags, "--plot_video", names[0])
+        run(*flags, "--side_by_side", f"{names[0]}x")
     path = root / "data" / "synthetic" / "val.txt"
     text = path.read_text()
     path.write_text(f"{text}train_0000\n")  # annotated, but nobody was followed in it yet
     try:
-        shown = ["--plot", "--plot_video", "train_0000"]
+        shown = ["--side_by_side", "train_0000"]
         for script, more in (("eval_map", []), ("eval_map", shown), ("eval_qmm", ["--from_tar"])):
             with pytest.raises(InputError, match=r"1 video .* 'train_0000'; run eval_qmm\.py --subset val again"):
                 run(root, script, *more)

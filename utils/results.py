@@ -1,7 +1,7 @@
 """What an evaluation leaves: tables on the screen, and the same metrics as JSON, in the run's log and as plots."""
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import make_archive
 from typing import NamedTuple
@@ -42,16 +42,12 @@ class Views(NamedTuple):
     curves: Callable[[], list[dict]] = list
 
 
-def check_plot_video(args: argparse.Namespace, names: Iterable[str]) -> None:
-    """InputError for a video of `--plot_video` or `--side_by_side` that is not one of the subset's `names`, and for
-    `--plot_video` without `--plot`."""
-    if args.plot_video is not None and not args.plot:
-        raise InputError(f"--plot_video {args.plot_video}: only goes with --plot")
-    names, asked = list(names), [("side_by_side", video) for video in args.side_by_side]
-    for flag, video in [*asked, ("plot_video", args.plot_video)]:
-        if video is not None and video not in names:
+def check_side_by_side(args: argparse.Namespace, names: Collection[str]) -> None:
+    """InputError for a video of `--side_by_side` that is not one of the subset's `names`."""
+    for video in args.side_by_side:
+        if video not in names:
             near = did_you_mean(video, names)
-            raise InputError(f"--{flag} {video}: no usable video of subset {args.subset!r}{near}")
+            raise InputError(f"--side_by_side {video}: no usable video of subset {args.subset!r}{near}")
 
 
 def ground_truth_checksum(gt: Tubes, labels: Sequence[str]) -> str:
