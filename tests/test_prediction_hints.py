@@ -66,13 +66,6 @@ def test_an_annotation_without_actions_is_told(many, capsys):
     assert "warning: nobody who is annotated has an action, so AP is not defined" in err and "AP is 0" not in err
 
 
-def test_videos_that_a_list_names_twice_are_told(many, capsys):
-    root, content = many
-    (root / "val.txt").write_text("v0\nv1\nv2\nv1\nv3\nv4\nv0\n")
-    assert evaluate(root, write_classes(root, content, 1, 1))[0]["videos"] == 5
-    assert capsys.readouterr().err.count("names videos twice, which count once (first: 'v1')") == 1
-
-
 def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
     root, content = many
     _, folder = evaluate(root, write_classes(root, content, 1, 1), "--save_predictions")
