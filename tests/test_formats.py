@@ -335,14 +335,6 @@ def test_annotations_of_label_studio_that_do_not_count(tmp_path):
     assert len(got["videos"]["fast"]["tubes"]) == 1
 
 
-def test_a_file_in_steps_is_told(tmp_path):
-    case, path = described(OWN / "mot/2")
-    lines = convert.convert(path, "mot", {**case["options"], "fill": False}, tmp_path / "out.json")
-    assert any("1 video annotated in steps" in line and "`fill`" in line for line in lines)
-    lines = convert.convert(path, "mot", {**case["options"], "fill": True}, tmp_path / "out.json")
-    assert not any("in steps" in line for line in lines)
-
-
 BOX = '<box frame="0" keyframe="1" outside="0" xtl="1" ytl="1" xbr="6" ybr="6">{}</box>'
 CVAT = """<annotations><meta><task><name>a</name><size>1</size><labels><label><name>person</name><attributes>
 <attribute><name>action</name><values>walk</values></attribute></attributes></label></labels></task></meta>
