@@ -11,8 +11,6 @@ from datasets.formats.person_tubes import frame_step
 from utils.box_ops import frames_and_boxes
 from utils.misc import InputError, counted, tell
 
-REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
-
 
 def likely_mistakes(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int]) -> Iterator[str]:
     """One counted line for each kind of likely mistake.
@@ -60,11 +58,6 @@ def _is_normalised(video: RawVideo) -> bool:
     return bool(((boxes >= 0) & (boxes <= 1)).all() and (boxes % 1 > 0).any())
 
 
-def _is_reversed(video: RawVideo) -> bool:
-    boxes = frames_and_boxes(video.tubes)[1]
-    return (boxes[:, 2:] < boxes[:, :2]).any(1).mean() >= REVERSED_SHARE
-
-
 def _has_double(video: RawVideo) -> bool:
     tubes = [(tube.frames.tobytes(), tube.boxes.tobytes(), tube.label) for tube in video.tubes if len(tube.frames)]
     return len({*tubes}) < len(tubes)
@@ -72,8 +65,6 @@ def _has_double(video: RawVideo) -> bool:
 
 MISTAKES: dict[str, Callable[[RawVideo], bool]] = {
     "all boxes lie between 0 and 1, which are probably shares of the frame; boxes are in pixels": _is_normalised,
-    f"{REVERSED_SHARE:.0%} or more of the boxes are reversed, which are probably left, top, width, height; boxes are "
-    "left, top, right, bottom": _is_reversed,
     "only every k-th frame has boxes, which are probably key frames; frames between them count as frames without "
     "people: interpolate the boxes": lambda video: frame_step(frames_and_boxes(video.tubes)[0]) > 1
     and video.key_frames is None,
