@@ -207,7 +207,7 @@ def from_tracks(
     sizes = {name: tuple(tracks.json(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
-    path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
+    path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py")
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
     warn_of_shared_videos(project, args.subset)

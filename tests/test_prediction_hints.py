@@ -1,8 +1,6 @@
 """What is said of predictions that break no rule, and yet are hardly meant so."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +79,6 @@ def test_a_video_that_a_json_holds_twice_is_refused(many):
     (root / "pred.json").write_text(text)
     with pytest.raises(InputError, match=r"not a readable predictions file \('v3' is there twice"):
         evaluate(root, root / "pred.json")
-
-
-def test_the_module_of_exports_is_no_command():
-    done = subprocess.run([sys.executable, "-m", "datasets.export_predictions", "x"], capture_output=True, text=True)
-    assert done.returncode and "datasets.convert" in done.stderr
 
 
 def test_videos_that_are_left_out_keep_their_number(many):
