@@ -20,8 +20,7 @@ from datasets.annotations import Video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
 from datasets.export_predictions import EXPORTS, check_export, export
 from datasets.formats.ava import csv_options, csv_writing
-from datasets.formats.predicted import warn_of_scores
-from datasets.likely_mistakes import shared_videos, warn_of_doubles, warn_of_shared_videos, warn_of_steps
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.predictions import FORMATS, USER_OPTIONS, recognise
 from datasets.presets import parse_with_preset
 from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
@@ -39,7 +38,7 @@ from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
 from utils.misc import InputError, checksum, pick_device, progress, start, tell
-from utils.results import Views, check_plot_video, ground_truth_checksum, write_results
+from utils.results import Views, check_side_by_side, ground_truth_checksum, write_results
 from utils.storage.files import epoch_path, plain, write_json
 from utils.storage.tracks import TrackStore
 
@@ -134,12 +133,12 @@ def classify(
     return tubes, scores
 
 
-def draw(e: Evaluation, metrics: dict, project: Project, video: str | None, folder: Path) -> list[Path]:
-    """The plots of `--plot`, in `folder`; `video` in detail."""
+def draw(e: Evaluation, metrics: dict, project: Project, folder: Path) -> list[Path]:
+    """The plots of `--plot`, in `folder`."""
     from utils.drawing.error_plots import analysis_plots
     from utils.drawing.evaluation_plots import detailed_video, precision_recall_plots, tube_plots
 
-    video = video or detailed_video(e.gt)
+    video = detailed_video(e.gt)
     paths = precision_recall_plots(folder, e.pred, e.gt, e.labels, e.thresholds, e.protocol)
     paths += analysis_plots(folder, metrics)
     if not project.frames_path(video).exists():  # predictions need no videos
@@ -190,19 +189,14 @@ def from_tracks(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     path = existing_tar(args, settings, root, args.subset)
     tracks = open_tracks(path, settings, project, videos, annotations, bad)
-    check_plot_video(args, tracks.names)
+    check_side_by_side(args, tracks.names)
     sizes = {name: tuple(tracks.json(name)[key] for key in ("width", "height", "n_frames")) for name in tracks.names}
 
     folder = head_folder(args, root)
-    path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py", beside=True)
+    path = epoch_path(folder, args.load_epoch_head, "action head", "train_action_head.py")
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
-    if "trained_on" not in config:  # of an imported head, or a former one
-        warn_of_shared_videos(project, args.subset)
-    for subset, names in config.get("trained_on", {}).items():
-        trained = subset + " as it was" * (subset == args.subset)
-        for line in shared_videos({trained: names, args.subset: tracks.names}):
-            tell(f"warning: {line}; trained: {path}")
+    warn_of_shared_videos(project, args.subset)
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
@@ -234,7 +228,7 @@ def from_predictions(
         tell(f"note: {', '.join(unused)}: not applied to the tubes of --predictions")
     format = args.predictions_format or recognise(path)
     sizes = {name: (video.width, video.height, video.n_frames) for name, video in videos.items()}
-    check_plot_video(args, sizes)
+    check_side_by_side(args, sizes)
     given = csv_options(project.annotation_file) if format == "ava_csv" else {}
     given |= predictions.parse_options(args.predictions_options)
     numbered = {name: sizes.get(name, (1, 1, 0)) for name in project.split(args.subset)}
@@ -243,9 +237,7 @@ def from_predictions(
         text = "frame 0 is taken as second {start:g}, {rate:g} frames a second".format_map(options)
         tell(f"note: {path}: {text}; else {predictions.SAY} start=SECOND rate=N")
     raw = predictions.read_predictions(path, format, options)
-    gt = {name: video.tubes for name, video in videos.items()}
-    lengths = predictions.with_lengths(raw, sizes, gt, project.open_video)
-    raw = predictions.fit_to_data_set(raw, path, args.subset, lengths, options, left_out)
+    raw = predictions.fit_to_data_set(raw, path, args.subset, sizes, options, left_out)
     missing = predictions.tell_missing({*raw.names}, path, list(sizes))
     if len(raw.video) and len(raw.video) == len(raw.tube):
         tell(f"note: {path}: no box is linked to another, each is a tube of one frame: only frame-mAP means something")
@@ -253,7 +245,6 @@ def from_predictions(
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
     pred, scores = predictions.as_tubes(raw, sizes)
-    predictions.warn_of_other_frames(path, pred, gt, options)
     return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
 
 
@@ -269,7 +260,6 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     pred = read_rows(path)
     pred = pred.of_videos({*pred.videos} - ({*file.videos} - {*subset}))  # without other subsets' videos
     predictions.tell_missing({*pred.videos}, path, subset)
-    warn_of_scores(path, pred.last)
     rule = "2019" if args.protocol == "ava-2019" else "2020"
     ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
     e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
@@ -311,7 +301,6 @@ def main() -> None:
 
     bad: dict[str, str] | None = {} if args.skip_bad else None
     videos = read_annotations(project, project.split(args.subset), bad)
-    warn_of_doubles(videos)
     if args.predictions:
         measured = from_predictions(args, project, videos, bad or ())
     else:
@@ -324,8 +313,6 @@ def main() -> None:
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     pred, scores = on_key_frames(measured.pred, measured.frame_scores, frames_that_count(videos, project))
     e = Evaluation(pred, scores, gt, measured.sizes, project.labels, levels, **options)
-    if not args.protocol.startswith("ava"):
-        warn_of_steps(gt, pred)
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
     if not any(tube.label >= 0 for tubes in gt.values() for tube in tubes):
         tell("warning: nobody who is annotated has an action, so AP is not defined")
@@ -343,7 +330,7 @@ def main() -> None:
 
     by_tube = args.metric != "frame-mAP" and not args.count_duplicates
     views = Views(
-        draw=partial(draw, e, metrics, project, args.plot_video),
+        draw=partial(draw, e, metrics, project),
         page=partial(report, e, plain(metrics), lists, {"data set": project.name, "subset": args.subset}),
         panels=partial(panels, e),
         frames=project.open_video,

@@ -27,7 +27,7 @@ from utils import flags
 from utils.cli import Parser, count, run, run_name, share, tell_left_out, thresholds
 from utils.results import (
     Views,
-    check_plot_video,
+    check_side_by_side,
     ground_truth_checksum,
     motion_recall_by_cue,
     print_table,
@@ -67,7 +67,7 @@ from datasets.annotations import Video, fit_to_video, frames_that_count, read_an
 from datasets.config import Project, load_project
 from datasets.faults import refuse
 from datasets.frame_batches import SubsetVideos
-from datasets.likely_mistakes import warn_of_doubles, warn_of_shared_videos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from models import person_encoder
 from models.person_queries import CachedDetections, cache_queries, detector_of, match_people, query_cache_path
@@ -212,7 +212,7 @@ def draw(e: TrackEvaluation, folder: Path) -> list[Path]:
 
     results = folder.with_name(f"{folder.name}.json")
     recalls = {threshold: motion_recall_by_cue(results, threshold) for threshold in e.thresholds}
-    video = e.args.plot_video or detailed_video(e.gt)
+    video = detailed_video(e.gt)
     tracks, gt, frames = e.store.tracks(video), e.gt[video], e.project.open_video(video)
     match = partial(match_people, iou_th=e.store.settings["iou_th"])
     return [
@@ -273,7 +273,7 @@ def main() -> None:
         root = Path(args.checkpoint_root) / project.name / args.qmm_name
         bad: dict[str, str] | None = {} if args.skip_bad else None
         annotations = read_annotations(project, project.split(args.subset), bad)
-        check_plot_video(args, annotations)
+        check_side_by_side(args, annotations)
         warn_of_shared_videos(project, args.subset)
         settings = link_settings(args, project, root)
         if not args.from_tar:
@@ -284,8 +284,7 @@ def main() -> None:
             path = find_tar(args, settings, root, args.subset)
             store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
-            check_plot_video(args, gt)
-            warn_of_doubles(annotations)
+            check_side_by_side(args, gt)
             scores = {name: [track.scores for track in store.tracks(name)] for name in store.names}
             tracks, _ = on_key_frames(store.tubes(), scores, frames_that_count(annotations, project))
             evaluated = TrackEvaluation(args, project, root, store, tracks, gt, tiou_thresholds)

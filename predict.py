@@ -15,7 +15,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from typing import NamedTuple
 from models.head_types import add_action_flags
 from models.linkers import LINKERS
 from utils import flags
-from utils.cli import Parser, cosine, positive, positive_int, run, share
+from utils.cli import Parser, cosine, positive_int, run, share
 
 ACTION_TH = 0.5  # of heads whose frames may have several actions
 BLOCK = 64  # frames that are drawn at a time
@@ -43,7 +42,6 @@ def make_parser() -> Parser:
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     flags.add_frame_flags(parser)
     as_trained = "(default: as the head was trained)"
-    parser.flag("frames", "rate", type=positive, help=f"frames per second that are used, by time stamps {as_trained}")
     parser.flag("linking", "linker", choices=tuple(LINKERS), help=f"rule of linking {as_trained}")
     parser.flag("linking", "psn_score_th", type=share, help=f"minimum person score of a detection {as_trained}")
     parser.flag("linking", "sim_th", type=cosine, help=f"minimum similarity of a link: cosine, or IoU {as_trained}")
@@ -125,8 +123,6 @@ def load_models(args: Namespace, device: torch.device) -> Models:
     kind, key = head.needs_frames, config["frames"]
     extractor = frame_extractor(kind, args, device, used, key) if kind else None
     sampling = Sampling(**trained.get("sampling", {}))
-    if args.rate:
-        sampling = replace(sampling, rate=args.rate)
     settings = resolve_settings(args, config, head.config["multi_label"])
     options = settings.sim_th, settings.end_consecutive_frames, trained["link_cues"], LINKERS[settings.linker]
     Linker(*options)  # a mistake here stops the run before a video is opened
@@ -231,15 +227,10 @@ class VideoTracks:
         """Tracks (`people`) and action tubes (`tubes`) of the whole video, as the JSON has them: joined where the
         linker joins finished tracks, under the number of their first piece."""
         people, tubes = [], []
-        s, tracks = self.settings, self.linker.finish()
-        long = [track for track in tracks if len(track) >= s.filter_length]
-        if not long:
-            why = f"no detection has a person score of {s.psn_score_th:g} (--psn_score_th)"
-            if tracks:
-                longest = counted(max(map(len, tracks)), "detection")
-                why = f"the longest track has {longest}, fewer than {s.filter_length} (--filter_length)"
-            tell(f"note: {self.video.path}: {why}")
-        for track in long:
+        s = self.settings
+        for track in self.linker.finish():
+            if len(track) < s.filter_length:
+                continue
             number = self.number(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
             probabilities, _ = self.probabilities(track)

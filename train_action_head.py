@@ -75,7 +75,7 @@ from models.frame_features import features_of_tracks, frame_extractor
 from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
 from utils.misc import InputError, start, tell
-from utils.storage.tracks import OutdatedTracks, TrackStore
+from utils.storage.tracks import TrackStore
 from utils.training.run import TrainingRun
 
 
@@ -157,15 +157,6 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
 
 
-def warn_without_actions(data: TrackBatches, path: Path, n_actions: int) -> None:
-    """Print a warning where no frame of a track has one of the actions: accuracy would be 1."""
-    actions = np.arange(n_actions)
-    if not any(track.labels.ndim == 2 or np.isin(track.labels, actions).any() for track in data.tracks):
-        remedy = "if the annotation has actions, lower --iou_th of eval_qmm.py, or train the detector longer"
-        reason = f"the head can only learn 'no action'; {remedy}"
-        tell(f"warning: {path}: no track overlaps anybody who has an action, so {reason}")
-
-
 def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
     """A step's tracks in chunks of similar length, as many in every process: empty ones fill up."""
     chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
@@ -175,7 +166,7 @@ def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_
 def subset_tracks(
     args: argparse.Namespace, project: Project, linking: LinkSettings, path: Path, subset: str, bad: dict | None
 ) -> TrackStore:
-    """A subset's tracks. OutdatedTracks where `eval_qmm.py` would make them of something else now."""
+    """A subset's tracks. InputError where `eval_qmm.py` would make them of something else now."""
     annotations = read_annotations(project, project.split(subset), bad)
     videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
     return open_tracks(path, linking, project, videos, annotations, bad)
@@ -186,20 +177,17 @@ def validation_tracks(
 ) -> TrackStore | None:
     """The tracks of `--val_subset` that go with the training subset's in `store`.
 
-    None where there are none, or with a note where they were made of something else.
+    None where there are none, or with a note where they cannot be used, such as those of something else.
     """
     path = store.path.parents[1] / args.val_subset / store.path.name
     if not path.is_file():
         return None
     try:
-        tracks = subset_tracks(args, project, linking, path, args.val_subset, bad)
-        if (key := tracks.settings["detector"].get("key")) != store.settings["detector"].get("key"):
-            raise OutdatedTracks(f"{path}: was made by another detector, {key}, than {store.path}")
-    except OutdatedTracks as error:
+        return subset_tracks(args, project, linking, path, args.val_subset, bad)
+    except InputError as error:
         if rank() == 0:
             tell(f"note: {error}; until then nothing is validated")
         return None
-    return tracks
 
 
 def main() -> None:
@@ -225,8 +213,6 @@ def main() -> None:
             labelled = " with a label" if project.multi_label else ""
             text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
             raise InputError(f"{store.path}: {text}")
-        if rank() == 0:
-            warn_without_actions(data, store.path, len(project.labels))
         if project.multi_label:
             weight = class_weights(data, args.class_weights).to(device)
         else:
@@ -246,7 +232,6 @@ def main() -> None:
             "head": head.config,
             "labels": project.labels,
             "settings": store.settings,
-            "trained_on": {args.subset: store.names},
             "min_tube_length": project.default("min_tube_length"),
             "frames": extractor.key if extractor else None,
         }
@@ -258,7 +243,6 @@ def main() -> None:
         training = TrainingRun(
             "train_action_head", folder, head, config, args, device, data.checksum(), settings, frozen=frozen
         )
-        training.check()
         for subset, batches in subsets if extractor else ():  # takes long where they are not cached
             videos = SubsetVideos(project, subset, args.workers, args.skip_bad)
             batches.features_of = features_of_tracks(root.parent / "features", videos, extractor)

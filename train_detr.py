@@ -101,7 +101,7 @@ from torch import Tensor, nn
 
 from datasets.compare_shards import check_index, clips_of_flags, stored_clips
 from datasets.config import load_project
-from datasets.likely_mistakes import check_lengths, warn_of_shared_videos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.make_shards import is_url, read_shards, shards_folder
 from datasets.presets import parse_with_preset
 from datasets.use_shards import ClipDataset, Clips, epoch_batches, make_loader
@@ -284,8 +284,6 @@ def main() -> None:
             warn_of_shared_videos(project, args.val_subset, args.subset)
             val = stored_clips(folder_of(args.val_subset), project, args.val_subset, **more)
             metrics_of_val = partial(validate, detect, val, args, device)
-        if args.n_frames > 1:
-            check_lengths(data.lengths(), args.n_frames, args.sampling_rate)
         if rank() == 0:
             warn(args, data, about["num_queries"])
 

@@ -58,7 +58,7 @@ from datasets.annotations import Video, keep_fitting, read_annotations
 from datasets.compare_shards import clips_of_flags
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.likely_mistakes import check_lengths, warn_of_shared_videos
+from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
 from datasets.query_clips import QueryClips
 from datasets.use_shards import Clips, epoch_batches, make_loader
@@ -210,7 +210,6 @@ def main() -> None:
             load = partial(cached_batches, data, device)
             if rank() == 0:
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
-        check_lengths(data.lengths(), args.n_frames, args.sampling_rate)
         if args.identity == "person" and not data.anybody_twice():
             text = f"nobody of {args.subset!r} is in two frames, so nothing can be learnt; give a person one person_id"
             raise InputError(f"{project.annotations}: {text}")

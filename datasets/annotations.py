@@ -1,7 +1,6 @@
 """Every annotation format as the same checked tubes: the one place where annotations are checked."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -154,7 +153,7 @@ def read_video(name: str, file: AnnotationFile, labels: Sequence[str]) -> tuple[
         InputError: the annotation has no such video.
     """
     if name not in file.videos:
-        raise InputError(f"the annotation has no video {name!r}{_similar_name(name, file)}")
+        raise InputError(f"the annotation has no video {name!r}")
     raw = file.videos[name]
     if min(raw.width, raw.height, raw.n_frames) < 0:
         raise InputError(f"video {name!r}: its size or number of frames is negative")
@@ -303,15 +302,3 @@ def _cut_idle_tubes(tubes: list[Tube]) -> list[Tube]:
         if len(tube):
             kept.append(tube)
     return kept
-
-
-def _similar_name(name: str, file: AnnotationFile) -> str:
-    """The end of an error line where the annotation has the video under a name that a list often gets wrong."""
-    path = name.replace("\\", "/")
-    for text in (path, re.split(r"[\s,;]", path)[0]):
-        parts = text.split("/")
-        for tail in ("/".join(parts[i:]) for i in range(len(parts))):
-            for other in (tail, tail.rsplit(".", 1)[0]):
-                if other in file.videos:
-                    return f"; it has {other!r}: lists give the annotation's names, one a line and nothing else"
-    return "" if file.videos else "; it has no videos at all"

@@ -39,8 +39,8 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
         "mirror_frames": args.mirror_frames,
     }
     if is_url(args.shards_path):
-        check = ShardCheck(project, args.subset, image_size)
-        return StreamedClips(args.shards_path, args.clips_per_epoch, check=check.video, **settings)
+        check = ShardCheck(project, args.subset).video
+        return StreamedClips(args.shards_path, args.clips_per_epoch, check=check, **settings)
     folder = shards_folder(args.shards_path, project, args.subset, args.data_root)
     return stored_clips(folder, project, args.subset, **settings)
 
@@ -48,7 +48,7 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
 def stored_clips(folder: str | Path, project: Project, subset: str, **settings: object) -> ClipDataset:
     """The `ClipDataset` of a folder of shards, compared with the project; InputError as of `ShardCheck`."""
     index = check_index(folder, project, subset)
-    clips, check = ClipDataset(folder, **settings), ShardCheck(project, subset, settings.get("image_size", 0))
+    clips, check = ClipDataset(folder, **settings), ShardCheck(project, subset)
     for video in clips.videos:
         check.video(video)
     missing = check.listed - clips.names - {*index.get("skipped", ())}
@@ -73,15 +73,13 @@ def check_index(folder: str | Path, project: Project, subset: str) -> dict:
 class ShardCheck:
     """Compares videos of shards with a project's subset, whose list is `listed` (empty where it cannot be read).
 
-    Prints a line where something cannot be compared on this machine, and where frames are stored smaller than the
-    original ones and than `image_size` (0: than the original ones), each once.
+    Prints one line where something cannot be compared on this machine.
     """
 
-    def __init__(self, project: Project, subset: str, image_size: int = 0) -> None:
-        self._project, self._subset, self._image_size = project, subset, image_size
-        self._warned: set[str] = set()
-        self.listed = self._read_if_here("list", lambda: {*project.split(subset)}) or set()
-        self._file = self._read_if_here("annotation", lambda: project.annotation_file)
+    def __init__(self, project: Project, subset: str) -> None:
+        self._project, self._subset, self._warned = project, subset, False
+        self.listed = self._if_here(lambda: {*project.split(subset)}) or set()
+        self._file = self._if_here(lambda: project.annotation_file)
 
     def video(self, video: ShardVideo) -> None:
         """Raise InputError where a video is not of the subset, or its annotation, sampling or file has changed."""
@@ -91,36 +89,25 @@ class ShardCheck:
         settings = {key: video.made_from[key] for key in ("sampling", "n_actions") if key in video.made_from}
         if settings != project_settings(self._project):
             raise InputError(f"{where} was made with another rate, stride, end or multi_label; {REMEDY}")
-        if self._file is not None and self._annotation(video.name) not in (None, video.made_from.get("annotation")):
+        annotation = self._if_here(lambda: self._annotation(video.name)) if self._file else None
+        if annotation not in (None, video.made_from.get("annotation")):
             raise InputError(f"{where}: the annotation has changed since; {REMEDY}")
         path = self._project.frames_path(video.name)
         if path.exists() and measure(path) != video.made_from.get("source"):
             raise InputError(f"{where} was made from another file than {path} is now; {REMEDY}")
-        original, stored = max(video.width, video.height), max(video.stored)
-        if stored < min(original, self._image_size or original):
-            sizes = f"{stored} pixels (longer side), the original ones have {original}"
-            self._warn_once("small", f"{where}: frames are stored with {sizes}; {REMEDY} and a larger --image_size")
 
-    def _annotation(self, name: str) -> int | None:
-        """The checksum of a video's annotation, None where the video would be needed for it and is not here."""
+    def _annotation(self, name: str) -> int:
+        """The checksum of a video's annotation; InputError where the video would be needed for it and is not here."""
         if name not in self._file.videos:
             return -1
-        try:
-            return annotation_checksum(read_used_frames(name, self._file, self._project)[0])
-        except InputError as error:
-            self._warn_once("video", f"the annotation of {name[:80]!r} is not compared with its shard: {error}")
-            return None
+        return annotation_checksum(read_used_frames(name, self._file, self._project)[0])
 
-    def _read_if_here(self, noun: str, read: Callable[[], T]) -> T | None:
+    def _if_here(self, read: Callable[[], T]) -> T | None:
         """What `read` gives, None where it cannot be read on this machine."""
         try:
             return read()
         except InputError as error:
-            self._warn_once(noun, f"the shards of {self._subset!r} are not compared with the {noun}: {error}")
+            if not self._warned and rank() == 0:
+                tell(f"warning: the shards of {self._subset!r} are not compared with the whole project: {error}")
+            self._warned = True
             return None
-
-    def _warn_once(self, kind: str, text: str) -> None:
-        """Print a warning, once of each kind."""
-        if kind not in self._warned and rank() == 0:
-            tell(f"warning: {text}")
-        self._warned.add(kind)

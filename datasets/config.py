@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from datasets.formats import FORMATS, AnnotationFile, options_of, read_annotatio
 from datasets.formats.options import FIELDS, check_options
 from datasets.formats.sources import video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
-from utils.misc import InputError, did_you_mean, tell
+from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_text
 
 if TYPE_CHECKING:
@@ -89,9 +89,6 @@ class Project:
             source, names = self.annotations, self.annotation_file.split(rule["list"], rule["number"])
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
-        if len(names) > len({*names}):
-            twice = next(name for i, name in enumerate(names) if name in names[:i])
-            _warn_once(f"{source}: the subset {subset!r} names videos twice, which count once (first: {twice!r})")
         return list(dict.fromkeys(names))
 
     def frames_path(self, name: str) -> Path:
@@ -125,11 +122,6 @@ class Project:
         if self.name == "synthetic":
             return "render the data set with python -m datasets.synthetic, or name its folder's parent with --data_root"
         return "'Data sets' in README.md says where to get it, and --data_root where data sets are"
-
-
-@cache
-def _warn_once(text: str) -> None:
-    tell(f"warning: {text}")
 
 
 def known_projects() -> list[str]:

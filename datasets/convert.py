@@ -11,8 +11,6 @@ from datasets.annotations import Video, count_lines, keep_usable, read_video
 from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import OPTIONS, check_options
-from datasets.formats.person_tubes import frame_step
-from utils.box_ops import frames_and_boxes
 from utils.cli import Parser, run
 from utils.misc import InputError, counted
 from utils.storage.files import read_json, write_json
@@ -53,7 +51,7 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     videos = keep_usable(str(source), file.videos, lambda name: read_video(name, file, labels))
     lost = WRITERS[to](written_form(source, videos, labels), target)
     lines = [f"not carried over as it is: {line}" for line in lost]
-    return [*count_lines(videos, labels), *file.notes, *in_steps(videos, format), *lines, f"-> {target}"]
+    return [*count_lines(videos, labels), *file.notes, *lines, f"-> {target}"]
 
 
 def written_form(path: Path, videos: Mapping[str, Video], labels: list[str]) -> AnnotationFile:
@@ -63,20 +61,6 @@ def written_form(path: Path, videos: Mapping[str, Video], labels: list[str]) -> 
         tubes = [RawTube(t.frames, t.boxes, None if t.label < 0 else labels[t.label], t.person_id) for t in video.tubes]
         raw[name] = RawVideo(video.width, video.height, video.n_frames, tubes)
     return AnnotationFile(path, raw, labels)
-
-
-def in_steps(videos: Mapping[str, Video], format: str) -> list[str]:
-    """A line about videos that are annotated in every k-th frame alone: what is written does not say so."""
-    names = [name for name, video in videos.items() if frame_step(frames_and_boxes(video.tubes)[0]) > 1]
-    if not names:
-        return []
-    remedy = "interpolate the boxes"
-    if "fill" in options_of(format):
-        remedy = "the option `fill` interpolates them"
-    elif format.startswith("ava"):  # its key frames are known to training
-        remedy = f"train with format: {format}"
-    text = "annotated in steps; training takes frames between for frames without people"
-    return [f"{counted(len(names), 'video')} {text}: {remedy} (first: {names[0]!r})"]
 
 
 def main() -> None:

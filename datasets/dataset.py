@@ -14,7 +14,6 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -104,7 +103,7 @@ class _BrokenVideo(Exception):
 class VideoFrames:
     """The frames of a video file, or of a folder of images in natural order; those alone that `sampling` chooses.
 
-    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned and mirrored as the file asks.
+    Iterating decodes from the start, one frame at a time: uint8 RGB (H, W, 3), turned as the file asks.
     What decodes counts, whatever number of frames the container announces. Colours follow the matrix and range that the
     file names.
 
@@ -240,8 +239,6 @@ class VideoFrames:
                 # bicubic, by way of BGR: bit for bit what OpenCV's own reader gives
                 bgr = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
                 rgb = cv2.cvtColor(bgr.to_ndarray(), cv2.COLOR_BGR2RGB)
-                if _is_mirrored(frame):  # `rotation` is that of the image upside down then
-                    rgb = cv2.flip(rgb, 0)
                 turn = _TURN.get(frame.rotation)
                 yield rgb if turn is None else cv2.rotate(rgb, turn)
         except (av.FFmpegError, _BrokenVideo):
@@ -255,12 +252,6 @@ def _is_avi(container: InputContainer) -> bool:
     """Whether a file has no times: those that FFmpeg gives are of the order of decoding. Frames are shown in the same
     steps."""
     return container.format.name == "avi"
-
-
-def _is_mirrored(frame: av.VideoFrame) -> bool:
-    """Whether the file asks for a mirror image, turned or not: its display matrix has a negative determinant."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    return matrix is not None and np.linalg.det(np.frombuffer(matrix, np.int32).reshape(3, 3)) < 0
 
 
 def _is_shown(packet: av.Packet) -> bool:

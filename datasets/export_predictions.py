@@ -122,7 +122,3 @@ def _tubes(
     for name in e.pred if names is None else names:
         for tube, scores in zip(e.pred[name], e.frame_scores[name], strict=True):
             yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), np.asarray(scores, np.float64)
-
-
-if __name__ == "__main__":
-    raise SystemExit("error: not a command: eval_map.py --export writes predictions, datasets.convert converts them")

@@ -2,18 +2,14 @@
 of the stages."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
-from datasets.annotations import Video
 from datasets.config import Project
 from datasets.formats.common import RawVideo
 from datasets.formats.person_tubes import frame_step
-from utils.box_ops import Tubes, frames_and_boxes
+from utils.box_ops import frames_and_boxes
 from utils.misc import InputError, counted, tell
-
-REVERSED_SHARE = 0.2  # of a video's boxes: more is no slip of the hand
 
 
 def likely_mistakes(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int]) -> Iterator[str]:
@@ -57,58 +53,9 @@ def warn_of_shared_videos(project: Project, subset: str, trained: str = "train")
                 tell(f"warning: {line}")
 
 
-def check_lengths(lengths: Sequence[int], n_frames: int, sampling_rate: int) -> None:
-    """Print how many videos are too short for whole clips. InputError where every clip has one frame.
-
-    `lengths`: how many frames each video's clips are chosen from; empty where that is not known.
-    """
-    from utils.distributed import rank  # PyTorch, which --help does without
-
-    longest, span = max(lengths, default=math.inf), (n_frames - 1) * sampling_rate + 1
-    if longest <= sampling_rate:
-        text = f"clips have one frame each, since no video has more than {longest} to choose from; lower it"
-        raise InputError(f"--sampling_rate {sampling_rate}: {text}")
-    short = [length for length in lengths if length < span]
-    if short and rank() == 0:
-        fewest = counted(-(-min(short) // sampling_rate), "frame")
-        text = f"{len(short)} of {counted(len(lengths), 'video')} have fewer than {span} frames to choose from"
-        tell(f"note: {text}, so their clips have as few as {fewest}, not --n_frames {n_frames}")
-
-
-def warn_of_doubles(videos: Mapping[str, Video]) -> None:
-    """Print a warning where a tube is annotated twice, which one detection finds once."""
-    if names := [name for name, video in videos.items() if _has_double(video)]:
-        text = f"{counted(len(names), 'video')}: a tube is annotated twice; one detection finds one of the two alone"
-        tell(f"warning: {text} (first: {names[0]!r})")
-
-
-def warn_of_steps(gt: Tubes, pred: Tubes) -> None:
-    """Warn of videos that one side, annotation or predictions, has in every k-th frame alone, and the other does not:
-    of any such annotation, and of predictions where most are so."""
-    sides = (
-        ("annotated", gt, pred, "are errors: interpolate the annotation", 0),
-        ("predicted", pred, gt, "are missed: interpolate the predictions", len(gt) / 2),
-    )
-    for verb, tubes, others, result, most in sides:
-        names = []
-        for name in gt:
-            frames, other_frames = (frames_and_boxes(side[name])[0] for side in (tubes, others))
-            step = frame_step(frames)
-            if step > 1 and ((other_frames - frames[0]) % step).any():
-                names.append(name)
-        if len(names) > most:
-            text = f"{verb} in every k-th frame alone; boxes of the frames between {result} (first: {names[0]!r})"
-            tell(f"warning: {counted(len(names), 'video')} {text}")
-
-
 def _is_normalised(video: RawVideo) -> bool:
     boxes = frames_and_boxes(video.tubes)[1]
     return bool(((boxes >= 0) & (boxes <= 1)).all() and (boxes % 1 > 0).any())
-
-
-def _is_reversed(video: RawVideo) -> bool:
-    boxes = frames_and_boxes(video.tubes)[1]
-    return (boxes[:, 2:] < boxes[:, :2]).any(1).mean() >= REVERSED_SHARE
 
 
 def _has_double(video: RawVideo) -> bool:
@@ -118,8 +65,6 @@ def _has_double(video: RawVideo) -> bool:
 
 MISTAKES: dict[str, Callable[[RawVideo], bool]] = {
     "all boxes lie between 0 and 1, which are probably shares of the frame; boxes are in pixels": _is_normalised,
-    f"{REVERSED_SHARE:.0%} or more of the boxes are reversed, which are probably left, top, width, height; boxes are "
-    "left, top, right, bottom": _is_reversed,
     "only every k-th frame has boxes, which are probably key frames; frames between them count as frames without "
     "people: interpolate the boxes": lambda video: frame_step(frames_and_boxes(video.tubes)[0]) > 1
     and video.key_frames is None,

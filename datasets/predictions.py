@@ -1,6 +1,5 @@
 """Predictions in any format as the same checked tubes, and as the project's JSON."""
 
-import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,16 +9,12 @@ import numpy as np
 from datasets.annotations import TAIL
 from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
-from utils.box_ops import Tube, frames_and_boxes
-from utils.metrics.overlaps import by_content
+from utils.box_ops import Tube
 from utils.misc import InputError, counted, did_you_mean, tell
 from utils.storage.files import parsing
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
-FAR = 1.5  # between the ends of predictions and annotation, above which their frames are hardly the same ones
-SMALLER = 0.85  # share of the annotation's reach, in the frame or in time, that is hardly of the same picture or rate
-BEYOND = 1.05  # of a frame's width or height, further than boxes of its own picture reach
 STRANGE = 0.05  # share of boxes that are reversed, or wholly outside of their frames, above which a file is refused
 SHOWN = 10  # names in a warning
 
@@ -200,23 +195,17 @@ def fit_to_data_set(
         text = f"no coordinate is above {largest:.3g}, but pixels are expected"
         raise InputError(f"{path}: {text}; if shares of the frame, {SAY} boxes=shares")
     is_reversed = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    if is_reversed.any():
+    if len(boxes) and is_reversed.mean() > STRANGE:
         first = ", ".join(f"{x:g}" for x in boxes[is_reversed.argmax()])
         text = f"{is_reversed.sum()} of {len(boxes)} boxes are reversed, the first {first}: not x1, y1, x2, y2"
-        if is_reversed.mean() > STRANGE:
-            raise InputError(f"{path}: {text}")
-        tell(f"warning: {path}: {text}; they overlap nothing")
+        raise InputError(f"{path}: {text}")
     boxes, size = raw.boxes[sized], size[sized, :2]
     outside = (boxes[:, :2] >= size).any(1) | (boxes[:, 2:] <= 0).any(1)
-    beyond = outside | (boxes[:, 2:] > BEYOND * size).any(1)
-    if len(boxes) and beyond.mean() > STRANGE:
+    if len(boxes) and outside.mean() > STRANGE:
         reach, frames = ("{:.0f} x {:.0f}".format(*corners.max(0)) for corners in (boxes[:, 2:], size))
-        odd, verb = (outside, "lie outside of") if outside.mean() > STRANGE else (beyond, "reach beyond")
-        text = f"{path}: {odd.sum()} of {len(boxes)} boxes {verb} their frames: they reach to {reach}, the frames to"
-        text += f" {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
-        if odd is outside:
-            raise InputError(text)
-        tell(f"warning: {text}")
+        text = f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames "
+        text += f"to {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
+        raise InputError(f"{path}: {text}")
     return raw if keep.all() else _rows(raw, keep)
 
 
@@ -234,78 +223,6 @@ def _compare_shapes(
         if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
             text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
             raise InputError(f"{where}: {text} these are the same frames, {SAY} n_frames=ignore")
-
-
-def with_lengths(
-    raw: RawPredictions, sizes: Mapping[str, tuple], gt: Mapping[str, Sequence[Tube]], open_video: Callable
-) -> dict[str, tuple]:
-    """`sizes` as of `fit_to_data_set`, with the numbers of frames that the annotation leaves out and predictions
-    contradict: up to the last annotated frame, or the video's (`open_video(name)`, InputError where it is not here)."""
-    sizes, ends = dict(sizes), np.zeros(len(raw.names), np.int64)
-    np.maximum.at(ends, raw.video[raw.tube], raw.frames + 1)
-    for number, name in enumerate(raw.names):
-        width, height, n_frames = sizes.get(name, (0, 0, 1))
-        if n_frames:
-            continue
-        stated = raw.shapes.get(name, (0, 0, 0))[2]
-        end = stated or ends[number]
-        if 0 < stated < (gt_end := max((int(tube.frames[-1]) + 1 for tube in gt[name]), default=0)) - TAIL:
-            n_frames = gt_end
-        with contextlib.suppress(InputError):
-            video = open_video(name)
-            if end > video.announced + TAIL or 0 < stated < video.announced - TAIL:
-                n_frames = len(video.chosen())  # what is announced is an estimate
-        sizes[name] = (width, height, n_frames)
-    return sizes
-
-
-def warn_of_other_frames(path: str | Path, pred: Mapping, gt: Mapping, options: Mapping) -> None:
-    """Warn where most videos' predicted tubes break no rule, and yet are hardly of the annotated frames or classes:
-    they end far from the last frame, begin a frame later, lie in a smaller picture, or have the class after or before.
-    `options` are those that the file was read with.
-    """
-    gt = {name: [tube for tube in tubes if tube.label >= 0] for name, tubes in gt.items()}  # as predictions have
-    names = [name for name in gt if gt[name] and pred.get(name)]
-    if not names:
-        return
-    (begin, *ends), (gt_begin, *gt_ends) = (np.array([_extent(t[name]) for name in names]).T for t in (pred, gt))
-    reach = np.array(ends) / gt_ends
-    end, right, bottom = np.median(reach, axis=1)
-    first_frame, first_label = (int(options.get(key, 0)) for key in ("first_frame", "first_label"))
-    texts = []
-    short = np.quantile(reach, 0.75, axis=1) < SMALLER
-    if not 1 / FAR <= end <= FAR or short[0]:
-        texts.append(f"end at {end:.2g} times the last annotated frame; were they predicted at another frame rate?")
-    if max(right, bottom) < SMALLER or short[1:].any():
-        text = f"reach to {right:.0%} of the annotated boxes' right and {bottom:.0%} of their bottom"
-        texts.append(f"{text}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT")
-    if begin.min() == 1 and ((begin == 1) & (gt_begin == 0)).mean() > 0.5:
-        texts.append(
-            f"begin one frame after the annotation; if frames count from 1, {SAY} first_frame={first_frame + 1}"
-        )
-    predicted = {tube.label for tubes in pred.values() for tube in tubes}
-    best = [max(pred[name], key=lambda tube: tube.score).label for name in names]
-    shifts = [(1, "after", 0)] + [(-1, "before", len(options["labels"]) - 1)] * (first_label > 0)
-    for step, word, absent in shifts:
-        hits, shifted = (
-            np.mean([label - k in {tube.label for tube in gt[name]} for name, label in zip(names, best, strict=True)])
-            for k in (0, step)
-        )
-        if absent not in predicted and hits < 0.1 and shifted > 0.5:
-            text = f"have the class {word} an annotated one; if classes count from {first_label + step}"
-            texts.append(f"{text}, {SAY} first_label={first_label + step}")
-    for text in texts:
-        tell(f"warning: {path}: in most videos predictions {text}")
-    contents = [(name, tube.score, by_content(tube)) for name in pred for tube in pred[name]]
-    if twice := len(contents) - len({*contents}):
-        text = f"{counted(twice, 'tube')} more than once, as where processes share the last batch"
-        tell(f"warning: {path}: {text}; the second is a false positive")
-
-
-def _extent(tubes: Sequence[Tube]) -> tuple[float, float, float, float]:
-    """The first frame of tubes, the number of frames up to the last, and how far boxes reach to the right and down."""
-    frames, boxes = frames_and_boxes(tubes)
-    return frames.min(), frames.max() + 1, *boxes[:, 2:].max(0)
 
 
 def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:

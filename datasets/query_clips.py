@@ -70,10 +70,6 @@ class QueryClips:
         key_frames = (video.key_frames for video in self.annotations.values() if video.key_frames is not None)
         return checksum(*self.annotations, *files, *parts, *key_frames)
 
-    def lengths(self) -> list[int]:
-        """How many frames each video's clips are chosen from."""
-        return [len(candidates) for _, candidates, _ in self.videos]
-
     def anybody_twice(self) -> bool:
         """Whether a person is detected in two frames of a video."""
         return any(len(np.unique(persons)) < len(persons) for *_, ((_, _, persons, _), *_) in self.videos)

@@ -164,10 +164,6 @@ class Clips:
         annotated = len(video.frames) and not self.whole_videos
         return np.arange(video.frames[0], video.frames[-1] + 1) if annotated else np.arange(len(video))
 
-    def lengths(self) -> list[int]:
-        """As `datasets.likely_mistakes.check_lengths` takes it; not known beforehand of streams."""
-        return []
-
     def anybody_twice(self) -> bool:
         """Whether a person is in two frames of a video; taken for granted of streams."""
         return True
@@ -290,9 +286,6 @@ class ClipDataset(Clips):
         made_from = (str(v.made_from) for v in self.videos)
         parts = (part for v in self.videos for part in (v.name, v.frames, v.persons, v.actions, v.boxes))
         return checksum(*made_from, *parts)
-
-    def lengths(self) -> list[int]:
-        return [len(self.candidates(video)) for video in self.videos]
 
     def anybody_twice(self) -> bool:
         return any(len(np.unique(video.persons)) < len(video.persons) for video in self.videos)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.detr import pad_images
 from models.hf_fusion import fuse
 from models.weights import load_weights
-from utils.misc import InputError, checksum, tell
+from utils.misc import InputError, checksum
 
 PREFIX = "hf:"
 NEEDS = "needs the package transformers, which is not here; pip install -r requirements-hf.txt"
@@ -125,11 +125,7 @@ def person_class(labels: dict[int, str], person_label: str | int | None, name: s
     named = {label.lower(): number for number, label in reversed(labels.items())}
     text = "person" if person_label is None else str(person_label).lower()
     if text.isdecimal() and int(text) in labels:
-        number = int(text)
-        if named.get("person", number) != number:
-            note = f"--person_label {number} is {labels[number]!r}; the class 'person' is {named['person']}"
-            tell(f"note: {name}: {note}")
-        return number
+        return int(text)
     if text in named:
         return named[text]
     shown = ", ".join(f"{number} {label}" for number, label in list(labels.items())[:8])

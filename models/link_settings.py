@@ -14,7 +14,7 @@ from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
 from utils.misc import InputError, checksum, exceeding, tell
 from utils.storage.files import epoch_path, load_checkpoint
-from utils.storage.tracks import OutdatedTracks, TrackStore
+from utils.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
     from datasets.annotations import Video
@@ -174,7 +174,7 @@ def open_tracks(
     Missing video files are not compared, nor is a person encoder whose checkpoint is missing.
 
     Raises:
-        InputError: the tar is missing or damaged. OutdatedTracks: `eval_qmm.py` would make it of something else now.
+        InputError: the tar is missing or damaged, or `eval_qmm.py` would make it of something else now.
     """
     from models.person_encoder import encoder_hash  # with PyTorch
 
@@ -197,7 +197,7 @@ def open_tracks(
             fault = f"was made from other frames of {name!r} than today's"
         else:
             continue
-        raise OutdatedTracks(f"{path}: {fault}; run {remedy} again")
+        raise InputError(f"{path}: {fault}; run {remedy} again")
     return store
 
 

@@ -32,7 +32,6 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 _FROM_SHAPES = ("hidden_dim", "enc_layers", "dec_layers", "dim_feedforward", "num_queries", "num_classes", "pre_norm",
                 "norm", "stages")  # fmt: skip
 _WITHOUT_TRACE = ("dilation", "nheads", "position_embedding")  # in shapes, of the official settings
-_OWN_WITHOUT_TRACE = ("dilation", "nheads", "temperature", "position_in_features", "image_size", "pad_square")
 _MAKE = "make one with train_detr.py, or name an official one"
 _PERSON_IS_1 = (91, 250)  # classes of COCO, of its panoptic form
 _BLOCKS = {2: "resnet18", 6: "resnet50", 23: "resnet101"}  # residual blocks of the third stage; 34 has 6 basic ones
@@ -102,9 +101,6 @@ def build_detr(
     if dilation_is_unknown(path, checkpoint):
         note = "does not say whether its backbone is dilated, so it is not; if it is, have dc5 in its name"
         tell(f"note: {path} {note}")
-    missing = [f"{name} ({config[name]})" for name in _OWN_WITHOUT_TRACE if own and name not in checkpoint["config"]]
-    if missing:
-        tell(f"note: {path}: its config lacks settings, whose defaults are taken: {', '.join(missing)}")
     with torch.device("meta"):  # no time lost on random weights
         detr = DETR(config)
     load_weights(detr.to_empty(device=device), state, path)

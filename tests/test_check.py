@@ -93,11 +93,6 @@ def test_what_is_probably_a_mistake_is_one_counted_warning(checked, tubes, text)
     assert status == 0 and len(lines) == 1, out
 
 
-def test_left_top_width_height_is_recognised(checked):
-    _, out = checked({"a": video(tube((0, 1), [[50, 40, 20, 30], [5, 5, 20, 30]]), n_frames=5), "b": video(tube())})
-    assert "1 video: 20% or more of the boxes are reversed, which are probably left, top, width, height" in out
-
-
 def test_a_video_in_two_subsets_is_told(checked, tmp_path):
     (tmp_path / "train.txt").write_text("b\n")
     splits = {"val": "val.txt", "train": "train.txt"}

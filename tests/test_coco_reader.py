@@ -49,27 +49,6 @@ def test_a_track_is_one_person_whatever_its_id_is_made_of(tmp_path, track):
     assert (walk["label"], sit["label"]) == ("walk", "sit") and walk["person_id"] == sit["person_id"]
 
 
-def test_files_of_bytetrack_count_from_one_and_half_a_video_is_refused(tmp_path):
-    def read(first_file: int, first: int = 1, name: str = "M-02/img1/{:06d}.jpg") -> list[tuple]:
-        images = [
-            {"id": i, "video_id": 1, "frame_id": first + i - 1, "file_name": name.format(first_file + i - 1)}
-            for i in (1, 2, 3)
-        ]
-        boxes = [
-            {"id": i, "image_id": i, "category_id": 1, "track_id": 5, "bbox": [10 * i, 0, 20, 40], "iscrowd": 0}
-            for i in (1, 2, 3)
-        ]
-        content = {"videos": [{"id": 1, "file_name": "M-02"}], "categories": [{"id": 1, "name": "pedestrian"}]}
-        (tmp_path / "ann.json").write_text(json.dumps({**content, "images": images, "annotations": boxes}))
-        video = written_json(tmp_path / "ann.json", "coco", {}, tmp_path / "out.json")["videos"]["M-02"]
-        return [(tube["frames"], tube["boxes"][0]) for tube in video["tubes"]]
-
-    assert read(1) == read(1, name="M-02/img_{}.png") == [([0, 1, 2], [10, 0, 30, 40])]
-    for first_file, first in ((302, 1), (0, 0)):
-        with pytest.raises(InputError, match=rf"image 1: frame_id {first} of M-02/img1/000{first_file:03}.jpg: not"):
-            read(first_file, first)
-
-
 @pytest.mark.parametrize("key", ["frame_index", "frame_id"])
 def test_a_huge_frame_is_refused_before_any_is_filled(tmp_path, key):
     content = {

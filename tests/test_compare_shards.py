@@ -120,11 +120,11 @@ def test_what_cannot_be_compared_is_told_and_trains(
     kept = (tmp_path / "annotations.json").read_text()
     (tmp_path / "annotations.json").unlink()
     train_on(shards, file)
-    assert "warning: the shards of 'val' are not compared with the annotation" in capsys.readouterr().err
+    assert "warning: the shards of 'val' are not compared with the whole project" in capsys.readouterr().err
     (tmp_path / "annotations.json").write_text(kept)
     (tmp_path / "val.txt").unlink()
     train_on(stream(shards), file)
-    assert "warning: the shards of 'val' are not compared with the list" in capsys.readouterr().err
+    assert "warning: the shards of 'val' are not compared with the whole project" in capsys.readouterr().err
 
 
 def test_shards_that_do_not_say_what_they_were_made_from_are_refused(shards: Path, tmp_path: Path) -> None:
@@ -137,20 +137,3 @@ def test_shards_that_do_not_say_what_they_were_made_from_are_refused(shards: Pat
     write_sealed(index, {"shards": unseal(index.read_bytes())["shards"]})
     with pytest.raises(InputError, match=f"its shards are of dataset 'None', not 'own'; {AGAIN}"):
         train_on(shards, tmp_path / "own.yml")
-
-
-def test_small_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    project = load_project(write_project(tmp_path))
-    make_shards(project, "val", tmp_path / "shards" / "val", image_size=32, workers=1)
-    capsys.readouterr()
-    for shards in (tmp_path / "shards", stream(tmp_path / "shards")):
-        train_on(shards, tmp_path / "own.yml", image_size=32)
-        assert capsys.readouterr().err == ""
-        for size in (48, 200, 0):
-            train_on(shards, tmp_path / "own.yml", image_size=size)
-            (line,) = capsys.readouterr().err.splitlines()
-            assert "'a': frames are stored with 32 pixels (longer side), the original ones have 64" in line
-    make_shards(project, "val", tmp_path / "shards" / "val", workers=1)
-    capsys.readouterr()
-    train_on(tmp_path / "shards", tmp_path / "own.yml", image_size=200)
-    assert capsys.readouterr().err == ""

@@ -158,25 +158,12 @@ def test_a_video_of_any_extension_is_not_a_file_beside_it(file, tmp_path):
     assert video_path(tmp_path / "{name}.*", "v1.2") == tmp_path / "v1.2.mp4"
 
 
-def test_an_fps_that_is_not_the_videos_is_refused(tmp_path):
-    write_video(tmp_path / "fast.mp4", gradient_frames(12, 200, 100))  # of 25 frames a second
-    _, path = described(OWN / "label_studio/5")
-    options = {"videos": str(tmp_path / "{name}.mp4"), "labels": ["walk"], "width": 200, "height": 100}
-    written_json(path, "label_studio", {**options, "fps": 25}, tmp_path / "out.json")
-    with pytest.raises(InputError, match=r"fast\.mp4: has 25 frames a second, not 24; leave out the option fps"):
-        convert.convert(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
-    (tmp_path / "fast.mp4").unlink()
-    written_json(path, "label_studio", {**options, "fps": 24}, tmp_path / "out.json")
-
-
-def test_an_unreadable_video_and_a_folder_of_images_have_the_fps_that_the_option_says(tmp_path):
-    (tmp_path / "fast.mp4").write_bytes(b"no video")  # which the stages tell, or leave out with --skip_bad
+def test_a_folder_of_images_has_the_fps_that_the_option_says(tmp_path):
     (tmp_path / "fast").mkdir()
     cv2.imwrite(str(tmp_path / "fast" / "0.png"), np.zeros((100, 200, 3), np.uint8))
     _, path = described(OWN / "label_studio/5")
-    options = {"labels": ["walk"], "width": 200, "height": 100, "fps": 30}
-    for videos in ("{name}.mp4", "{name}"):
-        written_json(path, "label_studio", {**options, "videos": str(tmp_path / videos)}, tmp_path / "out.json")
+    options = {"labels": ["walk"], "width": 200, "height": 100, "fps": 30, "videos": str(tmp_path / "{name}")}
+    written_json(path, "label_studio", options, tmp_path / "out.json")
 
 
 @pytest.mark.parametrize("option", [{}, {"fps": 25}])
@@ -272,6 +259,7 @@ def test_a_video_is_opened_once_however_many_boxes_ask_for_its_rate(tmp_path, mo
     opened = []
     video = SimpleNamespace(size=(640, 360), fps=30.0, own_times=np.arange(9) / 30)
     monkeypatch.setattr("datasets.dataset.VideoFrames", lambda path: opened.append(path.name) or video)
+    (tmp_path / "ward.mp4").touch()
     _, path = described(OWN / "via3/1")
     content = json.loads(path.read_text())
     content["file"], content["view"] = {"1": {**content["file"]["1"], "fname": "ward.mp4"}}, {"1": {"fid_list": ["1"]}}
@@ -333,14 +321,6 @@ def test_annotations_of_label_studio_that_do_not_count(tmp_path):
         tmp_path / "export.json", "label_studio", {**options, "annotation_ids": [10]}, tmp_path / "out.json"
     )
     assert len(got["videos"]["fast"]["tubes"]) == 1
-
-
-def test_a_file_in_steps_is_told(tmp_path):
-    case, path = described(OWN / "mot/2")
-    lines = convert.convert(path, "mot", {**case["options"], "fill": False}, tmp_path / "out.json")
-    assert any("1 video annotated in steps" in line and "`fill`" in line for line in lines)
-    lines = convert.convert(path, "mot", {**case["options"], "fill": True}, tmp_path / "out.json")
-    assert not any("in steps" in line for line in lines)
 
 
 BOX = '<box frame="0" keyframe="1" outside="0" xtl="1" ytl="1" xbr="6" ybr="6">{}</box>'

@@ -181,18 +181,15 @@ def test_the_key_names_weights_processor_and_settings(tiny: dict[str, Path], tmp
     assert detector.config()["source"] == source and detector.frame_size == 0
 
 
-def test_a_number_names_the_person_s_class_and_0_is_one(
-    tiny: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_number_names_the_person_s_class_and_0_is_one(tiny: dict[str, Path], tmp_path: Path) -> None:
     detector = open_detector(f"hf:{tiny['d_fine']}", CPU, person_label=0)
-    assert detector.person_label == 0 and "0 is 'bicycle'; the class 'person' is 1" in capsys.readouterr().err
+    assert detector.person_label == 0
     frames = frames_of(SHAPES[0])
     out, _ = of_library(tiny["d_fine"], "d_fine", frames)
     np.testing.assert_allclose(detections(detector, frames).scores, out.logits[..., 0].sigmoid().flatten(), atol=1e-5)
     walkers = save_tiny("d_fine", tmp_path, {0: "pedestrian", 1: "dog", 2: "cat"})
     for label in (0, "0", "Pedestrian"):
         assert open_detector(f"hf:{walkers}", CPU, person_label=label).person_label == 0
-    assert not capsys.readouterr().err
 
 
 def test_a_chain_of_stages_runs_with_it(

@@ -1,10 +1,6 @@
 """What is said of predictions that break no rule, and yet are hardly meant so."""
 
 import json
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,44 +25,6 @@ def many(tmp_path) -> tuple[Path, dict]:
     return tmp_path, {"labels": LABELS, "videos": {name: {"tubes": [{**tube, "score": 0.5}]} for name in names}}
 
 
-@pytest.mark.parametrize(
-    ("key", "change", "warning"),
-    [
-        ("frames", lambda frame: frame + 1, r"begin one frame after the annotation; .*say --\w+ first_frame=1\n"),
-        ("frames", lambda frame: frame + 2, None),
-        (
-            "boxes",
-            lambda box: [0.8 * x for x in box],
-            r"reach to 80% of the annotated .*say --\w+ picture=WIDTHxHEIGHT",
-        ),
-        ("boxes", lambda box: [0.95 * x for x in box], None),
-        (
-            "boxes",
-            lambda box: [0.7 * box[0], box[1], 0.7 * box[2], box[3]],
-            r"reach to 70% of .* and 100% of .*picture=",
-        ),
-        (
-            "boxes",
-            lambda box: [0.9 * box[0], 1.2 * box[1], 0.9 * box[2], 1.2 * box[3]],
-            r"\d+ of 500 boxes reach beyond their frames: they reach to 357 x 358, the frames to 400 x 300; .*picture=",
-        ),
-    ],
-)
-def test_what_breaks_no_rule_and_is_yet_not_meant_so_is_told(many, capsys, key, change, warning):
-    root, content = many
-    path = root / "pred.json"
-    path.write_text(json.dumps(content))
-    assert evaluate(root, path)[0]["v-mAP@0.5"] == 1
-    assert "warning" not in capsys.readouterr().err
-    for video in content["videos"].values():
-        (tube,) = video["tubes"]
-        tube[key] = [change(value) for value in tube[key]]
-    path.write_text(json.dumps(content))
-    evaluate(root, path)
-    err = capsys.readouterr().err
-    assert re.search(warning, err) if warning else "warning" not in err
-
-
 def write_classes(root: Path, content: dict, gt_label: int, pred_label: object, **more: object) -> Path:
     """The predictions of `many`, with another class in the annotation and in the file."""
     gt = json.loads((root / "gt.json").read_text())
@@ -78,57 +36,12 @@ def write_classes(root: Path, content: dict, gt_label: int, pred_label: object, 
     return root / "pred.json"
 
 
-@pytest.mark.parametrize(("said", "gt_label", "suggested"), [(0, 1, 1), (1, 2, 0), (0, 3, None), (0, 0, None)])
-def test_classes_that_all_lie_one_number_off_are_told(many, capsys, said, gt_label, suggested):
-    path = write_classes(*many, gt_label, 2)
-    evaluate(many[0], path, "--predictions_options", f"first_label={said}")
-    err = capsys.readouterr().err
-    if suggested is None:
-        assert "first_label" not in err
-    else:
-        assert f"say --predictions_options first_label={suggested}\n" in err
-        metrics, _ = evaluate(many[0], path, "--predictions_options", f"first_label={suggested}")
-        assert metrics["v-mAP@0.5"] == 1
-
-
 def test_an_index_of_labels_is_a_whole_number_below_their_number(many):
     with pytest.raises(InputError, match=r"tube 0: label '1\.5' is not among the indices of labels, 0 to 3$"):
         evaluate(many[0], write_classes(*many, 1, 1.5))
     with pytest.raises(InputError, match=r"tube 0: label '4' is .*; if they count from 1, say first_label=1 \("):
         evaluate(many[0], write_classes(*many, 3, 4))
     assert evaluate(many[0], many[0] / "pred.json", "--predictions_options", "first_label=1")[0]["v-mAP@0.5"] == 1
-
-
-@pytest.mark.parametrize("score", [3.0, -1])
-def test_scores_that_are_no_probabilities_are_told(many, capsys, score):
-    evaluate(many[0], write_classes(*many, 1, 1, score=score))
-    assert f" scores are not between 0 and 1, the first {score:g}; " in capsys.readouterr().err
-
-
-def test_tubes_that_are_annotated_twice_are_told(many, capsys):
-    root, content = many
-    gt = json.loads((root / "gt.json").read_text())
-    gt["videos"]["v2"]["tubes"] *= 2
-    (root / "gt.json").write_text(json.dumps(gt))
-    assert evaluate(root, write_classes(root, content, 1, 1))[0]["v-mAP@0.5"] < 1
-    assert "warning: 1 video: a tube is annotated twice; " in capsys.readouterr().err
-
-
-def test_tubes_that_are_there_twice_are_told(many, capsys):
-    root, content = many
-    content["videos"]["v2"]["tubes"] *= 2
-    evaluate(root, write_classes(root, content, 1, 1))
-    assert "warning" in (err := capsys.readouterr().err) and "1 tube more than once" in err
-
-
-def test_predictions_at_a_rate_little_lower_than_the_annotation_s_are_told(many, capsys):
-    root, content = many
-    for video in content["videos"].values():
-        (tube,) = video["tubes"]
-        tube |= {"frames": list(range(83)), "boxes": [tube["boxes"][frame * 30 // 25] for frame in range(83)]}
-    metrics, _ = evaluate(root, write_classes(root, content, 1, 1))
-    assert metrics["v-mAP@0.5"] < 1
-    assert "end at 0.83 times the last annotated frame; were they" in capsys.readouterr().err
 
 
 def test_videos_without_any_tube_are_told(many, capsys):
@@ -151,35 +64,6 @@ def test_an_annotation_without_actions_is_told(many, capsys):
     assert "warning: nobody who is annotated has an action, so AP is not defined" in err and "AP is 0" not in err
 
 
-def test_boxes_in_steps_are_told_where_the_other_side_has_every_frame(many, capsys):
-    root, content = many
-    every_frame = (root / "gt.json").read_text()
-    gt = json.loads(every_frame)
-    for video in gt["videos"].values():
-        (tube,) = video["tubes"]
-        tube |= {key: tube[key][::5] for key in ("frames", "boxes")}
-    (root / "gt.json").write_text(json.dumps(gt))
-    steps = json.dumps(gt).replace('"label"', '"score": 1, "label"')
-    (root / "pred.json").write_text(steps)
-    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 1
-    assert "warning" not in capsys.readouterr().err
-    (root / "pred.json").write_text(json.dumps(content))
-    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 0
-    assert "warning: 5 videos annotated in every k-th frame alone; " in capsys.readouterr().err
-    (root / "gt.json").write_text(every_frame)
-    (root / "pred.json").write_text(steps)
-    shutil.rmtree(root / "checkpoint")
-    assert evaluate(root, root / "pred.json")[0]["v-mAP@0.5"] == 0
-    assert "warning: 5 videos predicted in every k-th frame alone; " in capsys.readouterr().err
-
-
-def test_videos_that_a_list_names_twice_are_told(many, capsys):
-    root, content = many
-    (root / "val.txt").write_text("v0\nv1\nv2\nv1\nv3\nv4\nv0\n")
-    assert evaluate(root, write_classes(root, content, 1, 1))[0]["videos"] == 5
-    assert capsys.readouterr().err.count("names videos twice, which count once (first: 'v1')") == 1
-
-
 def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
     root, content = many
     _, folder = evaluate(root, write_classes(root, content, 1, 1), "--save_predictions")
@@ -189,25 +73,12 @@ def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
         evaluate(root, folder / "predictions.json")
 
 
-def test_flags_of_action_tubes_are_not_applied_to_predictions(many, capsys):
-    root, content = many
-    path = write_classes(root, content, 1, 1)
-    _, folder = evaluate(root, path, "--min_tube_length", 101, "--topk", 2)
-    assert "note: --min_tube_length, --topk: not applied" in capsys.readouterr().err
-    assert json.loads(folder.with_suffix(".json").read_text())["args"]["min_tube_length"] is None
-
-
 def test_a_video_that_a_json_holds_twice_is_refused(many):
     root, content = many
     text = json.dumps(content).replace('"videos": {', '"videos": {"v3": {"tubes": []}, ')
     (root / "pred.json").write_text(text)
     with pytest.raises(InputError, match=r"not a readable predictions file \('v3' is there twice"):
         evaluate(root, root / "pred.json")
-
-
-def test_the_module_of_exports_is_no_command():
-    done = subprocess.run([sys.executable, "-m", "datasets.export_predictions", "x"], capture_output=True, text=True)
-    assert done.returncode and "datasets.convert" in done.stderr
 
 
 def test_videos_that_are_left_out_keep_their_number(many):

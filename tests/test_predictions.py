@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 import eval_map
-from datasets.dataset import VideoFrames
 from datasets.predictions import convert
 from tests.pickles import pickled
 from tests.tube_cases import random_case
-from tests.videos import gradient_frames, write_video
 from utils.box_ops import Tube
 from utils.misc import InputError
 from utils.storage.files import read_json
@@ -274,23 +272,6 @@ def test_decoders_may_differ_by_a_few_frames(data, predictions):
         assert evaluate(data, changed(predictions, stating(*shape)).replace(predictions))[0] == expected
 
 
-def test_files_of_other_settings_in_one_folder_are_told(data, predictions, tmp_path, capsys):
-    (tmp_path / "many").mkdir()
-    videos = json.loads(predictions.read_text())["videos"]
-    for name, video in videos.items():
-        content = {"video": f"{name}.avi", "labels": LABELS, "settings": {"sim_th": 0.5, "topk": 1}, **video}
-        (tmp_path / "many" / f"{name}.json").write_text(json.dumps(content))
-    evaluate(data, tmp_path / "many")
-    assert "other settings" not in capsys.readouterr().err
-    for name in ("v2", "v3"):
-        path = tmp_path / "many" / f"{name}.json"
-        path.write_text(path.read_text().replace('"sim_th": 0.5', '"sim_th": 0.25'))
-    evaluate(data, tmp_path / "many", "--metric", "frame-mAP")
-    told = capsys.readouterr().err
-    assert "v2.json: predicted with other settings than v0.json: sim_th 0.25 and 0.5\n" in told
-    assert told.count("other settings") == 1
-
-
 def test_a_byte_order_mark_is_no_part_of_a_json(predictions):
     expected = convert("json", predictions, {})
     predictions.write_text(predictions.read_text(), encoding="utf-8-sig")
@@ -346,52 +327,3 @@ def test_boxes_after_the_end_can_be_left_out(data, predictions):
     expected, _ = evaluate(data, predictions)
     got, _ = evaluate(data, changed(predictions, late), "--predictions_options", "late_frames=ignore")
     assert got == expected
-
-
-def at_rate(factor: float, n_frames: int = 0):
-    """A change to frames of another rate; `n_frames`: what the file says of every video."""
-
-    def change(_, content):
-        for video in content["videos"].values():
-            video["n_frames"] = n_frames
-            for tube in video["tubes"]:
-                frames, rows = np.unique([int(frame * factor) for frame in tube["frames"]], return_index=True)
-                tube["frames"] = frames.tolist()
-                tube.update({key: [tube[key][i] for i in rows.tolist()] for key in ("boxes", "scores")})
-
-    return change
-
-
-@pytest.fixture
-def unsaid(data, tmp_path) -> Path:
-    """The data set with an annotation that does not say how many frames videos have, and one video."""
-    root = shutil.copytree(data, tmp_path / "unsaid")
-    content = json.loads((root / "gt.json").read_text())
-    for video in content["videos"].values():
-        video.pop("n_frames")
-    (root / "gt.json").write_text(json.dumps(content))
-    (root / "videos").mkdir()
-    last = max(tube["frames"][-1] for video in content["videos"].values() for tube in video["tubes"])
-    write_video(root / "videos" / "v4.avi", gradient_frames(last + 1, *SIZE), "mjpeg", "yuvj420p")
-    return root
-
-
-def test_predictions_at_another_rate_do_not_fit_the_video(unsaid, predictions, capsys):
-    n_frames = len(VideoFrames(unsaid / "videos" / "v4.avi").chosen())
-    evaluate(unsaid, changed(predictions, at_rate(1, n_frames)))
-    assert "rate" not in capsys.readouterr().err
-    with pytest.raises(InputError, match=rf"'v4': frame \d+, but it has {n_frames} frames"):
-        evaluate(unsaid, changed(predictions, at_rate(20)))
-    for other in (n_frames * 6 // 5, n_frames * 5 // 6):
-        with pytest.raises(InputError, match=rf"'v\d': {other} frames, but {n_frames} are annotated"):
-            evaluate(unsaid, changed(predictions, at_rate(1, other)))
-
-
-def test_predictions_at_another_rate_end_elsewhere_than_the_annotation(unsaid, predictions, capsys):
-    shutil.rmtree(unsaid / "videos")
-    for n, (factor, warned) in enumerate({1: False, 2: True, 0.4: True}.items()):
-        path = changed(predictions, at_rate(factor)).rename(predictions.with_name(f"{n}.json"))
-        evaluate(unsaid, path)
-        assert ("were they predicted at another frame rate?" in capsys.readouterr().err) == warned
-    with pytest.raises(InputError, match=r"50 frames, but \d+ are annotated; predict it at the annotation's"):
-        evaluate(unsaid, changed(predictions, at_rate(0.2, 50)))

@@ -62,9 +62,6 @@ def test_a_mistyped_call_is_one_line() -> None:
     for words in ((), ("jhmdb21", "--publishd")):
         done = subprocess.run(["bash", script, *words], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.startswith("usage: ") and done.stderr.count("\n") == 1
-    gif = [sys.executable, "-m", "scripts.gif", "nowhere.mp4", "a.gif"]
-    done = subprocess.run(gif, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert done.returncode == 2 and done.stderr.startswith("gif.py: error: nowhere.mp4: no such video")
 
 
 def test_the_table_takes_no_results_of_other_settings(stages: Stages, tmp_path: Path, capsys) -> None:

@@ -15,7 +15,7 @@ from datasets.make_shards import make_shards
 from datasets.synthetic.videos import make_synthetic
 from datasets.track_batches import TrackBatches
 from tests.stages import LOOSE, TINY_DETR, Stages
-from train_action_head import top_k_hits, validate, warn_without_actions
+from train_action_head import top_k_hits, validate
 from train_detr import architecture_of, box_metrics, make_parser, warn
 from train_qmm import nearest_is_same
 from utils.box_ops import Track
@@ -114,13 +114,6 @@ def test_what_cannot_be_learnt_is_said(capsys: pytest.CaptureFixture[str]) -> No
     identity, people = capsys.readouterr().err.splitlines()
     assert "--id_loss_coef 2 has no effect" in identity and "--n_frames 2" in identity
     assert "a frame has 4 people, but the detector 3 queries" in people
-
-
-@pytest.mark.parametrize(("labels", "told"), [([2, 2], True), ([2, -1], True), ([2, 0], False)])
-def test_tracks_without_any_action_are_told(labels: list, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    tracks = [Track(np.arange(2), np.zeros((2, 4)), np.ones(2), labels=np.array(labels))]
-    warn_without_actions(TrackBatches(tracks, seed=0), Path("a.tar"), 2)
-    assert ("warning: a.tar: no track overlaps anybody who has an action" in capsys.readouterr().err) == told
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -122,22 +121,6 @@ def test_a_video_is_turned_as_it_asks(tmp_path: Path, degrees: int) -> None:
     assert VideoFrames(path).size == ((64, 32) if degrees == 180 else (32, 64))
     assert (read(path) == np.rot90(upright, -degrees // 90, (1, 2))).all()
     assert (read(path) == read_with_opencv(path)).all()
-
-
-@pytest.mark.parametrize(
-    ("turn", "expected"),
-    [
-        ("mirrored", lambda frames: frames[:, :, ::-1]),
-        ("upside down", lambda frames: frames[:, ::-1]),
-        ("transposed", lambda frames: frames.transpose(0, 2, 1, 3)),
-        ("other diagonal", lambda frames: frames[:, ::-1, ::-1].transpose(0, 2, 1, 3)),
-    ],
-)
-def test_a_video_is_mirrored_as_it_asks(tmp_path: Path, turn: str, expected: Callable) -> None:
-    path = write_video(tmp_path / "a.mp4", gradient_frames(3, 64, 32))
-    upright = read(path)
-    turn_video(path, turn)
-    assert (read(path) == expected(upright)).all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models import weights
-from models.detr import DETR_CONFIG, build_model, full_config
+from models.detr import DETR_CONFIG, build_model
 from models.weights import download, infer_config, load_weights, weights_hash
 from tests.fill import SMALL, fill_state_dict, load_detr
 from utils.misc import InputError
@@ -142,17 +142,6 @@ def test_a_config_that_does_not_fit_its_weights_builds_nothing(tmp_path, small_s
     torch.save({"model": small_state, "config": SMALL | change, "epoch": 1}, path)
     with pytest.raises(InputError, match=said):
         load_detr(path)
-
-
-def test_settings_that_a_config_lacks_are_told(tmp_path, small_state, capsys):
-    path, whole = tmp_path / "detr.pth", full_config(SMALL)
-    for lost in ((), ("nheads", "temperature")):
-        config = {name: value for name, value in whole.items() if name not in lost}
-        torch.save({"model": small_state, "config": config, "epoch": 1}, path)
-        load_detr(path)
-        said = capsys.readouterr().err
-        assert (f"{path}: its config lacks settings" in said) == bool(lost)
-    assert "nheads (8), temperature (10000.0)" in said
 
 
 def test_a_name_that_does_not_exist_lists_those_that_do(tmp_path):

@@ -8,12 +8,8 @@ import av
 import numpy as np
 
 ONE = 1 << 16
-TURNS = {
-    90: (0, ONE, -ONE, 0), 180: (-ONE, 0, 0, -ONE), 270: (0, -ONE, ONE, 0),  # clockwise
-    "mirrored": (-ONE, 0, 0, ONE), "upside down": (ONE, 0, 0, -ONE),
-    "transposed": (0, ONE, ONE, 0), "other diagonal": (0, -ONE, -ONE, 0),
-}  # fmt: skip
-"""The first four numbers of an mp4's matrix, which takes x, y to a x + c y, b x + d y."""
+TURNS = {90: (0, ONE, -ONE, 0), 180: (-ONE, 0, 0, -ONE), 270: (0, -ONE, ONE, 0)}
+"""Degrees, clockwise -> the first four numbers of an mp4's matrix, which takes x, y to a x + c y, b x + d y."""
 
 
 def gradient_frames(n: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
@@ -49,7 +45,7 @@ def write_video(
     return path
 
 
-def turn_video(path: Path, turn: int | str) -> None:
+def turn_video(path: Path, turn: int) -> None:
     """Write into an mp4 that it is to be shown otherwise: one of `TURNS`."""
     data = bytearray(path.read_bytes())
     a, b, c, d = TURNS[turn]

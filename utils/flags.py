@@ -86,8 +86,6 @@ def add_report_flags(parser: Parser, shows: str = "metrics, errors and videos", 
 def add_evaluation_flags(parser: Parser) -> None:
     """Flags of the evaluations: where metrics go, and what is shown of the videos (`utils.results.Views`)."""
     add_log_flags(parser)
-    help_text = "video that --plot shows in detail (default: the first of those with most people)"
-    parser.flag("run", "plot_video", help=help_text)
     help_text = "videos to write as MP4, ground truth and predictions side by side"
     parser.flag("run", "side_by_side", nargs="+", default=(), metavar="VIDEO", help=help_text)
     add_report_flags(parser)

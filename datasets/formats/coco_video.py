@@ -2,12 +2,10 @@
 
 `frame_id` of an image counts from 0; TAO's `frame_index`, the frame itself, wins where both are there. A box belongs to
 the person `track_id` or `instance_id`. YouTube-VIS has one annotation a track, with a box or null for each frame.
-ByteTrack's files, whose videos have a `file_name` alone, count frames from 1. Crowds are left out. Categories are the
-actions.
+Crowds are left out. Categories are the actions.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -78,17 +76,13 @@ def read(
 def _name(video: Mapping) -> str:
     """A video's name; that of YouTube-VIS is the folder of its images."""
     if "name" in video or not video.get("file_names"):
-        return str(video["file_name" if _is_bytetrack(video) else "name"])
+        return str(video["name"])
     return str(video["file_names"][0]).rpartition("/")[0]
-
-
-def _is_bytetrack(video: Mapping) -> bool:
-    return "name" not in video and "file_name" in video
 
 
 def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[object, tuple]:
     """Video, frame, width and height of each image by its id."""
-    by_id, from_one = {}, bool(videos) and all(map(_is_bytetrack, videos.values()))
+    by_id = {}
     for image in images:
         where = f"{path}: image {image.get('id')}"
         frame = image.get("frame_index", image.get("frame_id"))
@@ -99,11 +93,7 @@ def _images(path: Path, images: Sequence[Mapping], videos: Mapping) -> dict[obje
         size = image.get("width") or 0, image.get("height") or 0
         if (number := whole_number(frame, f"image {image['id']}: frame")) >= common.MAX_FRAMES:
             raise InputError(f"{where}: {number} is no number of a video's frame")
-        in_name = re.search(r"(\d+)\.\w+$", str(image.get("file_name")))
-        if from_one and (not number or (in_name and int(in_name[1]) != number)):
-            text = f"frame_id {number} of {image.get('file_name')}: not counted from 1, or a part of a video"
-            raise InputError(f"{where}: {text}; use its MOT files (format: mot)")
-        by_id[image["id"]] = image["video_id"], number - from_one, *size
+        by_id[image["id"]] = image["video_id"], number, *size
     return by_id
 
 

@@ -16,14 +16,14 @@ import numpy as np
 from datasets.formats.cvat_writer import LABELS as CVAT_LABELS
 from datasets.formats.predicted import WHERE, TubeRows
 from datasets.formats.project_json import distinct
-from utils.misc import InputError, did_you_mean, tell
+from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_json
 
 
 def read(tubes: TubeRows) -> None:
     """Read a file, or every `.json` of a folder; InputError names the video and the tube at fault.
 
-    Without names of classes in the options, they are those of the first file. A warning where settings differ.
+    Without names of classes in the options, they are those of the first file.
     """
     path = tubes.path
     files = [path]
@@ -32,17 +32,10 @@ def read(tubes: TubeRows) -> None:
     if not files:
         raise InputError(f"{path}: a folder without .json files")
     seen: dict[str, Path] = {}
-    first_settings, warned = None, False
     for file in files:
-        labels, videos, settings = _content(file, tubes.options.get("videos") or [])
-        if file == files[0]:
-            first_settings = settings
-            if not (tubes.options.get("labels") or tubes.options.get("label_map")):
-                tubes.options = {**tubes.options, "labels": labels}
-        if settings != first_settings and not warned:
-            warned = True
-            text = f"predicted with other settings than {files[0].name}: {_differences(first_settings, settings)}"
-            tell(f"warning: {file}: {text}")
+        labels, videos = _content(file, tubes.options.get("videos") or [])
+        if file == files[0] and not (tubes.options.get("labels") or tubes.options.get("label_map")):
+            tubes.options = {**tubes.options, "labels": labels}
         for name, video in videos.items():
             if seen.setdefault(name, file) != file:
                 raise InputError(f"{file}: video {name!r} is in {seen[name].name} too; leave one of them in the folder")
@@ -51,8 +44,8 @@ def read(tubes: TubeRows) -> None:
             _add(tubes, name, video, labels)
 
 
-def _content(file: Path, names: list[str]) -> tuple[list, dict[str, dict], object]:
-    """A file's names of labels, its videos by name, and its settings, None without; `names` are the data set's."""
+def _content(file: Path, names: list[str]) -> tuple[list, dict[str, dict]]:
+    """A file's names of labels, and its videos by name; `names` are the data set's."""
     content = read_json(file, "predictions file", distinct)
     if not isinstance(content, dict) or not ("videos" in content or {"video", "tubes"} <= content.keys()):
         raise InputError(f'{file}: no predictions: neither "videos" nor "video" and "tubes"')
@@ -60,7 +53,7 @@ def _content(file: Path, names: list[str]) -> tuple[list, dict[str, dict], objec
     videos = content["videos"] if "videos" in content else {_name_of(str(content["video"]), names): content}
     if not isinstance(videos, dict) or not isinstance(labels, list):
         raise InputError(f'{file}: "videos" is not a mapping or "labels" not a list')
-    return labels, videos, content.get("settings")
+    return labels, videos
 
 
 def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
@@ -96,14 +89,6 @@ def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise tubes.fault(place, reason) from None
         tubes.add(place, name, label, rows, tube["score"], tube.get("person_id"))
-
-
-def _differences(first: object, other: object) -> str:
-    """Where the settings of two files differ, in words."""
-    if not (isinstance(first, Mapping) and isinstance(other, Mapping)):
-        return "one of them says none"
-    names = [name for name in first | other if first.get(name) != other.get(name)]
-    return ", ".join(f"{name} {other.get(name)} and {first.get(name)}" for name in names)
 
 
 def _name_of(path: str, names: list[str]) -> str:

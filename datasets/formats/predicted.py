@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.formats.common import MAX_FRAME
-from utils.misc import InputError, counted, tell
+from utils.misc import InputError, counted
 from utils.storage.files import not_a_number
 
 OPTIONS = {
@@ -159,7 +159,6 @@ class TubeRows:
         frames, low = rows[:, 0], self.first_frame
         finite = np.isfinite(rows).all(1) & np.isfinite(score)[tube]
         self._refuse(~finite, lambda row: f"a number is not finite ({_shown([*rows[row], score[tube[row]]])})")
-        warn_of_scores(self.path, np.append(score, rows[:, 5]))
         labels = list(self.options.get("labels") or filter(None, self.label_names))
         numbered = enumerate(self.label_names, self.first_label)
         index_of = {number: labels.index(name) for number, name in numbered if name in labels}
@@ -230,13 +229,6 @@ class TubeRows:
         if array.size != 1 or array.dtype.kind not in "iuf":
             raise self.fault(place, f"{name} {str(value)[:40]!r} is not a number")
         return float(array.item())
-
-
-def warn_of_scores(path: str | Path, scores: np.ndarray) -> None:
-    """Warn of scores, float64 (n,), that are no probabilities: perhaps another column was read."""
-    if (odd := (scores < 0) | (scores > 1)).any():
-        text = f"{odd.sum()} of {len(scores)} scores are not between 0 and 1, the first {scores[odd.argmax()]:g}"
-        tell(f"warning: {path}: {text}; their order alone counts")
 
 
 def _shown(numbers: Sequence[float]) -> str:

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from utils.misc import InputError
 from utils.storage.files import read_text
 
 if TYPE_CHECKING:
     from datasets.dataset import VideoFrames
 
-FPS_TOLERANCE = 0.03  # 30 for 29.97, but not 25 for 24
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 
 
@@ -67,23 +65,11 @@ class Clock(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)  # VIA's times ask once a box
 def clock_of(name: str, fps: float | None, videos: str | None) -> Clock | None:
-    """The clock of a video by the video itself, whose rate may vary, else by the option `fps`, else None.
-
-    InputError where the two differ. A folder of images has no rate of its own, and an unreadable file is not compared.
-    """
-    by_option = None if fps is None else Clock(fps)
-    if not videos or (by_option and not video_path(videos, name).is_file()):
-        return by_option
-    try:
+    """The clock of a video by its file, whose rate may vary, else by the option `fps`, else None."""
+    if videos and video_path(videos, name).is_file():
         video = _video(videos, name)
-        times = np.array(video.own_times)
-    except InputError:
-        if by_option:
-            return by_option
-        raise
-    if by_option and abs(video.fps / fps - 1) > FPS_TOLERANCE:
-        raise InputError(f"{video.path}: has {video.fps:g} frames a second, not {fps:g}; leave out the option fps")
-    return Clock(video.fps, times)
+        return Clock(video.fps, np.array(video.own_times))
+    return None if fps is None else Clock(fps)
 
 
 @functools.lru_cache(maxsize=4096)  # opening a video decodes a frame

@@ -117,7 +117,7 @@ def tube_plots(
 
 
 def detailed_video(gt: Tubes) -> str:
-    """The video in detail where the user names none: the first by name among those with most people, up to `PEOPLE`."""
+    """The video in detail: the first by name among those with most people, up to `PEOPLE`."""
     return max(sorted(gt), key=lambda name: min(len({tube.person_id for tube in gt[name]}), PEOPLE))
 
 

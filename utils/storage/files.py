@@ -269,15 +269,12 @@ def load_checkpoint(path: str | Path, what: str, needed: Iterable[str] = (), mad
     return checkpoint
 
 
-def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str, beside: bool = False) -> Path:
-    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing, and with
-    `beside` the folders beside it that hold such."""
+def epoch_path(folder: str | Path, epoch: int | None, what: str, made_by: str) -> Path:
+    """`folder/epoch_<epoch>.pth`, the newest for None; InputError, naming what makes it, where it is missing."""
     folder = Path(folder)
     checkpoints = {int(p.stem[6:]): p for p in folder.glob("epoch_*.pth") if p.stem[6:].isdecimal()}
     if not checkpoints:
-        others = ", ".join(sorted({p.parent.name for p in folder.parent.glob("*/epoch_*.pth")})) if beside else ""
-        existing = f" (there are: {others})" if others else ""
-        raise InputError(f"{folder}: no {what} checkpoint here{existing}; make one with {made_by}")
+        raise InputError(f"{folder}: no {what} checkpoint here; make one with {made_by}")
     if epoch is None:
         epoch = max(checkpoints)
     if epoch not in checkpoints:

@@ -18,10 +18,6 @@ from utils.misc import InputError, counted
 from utils.storage.tars import TarStore
 
 
-class OutdatedTracks(InputError):
-    """A tar of tracks that `eval_qmm.py` would make of something else now."""
-
-
 class TrackStore(TarStore):
     """The tracks of a subset, by video; query vectors and features are read where they are used.
 
@@ -49,10 +45,10 @@ class TrackStore(TarStore):
             raise InputError(f"{path}: a tar of tracks of a former form; make it again with {made_by}")
 
     def require_videos(self, names: Iterable[str]) -> None:
-        """OutdatedTracks unless these are the videos: others would count as missed, or as false positives."""
+        """InputError unless these are the videos: others would count as missed, or as false positives."""
         if others := {*self.names} ^ {*names}:
             text = f"{counted(len(others), 'video')} in it alone or in the subset alone, the first {min(others)!r}"
-            raise OutdatedTracks(f"{self.path}: {text}; run {self._made_by} again")
+            raise InputError(f"{self.path}: {text}; run {self._made_by} again")
 
     def tracks(self, name: str) -> list[Track]:
         """The video's tracks; `rows` are indices of the video's arrays."""

@@ -136,8 +136,8 @@ def save_state(run: "TrainingRun") -> None:
         save_torch(run.folder / STATE, state)
 
 
-def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
-    """Continue from what `save_state` wrote, or only find out whether that is possible.
+def load_state(run: "TrainingRun") -> None:
+    """Continue from what `save_state` wrote.
 
     Raises:
         InputError: the state is damaged or of a former form, or of a run with other flags, other data, other frozen
@@ -148,8 +148,6 @@ def load_state(run: "TrainingRun", compare_alone: bool = False) -> None:
     try:
         for difference in _differences(state, run):
             raise InputError(f"{path}: the run was started {difference}")
-        if compare_alone:
-            return
         if run.args.lr_schedule == "cosine" and state["epochs"] != run.args.epochs and rank() == 0:
             text = f"was started with --epochs {state['epochs']}: its cosine now ends at {run.args.epochs}, so the"
             tell(f"note: {path}: {text} learning rate jumps, and the run is not an uninterrupted one")

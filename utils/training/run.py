@@ -95,12 +95,6 @@ class TrainingRun:
         self.progress, self.loss = Progress(), torch.zeros((), device=device)
         self.log: RunLog | None = None
 
-    def check(self) -> None:
-        """Raise what entering would raise, and change nothing: for trainers whose data take long to be made."""
-        with lock(self.folder, "training run") if rank() == 0 else contextlib.nullcontext():
-            if self.args.resume and has_state(self.folder):
-                load_state(self, compare_alone=True)
-
     def __enter__(self) -> "TrainingRun":
         with contextlib.ExitStack() as stack:
             if rank() == 0:
