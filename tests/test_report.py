@@ -129,6 +129,24 @@ def test_a_worst_video_that_cannot_be_read_is_left_out_on_comet_unless_it_is_ask
         write_results(tmp_path, "eval_map", "val", "one", flags | {"side_by_side": ["last"]}, {}, 1, views)
 
 
+def test_plots_and_predictions_of_other_metrics_do_not_stay_beside_results(tmp_path: Path) -> None:
+    def evaluate(ap: float, more: dict) -> set[str]:
+        metrics = {"v-mAP@0.5": ap, "AP@0.5": {"walk": None}, **more}
+        path = write_results(tmp_path, "eval_map", "val", "th0.5", {"comet": "disabled"}, metrics, 1)
+        return {str(file.relative_to(path.with_suffix(""))) for file in path.with_suffix("").rglob("*.*")}
+
+    page = {"report/index.html", "report/files-0a1b2c3d/00000.js", "report.zip"}
+    shown = {"tubes.png", "precision_recall@0.5.pdf", "predictions.json", "mot/a.txt", "mot/a/b.txt", *page}
+    made = {*shown, "side_by_side/a/b.mp4", "notes.md", "my figure.png", "draft.pdf", "talk.mp4"}
+    assert evaluate(0.5, {}) == {"metrics.jsonl"}
+    for name in made:
+        file = tmp_path / "results" / "eval_map-val-th0.5" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    assert evaluate(0.5, {"errors": {}}) == made | {"metrics.jsonl"}  # the same metrics, and more
+    assert evaluate(0.25, {}) == {"metrics.jsonl", "notes.md", "my figure.png", "draft.pdf", "talk.mp4"}
+
+
 def test_videos_side_by_side_have_a_file_each(tmp_path: Path) -> None:
     names = ["a/b", "a_b", "b"]
     frames = [np.zeros((32, 32, 3), np.uint8)] * 2
