@@ -37,7 +37,7 @@ from utils.drawing.evaluation_plots import (
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
 from utils.plot_utils import precision_recall
-from utils.results import motion_recall_by_cue
+from utils.results import _MADE_OF_TUBES, motion_recall_by_cue
 from utils.storage.files import load_checkpoint, save_torch
 from utils.storage.video_cache import VideoSample, fill_cache
 from utils.video_map import average_precision, calc_video_map
@@ -116,8 +116,9 @@ def run(root: Path, script: str, *flags: object) -> list[Path]:
 
 
 def plots(folder: Path) -> set[str]:
-    """The plots of a folder, each read."""
+    """The plots of a folder, each read, and of a name that goes with results that are replaced."""
     for path in folder.glob("*.png"):
+        assert any(path.match(pattern) for pattern in _MADE_OF_TUBES)
         assert cv2.imread(str(path)).std() > 1
     return {path.name for path in folder.glob("*.png")}
 

@@ -1,6 +1,7 @@
 """What an evaluation leaves: tables on the screen, and the same metrics as JSON, in the run's log and as plots."""
 
 import argparse
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import make_archive
@@ -22,6 +23,14 @@ _COMPARABLE = {
 }  # fmt: skip
 """Settings that results by different link cues must share to be compared."""
 CURVE_CHARTS = 2  # thresholds whose curves Comet gets
+_PLOTS = ("precision_recall@*", "motion_recall@*", "errors_*@*", "confusion_tubes@*", "confusion_frames", "similarity",
+          "features", "tubes", "frames")  # fmt: skip
+_MADE_OF_TUBES = (
+    *(f"{plot}.{kind}" for plot in _PLOTS for kind in ("png", "pdf")),
+    *("side_by_side/**/*.mp4", "errors.json", "predictions.json", "frame_detections.npy", "ava.csv", "mot/**/*.txt"),
+    *("report/index.html", "report/files-*/*", "report.zip"),
+)
+"""Files beside the results that show the evaluated tubes; others there are the user's."""
 
 
 class Views(NamedTuple):
@@ -77,12 +86,19 @@ def write_results(
         epoch: of the evaluated checkpoint, for the log.
 
     Returns:
-        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots.
+        The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos,
+        page and predictions that are there, of an earlier evaluation with other metrics (of models trained anew), are
+        removed.
     """
     if left_out := metrics.get("videos_left_out"):
         name += f"-without{left_out}"
     path = root / "results" / f"{stage}-{subset}-{name}.json"
     args, metrics, folder = plain(args), plain(metrics), path.with_suffix("")
+    with contextlib.suppress(InputError):  # there is none yet
+        earlier = read_json(path)["metrics"]
+        if any(earlier[key] != metrics[key] for key in earlier.keys() & metrics.keys()):
+            for old in [file for pattern in _MADE_OF_TUBES for file in folder.glob(pattern)]:
+                old.unlink()
     write_json(path, {"args": args, "metrics": metrics})
     print(f"results: {path}")
     with RunLog(stage, folder, args, args["comet"]) as log:
