@@ -8,6 +8,7 @@ import pytest
 
 from datasets.config import load_project
 from datasets.synthetic.videos import make_synthetic
+from tests.pickled_layouts import FILES, write_pickled_layout
 from tests.pickles import pickled
 from tests.stages import Stages
 from utils.metrics import ava, multisports
@@ -15,7 +16,10 @@ from utils.metrics import ava, multisports
 
 def chain(root: Path, layout: str, monkeypatch: pytest.MonkeyPatch, *length: int) -> Stages:
     """From the layout's files to a head, with the detector that comes with the code."""
-    make_synthetic(root / "synthetic", 2, 1, length=length, two_at_once=1.0, layout=layout)
+    of_pickle = layout in FILES
+    make_synthetic(root / "synthetic", 2, 1, length=length, two_at_once=1.0, layout="json" if of_pickle else layout)
+    if of_pickle:
+        write_pickled_layout(root / "synthetic", layout)
     stages = Stages(root, root / "checkpoint")
     data = ("--dataset", root / "synthetic" / "project.yml")
     monkeypatch.setattr(stages, "run", lambda script, *flags, run=stages.run: run(script, *data, *flags))

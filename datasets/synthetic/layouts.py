@@ -1,14 +1,11 @@
 """The synthetic data set's annotation in the layouts of public data sets, each with a project file, `project.yml`.
 
-What a layout cannot hold is lost: people's ids and people without an action in all but AVA's, gaps (a tube is cut
-there) in those of JHMDB21, MultiSports and UCF101-24, boxes between key frames in AVA's. JHMDB21 and MultiSports are
-pickles and nothing else; these hold plain containers and arrays alone, which `utils.safe_pickle` reads.
+What a layout cannot hold is lost: boxes between key frames in AVA's; people's ids, people without an action and gaps (a
+tube is cut there) in UCF101-24's. JHMDB21 and MultiSports have pickles, which this program does not write.
 """
 
 import io
-import pickle
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,28 +50,6 @@ def write_ava(root: Path, content: Mapping, subsets: Subsets, fps: float) -> dic
     }  # fmt: skip
 
 
-def _write_act(path: str, format: str, root: Path, content: Mapping, subsets: Subsets, _: float) -> dict:
-    """The pickle of ACT and MultiSports: frames from 1, corners, resolution (height, width)."""
-    videos = content["videos"]
-    tubes: dict[str, dict[int, list[np.ndarray]]] = {name: {} for name in videos}
-    for name, video in videos.items():
-        for label, frames, boxes in _whole_tubes(video):
-            rows = np.column_stack([frames + 1, boxes]).astype(np.float32)
-            tubes[name].setdefault(label, []).append(rows)
-    ground_truth = {
-        "labels": list(content["labels"]),
-        "train_videos": [list(subsets["train"])],
-        "test_videos": [list(subsets["val"])],
-        "nframes": {name: video["n_frames"] for name, video in videos.items()},
-        "resolution": {name: (video["height"], video["width"]) for name, video in videos.items()},
-        "gttubes": tubes,
-    }
-    with atomic(root / path) as part:
-        part.write_bytes(pickle.dumps(ground_truth, protocol=2))
-    lists = {"train": {"list": "train_videos", "number": 1}, "val": {"list": "test_videos", "number": 1}}
-    return {"format": format, "annotations": path, "splits": lists, "defaults": {**DEFAULTS, "filter_length": 4}}
-
-
 def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float) -> dict:
     """The corrected annotations' `finalAnnots.mat`: left, top, width, height in frames of 320 x 240; frames and classes
     from 1."""
@@ -84,7 +59,7 @@ def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float)
     for name, video in annotation["videos"].items():
         tubes = [
             (label + 1, frames[-1] + 1, frames[0] + 1, np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1))
-            for label, frames, boxes in _whole_tubes(video)
+            for label, frames, boxes in whole_tubes(video)
         ]
         rows.append((name, video["n_frames"], np.array(tubes, [(key, "O") for key in ("class", "ef", "sf", "boxes")])))
     content = np.array(rows, [(key, "O") for key in ("name", "num_imgs", "tubes")])
@@ -99,15 +74,13 @@ def write_ucf101_24(root: Path, annotation: Mapping, subsets: Subsets, _: float)
 
 LAYOUTS: dict[str, Callable[[Path, Mapping, Subsets, float], dict]] = {
     "ava": write_ava,
-    "multisports": partial(_write_act, "multisports_GT.pkl", "multisports"),
-    "jhmdb21": partial(_write_act, "JHMDB-GT.pkl", "jhmdb21"),
     "ucf101-24": write_ucf101_24,
 }
 """Layouts beside the project's own: a function that writes the annotation, of which it is given the project's own JSON,
 the names of each subset's videos and their rate, and returns the fields of a project file."""
 
 
-def _whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
+def whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Label, frames and boxes of the video's action tubes, cut at gaps."""
     parts = []
     for tube in video["tubes"]:
