@@ -183,11 +183,14 @@ def validation_tracks(
     if not path.is_file():
         return None
     try:
-        return subset_tracks(args, project, linking, path, args.val_subset, bad)
+        tracks = subset_tracks(args, project, linking, path, args.val_subset, bad)
+        if (key := tracks.settings["detector"].get("key")) != store.settings["detector"].get("key"):
+            raise InputError(f"{path}: was made by another detector, {key}, than {store.path}")
     except InputError as error:
         if rank() == 0:
             tell(f"note: {error}; until then nothing is validated")
         return None
+    return tracks
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def fetch_later(*parts: Tensor) -> Callable[[], list[np.ndarray]]:
 
 
 def run_ahead(items: Iterable[Item], n: int = AHEAD) -> Iterator[Item]:
-    """Yield the items in order, each when the `n` after it were drawn. Items drawn before an error still come."""
+    """Yield the items in order, each once `n` more have been drawn. Items drawn before an error still come."""
     waiting: deque[Item] = deque()
     try:
         for item in items:

@@ -135,8 +135,8 @@ def person_class(labels: dict[int, str], person_label: str | int | None, name: s
 
 
 def frame_input(processor: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What makes of uint8 frames of one size (b, 3, H, W) a model's input, float32 (b, 3, h, w), as its image processor
-    does.
+    """The function that turns uint8 frames of one size (b, 3, H, W) into a model's input, float32 (b, 3, h, w), as its
+    image processor does.
 
     The processor itself makes the host wait for a GPU (it sends constants and reads them back). Its settings are
     applied here instead, and compared with it once; where it does something else, it is used after all.

@@ -131,11 +131,18 @@ def test_tracks_are_read_where_neither_videos_nor_encoder_are(finished_chain: St
         stages.run(stage, *RUN, *STAGES[stage], flag, 2)
 
 
+@pytest.mark.parametrize("change", ["annotation", "detector"])
 def test_outdated_tracks_of_the_validation_subset_are_left_out_with_a_note(
-    finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
     stages = finished_chain.copy(tmp_path)
-    other_annotation(stages, "val_0000")
+    if change == "annotation":
+        other_annotation(stages, "val_0000")
+    else:  # the flags' tar is missing in both folders, so that each has another one in its place
+        for subset in ("train", "val"):
+            (tar,) = (stages.folder("one") / "qmm_tubes" / subset).glob("*.tar")
+            stages.run("eval_qmm", *RUN, "--subset", subset, "--amp", "bf16" if subset == "val" else "off")
+        tar.with_name(f"{tar.stem}-detector_bf16.tar").replace(tar)
     stages.run("train_action_head", *RUN, *STAGES["train_action_head"])
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note:"))
     assert "qmm_tubes/val/epoch2-" in line and "nothing is validated" in line
