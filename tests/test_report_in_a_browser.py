@@ -175,10 +175,19 @@ def test_keys_and_clicks_do_what_they_say(page) -> None:
     until(page, f"player.frame === {N // 2}")
     click(page, "#errors button", 0)
     until(page, "player.frame === 10")
-    assert js(page, "state.clip.index") == 2, "most errors first"
+    first = js(page, "state.clip.index")
+    assert first == 2, "most errors first"
+    press(page, "j")
+    until(page, "state.clip.index === 1 && state.tubes.length")
+    press(page, "k")
+    until(page, "state.clip.index === 2 && state.tubes.length && player.picture")
     click(page, "#list thead button")
     names = page.find_elements("css selector", "#list tbody button")
     assert [name.text for name in names] == sorted(NAMES)
+    page.find_element("id", "search").send_keys("公園")
+    assert js(page, "[...document.querySelectorAll('#list tbody tr')].filter((row) => !row.hidden).length") == 1
+    press(page, "n")
+    assert page.find_element("id", "search").get_property("value") == "公園n"
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ function choose(index, frame = 0) {
   const scripts = [clip.tubes ? null : clip.data, clip.src?.endsWith(".js") ? clip.src : null].filter(Boolean);
   for (const src of scripts) document.body.append(make("script", { src, onload: (event) => event.target.remove() }));
   if (clip.src && !clip.src.endsWith(".js")) showVideo(clip.src);
+  history.replaceState(null, "", `#${index}`);
 }
 
 function showTubes() {
@@ -129,31 +130,54 @@ function showList(column = report.columns[0] ?? "name", falling = column !== "na
     ...report.columns.map((name) => make("td", {}, String(clip.counts[name] ?? 0)))));
   document.querySelector("#list thead").replaceChildren(make("tr", {}, ...heads));
   document.querySelector("#list tbody").replaceChildren(...rows);
+  search();
+}
+
+function search() {
+  const text = byId("search").value.toLowerCase();
+  let n = 0;
+  for (const row of document.querySelectorAll("#list tbody tr")) {
+    row.hidden = !clips[row.dataset.index].name.toLowerCase().includes(text);
+    n += !row.hidden;
+  }
+  byId("found").textContent = n === 1 ? "1 video" : `${n} videos`;
+}
+
+function nextVideo(by) {
+  const rows = [...document.querySelectorAll("#list tbody tr")].filter((row) => !row.hidden);
+  const row = rows[rows.findIndex((r) => r.dataset.index === String(state.clip?.index)) + by];
+  if (row) {
+    choose(Number(row.dataset.index));
+    row.scrollIntoView({ block: "nearest" });
+  }
 }
 
 const toggle = () => (player.playing ? player.pause() : player.play());
-const ACTIONS = { // button's id, key, what it does
+const ACTIONS = { // button's id (or none), keys, what it does
   play: [" ", toggle],
   back: ["ArrowLeft", () => player.step(-1)],
   forward: ["ArrowRight", () => player.step(1)],
   next: ["n", () => jumpToError(1)],
   previous: ["p", () => jumpToError(-1)],
+  "": ["j", () => nextVideo(1)],
+  "-": ["k", () => nextVideo(-1)],
 };
 
 function start() {
   byId("title").textContent = report.title;
   for (const [name, text] of Object.entries(report.facts)) byId("facts").append(make("div", {}, make("dt", {}, name), make("dd", {}, text)));
-  for (const [id, [, action]] of Object.entries(ACTIONS)) byId(id).addEventListener("click", action);
+  for (const [id, [, action]] of Object.entries(ACTIONS)) byId(id)?.addEventListener("click", action);
   document.addEventListener("keydown", (event) => {
-    const at = event.target;
-    if (event.ctrlKey || event.altKey || event.metaKey || at.tagName === "SELECT") return;
-    if (at.type === "range" && event.key.startsWith("Arrow")) return; // moves the slider
+    const at = event.target, types = ["search", "range"];
+    if (event.ctrlKey || event.altKey || event.metaKey || at.tagName === "SELECT" || (at.type === "search" && event.key !== "Escape")) return;
+    if (types.includes(at.type) && event.key.startsWith("Arrow")) return; // moves the slider
     if (event.key === " " && ["BUTTON", "SUMMARY", "INPUT"].includes(at.tagName) && at.type !== "range") return; // presses it
     const action = Object.values(ACTIONS).find(([key]) => key === event.key);
     if (!action) return;
     event.preventDefault();
     action[1]();
   });
+  byId("search").addEventListener("input", search);
   byId("seek").addEventListener("input", (event) => player.seek(Number(event.target.value)));
   byId("rate").addEventListener("change", (event) => player.setRate(Number(event.target.value)));
   byId("score").addEventListener("input", (event) => {
@@ -165,8 +189,9 @@ function start() {
   new ResizeObserver(resize).observe(byId("stage"));
   showMetrics(report);
   showList();
+  const [asked] = state.order;
   byId("viewer").hidden = !clips.length;
-  if (clips.length) choose(state.order[0].index);
+  if (clips.length) choose(clips[Number(location.hash.slice(1))] && location.hash ? Number(location.hash.slice(1)) : asked.index);
 }
 
 start();
