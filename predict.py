@@ -73,7 +73,6 @@ from datasets.dataset import VideoFrames
 from datasets.formats.common import refuse_names_of_nothing
 from datasets.formats.cvat_writer import write_predicted
 from datasets.frame_batches import Ahead, batches
-from datasets.predictions import shorten
 from datasets.sampling import Sampling
 from models.action_head import ActionHead, action_probabilities, load_head
 from models.detectors import Detector
@@ -89,7 +88,7 @@ from utils.drawing.report.page import write_report
 from utils.drawing.timeline import Person
 from utils.drawing.video_writer import TubeVideoWriter, resize_image
 from utils.misc import InputError, counted, exceeding, pick_device, progress, start, tell
-from utils.storage.files import write_json
+from utils.storage.files import shorten, write_json
 
 
 class Models(NamedTuple):

@@ -11,7 +11,7 @@ from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
 from utils.box_ops import Tube
 from utils.misc import InputError, counted, did_you_mean, tell
-from utils.storage.files import parsing
+from utils.storage.files import parsing, shorten
 
 MAX_BYTES = 4 * 2**30  # of one file, which is read whole
 TUBER_SHORT_SIDE = 256  # pixels; of its published settings
@@ -289,16 +289,6 @@ def predictions_json(
             ],
         }
     return {"labels": list(labels), "videos": videos}
-
-
-def shorten(boxes: np.ndarray) -> np.ndarray:
-    """float32 numbers as float64 of nine significant digits, which are the same float32 and take half the file; of
-    others only those that are float32 numbers too."""
-    exact = boxes.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = 10.0 ** (8 - np.floor(np.log10(np.abs(exact))))
-        short = np.rint(exact * scale) / scale
-    return np.where(np.isfinite(short) & (short.astype(np.float32) == boxes), short, exact)
 
 
 def convert(format: str, path: Path, options: Mapping) -> dict:

@@ -9,12 +9,14 @@ import pytest
 from datasets.annotations import Video, fit_to_video, keep_fitting, read_annotations, read_video
 from datasets.check import crowd
 from datasets.config import load_project
+from datasets.convert import convert
 from datasets.formats import FORMATS
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from tests.pickles import pickled
 from utils.box_ops import Tube
 from utils.gt_tubes import label_frames, make_gt_tubes
 from utils.misc import InputError
+from utils.results import ground_truth_checksum
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
@@ -240,6 +242,21 @@ def test_whole_frame_numbers_and_padded_labels_are_taken_as_meant(tmp_path):
     path = own_project(tmp_path, {"v": video(tube(frames=(1.0, 2.0), label="walk ", person_id=3.0))})
     (only,) = make_gt_tubes(load_project(path), "val")["v"]
     assert (only.frames.tolist(), only.label, only.person_id) == ([1, 2], 1, 3)
+
+
+def test_a_conversion_to_json_keeps_the_ground_truth_to_the_last_bit(tmp_path):
+    corner = np.random.default_rng(0).uniform(0, [50, 40], (500, 1, 2))
+    boxes = np.concatenate([corner, corner + [1 / 3, 30.1]], 1).reshape(-1, 4)
+    shown = tube(label="walk", frames=range(500), boxes=boxes.tolist(), person_id=3)
+    project = own_project(tmp_path, {"a": video(shown, n_frames=500)})
+    before = make_gt_tubes(project, "val")
+    written = tmp_path / "annotations.json"
+    convert(written, "json", {}, tmp_path / "converted.json")
+    (tmp_path / "converted.json").replace(written)
+    after = make_gt_tubes(project, "val")
+    labels = ["stand", "walk"]
+    assert ground_truth_checksum(after, labels) == ground_truth_checksum(before, labels)
+    np.testing.assert_array_equal(after["a"][0].boxes, boxes.astype(np.float32))
 
 
 def test_a_video_twice_in_the_json_is_refused(tmp_path):

@@ -12,11 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
 from utils.misc import InputError, counted, did_you_mean
-from utils.storage.files import read_json, write_text
+from utils.storage.files import read_json, shorten, write_text
 
 KEYS = {
     "file": ("labels", "videos"),
@@ -91,7 +89,7 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
         size = {key: getattr(video, key) for key in ("width", "height", "n_frames") if getattr(video, key)}
         tubes = [
             {"label": t.label, "person_id": t.person_id, "frames": t.frames.tolist(),
-             "boxes": np.asarray(t.boxes, np.float64).round(3).tolist()} for t in video.tubes
+             "boxes": shorten(t.boxes).tolist()} for t in video.tubes
         ]  # fmt: skip
         videos[name] = {**size, "tubes": tubes}
     write_text(path, json.dumps({"labels": file.labels, "videos": videos}, allow_nan=False, ensure_ascii=False))

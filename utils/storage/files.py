@@ -136,6 +136,11 @@ def plain(value: object) -> object:
     return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
 
 
+def shorten(numbers: np.ndarray) -> np.ndarray:
+    """float64 of the fewest digits that read back as the same numbers in their own type: float32 0.1 as 0.1."""
+    return numbers.astype(str).astype(np.float64)
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as JSON, atomically. NaN is refused (ValueError): an undefined metric is None."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
