@@ -246,7 +246,7 @@ def test_whole_frame_numbers_and_padded_labels_are_taken_as_meant(tmp_path):
 
 def test_a_conversion_to_json_keeps_the_ground_truth_to_the_last_bit(tmp_path):
     corner = np.random.default_rng(0).uniform(0, [50, 40], (500, 1, 2))
-    boxes = np.concatenate([corner, corner + [1 / 3, 30.1]], 1).reshape(-1, 4)
+    boxes = np.concatenate([corner, np.add(corner, [1 / 3, 30.1])], 1).reshape(-1, 4)
     shown = tube(label="walk", frames=range(500), boxes=boxes.tolist(), person_id=3)
     project = own_project(tmp_path, {"a": video(shown, n_frames=500)})
     before = make_gt_tubes(project, "val")

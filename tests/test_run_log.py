@@ -179,7 +179,7 @@ class Server(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> ThreadingHTTPServer:
     handler = type("Handler", (Server,), {"seen": [], "accepts": True})
     running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("COMET_API_KEY", "a" * 25)
     monkeypatch.setenv("COMET_WORKSPACE", "team")
     monkeypatch.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{running.server_port}/clientlib/")
