@@ -137,7 +137,7 @@ def plain(value: object) -> object:
 
 
 def shorten(numbers: np.ndarray) -> np.ndarray:
-    """float64 of the fewest digits that read back as the same numbers in their own type: float32 0.1 as 0.1."""
+    """The same numbers as float64 of the fewest digits: float32 0.1 as 0.1, not as 0.10000000149011612."""
     return numbers.astype(str).astype(np.float64)
 
 
