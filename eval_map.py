@@ -313,8 +313,9 @@ def main() -> None:
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
     pred, scores = on_key_frames(measured.pred, measured.frame_scores, frames_that_count(videos, project))
     e = Evaluation(pred, scores, gt, measured.sizes, project.labels, levels, **options)
-    metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": sum(map(len, gt.values()))}
-    if not any(tube.label >= 0 for tubes in gt.values() for tube in tubes):
+    n_gt = sum(tube.label >= 0 for tubes in gt.values() for tube in tubes)  # people without an action do not count
+    metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": n_gt}
+    if not n_gt:
         tell("warning: nobody who is annotated has an action, so AP is not defined")
     elif not metrics["tubes"]:
         tell("warning: no action tube was predicted, so AP is 0")

@@ -64,6 +64,18 @@ def test_an_annotation_without_actions_is_told(many, capsys):
     assert "warning: nobody who is annotated has an action, so AP is not defined" in err and "AP is 0" not in err
 
 
+def test_ground_truth_is_counted_as_ap_counts_it(many):
+    root, content = many
+    path = write_classes(root, content, 1, 1)
+    gt = json.loads((root / "gt.json").read_text())
+    _, *others = gt["videos"].values()
+    for video in others:
+        video["tubes"][0]["label"] = None
+    (root / "gt.json").write_text(json.dumps(gt))
+    metrics, _ = evaluate(root, path)
+    assert (metrics["gt_tubes"], metrics["tubes"]) == (1, len(others) + 1)
+
+
 def test_saved_predictions_are_of_the_frames_that_were_evaluated(many):
     root, content = many
     _, folder = evaluate(root, write_classes(root, content, 1, 1), "--save_predictions")
