@@ -103,30 +103,21 @@ def read(
 
 
 def _read_export(path: Path) -> tuple[dict[str, Task], dict[str, dict[str, list[str]]], list[Track]]:
-    """Tasks by id, declared attributes by label (name -> values), and tracks of an XML.
-
-    The tree is never in memory whole: an element is dropped once it is read.
-    """
-    tasks, declared, tracks, depth, n = {}, {}, [], 0, 0
+    """Tasks by id, declared attributes by label (name -> values), and tracks of an XML."""
     try:
-        for event, element in ET.iterparse(io.StringIO(_xml_text(path)), ("start", "end")):
-            depth += 1 if event == "start" else -1
-            if event == "start" or depth != 1:
-                continue
-            if element.tag == "meta":
-                tasks, declared = _tasks(element), _declared(element)
-            elif element.tag == "image":
-                text = "this is 'CVAT for images', whose boxes belong to nobody; export 'CVAT for video 1.1'"
-                raise InputError(f"{path}: {text}")
-            elif element.tag == "track":
-                tracks += _tracks(path, element, n, tasks)
-                n += 1
-            element.clear()
+        root = ET.fromstring(_xml_text(path))
     except ET.ParseError as error:
         line, column = error.position
         ends = error.code in (3, 5, 20)  # no element found, unclosed token, unclosed CDATA section
         reason = "it ends in the middle" if ends else str(error).split(":")[0]
         raise InputError(f"{path}: not XML that can be read: {reason} (line {line}, column {column})") from None
+    if root.find("image") is not None:
+        text = "this is 'CVAT for images', whose boxes belong to nobody; export 'CVAT for video 1.1'"
+        raise InputError(f"{path}: {text}")
+    meta = root.find("meta")
+    tasks, declared = ({}, {}) if meta is None else (_tasks(meta), _declared(meta))
+    elements = (element for element in root.iterfind("track") if element.find("box") is not None)  # no polygons
+    tracks = [_track(path, element, number, tasks) for number, element in enumerate(elements)]
     if not tasks:
         raise InputError(f"{path}: no <meta> with a task, a job or a project: not an export of CVAT")
     return tasks, declared, tracks
@@ -203,8 +194,7 @@ def _declared(meta: ET.Element) -> dict[str, dict[str, list[str]]]:
     return declared
 
 
-def _tracks(path: Path, element: ET.Element, number: int, tasks: Mapping[str, Task]) -> list[Track]:
-    """A track; none where it has no boxes (polygons, skeletons)."""
+def _track(path: Path, element: ET.Element, number: int, tasks: Mapping[str, Task]) -> Track:
     place = at = f"track {element.get('id', number)}"
     task = element.get("task_id", "") if "" not in tasks else ""
     if task not in tasks:
@@ -220,13 +210,11 @@ def _tracks(path: Path, element: ET.Element, number: int, tasks: Mapping[str, Ta
     except (KeyError, ValueError) as error:
         text = f"a box without {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: {at}: {text}") from None
-    if not rows:
-        return []
     rows.sort(key=lambda row: row[0])
     frames, corners, outside, attributes, rotations = zip(*rows, strict=True)
     merged = list(itertools.accumulate(attributes, lambda before, own: {**before, **own}))
     label = element.get("label", "").strip()
-    return [Track(place, label, task, np.array(frames), np.array(corners), np.array(outside), merged, rotations)]
+    return Track(place, label, task, np.array(frames), np.array(corners), np.array(outside), merged, rotations)
 
 
 def _check_track(path: Path, track: Track, task: Task) -> None:
