@@ -203,10 +203,7 @@ def _check(path: Path, fields: dict) -> None:
     for field in REQUIRED:
         require(field in fields, field, "missing")
     require(fields["format"] in [*FORMATS], "format", f"not one of {', '.join(FORMATS)}")
-    try:
-        check_options(fields, {**options_of(fields["format"]), **FIELDS}, "a field of a project file")
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    check_options(path, fields, {**options_of(fields["format"]), **FIELDS}, "a field of a project file")
     require(not ("rate" in fields and "stride" in fields), "rate", "says it alone; leave out stride")
     for field in ("end", "video_start"):
         require(field not in fields or fields["format"] == "ava", field, "only goes with format: ava")

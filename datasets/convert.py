@@ -38,12 +38,10 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
         write_json(target, content)
         n = sum(len(video["tubes"]) for video in content["videos"].values())
         return [f"{counted(len(content['videos']), 'video')}, predicted tubes {n}", f"-> {target}"]
+    known = {"labels": OPTIONS["labels"], **options_of(format)}
+    check_options("options", options, known, f"an option of the format {format}")
     try:
-        known = {"labels": OPTIONS["labels"], **options_of(format)}
-        check_options(options, known, f"an option of the format {format}")
         file = read_annotation_file(source, format, options)
-    except ValueError as error:
-        raise InputError(f"options: {error}") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     named = (tube.label for video in file.videos.values() for tube in video.tubes if isinstance(tube.label, str))

@@ -114,14 +114,14 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def check_options(options: Mapping[str, object], known: Mapping[str, Option], noun: str) -> None:
-    """ValueError, naming it, at the first option that is not `noun`, one of the `known`, or is of the wrong kind."""
+def check_options(where: object, options: Mapping[str, object], known: Mapping[str, Option], noun: str) -> None:
+    """InputError, naming it, at the first option that is not `noun`, one of the `known`, or is of the wrong kind."""
     for name, value in options.items():
         if name not in known:
             hint = did_you_mean(str(name), known)
-            raise ValueError(f"{str(name)[:40]}: not {noun}{hint}; known are {', '.join(known)}")
+            raise InputError(f"{where}: {str(name)[:40]}: not {noun}{hint}; known are {', '.join(known)}")
         if not known[name].allows(value):
-            raise ValueError(f"{name}: is not {known[name].kind}")
+            raise InputError(f"{where}: {name}: is not {known[name].kind}")
 
 
 def needed(where: object, reason: str, *options: str) -> InputError:
