@@ -36,12 +36,7 @@ def test_frames_of_a_real_video_and_its_annotation_agree(shared):
     assert first.shape == (240, 320, 3) and first[120, :, 1].mean() > first[120, :, 2].mean()  # grass is green
 
 
-def test_unreadable_videos_are_told(tmp_path, shared):
-    whole = (shared / "data/ucf101-24/videos/SoccerJuggling/v_SoccerJuggling_g23_c01.avi").read_bytes()
-    cut = tmp_path / "cut.avi"
-    cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cut\.avi: frame \d+ cannot be decoded"):
-        list(VideoFrames(cut))
+def test_unreadable_videos_are_told(tmp_path):
     (tmp_path / "text.avi").write_text("not a video")
     (tmp_path / "empty").mkdir()
     for name in ("text.avi", "empty", "missing.avi"):
