@@ -5,6 +5,7 @@ The task needs a label `person` with the mutable attribute `action`: `label_defi
 
 import itertools
 import xml.etree.ElementTree as ET
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -102,17 +103,13 @@ def key_frames(boxes: np.ndarray, tolerance: float) -> np.ndarray:
     """
     last = len(boxes) - 1
     reached_from = np.full(len(boxes), -1)
-    level = [0]
-    while level and reached_from[last] < 0 < last:
-        following: list[int] = []
-        for i in sorted(level, reverse=True):  # the farthest first: it most often reaches the end
-            ahead = _joined(boxes, i, tolerance)
-            ahead = ahead[reached_from[ahead] < 0]
-            reached_from[ahead] = i
-            following += ahead.tolist()
-            if reached_from[last] >= 0:
-                break
-        level = following
+    waiting = deque([0])
+    while reached_from[last] < 0 < last:
+        i = waiting.popleft()
+        ahead = _joined(boxes, i, tolerance)
+        ahead = ahead[reached_from[ahead] < 0]
+        reached_from[ahead] = i
+        waiting.extend(ahead[::-1].tolist())  # the farthest first: it most often reaches the end
     path = [last]
     while path[-1] > 0:
         path.append(int(reached_from[path[-1]]))
