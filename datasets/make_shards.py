@@ -105,8 +105,6 @@ def encode_video(
     }  # fmt: skip
     if fitted.key_frames is not None:
         meta["key_frames"] = fitted.key_frames[fitted.key_frames < len(jpegs)].tolist()
-    if "n_actions" in settings:
-        meta["n_actions"] = settings["n_actions"]
     return meta, jpegs, faults
 
 

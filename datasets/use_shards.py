@@ -70,8 +70,8 @@ class ShardVideo:
             [frames, persons], axis=1, return_index=True, return_inverse=True
         )
         (self.frames, self.persons), self.actions = keys, actions[first]
-        if "n_actions" in meta:
-            self.actions = np.zeros((len(first), meta["n_actions"]), np.float32)
+        if "n_actions" in self.made_from:
+            self.actions = np.zeros((len(first), self.made_from["n_actions"]), np.float32)
             self.actions[inverse.reshape(-1)[actions >= 0], actions[actions >= 0]] = 1
         inside = np.clip(boxes[first], 0, (self.width, self.height, self.width, self.height))
         self.boxes = normalise_boxes(inside, self.width, self.height)
