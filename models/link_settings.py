@@ -201,15 +201,6 @@ def open_tracks(
     return store
 
 
-def settings_differences(head_settings: Mapping, track_settings: Mapping) -> str:
-    """Where the tracks that a head was trained on were linked otherwise than those that it is given.
-
-    For instance "sim_th 0.5, here 0.4; filter_length 8, here 4"; empty where all settings are equal.
-    """
-    names = [field.name for field in fields(LinkSettings) if head_settings[field.name] != track_settings[field.name]]
-    return "; ".join(f"{name} {head_settings[name]}, here {track_settings[name]}" for name in names)
-
-
 def check_head(path: Path, config: dict, project: "Project", tracks: TrackStore) -> None:
     """Compare what a head was trained for and on with what it is evaluated on.
 
@@ -231,5 +222,6 @@ def check_head(path: Path, config: dict, project: "Project", tracks: TrackStore)
             raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
     if trained.get("sampling") != used.get("sampling"):
         raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
-    if differences := settings_differences(trained, used):
+    if names := [field.name for field in fields(LinkSettings) if trained[field.name] != used[field.name]]:
+        differences = "; ".join(f"{name} {trained[name]}, here {used[name]}" for name in names)
         tell(f"note: {path} was trained on tracks of other settings: {differences}")
