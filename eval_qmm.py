@@ -63,9 +63,8 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: --help and mistyp
 import numpy as np
 import torch
 
-from datasets.annotations import Video, fit_to_video, frames_that_count, read_annotations
+from datasets.annotations import Video, frames_that_count, keep_fitting, read_annotations
 from datasets.config import Project, load_project
-from datasets.faults import refuse
 from datasets.frame_batches import SubsetVideos
 from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.presets import parse_with_preset
@@ -129,15 +128,10 @@ def link_subset(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(root.parent / "queries", videos, detector, settings.psn_score_th)
     unusable = (bad or {}) | videos.bad | store.bad
-    for name in [name for name in annotations if name not in unusable]:
-        meta = store.json(name)
-        try:
-            size = meta["width"], meta["height"]
-            refuse(fit_to_video(annotations[name], size, meta["n_frames"])[1], f"{project.annotations}: ")
-        except InputError as error:
-            if not args.skip_bad:
-                raise
-            unusable[name] = str(error)
+    metas = {name: store.json(name) for name in annotations if name not in unusable}
+    decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
+    usable = {name: annotations[name] for name in decoded}
+    keep_fitting(project, usable, decoded, unusable if args.skip_bad else None)
     made_with = tracks_made_with(settings, project, person_encoder.encoder_hash(path)) | {"detector": detector.config()}
     sources = tracks_sources(project, videos, annotations)
     for name in unusable.keys() & sources.keys():  # whose samples are made anew once the fault is gone
