@@ -7,7 +7,7 @@ runs did (docs/protocol.md).
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +110,7 @@ from models.auxiliary_losses import QueryLosses
 from models.detectors import is_hf
 from models.detr import build_model, full_config, normalize
 from models.detr_loss import SetCriterion
-from models.hf_detector import holds_hf
-from models.hf_training import HFTraining, refuse_flags
+from models.hf_detector import HFTraining, holds_hf
 from models.weights import build_detr, read_detector
 from utils.box_ops import Tube, box_cxcywh_to_xyxy, paired_iou
 from utils.distributed import process_group, rank, world_size
@@ -183,7 +182,7 @@ def architecture_of(args: argparse.Namespace) -> tuple[dict, dict]:
 def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.device) -> Trained:
     """A detector of `transformers`, by name or out of a checkpoint of this script."""
     of_detr = [*ARCHITECTURE, *TRAINING, *(f"{name}_loss_coef" for name in AUXILIARY)]
-    refuse_flags(args, make_parser(), [*of_detr, "pad_square", "box_overlap", "no_aux_loss", "compile"])
+    refuse_flags(args, [*of_detr, "pad_square", "box_overlap", "no_aux_loss", "compile"])
     detector = hf_detector.load(args.detr, checkpoint, device, args.image_size or 0, number_or_name(args.person_label))
     about = {"image_size": 0, "pad_square": False}  # frames as they are stored
     about |= {"person_label": detector.person_label, "num_queries": detector.num_queries}
@@ -197,6 +196,15 @@ def build_hf(args: argparse.Namespace, checkpoint: dict | None, device: torch.de
 
     model, config = HFTraining(detector), detector.config()
     return Trained(detector.model, model, None, config, about, inputs, detect)
+
+
+def refuse_flags(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """InputError for flags of DETR alone, on the command line or in a preset."""
+    parser = make_parser()
+    if given := [name for name in names if getattr(args, name) != parser.action_of(name).default]:
+        shown = ", ".join(f"--{name}" for name in given)
+        remedy = f"add --preset_except {' '.join(given)}" if args.preset else "leave that out"
+        raise InputError(f"{shown}: not with {args.detr}, which has its own architecture and loss; {remedy}")
 
 
 def parameter_groups(model: nn.Module, lr: float, lr_backbone: float) -> list[dict]:

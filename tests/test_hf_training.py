@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="transformers is not installed (requi
 import train_detr
 from models import hf_detector
 from models.detectors import open_detector
-from models.hf_training import HFTraining, refuse_flags
+from models.hf_detector import HFTraining
 from tests.hf_models import SOME_SLOW
 from tests.stages import Stages
 from utils.misc import InputError
@@ -87,4 +87,4 @@ def test_flags_of_detr_alone_in_a_preset_are_refused_too() -> None:
     args = parser.parse_args(["--dataset", "own", "--detr", "hf:name", "--preset", "published"])
     wanted = r"--pad_square, --no_aux_loss: not with hf:name.*--preset_except pad_square no_aux_loss$"
     with pytest.raises(InputError, match=wanted):
-        refuse_flags(args, train_detr.make_parser(), ["pad_square", "box_overlap", "no_aux_loss"])
+        train_detr.refuse_flags(args, ["pad_square", "box_overlap", "no_aux_loss"])

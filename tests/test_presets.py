@@ -12,10 +12,10 @@ import yaml
 
 from datasets.config import BUILT_IN, known_projects
 from datasets.presets import parse_with_preset
-from models.hf_training import refuse_flags
 from predict import main as predict
 from scripts.flag_tables import parser_of
 from tests.stages import LOOSE, QUIET, Stages
+from train_detr import refuse_flags
 from utils.misc import InputError
 from utils.storage.tracks import TrackStore
 
@@ -154,7 +154,7 @@ def test_a_flag_that_a_preset_sets_counts_as_given(monkeypatch) -> None:
     args = parsed(monkeypatch, "train_detr", "ucf101-24")
     assert args.pad_square
     with pytest.raises(InputError, match="--pad_square: not with hf:d-fine"):
-        refuse_flags(Namespace(**vars(args) | {"detr": "hf:d-fine"}), parser_of("train_detr"), ["pad_square"])
+        refuse_flags(Namespace(**vars(args) | {"detr": "hf:d-fine"}), ["pad_square"])
 
 
 @pytest.mark.parametrize("dataset", DATA)
