@@ -28,8 +28,7 @@ from datasets.transforms import resize
 from utils.cli import Parser, count, percent, positive_int, run, tell_left_out
 from utils.misc import InputError, available_cores, progress
 from utils.storage.files import lock, naming, remove_parts, unseal, write_sealed
-from utils.storage.tars import Member, read_samples, verify_sample, write_tar
-from utils.storage.video_cache import folder_name
+from utils.storage.tars import Member, read_samples, safe_key, verify_sample, write_tar
 
 REMEDY = "make the shards again with python -m datasets.make_shards"
 
@@ -166,7 +165,7 @@ def make_shards(
         cv2.setNumThreads(0)
         pool = ThreadPoolExecutor(workers or available_cores(), "encoder")  # its work runs outside Python's lock
         encoded = {
-            video.name: pool.submit(encode_video, video, path, spools / folder_name(video.name), settings)
+            video.name: pool.submit(encode_video, video, path, spools / safe_key(video.name), settings)
             for group, fit in zip(groups, kept, strict=True)
             for video, path in group
             if video.name not in fit
@@ -195,7 +194,7 @@ def make_shards(
                 (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again
                 write_tar(folder / file, samples)
                 for name in names:
-                    (spools / folder_name(name)).unlink(missing_ok=True)
+                    (spools / safe_key(name)).unlink(missing_ok=True)
         finally:
             bar.close()
             pool.shutdown(cancel_futures=True)

@@ -85,14 +85,14 @@ def test_a_cache_on_a_network_file_system_is_whole(tmp_path: Path, monkeypatch: 
     rmdir = os.rmdir
 
     def rmdir_of_nfs(path: str, **options: int) -> None:
-        if "process-" in str(path):
+        if "process." in str(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         rmdir(path, **options)
 
     monkeypatch.setattr(os, "rmdir", rmdir_of_nfs)
     path, sources = tmp_path / "x.tar", {"a": [1, 5, 10], "b": [1, 6, 11]}
     assert fill(path, sources) == ["a", "b"] and sizes(path) == {"a": 5, "b": 6}
-    assert fill(path, sources) == [] and [p.name for p in tmp_path.glob("x.parts/*")] == ["process-0"]
+    assert fill(path, sources) == [] and [p.name for p in tmp_path.glob("x.parts/*")] == ["process.0"]
 
 
 class Constant:

@@ -238,7 +238,7 @@ def test_the_second_run_of_a_name_says_so(copy: Stages, tmp_path: Path) -> None:
     for what in (copy.folder("queries"), folder / "qmm_tubes" / "val"):
         (held,) = what.glob("val*.tar" if what.name == "queries" else "*.tar")
         held.unlink()
-        work = held.with_name(f"{held.stem}.parts") / "process-0"
+        work = held.with_name(f"{held.stem}.parts") / "process.0"
         with lock(work, "run"), pytest.raises(InputError, match="another run is writing here"):
             copy.run("eval_qmm", "--qmm_name", "one", *LOOSE)
         copy.run("eval_qmm", "--qmm_name", "one", *LOOSE)

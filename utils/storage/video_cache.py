@@ -9,7 +9,6 @@ store = TarStore(path)
 """
 
 import contextlib
-import hashlib
 import io
 import shutil
 from collections import Counter
@@ -21,7 +20,7 @@ import numpy as np
 from utils.distributed import barrier, per_rank, rank, world_size
 from utils.misc import InputError, tell
 from utils.storage.files import lock, naming, sync, unseal, write_sealed
-from utils.storage.tars import Member, Sample, read_samples, verify_sample, whole_file, write_tar
+from utils.storage.tars import Member, Sample, read_samples, safe_key, verify_sample, whole_file, write_tar
 
 META = "sample.json"
 
@@ -91,7 +90,7 @@ class VideoCache:
     def sample(self, name: str) -> Iterator[VideoSample]:
         """Write a video's sample, which is kept once the block has ended. Where the block raises BadVideo, the sample
         has no arrays, and its json says why (`bad`)."""
-        folder = self.work / folder_name(name)
+        folder = self.work / safe_key(name)
         sample = VideoSample(folder)
         try:
             yield sample
@@ -160,11 +159,6 @@ class VideoCache:
         write_tar(self.path, intact())
 
 
-def folder_name(name: str) -> str:
-    """The name of what is kept of a video while it is worked on; a video's name may be longer than a file's can be."""
-    return hashlib.sha256(name.encode()).hexdigest()[:32]
-
-
 @contextlib.contextmanager
 def fill_cache(
     path: Path, sources: Mapping[str, list[int]], settings: dict, skip_bad: bool = False, keep: bool = False
@@ -190,7 +184,7 @@ def fill_cache(
         _remove_left_over(cache)
         yield cache
         return
-    with lock(cache.work / f"process-{rank()}", "run"):
+    with lock(cache.work / f"process.{rank()}", "run"):  # no video's key has a dot
         cache.look()  # another run may have made some in the meantime
         missing = [name for name in cache.made_from if name not in cache.samples]
         barrier()  # all have seen the same videos finished
