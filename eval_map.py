@@ -335,7 +335,6 @@ def main() -> None:
         page=partial(report, e, plain(metrics), lists, {"data set": project.name, "subset": args.subset}),
         panels=partial(panels, e),
         frames=project.open_video,
-        frames_path=project.frames_path,
         curves=partial(contents.curve_charts, e.pred, gt, e.labels, levels, args.protocol) if by_tube else list,
     )
     name = f"{measured.name}-{args.metric}"

@@ -292,7 +292,7 @@ def main() -> None:
             used = vars(args) | asdict(settings) | {"tiou_th": tiou_thresholds} | store.models
             used["ground_truth"] = ground_truth_checksum(gt, project.labels)
             page, shown = partial(report, evaluated, plain(metrics)), partial(panels, evaluated, settings)
-            views = Views(partial(draw, evaluated), page, shown, project.open_video, project.frames_path)
+            views = Views(partial(draw, evaluated), page, shown, project.open_video)
             write_results(root, "eval_qmm", args.subset, name, used, metrics, settings.load_epoch, views)
 
 

@@ -121,7 +121,7 @@ def test_a_worst_video_that_cannot_be_read_is_left_out_on_comet_unless_it_is_ask
 
     calls = Mock()
     monkeypatch.setattr(RunLog, "_start_comet", lambda _: calls)
-    views = Views(lambda _: [], lambda *_: report(), lambda _: [], unreadable, lambda _: tmp_path)
+    views = Views(lambda _: [], lambda *_: report(), lambda _: [], unreadable)
     flags = {"comet": "online", "plot": False, "report": True, "report_videos": 1, "workers": 1, "side_by_side": []}
     path = write_results(tmp_path, "eval_map", "val", "one", flags, {"v-mAP@0.5": 0.5}, 1, views)
     assert path.is_file() and calls.log_asset.called and not calls.log_video.called
@@ -151,7 +151,7 @@ def test_videos_side_by_side_have_a_file_each(tmp_path: Path) -> None:
     names = ["a/b", "a_b", "b"]
     frames = [np.zeros((32, 32, 3), np.uint8)] * 2
     video = type("Frames", (list,), {"size": (32, 32), "fps": 10})(frames)
-    views = Views(Mock(), Mock(), lambda name: [tubes_panel(name, [])], lambda name: video, Mock())
+    views = Views(Mock(), Mock(), lambda name: [tubes_panel(name, [])], lambda name: video)
     flags = dict.fromkeys(("plot", "report"), False) | {"comet": "disabled", "side_by_side": names}
     path = write_results(tmp_path, "eval_map", "val", "one", flags, {}, 1, views)
     written = path.with_suffix("") / "side_by_side"

@@ -39,7 +39,7 @@ class Views(NamedTuple):
     draw: writes the plots of `--plot` into the folder that it is given and returns their paths.
     page: that folder -> the page of `--report`, as from `utils.drawing.report.contents.evaluation_page`.
     panels: a video's name -> its panels side by side (`utils.drawing.side_by_side`).
-    frames, frames_path: a video's name -> its `VideoFrames`, and where these are.
+    frames: a video's name -> its `VideoFrames`; InputError where it cannot be read.
     curves: the charts of curves for Comet and the page.
     """
 
@@ -47,7 +47,6 @@ class Views(NamedTuple):
     page: Callable[[Path], dict]
     panels: Callable[[str], list]
     frames: Callable[[str], Iterable[np.ndarray]]
-    frames_path: Callable[[str], Path]
     curves: Callable[[], list[dict]] = list
 
 
@@ -134,7 +133,7 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
         if log.on_comet:
             archive = make_archive(str(folder / "report"), "zip", index.parent)
             log.comet("log_asset", archive, file_name="report.zip", overwrite=True)
-            worst = [name for name in contents.worst(page["videos"]) if views.frames_path(name).exists()]
+            worst = contents.worst(page["videos"])
     for name in dict.fromkeys([*worst, *args["side_by_side"]]):
         from utils.drawing.side_by_side import write_side_by_side
 
