@@ -215,11 +215,8 @@ def check_head(path: Path, config: dict, project: "Project", tracks: TrackStore)
     for name, noun in (("encoder", "encoder"), ("key", "detector"), ("link_cues", "link_cues")):
         other_epoch = name == "encoder" and trained["load_epoch"] != used["load_epoch"]  # is in the note
         if trained[name] != used[name] and not other_epoch:
-            other, remedy = f"another {noun} than", "train it again"
-            if name == "key" and trained["weights"] == used["weights"]:
-                other = f"{trained[name]}, not by {used[name]} as"
-                remedy = "run eval_qmm.py with the same --amp, --image_size and --pad_square for both, or " + remedy
-            raise InputError(f"{path}: was trained on tracks linked by {other} {tracks.path}; {remedy}")
+            fault = f"was trained on tracks linked by another {noun}, {trained[name]}, than {tracks.path}, {used[name]}"
+            raise InputError(f"{path}: {fault}; train it again, or run eval_qmm.py with the same flags for both")
     if trained.get("sampling") != used.get("sampling"):
         raise InputError(f"{path}: was trained at another rate or stride than {project.path} has now; train it again")
     if names := [field.name for field in fields(LinkSettings) if trained[field.name] != used[field.name]]:

@@ -182,7 +182,7 @@ def test_tracks_of_a_detector_that_runs_otherwise_stand_beside_the_others(
     assert len(keys) == 6 and before == (plain.read_bytes(), plain.stat().st_mtime_ns)
 
     stages.run("eval_map", *name, "--min_tube_length", 1)
-    with pytest.raises(InputError, match=r"-bfloat16 as .*run eval_qmm\.py with the same --amp"):
+    with pytest.raises(InputError, match=r"another detector, .*-bfloat16; .*eval_qmm\.py with the same flags"):
         stages.run("eval_map", *name, "--min_tube_length", 1, "--amp", "bf16")
     capsys.readouterr()
     half = ("train_action_head", *name, "--amp", "bf16", "--head_name", "half", "--epochs", 1)
