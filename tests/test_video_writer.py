@@ -12,7 +12,7 @@ import pytest
 from datasets.dataset import VideoFrames
 from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import Person, Strip
-from utils.drawing.video_encoder import VideoEncoder
+from utils.drawing.video_encoder import new_video
 from utils.drawing.video_writer import MAX_SIDE, MIN_SIDE, MIN_STRIP, ROWS, TubeVideoWriter, image_size, resize_image
 from utils.misc import InputError
 
@@ -82,9 +82,9 @@ def test_brightness_and_colour_of_every_place_come_back(tmp_path: Path, size: tu
     coarse = np.random.default_rng(0).integers(0, 256, (6, height, width, 3), np.uint8)
     images = [cv2.blur(cv2.blur(image, (9, 9)), (9, 9)) for image in coarse]
     images = [cv2.convertScaleAbs(image, alpha=5, beta=-5 * 127 + 127) for image in images]
-    with VideoEncoder(path, size, 25.0) as encoder:
+    with new_video(path, size, 25.0) as encode:
         for image in images:
-            encoder.write(image)
+            encode(image)
     assert np.abs(read(path) - np.stack(images)).mean() < 8
 
 

@@ -73,7 +73,7 @@ def write_side_by_side(
     height, head = round(size[1] * width / size[0]), text_size("0", TEXT)[1] + 4
     page = np.empty(((height + head + 1) // 2 * 2, width * len(panels), 3), np.uint8)
     scale = np.array([width / size[0], height / size[1]] * 2)
-    with new_video(path, page.shape[1::-1], fps) as encoder:
+    with new_video(path, page.shape[1::-1], fps) as encode:
         for number, frame in enumerate(frames):
             small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
             fill(page, 0, 0, page.shape[1], page.shape[0], BACKGROUND)
@@ -84,5 +84,5 @@ def write_side_by_side(
                 draw_boxes(image, panel.boxes[rows] * scale, colours, panel.captions[rows], TEXT)
                 page[head : head + height, k * width : (k + 1) * width] = image
                 put_text(page, panel.title, (k * width + 4, 2), TEXT, WHITE)
-            encoder.write(page)
+            encode(page)
     return path

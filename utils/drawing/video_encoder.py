@@ -1,8 +1,9 @@
 """Images to a video that browsers play: H.264, or VP9 where FFmpeg comes without x264."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import av
@@ -47,60 +48,45 @@ def fit_image(image: np.ndarray, max_side: int, min_side: int = 0) -> np.ndarray
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if size < own else cv2.INTER_CUBIC)
 
 
-class VideoEncoder:
-    """Encodes images one after another into `path`, whose suffix names the codec; the index comes first in the file.
+@contextmanager
+def new_video(path: Path, size: tuple[int, int], fps: float, gop: int = 0) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that encodes the next image, uint8 RGB (H, W, 3), contiguous, into a file with its index in front.
 
-    A context manager, which finishes the file, and after an error drops what waits in the encoder.
+    The file appears when the block ends well.
 
     Args:
-        path: a file of suffix .mp4 or .webm.
+        path: its suffix, .mp4 or .webm, names the codec.
         size: (width, height) in pixels, both even.
-        fps: frames a second.
         gop: frames between key frames, for quick jumps; 0: the encoder's choice.
-    """
 
-    def __init__(self, path: str | Path, size: tuple[int, int], fps: float, gop: int = 0) -> None:
-        path = Path(path)
-        codec, options = CODECS[path.suffix]
-        faststart = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
-        self._container = av.open(f"file:{path}", "w", format=path.suffix[1:], options=faststart)
-        self._stream = self._container.add_stream(codec, rate=encoded_rate(fps), options=options)
-        self._stream.width, self._stream.height = size
-        context = self._stream.codec_context
+    Raises:
+        InputError: no image was encoded.
+    """
+    codec, options = CODECS[path.suffix]
+    faststart = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with atomic(path) as part, av.open(f"file:{part}", "w", format=path.suffix[1:], options=faststart) as container:
+        stream = container.add_stream(codec, rate=encoded_rate(fps), options=options)
+        stream.width, stream.height = size
+        context = stream.codec_context
         if gop:
             context.gop_size = gop
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG  # players guess unnamed colours
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        self._reformatter = VideoReformatter()
-        self.n_frames = 0
+        reformatter, times = VideoReformatter(), count()
 
-    def __enter__(self) -> "VideoEncoder":
-        return self
+        def encode(image: np.ndarray) -> None:
+            frame = reformatter.reformat(
+                av.VideoFrame.from_numpy_buffer(image, "rgb24"),
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.POINT,  # of chroma
+                threads=1,
+            )
+            frame.pts = next(times)
+            container.mux(stream.encode(frame))
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        with self._container:
-            if kind is None and self.n_frames:
-                self._container.mux(self._stream.encode(None))
-
-    def write(self, image: np.ndarray) -> None:
-        """Encode the next image, uint8 RGB (H, W, 3), contiguous."""
-        frame = self._reformatter.reformat(
-            av.VideoFrame.from_numpy_buffer(image, "rgb24"),
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.POINT,  # of chroma
-            threads=1,
-        )
-        frame.pts = self.n_frames
-        self.n_frames += 1
-        self._container.mux(self._stream.encode(frame))
-
-
-@contextmanager
-def new_video(path: Path, size: tuple[int, int], fps: float) -> Iterator[VideoEncoder]:
-    """A `VideoEncoder` whose file appears when the block ends well; InputError where it has no frames."""
-    with atomic(path) as part, VideoEncoder(part, size, fps) as encoder:
-        yield encoder
-        if not encoder.n_frames:
+        yield encode
+        if not next(times):
             raise InputError(f"{path}: a video without frames cannot be written")
+        container.mux(stream.encode(None))

@@ -62,9 +62,10 @@ class TubeVideoWriter:
         self.size = self.strip.width, height + height % 2
         self._page = np.full((*self.size[::-1], 3), BACKGROUND, np.uint8)
         self._file = new_video(Path(path), self.size, fps)
+        self._n_frames = 0
 
     def __enter__(self) -> "TubeVideoWriter":
-        self._encoder = self._file.__enter__()
+        self._encode = self._file.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -72,7 +73,8 @@ class TubeVideoWriter:
 
     def write(self, image: np.ndarray, people: Sequence[Person]) -> None:
         """Add the next frame, an image of `image_size` (see `resize_image`), and its people."""
-        number = self._encoder.n_frames
+        number = self._n_frames
+        self._n_frames += 1
         if number == self.strip.start + self.strip.page:
             self.strip.turn(number)
         self.strip.mark(number, people)
@@ -88,7 +90,7 @@ class TubeVideoWriter:
             self.text,
         )
         self._page[height : height + self.strip.height] = self.strip.image(number)
-        self._encoder.write(self._page)
+        self._encode(self._page)
 
     def _caption(self, person: Person) -> str:
         if 0 <= person.label < len(self.labels):

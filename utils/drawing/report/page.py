@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.drawing.draw import PALETTE
-from utils.drawing.video_encoder import VideoEncoder, browser_suffix, encoded_rate, fit_image
+from utils.drawing.video_encoder import browser_suffix, encoded_rate, fit_image, new_video
 from utils.misc import InputError, counted, progress, tell
 from utils.storage.files import sync, write_text
 
@@ -131,7 +131,6 @@ def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_vide
             fps = getattr(frames, "fps", videos[i]["fps"])
             n_frames = write_video(path, frames, fps)
         except InputError as error:  # the page shows the boxes alone
-            path.unlink(missing_ok=True)
             return error
         if path.stat().st_size <= LARGEST_SCRIPT:
             text = base64.b64encode(path.read_bytes()).decode()
@@ -161,7 +160,9 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
     """
     images = (np.ascontiguousarray(fit_image(frame, LONGEST_SIDE)) for frame in frames)
     first = next(images)
-    with VideoEncoder(path, first.shape[1::-1], fps, max(round(fps / 2), 1)) as encoder:
+    with new_video(path, first.shape[1::-1], fps, max(round(fps / 2), 1)) as encode:
+        n_frames = 0
         for image in chain([first], images):
-            encoder.write(image)
-    return encoder.n_frames
+            encode(image)
+            n_frames += 1
+    return n_frames
