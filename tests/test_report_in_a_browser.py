@@ -91,24 +91,6 @@ def test_boxes_stay_on_their_frames_at_any_rate(page) -> None:
         assert js(page, "seen.at(-1)") == [frame, frame]
 
 
-@pytest.mark.slow
-def test_without_presentation_times_frames_are_right_after_every_step(driver) -> None:
-    hide = "delete HTMLVideoElement.prototype.requestVideoFrameCallback"
-    held = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": hide})
-    try:
-        driver.get("about:blank")
-        driver.get(driver.page)
-        until(driver, "state.tubes.length && player.picture")
-        for _ in range(3):
-            press(driver, "ARROW_RIGHT")
-        until(driver, "player.frame === 3 && player.wanted === null")
-        assert driver.execute_script(READ + "return read()") == 3
-        press(driver, " ")
-        until(driver, f"!player.playing && player.frame === {N - 1}")
-    finally:
-        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", held)
-
-
 @pytest.mark.parametrize(("suffix", "largest"), [(".webm", 2**25), (".mp4", 0)])
 @pytest.mark.slow
 def test_other_forms_of_video_are_played(driver, tmp_path: Path, monkeypatch, suffix: str, largest: int) -> None:

@@ -3,8 +3,7 @@
 // Picture and boxes are painted at once, and the picture's own time says which frame it is (WebCodecs), so that no
 // playback rate parts them. Browsers grant that to videos of the page's own origin alone, which files beside a page on
 // the disk are not; a video therefore comes in a script, from which the page makes a blob. Elsewhere the frame is the
-// one that requestVideoFrameCallback reports, or else the one that playback's clock has reached. A clip without a video
-// is played by the page's own clock on an empty ground.
+// one that requestVideoFrameCallback reports. A clip without a video is played by the page's own clock on an empty ground.
 
 const SETTLED = 500; // milliseconds after a seek in which a browser reports the frame that it shows
 
@@ -49,20 +48,17 @@ class Player {
       media.addEventListener(event, () => {
         if (this.media !== media || media.seeking) return;
         if (this.wanted === this.frame) this.wanted = null; // nothing else will be presented
-        if (!media.requestVideoFrameCallback) this.follow();
-        else if (this.late !== null) this.present(this.late);
+        if (this.late !== null) this.present(this.late);
         else if (this.wanted !== null) setTimeout(() => this.settle(media), SETTLED);
       });
     }
     this.media = media;
-    if (media.requestVideoFrameCallback) {
-      const presented = (_, info) => {
-        if (this.media !== media) return;
-        this.present(Math.round(info.mediaTime * clip.fps));
-        media.requestVideoFrameCallback(presented);
-      };
+    const presented = (_, info) => {
+      if (this.media !== media) return;
+      this.present(Math.round(info.mediaTime * clip.fps));
       media.requestVideoFrameCallback(presented);
-    }
+    };
+    media.requestVideoFrameCallback(presented);
     media.src = src;
     media.playbackRate = this.rate;
     if (frame) this.seek(frame);
@@ -110,11 +106,6 @@ class Player {
     this.draw(this.frame, this.picture);
   }
 
-  // Without presentation times: the frame that playback has reached.
-  follow() {
-    if (this.media) this.present(Math.floor(this.media.currentTime * this.clip.fps + 1e-3));
-  }
-
   seek(frame) {
     frame = Math.min(Math.max(Math.round(frame), 0), Math.max(this.clip.n_frames - 1, 0));
     if (!this.media) {
@@ -139,12 +130,10 @@ class Player {
     if (this.media) this.media.play().catch(() => this.pause());
     this.began = performance.now() - (1000 * this.frame) / fps / this.rate;
     const tick = () => {
-      if (!this.playing) return;
-      if (!this.media) {
-        const frame = Math.floor((((performance.now() - this.began) * this.rate) / 1000) * fps);
-        if (frame !== this.frame) this.show(frame);
-        if (frame >= n - 1) this.pause();
-      } else if (!this.media.requestVideoFrameCallback) this.follow();
+      if (!this.playing || this.media) return;
+      const frame = Math.floor((((performance.now() - this.began) * this.rate) / 1000) * fps);
+      if (frame !== this.frame) this.show(frame);
+      if (frame >= n - 1) this.pause();
       requestAnimationFrame(tick);
     };
     requestAnimationFrame(tick);
