@@ -85,8 +85,8 @@ def write_report(
     except BaseException:
         shutil.rmtree(files)
         raise
-    for old in folder.glob(f"{FILES}*"):
-        if old != files and re.fullmatch(FILES + "[0-9a-f]{8}", old.name):
+    for old in folder.glob(FILES + 8 * "[0-9a-f]"):
+        if old != files:
             shutil.rmtree(old)
     return index
 
@@ -119,49 +119,46 @@ def _compact(tube: Mapping) -> dict:
 def _write_videos(files: Path, report: Mapping, frames_of: Frames | None, n_videos: int, threads: int) -> list[dict]:
     """What is known of each video, empty for one that is not written: `src`, its file, relative to the page; its `fps`,
     `n_frames` and, where its frames say it, `width` and `height`."""
-    videos, column = report["videos"], report["columns"][0]
+    videos, column, suffix = report["videos"], report["columns"][0], browser_suffix()
     order = sorted(range(len(videos)), key=lambda i: -videos[i]["counts"].get(column, 0))
     chosen = order[: n_videos or None] if frames_of else []
-    suffix = browser_suffix()
+    unreadable: list[InputError] = []
 
-    def write(i: int) -> dict | InputError:
+    def write(i: int) -> dict:
         path = files / f"{i:05d}{suffix}"
         try:
             frames = frames_of(videos[i]["name"])
             fps = getattr(frames, "fps", videos[i]["fps"])
-            n_frames = write_video(path, frames, fps)
+            n_frames = _encode(path, frames, fps)
         except InputError as error:  # the page shows the boxes alone
-            return error
+            unreadable.append(error)
+            return {}
         if path.stat().st_size <= LARGEST_SCRIPT:
             text = base64.b64encode(path.read_bytes()).decode()
             path.unlink()
             path = path.with_name(f"{i:05d}.video.js")
             path.write_text(f'loadedVideo({i}, "data:video/{suffix[1:]};base64,{text}");\n')
-        sync(path)
+            sync(path)
         about = {"src": f"{files.name}/{path.name}", "fps": float(encoded_rate(fps))}
         about["n_frames"] = max(n_frames, videos[i]["n_frames"])
         return about | dict(zip(("width", "height"), getattr(frames, "size", ()), strict=False))
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        done = pool.map(write, chosen)
-        results = list(progress(done, desc="videos of the page", total=len(chosen), unit="video", leave=False))
-    failed = [str(result) for result in results if isinstance(result, InputError)]
-    if failed:
-        tell(f"note: {counted(len(failed), 'video')} of the page cannot be read, the first: {failed[0]}")
-    written = {i: entry for i, entry in zip(chosen, results, strict=True) if not isinstance(entry, InputError)}
+        results = progress(
+            pool.map(write, chosen), desc="videos of the page", total=len(chosen), unit="video", leave=False
+        )
+        written = dict(zip(chosen, results, strict=True))
+    if unreadable:
+        tell(f"note: {counted(len(unreadable), 'video')} of the page cannot be read, the first: {unreadable[0]}")
     return [written.get(i, {}) for i in range(len(videos))]
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Encode frames, uint8 RGB (H, W, 3), for the page: every frame in its place, a key frame in every half second.
-
-    Returns:
-        The number of frames.
-    """
+def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
+    """Encode every frame in its place, with a key frame in every half second; returns their number."""
     images = (np.ascontiguousarray(fit_image(frame, LONGEST_SIDE)) for frame in frames)
     first = next(images)
+    n_frames = 0
     with new_video(path, first.shape[1::-1], fps, max(round(fps / 2), 1)) as encode:
-        n_frames = 0
         for image in chain([first], images):
             encode(image)
             n_frames += 1
