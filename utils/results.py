@@ -171,12 +171,12 @@ def _log_parts(log: RunLog, metrics: Mapping) -> None:
         )  # fmt: skip
 
 
-def flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+def flat(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Metrics with the path to them as their name, `AP@0.5/walk`; lists and texts are left out."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float | type(None)):
+        elif not isinstance(value, list | str):
             yield prefix + name, value
 
 

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import MOTION_CATEGORIES, Tube
+from utils.box_ops import Tube
 from utils.metrics import ava
 from utils.metrics.average_precision import PROTOCOLS
 from utils.metrics.bootstrap import draw_resamples, interval, resampled_classes
 from utils.metrics.matching import candidates
 from utils.metrics.multisports import RANGES
 from utils.misc import InputError
-from utils.results import cell, print_table
+from utils.results import cell, flat, print_table
 from utils.video_map import (
     Ranking,
     ap_of_rankings,
@@ -90,11 +90,12 @@ def motion_ap(e: Evaluation) -> dict:
         by_category = {category: _sampled_ap(rankings, e) for category, rankings in motion_rankings(*args).items()}
     else:
         by_category = {category: ap[..., None] for category, ap in calc_motion_ap(*args).items()}
-    names = {category: [f"motion-AP@{t:g}/{category}" for t in e.thresholds] for category in MOTION_CATEGORIES}
-    values: dict[str, np.ndarray] = {}
-    for category, ap in by_category.items():
-        values |= zip(names[category], map(mean_ap, _evaluated(ap, e)), strict=True)
-    _print_thresholds("motion-AP", e, names, values)
+    means = {category: [mean_ap(row) for row in _evaluated(ap, e)] for category, ap in by_category.items()}
+    _print_thresholds("motion-AP", e, means)
+    values = {
+        f"motion-AP@{threshold:g}": {category: rows[i] for category, rows in means.items()}
+        for i, threshold in enumerate(e.thresholds)
+    }
     return _results(values)
 
 
@@ -137,23 +138,24 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
         e: what was evaluated.
     """
     ap = _evaluated(ap.reshape(*ap.shape[:2], -1), e)
-    values = {}
-    for threshold, row in zip(e.thresholds, ap, strict=True):
-        values[f"{metric}@{threshold:g}"] = mean_ap(row)
-        values |= {f"AP@{threshold:g}/{label}": of_class for label, of_class in zip(e.labels, row, strict=True)}
+    means = [mean_ap(row) for row in ap]
+    values: dict = {}
+    for threshold, mean, row in zip(e.thresholds, means, ap, strict=True):
+        values[f"{metric}@{threshold:g}"] = mean
+        values[f"AP@{threshold:g}"] = dict(zip(e.labels, row, strict=True))
     for name, indices in _ranges(e).items():
         values[f"{metric}@{name}"] = mean_ap(ap[indices].mean(0))
         print(f"{metric}@{name}: {_shown(values[f'{metric}@{name}'])}")
-    known = dict(zip(e.labels, ~np.isnan(ap[..., 0]).all(0), strict=True))
-    rows = {label: [f"AP@{t:g}/{label}" for t in e.thresholds] for label in e.labels if known[label]}
-    _print_thresholds("AP", e, rows | {metric: [f"{metric}@{t:g}" for t in e.thresholds]}, values)
+    by_class = dict(zip(e.labels, ap.swapaxes(0, 1), strict=True))
+    known = {label: rows for label, rows in by_class.items() if not np.isnan(rows[:, 0]).all()}
+    _print_thresholds("AP", e, known | {metric: means})
     left_out = [label for label in e.labels if label in _left_out(e)]
-    without_gt = [label for label in e.labels if not known[label] and label not in left_out]
+    without_gt = [label for label in e.labels if label not in known and label not in left_out]
     if left_out:
         print(f"left out, not evaluated by this protocol: {', '.join(left_out)}")
     if without_gt:
         print(f"left out, without ground truth: {', '.join(without_gt)}")
-    return _results(values, without_gt=without_gt)
+    return _results(values) | {"without_gt": without_gt}
 
 
 def _left_out(e: Evaluation) -> frozenset[str]:
@@ -163,8 +165,8 @@ def _left_out(e: Evaluation) -> frozenset[str]:
 
 def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
     """`ap` (thresholds, classes, ...), NaN where the protocol does not evaluate a class."""
-    if left_out := [i for i, label in enumerate(e.labels) if label in _left_out(e)]:
-        ap[:, left_out] = np.nan
+    if left_out := _left_out(e):
+        ap[:, np.isin(e.labels, list(left_out))] = np.nan
     return ap
 
 
@@ -193,35 +195,26 @@ def _interval(value: np.ndarray) -> list[float]:
     return [max(low, 0.0), min(high, max(value[0], 1.0))]
 
 
-def _results(values: Mapping[str, np.ndarray], **more: list[str]) -> dict:
+def _results(values: Mapping) -> dict:
     """Metrics as the results keep them; with resamples also `intervals`, with the keys of the metrics, and `RESAMPLES`.
 
-    `values`: of each metric itself and its resamples, float64 (1 + B,). `more` is kept beside them.
+    `values`: of each metric, by class or motion of each part, itself and its resamples, float64 (1 + B,).
     """
-    metrics = _nested({name: value[0] for name, value in values.items()}) | more
-    if all(len(value) == 1 for value in values.values()):
+    metrics = _of_each(values, lambda value: value[0])
+    resamples = dict(flat(_of_each(values, lambda value: value[1:])))
+    if not any(map(len, resamples.values())):
         return metrics
-    intervals = _nested({name: _interval(value) for name, value in values.items()})
-    return metrics | {"intervals": intervals, RESAMPLES: {name: value[1:] for name, value in values.items()}}
+    return metrics | {"intervals": _of_each(values, _interval), RESAMPLES: resamples}
 
 
-def _nested(values: Mapping[str, object]) -> dict:
-    """`AP@0.5/walk` -> the entry `walk` of the mapping `AP@0.5`."""
-    nested: dict = {}
-    for name, value in values.items():
-        metric, _, part = name.partition("/")
-        if part:
-            nested.setdefault(metric, {})[part] = value
-        else:
-            nested[metric] = value
-    return nested
+def _of_each(values: Mapping, what: Callable) -> dict:
+    """`what` of every value of a mapping, and of those of the mappings in it."""
+    return {name: _of_each(v, what) if isinstance(v, Mapping) else what(v) for name, v in values.items()}
 
 
-def _print_thresholds(
-    title: str, e: Evaluation, rows: Mapping[str, Sequence[str]], values: Mapping[str, np.ndarray]
-) -> None:
-    """A table; `rows`: what a row is called -> the name of its value at each threshold."""
-    cells = [[row, *(_shown(values[name]) for name in names)] for row, names in rows.items()]
+def _print_thresholds(title: str, e: Evaluation, rows: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """A table; `rows`: what a row is called -> its value at each threshold, with its resamples."""
+    cells = [[row, *map(_shown, values)] for row, values in rows.items()]
     print_table([title, *(f"@{threshold:g}" for threshold in e.thresholds)], cells)
 
 
