@@ -97,14 +97,6 @@ def test_tube_iou_is_the_obvious_sum(options):
     np.testing.assert_allclose([tube_iou(a, b, **options) for a, b in pairs], expected, atol=1e-12)
 
 
-def test_label_centric_ignores_frames_that_are_not_annotated():
-    box = [0, 0, 10, 10]
-    long, short = Tube(np.arange(10), [box] * 10), Tube(np.arange(5), [box] * 5)
-    assert tube_iou(long, short) == 0.5
-    assert tube_iou(long, short, label_centric=True) == 1
-    assert tube_iou(short, long, label_centric=True) == 0.5
-
-
 def test_a_track_converts_refuses_and_becomes_a_tube():
     track = Track([2, 5], np.zeros((2, 4)), [0.5, 1.0], rows=[7, 9], person_id=3, video="v")
     assert (track.frames.dtype, track.boxes.dtype, track.scores.dtype) == (np.int64, np.float32, np.float32)

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -11,14 +10,12 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from datasets.synthetic.people import ACTIONS
 from datasets.synthetic.videos import plan, render
 from utils.box_ops import Tube
 from utils.drawing.draw import WHITE, colour_of
-from utils.drawing.plots import CELL, DPI, page
+from utils.drawing.plots import CELL, DPI
 from utils.misc import InputError, rng
 from utils.plot_utils import (
     plot_features,
@@ -201,21 +198,6 @@ def test_features_have_their_persons_colours(tmp_path: Path) -> None:
     ids[ids == 2] = -1
     plot_features(path, features, ids, frames)
     assert share(read(path), colour_of(2)) == 0
-
-
-def test_plots_of_features_say_that_numbers_are_of_the_ground_truth(tmp_path: Path, monkeypatch) -> None:
-    pages = []
-
-    @contextmanager
-    def kept(*args: object) -> Iterator[Figure]:
-        with page(*args) as fig:
-            pages.append(fig)
-            yield fig
-
-    monkeypatch.setattr("utils.plot_utils.page", kept)
-    for plot in (plot_similarity, plot_features):
-        plot(tmp_path / "a.png", *people())
-        assert any("ground-truth person" in text.get_text() for text in pages[-1].findobj(Text))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -24,7 +24,7 @@ from models.link_settings import tracks_sources
 from models.person_queries import match_people
 from tests.processes import import_stages, launch
 from tests.toy_training import arguments, train
-from tests.tube_cases import jhmdb21_case, matches_of, random_case
+from tests.tube_cases import matches_of
 from utils.box_ops import Track, Tube
 from utils.drawing.evaluation_plots import (
     detailed_video,
@@ -36,28 +36,12 @@ from utils.drawing.evaluation_plots import (
 )
 from utils.gt_tubes import make_gt_tubes
 from utils.misc import InputError
-from utils.plot_utils import precision_recall
 from utils.results import _MADE_OF_TUBES, motion_recall_by_cue
 from utils.storage.files import load_checkpoint, save_torch
 from utils.storage.video_cache import VideoSample, fill_cache
-from utils.video_map import average_precision, calc_video_map
 
 D, N = 8, 8  # width of a query, classes of the embedded data set
 LINKED = ("epoch1-psn0.8-sim0.4-len4-end8-iou0.3-feature", "epoch1-psn0.8-sim0.3-len4-end8-iou0.3-iou")
-
-
-@pytest.mark.parametrize("protocol", ["voc", "act"])
-@pytest.mark.parametrize("level", [0.2, 0.5])
-def test_the_curves_are_those_that_ap_is_computed_of(fixtures: Path, protocol: str, level: float) -> None:
-    cases = [(*random_case(seed, tied=True), 4) for seed in range(4)]
-    for pred, gt, n in [*cases, (*jhmdb21_case(fixtures)[:2], 21)]:
-        correct, n_gt = matches_of(pred, gt, n, level, protocol)
-        ap = [average_precision(c, m, protocol) if m else np.nan for c, m in zip(correct, n_gt, strict=True)]
-        np.testing.assert_array_equal(ap, calc_video_map(pred, gt, n, level, protocol))
-        assert [len(c) for c in correct] == [sum(t.label == k for ts in pred.values() for t in ts) for k in range(n)]
-        assert n_gt.tolist() == [sum(t.label == k for ts in gt.values() for t in ts) for k in range(n)]
-        for c, m in zip(correct, n_gt, strict=True):
-            assert not len(c) or not m or precision_recall(c, m)[1][-1] == c.sum() / m
 
 
 def test_curves_of_classes_without_anything() -> None:

@@ -110,12 +110,6 @@ def test_perfect_tracks():
     assert tracking_metrics(gt, gt) == pytest.approx({"IDF1": 1, "IDSW": 0, "HOTA": 1, "DetA": 1, "AssA": 1})
 
 
-def test_order_of_tubes_does_not_matter():
-    pred, gt = make_case(1)
-    turned = {name: tubes[::-1] for name, tubes in reversed(pred.items())}
-    assert tracking_metrics(turned, gt) == pytest.approx(tracking_metrics(pred, gt))
-
-
 @pytest.mark.parametrize("label_centric", [True, False])
 def test_no_order_matters_where_overlaps_repeat_and_a_person_has_several_tubes(label_centric):
     for seed in range(30):
@@ -124,28 +118,11 @@ def test_no_order_matters_where_overlaps_repeat_and_a_person_has_several_tubes(l
         assert again == tracking_metrics(pred, gt, label_centric), seed
 
 
-def test_one_switch():
-    boxes = np.tile([0.0, 0, 10, 10], (10, 1))
-    pred = [Tube(np.arange(4), boxes[:4]), Tube(np.arange(4, 10), boxes[4:])]
-    got = tracking_metrics({"v": pred}, {"v": [Tube(np.arange(10), boxes)]})
-    assert got["IDSW"] == 1
-    assert got["IDF1"] == pytest.approx(12 / 20)
-    assert got["DetA"] == pytest.approx(1)
-    assert got["AssA"] == pytest.approx((4 * 0.4 + 6 * 0.6) / 10)
-
-
 def test_tubes_of_one_person_are_one_track():
     boxes = np.tile([0.0, 0, 10, 10], (10, 1))
     gt = [Tube(np.arange(6), boxes[:6], person_id=3), Tube(np.arange(4, 10), boxes[4:], person_id=3)]
     perfect = {"IDF1": 1, "IDSW": 0, "HOTA": 1, "DetA": 1, "AssA": 1}
     assert tracking_metrics({"v": [Tube(np.arange(10), boxes)]}, {"v": gt}) == pytest.approx(perfect)
-
-
-def test_frames_without_annotation_count_only_when_asked():
-    boxes = np.tile([0.0, 0, 10, 10], (10, 1))
-    pred, gt = {"v": [Tube(np.arange(10), boxes)]}, {"v": [Tube(np.arange(5), boxes[:5])]}
-    assert tracking_metrics(pred, gt)["DetA"] == 1
-    assert tracking_metrics(pred, gt, label_centric=False)["DetA"] == 0.5
 
 
 @pytest.mark.filterwarnings("error")

@@ -232,34 +232,6 @@ def test_perfect_predictions_give_one(protocol):
         assert mean_ap(ap) == 1
 
 
-def test_wrong_class_wrong_video_and_nothing():
-    tube = Tube([0, 1], [[0, 0, 9, 9]] * 2, 0)
-    other = Tube(tube.frames, tube.boxes, 1)
-    assert calc_video_map({"v": [tube]}, {"v": [tube]}, 2)[0] == 1
-    assert calc_video_map({"v": [other]}, {"v": [tube]}, 2)[0] == 0
-    assert calc_video_map({"w": [tube]}, {"v": [tube]}, 2)[0] == 0
-    first_wrong = {"w": [Tube(tube.frames, tube.boxes, 0, 2.0)], "v": [tube]}
-    assert calc_video_map(first_wrong, {"v": [tube]}, 2)[0] == 0.5
-
-
-def test_of_two_actions_at_once_each_needs_its_own_detection():
-    a, b = Tube([0], [[0, 0, 10, 10]], 0, 0.9), Tube([0], [[0, 0, 10, 8]], 0, 0.8)
-    assert calc_video_map({"v": [a]}, {"v": [a, b]}, 1)[0] == 0.5
-    assert calc_video_map({"v": [a, a]}, {"v": [a, b]}, 1)[0] == 1  # the second takes what is still unmatched
-
-
-def test_motion_sets_aside_detections_of_other_categories():
-    still = Tube(np.arange(40), [[0, 0, 10, 10]] * 40, 0)
-    fast = Tube(np.arange(40), np.arange(40)[:, None] * 10.0 + [0, 100, 10, 110], 0)
-    nowhere = Tube(np.arange(40), [[500, 500, 510, 510]] * 40, 0, 2.0)
-    gt = {"v": [still, fast]}
-    ap = calc_motion_ap({"v": [still, still]}, gt, 1, 0.5)
-    assert [ap[name][0] for name in ("small", "large")] == [1, 0]
-    assert np.isnan(ap["medium"][0])
-    ap = calc_motion_ap({"v": [nowhere, still, Tube(still.frames, still.boxes, 0, 1.5), fast]}, gt, 1, 0.5)
-    assert [ap[name][0] for name in ("small", "large")] == [0.5, 0.5]
-
-
 def test_people_without_an_action_do_not_count():
     tube = Tube([0], [[0, 0, 9, 9]], 0)
     nobody = Tube([0], [[50, 50, 60, 60]], -1)

@@ -110,17 +110,6 @@ def test_the_rate_is_kept(tmp_path: Path, fps: float) -> None:
         assert float(container.streams.video[0].average_rate) == pytest.approx(fps, rel=1e-3)
 
 
-def test_the_strip_fills_as_time_goes(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    box = (100, 100, 200, 300)
-    write(path, [[person(5, 0, box)] if t < 12 else [] for t in range(20)], grey(640, 480), 10.0)
-    strip = TubeVideoWriter(path, (640, 480), 10.0, LABELS, 20).strip
-    row = read(path)[-1][480 + strip.top + 3]
-    known = {5: colour_of(5), "track": (44, 44, 44)}
-    assert nearest(row[strip.left + (640 - strip.left) // 4], known) == 5
-    assert nearest(row[strip.left + 7 * (640 - strip.left) // 10], known) == "track"
-
-
 def test_no_frames_bad_rates_and_errors_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with pytest.raises(InputError, match="without frames"):
