@@ -97,6 +97,11 @@ def frames_and_boxes(tubes: Sequence[Tube | Track]) -> tuple[np.ndarray, np.ndar
     return np.concatenate(frames), np.concatenate(boxes)
 
 
+def person_numbers(tubes: Sequence[Tube]) -> list[int]:
+    """The person of each tube, or its place in the list where it has none: what its colour in a plot depends on."""
+    return [i if tube.person_id < 0 else tube.person_id for i, tube in enumerate(tubes)]
+
+
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
     from torchvision.ops import box_convert

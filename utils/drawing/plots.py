@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 from PIL import Image
 
-from utils.box_ops import Tube
+from utils.box_ops import Tube, person_numbers
 from utils.drawing.draw import BLACK, WHITE, Colour, colour_of, draw_boxes, font_families, ink_on, put_text
 from utils.storage.files import atomic
 
@@ -115,8 +115,6 @@ def plot_predictions(
     Args:
         frames: uint8 RGB (H, W, 3); the longer side becomes `CELL` pixels.
         numbers: the frames' numbers in the video.
-        pred, gt: tubes of the video.
-        labels: the classes' names.
     """
     size, line = 14, 26
     scale = CELL / max(frames[0].shape[:2])
@@ -124,7 +122,7 @@ def plot_predictions(
     cells = []
     for frame, number in zip(frames, numbers, strict=True):
         captions = defaultdict(list)  # by person and box
-        for person, tube in zip(_people(pred), pred, strict=True):
+        for person, tube in zip(person_numbers(pred), pred, strict=True):
             if (box := _box_at(tube, number)) is not None:
                 captions[person, box].append(f"{_name(tube, labels)} {tube.score:.2f}")
         gt_boxes = [(box, _name(tube, labels)) for tube in gt if (box := _box_at(tube, number)) is not None]
@@ -167,8 +165,6 @@ def plot_tubes(
     dashed black edges.
 
     Args:
-        pred, gt: tubes of the video.
-        labels: the classes' names.
         size: width and height of the video.
     """
     with page(path, 9, 4.8, title) as fig:
@@ -184,7 +180,8 @@ def plot_tubes(
         for axis, ticks in ((axes.xaxis, 10), (axes.yaxis, 3), (axes.zaxis, 3)):
             axis.set_pane_color((0.97, 0.97, 0.97))
             axis.set_major_locator(MaxNLocator(ticks, integer=True))
-        for person, tube in zip(_people(pred), pred, strict=True):
+        people = list(zip(person_numbers(pred), pred, strict=True))
+        for person, tube in people:
             colour = rgb(colour_of(person))
             for rings in _rings(tube):
                 walls = [np.concatenate([rings[:, k], rings[::-1, (k + 1) % 4]]) for k in range(4)]
@@ -196,7 +193,7 @@ def plot_tubes(
             for rings in _rings(tube):
                 edges = [*rings.swapaxes(0, 1), *(ring[[0, 1, 2, 3, 0]] for ring in (rings[0], rings[-1]))]
                 axes.add_collection3d(Line3DCollection(edges, colors="black", lw=0.8, linestyles=(0, (4, 2))))
-        for person, tube in zip(_people(pred), pred, strict=True):  # after the walls, so that nothing covers them
+        for person, tube in people:  # after the walls, so that nothing covers them
             if len(tube):
                 field = {"facecolor": rgb(colour_of(person)), "edgecolor": "none", "pad": 1}
                 style = {"va": "bottom", "fontsize": 7, "bbox": field, "color": rgb(ink_on(colour_of(person)))}
@@ -206,11 +203,6 @@ def plot_tubes(
             Line2D([], [], color="black", lw=0.8, ls=(0, (4, 2)), label="ground truth"),
         ]
         fig.legend(handles=kinds, loc="lower left", ncols=2)
-
-
-def _people(tubes: Sequence[Tube]) -> list[int]:
-    """The number that a tube's colour depends on: its person's, or its place in the list where it has none."""
-    return [i if tube.person_id < 0 else tube.person_id for i, tube in enumerate(tubes)]
 
 
 def _name(tube: Tube, labels: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.box_ops import Tube, frames_and_boxes
+from utils.box_ops import Tube, frames_and_boxes, person_numbers
 from utils.drawing.draw import WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import BACKGROUND
 from utils.drawing.video_encoder import new_video
@@ -41,8 +41,7 @@ def detections_panel(title: str, frames: np.ndarray, boxes: np.ndarray, scores: 
 def tubes_panel(title: str, tubes: Sequence[Tube], labels: Sequence[str] = (), scored: bool = False) -> Panel:
     """Tubes, each person in a colour, captioned with the person's number, the name in `labels` if there is one, and the
     score if `scored`."""
-    numbers = [tube.person_id if tube.person_id >= 0 else i for i, tube in enumerate(tubes)]
-    captions = []
+    numbers, captions = person_numbers(tubes), []
     for number, tube in zip(numbers, tubes, strict=True):
         parts = [str(number), labels[tube.label] if 0 <= tube.label < len(labels) else ""]
         captions.append(" ".join(filter(None, [*parts, f"{tube.score:.2f}" if scored else ""])))
