@@ -24,7 +24,6 @@ from models.link_settings import tracks_sources
 from models.person_queries import match_people
 from tests.processes import import_stages, launch
 from tests.toy_training import arguments, train
-from tests.tube_cases import matches_of
 from utils.box_ops import Track, Tube
 from utils.drawing.evaluation_plots import (
     detailed_video,
@@ -42,11 +41,6 @@ from utils.storage.video_cache import VideoSample, fill_cache
 
 D, N = 8, 8  # width of a query, classes of the embedded data set
 LINKED = ("epoch1-psn0.8-sim0.4-len4-end8-iou0.3-feature", "epoch1-psn0.8-sim0.3-len4-end8-iou0.3-iou")
-
-
-def test_curves_of_classes_without_anything() -> None:
-    correct, n_gt = matches_of({"a": []}, {"a": []}, 3, 0.5)
-    assert [len(c) for c in correct] == [0, 0, 0] and n_gt.tolist() == [0, 0, 0]
 
 
 @pytest.fixture(scope="module")

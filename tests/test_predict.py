@@ -21,7 +21,7 @@ from models.detectors import Detections, Detector
 from models.linkers import LINKERS
 from tests.videos import gradient_frames, write_video
 from utils.drawing.timeline import Person
-from utils.drawing.video_writer import TubeVideoWriter, image_size
+from utils.drawing.video_writer import MIN_SIDE, TubeVideoWriter
 from utils.flags import DETECTOR_BATCH
 from utils.misc import InputError
 from utils.storage.files import save_torch
@@ -148,7 +148,7 @@ def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path)
     run(models, out, video)
     person = result(out / "a.json")["people"][0]
     frame = list(VideoFrames(out / "a.mp4"))[person["frames"][10]]
-    scale = image_size((160, 120))[0] / 160
+    scale = MIN_SIDE / 160
     x0, y0, x1, y1 = np.clip(np.array(person["boxes"][10]) * scale, 0, [479, 359, 479, 359]).astype(int)
     edge = frame[max(y0 - 3, 0) : y0 + 4, (x0 + x1) // 2].astype(int)
     assert np.abs(edge - 128).max() > 40

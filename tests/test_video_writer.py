@@ -13,7 +13,7 @@ from datasets.dataset import VideoFrames
 from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import Person, Strip
 from utils.drawing.video_encoder import new_video
-from utils.drawing.video_writer import MAX_SIDE, MIN_SIDE, MIN_STRIP, ROWS, TubeVideoWriter, image_size, resize_image
+from utils.drawing.video_writer import MAX_SIDE, MIN_SIDE, MIN_STRIP, ROWS, TubeVideoWriter, resize_image
 from utils.misc import InputError
 
 LABELS = ["walk", "run", "sit"]
@@ -96,7 +96,7 @@ def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     assert len(frames) == 2
     height, width = frames[0].shape[:2]
     shown = max(min(max(size), MAX_SIDE), MIN_SIDE) * np.array(size) / max(size)
-    assert image_size(size) == pytest.approx(shown, abs=2)
+    assert resize_image(grey(w, h)).shape[1::-1] == pytest.approx(shown, abs=2)
     assert width == pytest.approx(max(shown[0], MIN_STRIP), abs=2)  # even, for the encoder
     assert height > shown[1] + 20
     assert (frames[0] != frames[1]).any()  # the cursor moves
@@ -203,11 +203,11 @@ def test_labels_that_do_not_fit_are_cut_or_left_out() -> None:
     assert not (images[1] == BLACK).all(-1).any()
 
 
-def test_boxes_outside_or_not_finite_are_left_out_and_others_cut() -> None:
+def test_boxes_outside_are_left_out_and_others_cut() -> None:
     empty = np.zeros((50, 60, 3), np.uint8)
     image = empty.copy()
-    bad = np.array([[np.nan, 1, 2, 3], [0, 0, np.inf, 9], [70, 5, 90, 20], [-30, -30, -5, -5], [5, 60, 9, 70]])
-    draw_boxes(image, bad, [WHITE] * 5, ["a"] * 5, 12)
+    outside = np.array([[70, 5, 90, 20], [-30, -30, -5, -5], [5, 60, 9, 70]])
+    draw_boxes(image, outside, [WHITE] * 3, ["a"] * 3, 12)
     assert (image == empty).all()
     draw_boxes(image, np.array([[-1e6, 10, 1e6, 40]]), [colour_of(2)], [""], 12)
     assert (image[10, 5:55] == colour_of(2)).all()

@@ -41,7 +41,6 @@ def plot_precision_recall(
         correct: for each class whether each detection is correct, bool (n_c,) by falling score.
         n_gt: int (n_classes,), number of ground truths; classes without any, and those that the protocol leaves out,
             are listed below the panels, as far as there is room.
-        labels: the classes' names.
         protocol: whose AP the area is (`utils.video_map.PROTOCOLS`).
     """
     shown = [c for c in np.flatnonzero(n_gt).tolist() if labels[c] not in PROTOCOLS[protocol].left_out]
@@ -175,12 +174,9 @@ def read_metrics(path: str | Path) -> list[dict]:
 
 
 def plot_training(path: str | Path, metrics: Sequence[Mapping]) -> None:
-    """A panel for each metric over the epochs: losses first, then others, then the learning rate and the like.
+    """A panel for each metric (`read_metrics`) over the epochs: losses first, then others, then the learning rate etc.
 
     A metric `val_x` shares the panel of `x`. Values that are null leave a gap.
-
-    Args:
-        metrics: as from `read_metrics`.
     """
     names = dict.fromkeys(name for line in metrics for name, value in line.items() if isinstance(value, int | float))
     names.pop("epoch", None)

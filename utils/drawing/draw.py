@@ -122,16 +122,14 @@ def draw_boxes(
 
     `size` is the text's height in pixels; lines follow it. People whose feet are nearer come to lie above
     those behind, dashed boxes above all. Captions stand above solid and below dashed boxes, elsewhere where
-    they would cover another one or leave the image. Boxes that are not finite or wholly outside are left out,
-    others are cut at the image's edge.
+    they would cover another one or leave the image. Boxes wholly outside are left out, others are cut at the
+    image's edge.
     """
     height, width = image.shape[:2]
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     dashed = [False] * len(boxes) if dashed is None else dashed
     thick = max(2, round(size / 6))
-    visible = np.isfinite(boxes).all(1)
-    boxes = np.where(visible[:, None], boxes, 0)
-    visible &= (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < (width, height)).all(1)
+    visible = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < (width, height)).all(1)
     order = [int(i) for i in np.lexsort((boxes[:, 3], dashed)) if visible[i]]
     corners = np.clip(boxes, 0, [width - 1, height - 1] * 2).round().astype(int).tolist()
     for i in order:

@@ -44,11 +44,7 @@ def plot_intervals(path: str | Path, values: Mapping[str, tuple[float, float, fl
 
 
 def plot_causes(path: str | Path, causes: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """What the mAP would gain if each cause of error alone were mended, as bars with the number of errors.
-
-    Args:
-        causes: cause -> "gain" and "count".
-    """
+    """What the mAP would gain ("gain") if each cause alone were mended, as bars with the number of errors ("count")."""
     gains = [row["gain"] for row in causes.values()]
     with page(path, 5.5, 1 + 0.35 * len(causes), title) as fig:
         axes = fig.subplots()
@@ -67,7 +63,6 @@ def plot_confusion(path: str | Path, counts: np.ndarray, labels: Sequence[str], 
         counts: int (n, n), rows are the ground truth, columns what was predicted.
         labels: the n classes' names, "no action" the last.
     """
-    counts = np.asarray(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.5 + 0.3 * len(labels)
     with page(path, side + 0.6, side, title) as fig:

@@ -30,14 +30,9 @@ ground-truth box that each detection is matched to, -1 for none: int64 (M,)."""
 
 
 def recall_plots(folder: Path, recalls: Mapping[float, Mapping[str, Mapping[str, float]]], gt: Tubes) -> list[Path]:
-    """Recall of tracks by motion category.
+    """Recall of tracks by motion category; returns the files' paths, as the other functions here.
 
-    Args:
-        recalls: 3D IoU -> link cue -> motion category -> recall.
-        gt: the ground truth of every video.
-
-    Returns:
-        The files' paths, as the other functions here.
+    `recalls`: 3D IoU -> link cue -> motion category -> recall.
     """
     counts = Counter(motion_category(tube) for tubes in gt.values() for tube in tubes)
     paths = []
@@ -53,11 +48,7 @@ def feature_plots(
 ) -> list[Path]:
     """The person features of one video: similarity within a clip, and principal axes.
 
-    Args:
-        tracks: the video's tracks.
-        features: float32 (M, d), person features of the tracks' detections, one track after another.
-        gt: the video's ground truth.
-        match: assigns detections to ground truth.
+    `features`: float32 (M, d), of the tracks' detections, one track after another.
     """
     ids, frames, features = features_by_person(tracks, features, gt, match)
     clip, cloud = (np.isin(frames, _evenly(frames, n)) for n in (CLIP_FRAMES, FEATURE_FRAMES))
@@ -103,11 +94,7 @@ def tube_plots(
     labels: Sequence[str],
     frames: Iterable[np.ndarray],
 ) -> list[Path]:
-    """The tubes of one video in space and time, and on a few of its frames.
-
-    Args:
-        frames: the video's frames in order, uint8 RGB (H, W, 3).
-    """
+    """The tubes of one video in space and time, and on a few of its frames, uint8 RGB (H, W, 3)."""
     numbers = _evenly(frames_and_boxes([*gt, *pred])[0], SHEET_FRAMES).tolist() or [0]
     images = [frame for number, frame in enumerate(islice(frames, numbers[-1] + 1)) if number in numbers]
     paths = [folder / "tubes.png", folder / "frames.png"]

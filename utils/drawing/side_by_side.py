@@ -62,10 +62,9 @@ def write_side_by_side(
     Args:
         frames: uint8 RGB (H, W, 3), in order.
         size: width and height in pixels of the original frames, which boxes refer to.
-        fps: frames a second.
 
     Raises:
-        InputError: there is no frame, and no file is left then.
+        InputError: there is no frame.
     """
     path = Path(path)
     width = min(PANEL_WIDTH, 1920 // len(panels)) // 2 * 2

@@ -33,8 +33,6 @@ class Strip:
     Args:
         width: pixels.
         rows: people with a row, those who come first in a page; how many others there are is written below.
-        labels: the actions' names.
-        fps: frames a second.
         page: frames that it shows at a time.
         size: the text's height in pixels.
     """

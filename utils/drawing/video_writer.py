@@ -17,13 +17,8 @@ PAGE_SECONDS = 20.0  # that the strip shows at a time, at most
 ROWS = 6  # people with a row of their own in the strip, at most
 
 
-def image_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) that frames of a size are drawn in."""
-    return fitted_size(size, MAX_SIDE, MIN_SIDE)
-
-
 def resize_image(frame: np.ndarray) -> np.ndarray:
-    """A frame, uint8 RGB (H, W, 3), in `image_size`; itself where it has that size."""
+    """A frame, uint8 RGB (H, W, 3), in the size that is drawn on; itself where it has that size."""
     return fit_image(frame, MAX_SIDE, MIN_SIDE)
 
 
@@ -52,7 +47,7 @@ class TubeVideoWriter:
         if not (0 < fps < 1000 and min(size) > 0):
             raise InputError(f"{path}: no video has {size[0]} x {size[1]} pixels at {fps} frames a second")
         self.labels = labels
-        width, height = image_size(size)
+        width, height = fitted_size(size, MAX_SIDE, MIN_SIDE)
         self.scale = np.divide((width, height) * 2, size * 2)  # of boxes
         self.text = max(12, round(6 + 0.016 * math.sqrt(width * height)))
         limit = max(round(PAGE_SECONDS * fps), 1)
@@ -72,7 +67,7 @@ class TubeVideoWriter:
         self._file.__exit__(*error)
 
     def write(self, image: np.ndarray, people: Sequence[Person]) -> None:
-        """Add the next frame, an image of `image_size` (see `resize_image`), and its people."""
+        """Add the next frame, as from `resize_image`, and its people."""
         number = self._n_frames
         self._n_frames += 1
         if number == self.strip.start + self.strip.page:

@@ -91,9 +91,7 @@ def match_all(c: Candidates, threshold: float) -> tuple[Candidates, np.ndarray]:
 def find_causes(c: Candidates, matched: np.ndarray, threshold: float, boxes: bool) -> Causes:
     """The first cause that holds of each false positive, and the cause of each miss; see docs/protocol.md.
 
-    Args:
-        c, matched: as from `match_all`.
-        boxes: they are boxes, which have no association, not tubes.
+    `c` and `matched` are from `match_all`; `boxes`, unlike tubes, have no association.
     """
     wrong = matched < 0
     missed = c.gt.label >= 0
@@ -244,10 +242,7 @@ def mending(c: Candidates, causes: Causes, mended: Sequence[int]) -> Mending:
 def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.ndarray, protocol: str) -> list[dict]:
     """The videos whose errors cost most: "cost" is what the mAP would gain if all errors of this video were mended.
 
-    Args:
-        counts: int64 (videos, causes), the errors.
-        mended: with every cause mended.
-        ap: float64 (classes,), with nothing mended.
+    `counts`: int64 (videos, causes). `mended`: with every cause mended. `ap`: float64 (classes,), with nothing mended.
     """
     videos = []
     for video in np.argsort(-counts.sum(1), kind="stable")[:N_EXAMINED].tolist():

@@ -48,7 +48,7 @@ def tube_precision_recall(
     for video in sorted({*pred, *gt}):  # sums of floats depend on their order
         tracks, targets = (sorted(filter(len, side.get(video, ())), key=by_content) for side in (pred, gt))
         ious = tube_ious(tracks, targets, label_centric, frame_iou)
-        accepted = accept(ious, targets, min(thresholds))
+        accepted = _accept(ious, targets, min(thresholds))
         member = _groups(targets, num_classes)
         for k, threshold in enumerate(thresholds):
             pairs = accepted & (ious >= threshold)  # accepted by falling IoU: a higher threshold stops earlier
@@ -67,16 +67,8 @@ def tube_precision_recall(
     return [_by_name(*rates, num_classes) for rates in zip(recalls, precisions, strict=True)]
 
 
-def accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray:
-    """The accepted (track, ground truth) pairs of one video.
-
-    Args:
-        ious: float64 (n, m), 3D IoU of n tracks and the m tubes of `gt`.
-        threshold: lowest 3D IoU of a pair.
-
-    Returns:
-        bool (n, m).
-    """
+def _accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray:
+    """The accepted pairs of one video, bool (n, m); `ious` (n, m) are of n tracks and the m tubes of `gt`."""
     accepted = np.zeros(ious.shape, bool)
     for index in np.argsort(-ious, axis=None, kind="stable"):
         i, j = np.unravel_index(index, ious.shape)
@@ -100,7 +92,7 @@ def with_accepted_pair(
     rows = sorted((i for i, tube in enumerate(pred) if len(tube)), key=lambda i: by_content(pred[i]))
     columns = sorted((j for j, tube in enumerate(gt) if len(tube)), key=lambda j: by_content(gt[j]))
     targets = [gt[j] for j in columns]
-    pairs = accept(tube_ious([pred[i] for i in rows], targets, label_centric, frame_iou), targets, threshold)
+    pairs = _accept(tube_ious([pred[i] for i in rows], targets, label_centric, frame_iou), targets, threshold)
     of_pred, of_gt = np.ones(len(pred), bool), np.ones(len(gt), bool)
     of_pred[rows], of_gt[columns] = pairs.any(1), pairs.any(0)
     return of_pred, of_gt
