@@ -189,9 +189,8 @@ function start() {
   new ResizeObserver(resize).observe(byId("stage"));
   showMetrics(report);
   showList();
-  const [asked] = state.order;
   byId("viewer").hidden = !clips.length;
-  if (clips.length) choose(clips[Number(location.hash.slice(1))] && location.hash ? Number(location.hash.slice(1)) : asked.index);
+  if (clips.length) choose(state.order[0].index);
 }
 
 start();
