@@ -82,7 +82,6 @@ def write_results(
         args: the flags as they were used, those of `add_evaluation_flags` among them.
         metrics: name -> value, or mappings of such; `videos_left_out` above 0 is in the file's name too, so that
             metrics of fewer videos never take the place of those of all.
-        epoch: of the evaluated checkpoint, for the log.
 
     Returns:
         The results file; the folder of the same name holds the log (`utils.run_log`) and the plots. Plots, videos,

@@ -32,9 +32,8 @@ def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarr
     wrong = np.flatnonzero(~ranking.correct)
     group = np.searchsorted(rows, wrong)
     wrong, group = wrong[group < len(rows)], group[group < len(rows)]
-    shape = len(rows), len(times)
-    ones = np.ones(len(wrong), np.int64)
-    false = scipy.sparse.csr_matrix((ones, (group, ranking.video[wrong])), shape)
+    cells = np.ones(len(wrong), np.int64), (group, ranking.video[wrong])
+    false = scipy.sparse.csr_matrix(cells, (len(rows), len(times)))
     area = np.zeros(times.shape[1])
     step = max(1, BLOCK // max(len(rows), 1))
     for first in range(0, times.shape[1], step):

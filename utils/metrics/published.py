@@ -63,15 +63,8 @@ def _average_precision(detections: list[_Detection], n_gt: int, tiou_th: float, 
 
 
 def published_video_map(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float) -> np.ndarray:
-    """AP of every class over action tubes: 0, and in the mean, where a class has no ground truth or no detection.
-
-    Args:
-        num_classes: labels are 0 to `num_classes` - 1.
-        tiou_th: 3D IoU that a detection must exceed.
-
-    Returns:
-        float64 (num_classes,).
-    """
+    """AP of every class over action tubes, float64 (num_classes,): 0, and in the mean, where a class has no ground
+    truth or no detection. A detection must exceed the 3D IoU `tiou_th`."""
     by_group, n_gt = _detections(pred, gt, lambda _, tube: tube.label, num_classes)
     usable = [label for label in range(num_classes) if label in by_group and label in n_gt]
     ap = np.zeros(num_classes)
@@ -103,9 +96,6 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
     and ground truth count by their own motion, and the list of what is taken, by video and index in the category, is
     one for all three, small first, so that some tracks are lost, as published. By class: the part of a video's name
     before "/", as in JHMDB21 and UCF101-24.
-
-    Args:
-        labels: of the classes.
 
     Returns:
         `recall`, `precision`, `precision_filter`, each also as `motion_<name>`, a mapping by category, and

@@ -119,14 +119,9 @@ def _tracks(tubes: Sequence[Tube], within: np.ndarray | None = None) -> list[Tub
 
 
 def _assign(gt: np.ndarray, track: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Hungarian assignment of ground truth to tracks with the highest sum of scores.
+    """Hungarian assignment with the highest sum of scores: the chosen ones of k pairs, as indices.
 
-    Args:
-        gt, track: int64 (k,), the two numbers of each possible pair.
-        score: (k,), above 0.
-
-    Returns:
-        The chosen pairs as indices below k.
+    `gt`, `track`: int64 (k,), the two numbers of each possible pair; `score`: (k,), above 0.
     """
     if len(gt) < 2:
         return np.arange(len(gt))

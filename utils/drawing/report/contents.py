@@ -164,9 +164,7 @@ def part_charts(
 ) -> list[dict]:
     """A chart of every metric that has parts (classes, motion categories), of the causes of errors and of confusions.
 
-    Args:
-        metrics: as in the results file.
-        by_cue: metric -> link cue -> part -> value, for metrics that are shown for several link cues.
+    `by_cue`: metric -> link cue -> part -> value, for metrics that are shown for several link cues.
     """
     made, by_cue = [], by_cue or {}
     for name, parts in metrics.items():
@@ -187,9 +185,8 @@ def part_charts(
             counts = counted(row["count"], "ground truth" if cause == "missed" else "false positive")
             rows.append({"name": cause, "value": row["gain"], "note": f"mAP, {counts}"})
         longest = max([row["value"] or 0 for row in rows], default=0) or 1  # undefined without ground truth
-        made.append(
-            {"kind": "bars", "title": f"Causes of error: gain of {name} if mended", "rows": rows, "most": longest}
-        )
+        title = f"Causes of error: gain of {name} if mended"
+        made.append({"kind": "bars", "title": title, "rows": rows, "most": longest})
     for name, confusion in metrics.get("confusion", {}).items():
         labels = confusion["labels"]
         matrix = {"rows": labels, "columns": labels, "counts": confusion["counts"]}
