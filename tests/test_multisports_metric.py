@@ -10,13 +10,11 @@ import pytest
 
 from datasets.export_predictions import check_export
 from tests.pickles import pickled
-from tests.tube_cases import random_case
-from utils.box_ops import Tube, paired_iou
+from utils.box_ops import Tube
 from utils.drawing.evaluation_plots import precision_recall_plots
 from utils.drawing.report.contents import curve_charts
 from utils.metrics import multisports
 from utils.metrics.evaluation import Evaluation, measure
-from utils.metrics.overlaps import tube_ious
 from utils.misc import InputError
 from utils.video_map import average_precision, calc_frame_map
 
@@ -94,19 +92,6 @@ def test_curves_leave_the_same_labels_out(tmp_path):
             precision_recall_plots(tmp_path, tubes, tubes, labels, [0.5], protocol)
         assert shown.call_count == len(names)
         shown.reset_mock()
-
-
-def test_overlap_of_spans_is_the_definition_s() -> None:
-    pred, gt = ([tube for tubes in side.values() for tube in tubes] for side in random_case(3))
-    ious = tube_ious(pred, gt, spans=True)
-    for i, a in enumerate(pred):
-        for j, b in enumerate(gt):
-            common, in_a, in_b = np.intersect1d(a.frames, b.frames, return_indices=True)
-            shared = min(a.frames[-1], b.frames[-1]) - max(a.frames[0], b.frames[0])
-            hull = max(a.frames[-1], b.frames[-1]) - min(a.frames[0], b.frames[0])
-            iou = paired_iou(a.boxes[in_a], b.boxes[in_b]).mean() if len(common) else 0.0
-            assert ious[i, j] == pytest.approx(iou * max(shared, 0) / max(hull, 1), abs=1e-12)
-    assert (ious > 0).any()
 
 
 def test_a_box_without_area_is_a_false_positive(tmp_path: Path) -> None:

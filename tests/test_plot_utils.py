@@ -25,10 +25,8 @@ from utils.plot_utils import (
     plot_similarity,
     plot_training,
     plot_tubes,
-    precision_recall,
     read_metrics,
 )
-from utils.video_map import average_precision
 
 LABELS = list(ACTIONS)
 
@@ -116,18 +114,6 @@ def test_tubes_in_space_and_time(tmp_path: Path, scene) -> None:
     assert (true != empty).any(-1).mean() > 0.005
     assert (both != true).any(-1).mean() > 0.02
     assert share(both, colour_of(1)) > 0.0005 > share(true, colour_of(1))
-
-
-def test_the_curve_spans_the_average_precision() -> None:
-    correct = rng(1).random(50) < 0.6
-    precision, recall = precision_recall(correct, 40)
-    assert precision[-1] == correct.mean()
-    assert recall[-1] == correct.sum() / 40
-    steps = np.diff(recall, prepend=0)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    assert (steps * envelope).sum() == pytest.approx(average_precision(correct, 40))
-    before = np.append(1, precision[:-1])
-    assert (steps * (precision + before) / 2).sum() == pytest.approx(average_precision(correct, 40, "act"))
 
 
 def test_precision_and_recall_by_class(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
-"""Tracking metrics against TrackEval: its recorded answers always, itself where it is installed."""
+"""Tracking metrics against the recorded answers of TrackEval (PyPI `trackeval`), and their properties."""
 
 import json
-from collections import defaultdict
 
 import numpy as np
 import pytest
 
 from tests.tube_cases import coarse_case, shuffled
-from utils.box_ops import Tube, paired_iou
+from utils.box_ops import Tube
 from utils.metrics.tracking import tracking_metrics
 
 SEEDS = range(8)
@@ -48,61 +47,11 @@ def make_case(seed: int) -> tuple[dict[str, list[Tube]], dict[str, list[Tube]]]:
     return pred, gt
 
 
-def trackeval_metrics(pred: dict[str, list[Tube]], gt: dict[str, list[Tube]], label_centric: bool) -> dict[str, float]:
-    metrics = pytest.importorskip("trackeval.metrics", reason="TrackEval is not installed (pip install trackeval)")
-    quiet = {"PRINT_CONFIG": False}
-    of = {"HOTA": metrics.HOTA(), "CLEAR": metrics.CLEAR(quiet), "Identity": metrics.Identity(quiet)}
-    answers = {name: {} for name in of}
-    for video in {*pred, *gt}:
-        at = defaultdict(lambda: ([], []))
-        for side, tubes in enumerate((gt.get(video, []), pred.get(video, []))):
-            for identity, tube in enumerate(t for t in tubes if len(t)):
-                for frame, box in zip(tube.frames.tolist(), tube.boxes, strict=True):
-                    at[frame][side].append((identity, box))
-        moments = [at[frame] for frame in sorted(at) if at[frame][0] or not label_centric]
-        ids = [[np.array([k for k, _ in m[side]], int) for m in moments] for side in (0, 1)]
-        renumber = [
-            {k: n for n, k in enumerate(sorted({k for one in ids[side] for k in one.tolist()}))} for side in (0, 1)
-        ]
-        ids = [[np.array([renumber[s][k] for k in one.tolist()], int) for one in ids[s]] for s in (0, 1)]
-        boxes = [[np.array([box for _, box in m[side]]).reshape(-1, 4) for m in moments] for side in (0, 1)]
-        data = {
-            "num_timesteps": len(moments),
-            "gt_ids": ids[0],
-            "tracker_ids": ids[1],
-            "num_gt_ids": len(renumber[0]),
-            "num_tracker_ids": len(renumber[1]),
-            "num_gt_dets": sum(map(len, ids[0])),
-            "num_tracker_dets": sum(map(len, ids[1])),
-            "similarity_scores": [paired_iou(a[:, None], b[None]) for a, b in zip(*boxes, strict=True)],
-        }
-        for name, metric in of.items():
-            answers[name][video] = metric.eval_sequence(data)
-    total = {name: metric.combine_sequences(answers[name]) for name, metric in of.items()}
-    hota = {name: float(np.mean(total["HOTA"][name])) for name in ("HOTA", "DetA", "AssA")}
-    return {"IDF1": float(total["Identity"]["IDF1"]), "IDSW": int(total["CLEAR"]["IDSW"]), **hota}
-
-
 @pytest.mark.parametrize("label_centric", [True, False])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_recorded_answers_of_trackeval(seed, label_centric, fixtures):
     recorded = json.loads((fixtures / "tracking.json").read_text())[f"{seed} {label_centric}"]
     assert tracking_metrics(*make_case(seed), label_centric) == pytest.approx(recorded, abs=1e-6)
-
-
-@pytest.mark.parametrize("label_centric", [True, False])
-def test_equals_trackeval_on_further_cases(label_centric):
-    for seed in range(100, 120):
-        case = make_case(seed)
-        assert tracking_metrics(*case, label_centric) == pytest.approx(
-            trackeval_metrics(*case, label_centric), abs=1e-6
-        )
-
-
-def test_cases_are_worth_the_comparison(fixtures):
-    recorded = json.loads((fixtures / "tracking.json").read_text()).values()
-    assert sum(one["IDSW"] for one in recorded) > 50
-    assert all(0.1 < one["HOTA"] < 0.95 for one in recorded)
 
 
 def test_perfect_tracks():
