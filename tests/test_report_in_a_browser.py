@@ -234,7 +234,7 @@ def test_a_phone_and_a_dark_room(page) -> None:
 
 @pytest.mark.slow
 def test_a_video_that_is_not_in_the_report_is_played_without(page) -> None:
-    page.execute_script("choose(3, 5)")
+    page.execute_script("choose(3); player.seek(5)")
     until(page, "state.tubes.length === 4 && player.frame === 5")
     assert "not in the report" in page.find_element("id", "message").text
     press(page, "ARROW_RIGHT")
@@ -249,7 +249,7 @@ def test_seconds_are_those_of_a_known_rate_and_an_interval_ends_where_it_does(dr
     page["charts"][0]["rows"] = [{"name": "AP", "value": 0.1, "low": -0.1, "high": 0.2}]
     driver.get(write_report(tmp_path, page).as_uri())
     for number, text in enumerate((f"frame 5 of {N}, 0.50 s", f"frame 5 of {N}")):
-        driver.execute_script("choose(arguments[0], 5)", number)
+        driver.execute_script("choose(arguments[0]); player.seek(5)", number)
         until(driver, "state.tubes.length === 4 && player.frame === 5")
         assert driver.find_element("id", "time").text == text
     whisker = "document.querySelector('.whisker').style"

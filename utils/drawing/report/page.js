@@ -62,10 +62,9 @@ function showVideo(src) {
   player.attach(src, () => { byId("message").textContent = "this browser cannot play the video; boxes are shown without it"; });
 }
 
-function choose(index, frame = 0) {
+function choose(index) {
   const clip = clips[index];
-  if (!clip) return;
-  Object.assign(state, { clip, tubes: [], errors: [], frame, hiddenPeople: new Set() });
+  Object.assign(state, { clip, tubes: [], errors: [], hiddenPeople: new Set() });
   byId("name").textContent = clip.name;
   byId("message").textContent = clip.src ? "" : "this video is not in the report: its boxes are shown without it";
   byId("seek").max = Math.max(clip.n_frames - 1, 0);
@@ -76,7 +75,6 @@ function choose(index, frame = 0) {
   const scripts = [clip.tubes ? null : clip.data, clip.src?.endsWith(".js") ? clip.src : null].filter(Boolean);
   for (const src of scripts) document.body.append(make("script", { src, onload: (event) => event.target.remove() }));
   if (clip.src && !clip.src.endsWith(".js")) showVideo(clip.src);
-  history.replaceState(null, "", `#${index}`);
 }
 
 function showTubes() {
@@ -95,7 +93,6 @@ function showTubes() {
   for (const id of ["previous", "next", "report-errors"]) byId(id).hidden = !report.judged;
   byId("gt").parentElement.hidden = !report.judged;
   refresh();
-  if (state.frame) player.seek(state.frame);
 }
 
 // After a switch: timeline, list of errors and picture.
