@@ -90,15 +90,11 @@ def tubes_ap(
             without any, by that of 2019 all that are not excluded.
     """
     videos = sorted({*pred, *gt})
-    counts = [np.zeros(0, np.int64)]
-    for i, name in enumerate(videos):
-        counts += [(i << 32) + tube.frames for tube in gt.get(name, ())]
-        if more_frames.get(name) is not None:
-            counts.append((i << 32) + more_frames[name])
     tubes = numbered_tubes(pred, videos)
     detections = boxes_as_instances(tubes, [frame_scores[videos[t.video]][t.index] for t in tubes])
-    detections = detections.where(np.isin(detections.frame, np.concatenate(counts)))
     targets = boxes_as_instances(numbered_tubes(gt, videos))
+    more = [(i << 32) + more_frames[name] for i, name in enumerate(videos) if more_frames.get(name) is not None]
+    detections = detections.where(np.isin(detections.frame, np.concatenate([targets.frame, *more])))
     return frame_ap(detections, targets, videos, num_classes, iou_th, MAX_PER_FRAME)
 
 

@@ -70,13 +70,13 @@ def tracking_counts(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict[
 def identity_switches(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict[str, list[tuple[int, int, int, int]]]:
     """Where `IDSW` counts: every video's (frame, person, track before, track from then on); arguments as in
     `tracking_metrics`."""
-    switches = {}
-    for video, people, tracks, pairs in _overlapping(pred, gt, label_centric):
-        switches[video] = [
+    return {
+        video: [
             (frame, people[person].person_id, tracks[before].person_id, tracks[track].person_id)
             for frame, person, before, track in _switches(people, tracks, pairs)
         ]
-    return switches
+        for video, people, tracks, pairs in _overlapping(pred, gt, label_centric)
+    }
 
 
 def metrics_of_counts(counts: np.ndarray) -> dict[str, float]:
