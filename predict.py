@@ -86,7 +86,7 @@ from utils.box_ops import Track
 from utils.drawing.report.contents import predicted_page
 from utils.drawing.report.page import write_report
 from utils.drawing.timeline import Person
-from utils.drawing.video_writer import TubeVideoWriter, resize_image
+from utils.drawing.video_writer import annotated_video, resize_image
 from utils.misc import InputError, counted, exceeding, pick_device, progress, start, tell
 from utils.storage.files import shorten, write_json
 
@@ -249,8 +249,8 @@ def _columns(frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> dict[
 class Drawing:
     """Draws and encodes the annotated video in a thread of its own, a block of frames while the next is detected."""
 
-    def __init__(self, writer: TubeVideoWriter, tracks: VideoTracks) -> None:
-        self.writer, self.tracks = writer, tracks
+    def __init__(self, write: Callable[[np.ndarray, list[Person]], None], tracks: VideoTracks) -> None:
+        self.write, self.tracks = write, tracks
         self.images: deque[np.ndarray] = deque()  # of the frames that are not drawn yet
         self.drawn = 0
         self._thread = ThreadPoolExecutor(1, "drawing")
@@ -272,7 +272,7 @@ class Drawing:
 
     def _write(self, images: list[np.ndarray], people: list[list[Person]]) -> None:
         for image, shown in zip(images, people, strict=True):
-            self.writer.write(image, shown)
+            self.write(image, shown)
 
     def close(self) -> None:
         """Wait until all is drawn."""
@@ -295,8 +295,8 @@ def predict(path: Path, models: Models, args: Namespace) -> dict:
         bar = stack.enter_context(progress(desc=path.name, total=total, unit="frame", leave=False, delay=1))
         drawing, frames = None, video
         if not args.no_video:
-            writer = TubeVideoWriter(mp4, video.size, video.fps, models.labels, video.announced)
-            drawing = stack.enter_context(closing(Drawing(stack.enter_context(writer), tracks)))
+            write = stack.enter_context(annotated_video(mp4, video.size, video.fps, models.labels, video.announced))
+            drawing = stack.enter_context(closing(Drawing(write, tracks)))
             frames = drawing.keep(video)
         for n_frames in tracks.extend(frames):
             while drawing and tracks.n_frames - drawing.drawn >= 2 * BLOCK:

@@ -25,7 +25,7 @@ from models.detectors import open_detector
 from models.person_encoder import PersonEncoder
 from models.weights import weights_hash
 from utils.drawing.timeline import Person
-from utils.drawing.video_writer import TubeVideoWriter, resize_image
+from utils.drawing.video_writer import annotated_video, resize_image
 from utils.misc import rng
 from utils.storage.files import save_torch
 
@@ -90,9 +90,9 @@ def write_annotated(path: Path, frames: list[np.ndarray]) -> None:
     """An annotated video of `frames` with `PEOPLE` in each, in the way that predict.py writes it."""
     boxes = [np.float32([90 * i + 20, 100, 90 * i + 100, 400]) for i in range(PEOPLE)]
     people = [Person(i, box, i % len(LABELS), 0.5) for i, box in enumerate(boxes)]
-    with TubeVideoWriter(path, SIZE, 25.0, LABELS, len(frames)) as writer:
+    with annotated_video(path, SIZE, 25.0, LABELS, len(frames)) as write:
         for frame in frames:
-            writer.write(resize_image(frame), people)
+            write(resize_image(frame), people)
 
 
 def write_with_opencv(path: Path, frames: list[np.ndarray]) -> None:

@@ -20,8 +20,8 @@ from datasets.sampling import Sampling
 from models.detectors import Detections, Detector
 from models.linkers import LINKERS
 from tests.videos import gradient_frames, write_video
-from utils.drawing.timeline import Person
-from utils.drawing.video_writer import MIN_SIDE, TubeVideoWriter
+from utils.drawing.timeline import Person, Strip
+from utils.drawing.video_writer import MIN_SIDE
 from utils.flags import DETECTOR_BATCH
 from utils.misc import InputError
 from utils.storage.files import save_torch
@@ -99,14 +99,14 @@ def test_the_video_shows_the_first_pass_and_the_json_the_second(
     """A person away for longer than a track survives is another number in the video, and the same one in the JSON."""
     present = [{*range(30), *range(45, 80)}, {*range(50, 80)}]
     drawn: dict[int, set[int]] = {}
-    draw = TubeVideoWriter.write
+    mark = Strip.mark
 
-    def write(writer: TubeVideoWriter, image: np.ndarray, people: list[Person]) -> None:
-        drawn[len(drawn)] = {person.person_id for person in people}
-        draw(writer, image, people)
+    def marked(strip: Strip, frame: int, people: list[Person]) -> None:
+        drawn[frame] = {person.person_id for person in people}
+        mark(strip, frame, people)
 
     detect(monkeypatch, present)
-    monkeypatch.setattr(TubeVideoWriter, "write", write)
+    monkeypatch.setattr(Strip, "mark", marked)
     video = write_video(tmp_path / "a.mp4", gradient_frames(80, 64, 48))
     flags = ("--linker=robust", "--filter_length=4", "--sim_th=0.4")
     run(models, tmp_path / "with", video, *flags)

@@ -13,7 +13,7 @@ from datasets.dataset import VideoFrames
 from utils.drawing.draw import BLACK, WHITE, colour_of, draw_boxes, fill, put_text, text_size
 from utils.drawing.timeline import Person, Strip
 from utils.drawing.video_encoder import new_video
-from utils.drawing.video_writer import MAX_SIDE, MIN_SIDE, MIN_STRIP, ROWS, TubeVideoWriter, resize_image
+from utils.drawing.video_writer import MAX_SIDE, MIN_SIDE, MIN_STRIP, ROWS, annotated_video, resize_image
 from utils.misc import InputError
 
 LABELS = ["walk", "run", "sit"]
@@ -30,9 +30,9 @@ def grey(width: int = 120, height: int = 100) -> np.ndarray:
 def write(path: Path, people: Sequence[Sequence[Person]], frame: np.ndarray, fps: float = 25.0) -> None:
     """An annotated video that shows `frame` with the people of each frame."""
     height, width = frame.shape[:2]
-    with TubeVideoWriter(path, (width, height), fps, LABELS, len(people)) as video:
+    with annotated_video(path, (width, height), fps, LABELS, len(people)) as add:
         for shown in people:
-            video.write(resize_image(frame), shown)
+            add(resize_image(frame), shown)
 
 
 def read(path: Path) -> np.ndarray:
@@ -116,9 +116,9 @@ def test_no_frames_bad_rates_and_errors_leave_nothing(tmp_path: Path) -> None:
         write(path, [], grey())
     with pytest.raises(InputError, match="frames a second"):
         write(path, [[]], grey(), float("nan"))
-    with pytest.raises(InputError, match="frame 3"), TubeVideoWriter(path, (120, 100), 25.0, LABELS) as video:
+    with pytest.raises(InputError, match="frame 3"), annotated_video(path, (120, 100), 25.0, LABELS) as add:
         for _ in range(3):
-            video.write(resize_image(grey()), [])
+            add(resize_image(grey()), [])
         raise InputError("frame 3 cannot be decoded")
     assert list(tmp_path.iterdir()) == []
 
