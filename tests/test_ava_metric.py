@@ -184,14 +184,6 @@ def test_the_command_writes_what_it_prints(
     assert "stand" in printed and "rule of 2019" in printed
 
 
-def test_an_empty_file_of_exclusions_excludes_nothing(fixtures: Path, tmp_path: Path) -> None:
-    names = "groundtruth.csv", "detections.csv", "labelmap.pbtxt"
-    files = [fixtures / "ava" / "real_sample" / name for name in names]
-    (tmp_path / "none.csv").write_text("")
-    results = [repr(ava.evaluate_files(*files, exclusions, "2019")) for exclusions in (None, tmp_path / "none.csv")]
-    assert results[0] == results[1]
-
-
 def test_80_classes_in_place_of_60_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
