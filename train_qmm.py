@@ -110,15 +110,16 @@ def query_clips(
 ) -> QueryClips:
     """Clips of a subset's cached queries; DETR runs first on the videos that are not cached.
 
-    Videos left out enter `bad`. Without `train` there is one clip of each video, no frame is mirrored, and identities
-    are persons whatever `--identity` says.
+    Videos left out enter `bad`. Without `train` there is one clip of each video, its frames are as they are, and
+    identities are persons whatever `--identity` says.
     """
     floor = minimum["psn_score_th"]
     if args.matching == "hungarian":  # weaker queries can take a person away too
         floor = min(floor, FLOOR)
     folder, views = Path(args.checkpoint_root) / project.name / "queries", []
-    for mirrored in (False, True) if train and args.mirror_frames else (False,):
-        videos = SubsetVideos(project, subset, args.workers, args.skip_bad, mirrored)
+    augmented = ["mirrored"] * args.mirror_frames + ["erased"] * args.erase_people if train else []
+    for view in ("plain", *augmented):
+        videos = SubsetVideos(project, subset, args.workers, args.skip_bad, view, annotations)
         store = cache_queries(folder, videos, detector, floor)
         views.append(partial(CachedDetections, store, psn_score_th=floor))
         bad |= videos.bad | store.bad
@@ -189,8 +190,9 @@ def main() -> None:
         names = ("psn_score_th", "iou_th")
         thresholds = {name: project.default(f"qmm_{name}", name, given=getattr(args, name)) for name in names}
         minimum = {name: exceeding(value) if args.strict else value for name, value in thresholds.items()}
-        if args.mirror_frames and args.identity == "slot":
-            raise InputError("--mirror_frames: goes with --identity person; a mirrored person has another query")
+        if (args.mirror_frames or args.erase_people) and args.identity == "slot":
+            text = "go with --identity person; a person has another query in a changed frame"
+            raise InputError(f"--mirror_frames, --erase_people: {text}")
         if args.between_key_frames and args.no_query_cache:
             raise InputError("--between_key_frames: goes with the query cache; leave --no_query_cache out")
         bad: dict[str, str] = {}

@@ -3,7 +3,8 @@
     python -m benchmarks.link_cues --dataset synthetic --qmm_name demo
 
 Needs the query cache that `eval_qmm.py` left and the encoder of `train_qmm.py`; runs no detector. Where there is that
-of `python -m models.person_queries --mirrored` too, features are also compared with those of mirrored frames. Several
+of `python -m models.person_queries --view mirrored` or `erased` too, features of such frames are also compared with
+those of frames as they are. Several
 data sets, `--data_root A B`, of one name, are evaluated together (their caches are `--checkpoint_root A B`). Intervals
 are of 95 % of resampled sets of videos. The last rows say where the robust linker loses: with true identities of the
 people who overlap nobody, or of those who do, and with the boxes that are missing in overlaps.
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.config import load_project
+from datasets.frame_batches import VIEWS
 from models.linkers import LINKERS, LinkOptions, greedy_assignment
 from models.person_encoder import encode, load_encoder
 from models.person_queries import CachedDetections, match_people, query_cache_path
@@ -67,13 +69,13 @@ def linker_rows(end: int) -> Iterator[tuple[str, str, int, LinkOptions]]:
 
 
 def read_videos(
-    root: Path, project, subset: str, epoch: int | None, psn_score_th: float, mirrored: bool = False
+    root: Path, project, subset: str, epoch: int | None, psn_score_th: float, view: str = "plain"
 ) -> dict[str, Video]:
-    """The videos of a subset, out of the query cache of the run in `root`; none where there is none of `mirrored`."""
+    """The videos of a subset, out of the query cache of the run in `root`; none where another `view` has no cache."""
     encoder, config, _ = load_encoder(epoch_path(root / "encoder", epoch, "person encoder", "train_qmm.py"))
-    path = query_cache_path(root.parent / "queries", subset, config["detector"]["key"], mirrored=mirrored)
+    path = query_cache_path(root.parent / "queries", subset, config["detector"]["key"], view=view)
     if not path.is_file():
-        if mirrored:
+        if view != "plain":
             return {}
         raise InputError(f"{path}: no query cache; run eval_qmm.py --subset {subset} first")
     store, videos = TarStore(path, "query cache"), {}
@@ -245,22 +247,24 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.data_root) != len(args.checkpoint_root):
         raise InputError("--data_root, --checkpoint_root: name as many folders of runs as of data")
-    videos: dict[str, Video] = {}
-    mirrored: dict[str, Video] = {}
+    views: dict[str, dict[str, Video]] = {view: {} for view in VIEWS}
     for data_root, checkpoint_root in zip(args.data_root, args.checkpoint_root, strict=True):
         project = load_project(args.dataset, data_root)
         psn_score_th = project.default("psn_score_th") if args.psn_score_th is None else args.psn_score_th
         root = Path(checkpoint_root) / project.name / args.qmm_name
-        for read, is_mirrored in ((videos, False), (mirrored, True)):
-            part = read_videos(root, project, args.subset, args.load_epoch, psn_score_th, is_mirrored)
+        for view, read in views.items():
+            part = read_videos(root, project, args.subset, args.load_epoch, psn_score_th, view)
             read |= {f"{checkpoint_root}/{name}": video for name, video in part.items()}
+    videos = views["plain"]
     min_length = args.filter_length or int(project.default("filter_length"))
     sim_th = {name: project.default(cue.default_th) for name, cue in LINK_CUES.items()}
 
     print(f"{len(videos)} videos, {sum(len(video.frames) for video in videos.values())} detections")
-    ranks = [["rank-1 of the feature", *(rank_1(videos, gap, videos) for gap in GAPS)]]
-    if mirrored.keys() == videos.keys():
-        ranks.append(["in mirrored frames", *(rank_1(videos, gap, mirrored) for gap in GAPS)])
+    ranks = [
+        [f"rank-1 of features, {view} frames", *(rank_1(shown, gap, videos) for gap in GAPS)]
+        for view, shown in views.items()
+        if shown.keys() == videos.keys()
+    ]
     print_table(["frames later", *map(str, GAPS)], ranks)
     ceiling, counts_of_ceiling = evaluate(videos, true_tracks, min_length)
     rows = [["true identities", *ceiling, "100", "100"]]

@@ -17,10 +17,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rows import seconds
-from datasets.annotations import Video, keep_fitting, read_annotations
+from datasets.annotations import Video, annotated_boxes, keep_fitting, read_annotations
 from datasets.config import Project, load_project
 from datasets.frame_batches import SubsetVideos
-from datasets.query_clips import QueryClips, annotated_boxes
+from datasets.query_clips import QueryClips
 from models.detectors import Detector, open_detector
 from models.held_out import held_out_metrics
 from models.linkers import LINKERS

@@ -260,6 +260,13 @@ def box_columns(tubes: Sequence[Tube]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return *frames_and_boxes(tubes), persons, labels
 
 
+def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A video's boxes by rising frame, a person once in each: frames (G,), boxes (G, 4), person ids (G,), int64."""
+    frames, boxes, persons, _ = box_columns(video.tubes)
+    _, first = np.unique([frames, persons], axis=1, return_index=True)  # sorted by frame, then person
+    return frames[first], boxes[first], persons[first]
+
+
 def _label_index(label: int | str | None, file_labels: Sequence[str], labels: Sequence[str]) -> int:
     """The label's index in the project's `labels`, -1 for no action; ValueError where they lack it."""
     if label is None or label == -1:

@@ -37,6 +37,7 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
         "whole_videos": args.whole_videos,
         "mirror": args.mirror_frames or not args.no_flip,
         "mirror_frames": args.mirror_frames,
+        "erase_people": args.erase_people,
     }
     if is_url(args.shards_path):
         check = ShardCheck(project, args.subset).video

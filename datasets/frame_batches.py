@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.annotations import annotated_boxes
 from datasets.dataset import VideoFrames
-from datasets.transforms import resize
-from utils.misc import InputError, checksum
+from datasets.transforms import choose_erased, erase, resize
+from utils.gt_tubes import tubes_checksum
+from utils.misc import InputError, checksum, rng
 from utils.storage.video_cache import BadVideo
 
 if TYPE_CHECKING:
+    from datasets.annotations import Video
     from datasets.config import Project
 
 AHEAD = 3  # batches of a video that wait for the model
+VIEWS = ("plain", "mirrored", "erased")  # a subset's frames as they are; mirrored; without one of several people
 BLOCK = 2**16  # bytes of a file's start, middle and end that `measure` reads: little, as videos may lie on a network
 END = object()
 
@@ -85,14 +89,21 @@ class SubsetVideos:
         paths: file or folder of each video's name.
         bad: with `skip_bad`, the names that lead out of the data's folder, and why they are left out.
         workers: how many videos decode at a time.
-        mirrored: whether frames are mirrored left to right.
+        view: an entry of `VIEWS`: how the frames are shown.
+        annotations: the ground truth whose people are erased; needed where `view` is "erased".
     """
 
     def __init__(
-        self, project: "Project", subset: str, workers: int = 1, skip_bad: bool = False, mirrored: bool = False
+        self,
+        project: "Project",
+        subset: str,
+        workers: int = 1,
+        skip_bad: bool = False,
+        view: str = "plain",
+        annotations: "Mapping[str, Video] | None" = None,
     ) -> None:
         self.subset, self.workers, self.skip_bad, self.sampling = subset, workers, skip_bad, project.sampling
-        self.mirrored = mirrored
+        self.view, self.annotations = view, dict(annotations) if view == "erased" else {}
         self.paths: dict[str, Path] = {}
         self.bad: dict[str, str] = {}
         for name in project.split(subset):
@@ -104,9 +115,11 @@ class SubsetVideos:
                 self.bad[name] = str(error)
 
     def sources(self) -> dict[str, list[int]]:
-        """Each video's `measure` and, where not all frames are used, a checksum of which."""
+        """Each video's `measure`, where not all frames are used a checksum of which, and where people are erased one of
+        these."""
         sampled = [] if self.sampling.all_frames else [int(checksum(repr(self.sampling)), 16)]
-        return {name: measure(path) + sampled for name, path in self.paths.items()}
+        erased = {name: [tubes_checksum(video.tubes, True)] for name, video in self.annotations.items()}
+        return {name: measure(path) + sampled + erased.get(name, []) for name, path in self.paths.items()}
 
     def open(self, names: Sequence[str], image_size: int, batch_size: int, pin: bool) -> Iterator[VideoBatches]:
         """Open these videos in order, `workers` of them decoding at a time. Memory does not grow with a video's length.
@@ -137,10 +150,25 @@ class SubsetVideos:
         try:
             frames = VideoFrames(self.paths[name], self.sampling)
             yield frames.size, frames.fps
-            shown = (cv2.flip(frame, 1) for frame in frames) if self.mirrored else frames
+            shown = (cv2.flip(frame, 1) for frame in frames) if self.view == "mirrored" else frames
+            if name in self.annotations:
+                shown = erase_people(frames, self.annotations[name])
             yield from batches(shown, image_size, batch_size, pin)
         except InputError as error:
             raise (BadVideo if self.skip_bad else InputError)(str(error)) from None
+
+
+def erase_people(frames: Iterable[np.ndarray], video: "Video") -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) without one of several annotated people (`choose_erased`), in every run the same one."""
+    numbers, boxes, _ = annotated_boxes(video)
+    draw = rng(zlib.crc32(video.name.encode()))
+    for number, frame in enumerate(frames):
+        in_frame = boxes[slice(*np.searchsorted(numbers, [number, number + 1]))]
+        row = choose_erased(in_frame, draw)
+        if row >= 0:
+            frame = frame.copy()
+            erase(frame, in_frame[row])
+        yield frame
 
 
 def measure(path: Path) -> list[int]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from datasets.annotations import Video, box_columns
+from datasets.annotations import Video, annotated_boxes
 from datasets.use_shards import choose_frames
 from utils.misc import checksum, rng
 
@@ -17,7 +17,7 @@ class QueryClips:
     Args:
         videos: the ground truth. Clips are of the videos with an assigned detection in every view.
         views: functions of a video's name that give its detections (`frames`, `boxes`, `queries(rows)`, `slots`,
-            `meta`) in the frames as they are, or in mirrored ones. Each frame of a clip is of a view at random.
+            `meta`) in the frames as they are, mirrored, or without somebody; each frame of a clip is of one at random.
         match: function of detections, frames (G,) and boxes (G, 4) of ground truth; each detection's box, -1 for none.
         n_frames: frames of a clip; fewer where the video is shorter.
         sampling_rate: step between them, counted in key frames where the video is annotated in these alone.
@@ -117,13 +117,6 @@ class QueryClips:
             return np.concatenate(queries), np.concatenate(ids)
 
         return shown(0), shown(gap)
-
-
-def annotated_boxes(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A video's boxes by rising frame, a person once in each: frames (G,), boxes (G, 4), person ids (G,), int64."""
-    frames, boxes, persons, _ = box_columns(video.tubes)
-    _, first = np.unique([frames, persons], axis=1, return_index=True)  # sorted by frame, then person
-    return frames[first], boxes[first], persons[first]
 
 
 def with_boxes_between(

@@ -1,9 +1,11 @@
-"""Transforms of frames and boxes before the detector: resizing, normalisation, colour jitter."""
+"""Transforms of frames and boxes before the detector: resizing, normalisation, colour jitter, erasing of people."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from utils.box_ops import paired_iou
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G, B (BT.601)
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -51,3 +53,32 @@ def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: Sequence
     matrix = hue @ colour * (brightness * contrast)
     offset = (hue @ colour).sum(1) * (1 - contrast) * brightness * mean_grey
     return np.column_stack([matrix, offset])
+
+
+def choose_erased(boxes: np.ndarray, draw: np.random.Generator) -> int:
+    """The row of one of a frame's boxes (n, 4), xyxy, at random among those that overlap no other; -1: there is none,
+    or no second person."""
+    apart = np.flatnonzero((paired_iou(boxes[:, None], boxes[None]) > 0).sum(1) == 1)
+    return int(draw.choice(apart)) if len(boxes) > 1 and len(apart) else -1
+
+
+def erase(image: np.ndarray, box: np.ndarray) -> None:
+    """Paint over a box of an image and a margin around it, in place.
+
+    Each row runs evenly from the colour to the left of it to that to its right.
+
+    Args:
+        image: uint8 (H, W, 3).
+        box: float (4,), xyxy pixels.
+    """
+    height, width = image.shape[:2]
+    margin = max(height, width) // 80
+    (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int) - margin, np.ceil(box[2:]).astype(int) + margin
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    left, right = (image[y0:y1, x].astype(np.float32)[:, None] for x in (max(x0 - 1, 0), min(x1, width - 1)))
+    if x0 == 0:
+        left = right
+    if x1 == width:
+        right = left
+    share = np.linspace(0, 1, x1 - x0, dtype=np.float32)[:, None]
+    image[y0:y1, x0:x1] = left + share * (right - left)

@@ -26,8 +26,8 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, jitter_matrix, normalise_boxes, resize_to, resized_shape
-from utils.box_ops import Tube
+from datasets.transforms import GREY, choose_erased, erase, jitter_matrix, normalise_boxes, resize_to, resized_shape
+from utils.box_ops import Tube, box_cxcywh_to_xyxy
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
 
@@ -139,6 +139,7 @@ class Clips:
         whole_videos: take clips from anywhere. Else they lie between the first and the last annotated frame, or consist
             of key frames: people elsewhere have no boxes.
         mirror: mirror half of the clips, or with `mirror_frames` half of their frames.
+        erase_people: paint over somebody who overlaps nobody in half of the frames that show more people.
     """
 
     n_frames: int = 1
@@ -152,6 +153,7 @@ class Clips:
     whole_videos: bool = False
     mirror: bool = True
     mirror_frames: bool = False
+    erase_people: bool = False
     in_order: ClassVar[bool] = False  # whether the clips of an epoch come in the order of their indices
 
     def __post_init__(self) -> None:
@@ -210,6 +212,23 @@ class Clips:
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
+    def _erase_people(
+        self, images: np.ndarray, boxes: np.ndarray, counts: np.ndarray, draw: np.random.Generator
+    ) -> np.ndarray:
+        """Paint over people in a clip's images (T, H, W, 3), `counts` (T,) of whose `boxes` (n, 4), cxcywh, each has.
+
+        Returns whether each box still shows somebody: bool (n,).
+        """
+        shown = np.ones(len(boxes), bool)
+        corners = box_cxcywh_to_xyxy(torch.from_numpy(boxes)).numpy() * np.tile(images.shape[2:0:-1], 2)
+        edges = np.concatenate([[0], np.cumsum(counts)])
+        for t in np.flatnonzero(draw.random(len(images)) < 0.5).tolist():
+            row = choose_erased(corners[edges[t] : edges[t + 1]], draw)
+            if row >= 0:
+                erase(images[t], corners[edges[t] + row])
+                shown[edges[t] + row] = False
+        return shown
+
     def _jitter(self, images: np.ndarray, draw: np.random.Generator, step: int) -> None:
         """Change the colours of a clip's images (T, H, W, 3); each `step`-th column counts in their mean."""
         mean = images[:: len(images) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
@@ -234,13 +253,18 @@ class Clips:
             if self.train:
                 draws = clip.draw.random(len(flips) if self.mirror_frames else 1)
                 flips |= (draws < 0.5) & self.mirror
-            self._read_clip(clip.video, clip.frames, part[:, :high, :wide], flips)
-            if self.train:
-                self._jitter(part[:, :high, :wide], clip.draw, -16 if flips.all() else 16)
+            images_of_clip = part[:, :high, :wide]
+            self._read_clip(clip.video, clip.frames, images_of_clip, flips)
             rows, counts = clip.video.rows(clip.frames)
             boxes = clip.video.boxes[rows]
             flipped = np.repeat(flips, counts)
             boxes[flipped, 0] = 1 - boxes[flipped, 0]
+            if self.train and self.erase_people:
+                shown = self._erase_people(images_of_clip, boxes, counts, clip.draw)
+                counts = np.array([of_frame.sum() for of_frame in np.split(shown, np.cumsum(counts)[:-1])])
+                rows, boxes = rows[shown], boxes[shown]
+            if self.train:
+                self._jitter(images_of_clip, clip.draw, -16 if flips.all() else 16)
             boxes *= np.array([wide / size[1], high / size[0]] * 2, np.float32)
             persons, ids = np.unique(clip.video.persons[rows], return_inverse=True)
             columns.append((clip.frames, boxes, ids.reshape(-1) + first_id, clip.video.actions[rows], counts))

@@ -21,8 +21,8 @@ def make_parser() -> Parser:
     parser = Parser("Run DETR over a subset's videos and fill the query cache, which the later stages read.")
     add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to run DETR over")
-    what = "mirror the frames: for train_qmm.py --mirror_frames"
-    parser.flag("data", "mirrored", action="store_true", help=what)
+    parser.flag("data", "view", choices=("plain", "mirrored", "erased"), default="plain",
+                help="frames as they are, or for train_qmm.py --mirror_frames or --erase_people")  # fmt: skip
     add_detector_flags(parser)
     add_run_flags(parser)
     return parser
@@ -122,10 +122,10 @@ class CachedDetections:
             yield self.frames[a:b], self.scores[a:b], self.boxes[a:b], self.queries(slice(a, b))
 
 
-def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR, mirrored: bool = False) -> Path:
-    """The tar of a subset's queries, of its frames or of the `mirrored` ones; `key` as of `Detector`. It holds all
+def query_cache_path(folder: Path, subset: str, key: str, psn_score_th: float = FLOOR, view: str = "plain") -> Path:
+    """The tar of a subset's queries; `key` as of `Detector`, `view` as of `SubsetVideos`. It holds all
     queries where `psn_score_th` is below `FLOOR`, else those of a person score of at least that."""
-    name = f"{subset}-{key}" + "-mirrored" * mirrored + "-all" * (psn_score_th < FLOOR)
+    name = f"{subset}-{key}" + ("" if view == "plain" else f"-{view}") + "-all" * (psn_score_th < FLOOR)
     return Path(folder) / f"{name}.tar"
 
 
@@ -139,7 +139,7 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
     """
     floor = FLOOR if psn_score_th >= FLOOR else 0.0
     sources = videos.sources()
-    path = query_cache_path(folder, videos.subset, detector.key, psn_score_th, videos.mirrored)
+    path = query_cache_path(folder, videos.subset, detector.key, psn_score_th, videos.view)
     settings = {"detector": detector.key, "floor": floor}
     with fill_cache(path, sources, settings, videos.skip_bad, keep=True) as cache:
         opened = videos.open(cache.missing, detector.frame_size, detector.batch_size, detector.device.type == "cuda")
@@ -151,7 +151,7 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
             with cache.sample(video.name) as sample:
                 total = 0
                 for n_frames, detections in batches:
-                    if videos.mirrored:
+                    if videos.view == "mirrored":
                         detections = detections._replace(boxes=_mirrored(detections.boxes, video.size[0]))
                     sample.append({name: x for name, x in detections._asdict().items() if x is not None})
                     total += n_frames
@@ -233,6 +233,7 @@ def match_hungarian(
 
 def main() -> None:
     """The command line."""
+    from datasets.annotations import read_annotations
     from datasets.config import load_project  # a script's imports: the module itself knows no data sets
     from datasets.frame_batches import SubsetVideos
     from datasets.presets import parse_with_preset
@@ -241,11 +242,15 @@ def main() -> None:
     with process_group(args.device) as device:
         start(args)
         project = load_project(args.dataset, args.data_root)
-        videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad, args.mirrored)
+        bad: dict[str, str] = {}
+        annotations = None
+        if args.view == "erased":
+            annotations = read_annotations(project, project.split(args.subset), bad if args.skip_bad else None)
+        videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad, args.view, annotations)
         folder = Path(args.checkpoint_root) / project.name / "queries"
         store = cache_queries(folder, videos, detector_of(args, device))
         if rank() == 0:
-            tell_left_out(videos.bad | store.bad)
+            tell_left_out(bad | videos.bad | store.bad)
             print(f"queries of {counted(len(store.names) - len(store.bad), 'video')}: {store.path}")
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets.annotations import read_annotations
+from datasets.config import load_project
 from models.head_types import HEAD_TYPES, HeadType
 from models.person_encoder import load_encoder
 from models.person_queries import detector_of
 from models.x3d import x3d_xs
 from tests.stages import LOOSE, QUIET, TINY_DETR, Stages
 from utils.misc import InputError
+from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
 
 
@@ -102,6 +105,24 @@ def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stag
         "train_qmm", "--qmm_name", "live", "--detr", detr, "--no_query_cache", "--epochs", 1, "--iou_th", 0.05, *LOOSE
     )
     assert (stages.folder("live") / "encoder" / "epoch_1.pth").is_file()
+
+
+def test_query_matching_sees_mirrored_frames_and_frames_without_somebody(stages: Stages) -> None:
+    detr = stages.folder("one") / "detr" / "epoch_1.pth"
+    flags = ("--qmm_name", "views", "--detr", detr, "--epochs", 1, "--iou_th", 0.05, *LOOSE)
+    with pytest.raises(InputError, match="go with --identity person"):
+        stages.run("train_qmm", *flags, "--erase_people", "--identity", "slot")
+    stages.run("train_qmm", *flags, "--mirror_frames", "--erase_people")
+    assert (stages.folder("views") / "encoder" / "epoch_1.pth").is_file()
+    caches = {path.stem.rpartition("-")[2]: path for path in stages.checkpoint.glob("synthetic/queries/train-*.tar")}
+    plain, erased = (TarStore(path, "query cache") for path in (caches.pop("64"), caches["erased"]))
+    assert caches.keys() == {"mirrored", "erased"}
+    videos = read_annotations(load_project("synthetic", stages.data), plain.names)
+    crowded = {name for name, video in videos.items() if len({tube.person_id for tube in video.tubes}) > 1}
+    changed = {
+        name for name in plain.names if plain.read(name, "queries").tolist() != erased.read(name, "queries").tolist()
+    }
+    assert changed and changed <= crowded
 
 
 @pytest.mark.slow

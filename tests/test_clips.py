@@ -60,8 +60,8 @@ class WhiteBlocks:
 
 def test_mirrored_frames_have_queries_of_their_own_and_the_same_boxes(project, tmp_path):
     stores = [
-        cache_queries(tmp_path, SubsetVideos(project, "val", mirrored=mirrored), WhiteBlocks())
-        for mirrored in (False, True)
+        cache_queries(tmp_path, SubsetVideos(project, "val", view=view), WhiteBlocks())
+        for view in ("plain", "mirrored")
     ]
     assert stores[0].path != stores[1].path
     for name, length in LENGTHS.items():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from datasets.annotations import Video
+from datasets.annotations import Video, annotated_boxes
 from datasets.config import load_project
 from datasets.make_shards import encode_video
-from datasets.query_clips import QueryClips, annotated_boxes, with_boxes_between
+from datasets.query_clips import QueryClips, with_boxes_between
 from datasets.track_batches import TrackBatches
 from datasets.use_shards import ClipDataset
 from eval_qmm import actions_of

@@ -120,7 +120,7 @@ def detr_path(tmp_path: Path) -> Path:
 class Counted:
     """Two videos of random frames, 4:3 and wide; counts how often each is opened."""
 
-    subset, skip_bad, mirrored = "val", False, False
+    subset, skip_bad, view = "val", False, "plain"
 
     def __init__(self) -> None:
         self.shapes = {"one": (10, 48, 64), "two": (7, 32, 64)}

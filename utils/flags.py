@@ -64,6 +64,9 @@ def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: s
     help_text = "mirror each frame of a clip at random, also with --no_flip: queries encode appearance, not position"
     help_text += " (adds a second query cache)" if used_with else ""
     parser.flag("data", "mirror_frames", action="store_true", help=help_text)
+    help_text = "paint over one of several people in a frame at random: queries encode a person, not who else is there"
+    help_text += " (adds a query cache)" if used_with else ""
+    parser.flag("data", "erase_people", action="store_true", help=help_text)
 
 
 def add_log_flags(parser: Parser) -> None:
