@@ -49,7 +49,7 @@ def flags(shards: object, subset: str = "val", mirror_frames: bool = False) -> N
     return Namespace(
         shards_path=str(shards), subset=subset, data_root="data", clips_per_epoch=4, n_frames=1, sampling_rate=1,
         seed=1, clips_per_video=2, jitter=0.0, jitter_hue=0.0, whole_videos=False, no_flip=True,
-        mirror_frames=mirror_frames,
+        mirror_frames=mirror_frames, erase_people=False,
     )  # fmt: skip
 
 
