@@ -115,8 +115,8 @@ class SubsetVideos:
                 self.bad[name] = str(error)
 
     def sources(self) -> dict[str, list[int]]:
-        """Each video's `measure`, where not all frames are used a checksum of which, and where people are erased one of
-        these."""
+        """Each video's `measure`, followed by a checksum of the frames used where these are not all, and of the
+        annotation where people are erased by it."""
         sampled = [] if self.sampling.all_frames else [int(checksum(repr(self.sampling)), 16)]
         erased = {name: [tubes_checksum(video.tubes, True)] for name, video in self.annotations.items()}
         return {name: measure(path) + sampled + erased.get(name, []) for name, path in self.paths.items()}
@@ -159,7 +159,7 @@ class SubsetVideos:
 
 
 def erase_people(frames: Iterable[np.ndarray], video: "Video") -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) without one of several annotated people (`choose_erased`), in every run the same one."""
+    """Frames, uint8 (H, W, 3), with one of several annotated people painted over, in every run the same one."""
     numbers, boxes, _ = annotated_boxes(video)
     draw = rng(zlib.crc32(video.name.encode()))
     for number, frame in enumerate(frames):

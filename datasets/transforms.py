@@ -56,8 +56,10 @@ def jitter_matrix(rng: np.random.Generator, mean_grey: float, strength: Sequence
 
 
 def choose_erased(boxes: np.ndarray, draw: np.random.Generator) -> int:
-    """The row of one of a frame's boxes (n, 4), xyxy, at random among those that overlap no other; -1: there is none,
-    or no second person."""
+    """Choose who is painted over in a frame, at random among the people who overlap nobody.
+
+    Returns the row of `boxes`, (n, 4) xyxy; -1 where the frame shows fewer than two people, or all overlap.
+    """
     apart = np.flatnonzero((paired_iou(boxes[:, None], boxes[None]) > 0).sum(1) == 1)
     return int(draw.choice(apart)) if len(boxes) > 1 and len(apart) else -1
 
@@ -82,3 +84,24 @@ def erase(image: np.ndarray, box: np.ndarray) -> None:
         right = left
     share = np.linspace(0, 1, x1 - x0, dtype=np.float32)[:, None]
     image[y0:y1, x0:x1] = left + share * (right - left)
+
+
+def erase_in_clip(images: np.ndarray, boxes: np.ndarray, counts: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Paint over one of several people (`choose_erased`) in half of a clip's images, at random, in place.
+
+    Args:
+        images: uint8 (T, H, W, 3).
+        boxes: float (n, 4), xyxy pixels, one image's after another's.
+        counts: int (T,), boxes of each image.
+
+    Returns:
+        Whether each box still shows somebody: bool (n,).
+    """
+    shown, end = np.ones(len(boxes), bool), np.cumsum(counts)
+    for t in np.flatnonzero(draw.random(len(images)) < 0.5).tolist():
+        first = end[t] - counts[t]
+        row = choose_erased(boxes[first : end[t]], draw)
+        if row >= 0:
+            erase(images[t], boxes[first + row])
+            shown[first + row] = False
+    return shown

@@ -26,7 +26,7 @@ from datasets import MAX_PIXELS
 from datasets.annotations import box_columns
 from datasets.dataset import decode_image
 from datasets.make_shards import REMEDY, frame_member, read_shards
-from datasets.transforms import GREY, choose_erased, erase, jitter_matrix, normalise_boxes, resize_to, resized_shape
+from datasets.transforms import GREY, erase_in_clip, jitter_matrix, normalise_boxes, resize_to, resized_shape
 from utils.box_ops import Tube, box_cxcywh_to_xyxy
 from utils.misc import InputError, checksum, rng
 from utils.storage.tars import Member
@@ -212,23 +212,6 @@ class Clips:
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
-    def _erase_people(
-        self, images: np.ndarray, boxes: np.ndarray, counts: np.ndarray, draw: np.random.Generator
-    ) -> np.ndarray:
-        """Paint over people in a clip's images (T, H, W, 3), `counts` (T,) of whose `boxes` (n, 4), cxcywh, each has.
-
-        Returns whether each box still shows somebody: bool (n,).
-        """
-        shown = np.ones(len(boxes), bool)
-        corners = box_cxcywh_to_xyxy(torch.from_numpy(boxes)).numpy() * np.tile(images.shape[2:0:-1], 2)
-        edges = np.concatenate([[0], np.cumsum(counts)])
-        for t in np.flatnonzero(draw.random(len(images)) < 0.5).tolist():
-            row = choose_erased(corners[edges[t] : edges[t + 1]], draw)
-            if row >= 0:
-                erase(images[t], corners[edges[t] + row])
-                shown[edges[t] + row] = False
-        return shown
-
     def _jitter(self, images: np.ndarray, draw: np.random.Generator, step: int) -> None:
         """Change the colours of a clip's images (T, H, W, 3); each `step`-th column counts in their mean."""
         mean = images[:: len(images) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
@@ -260,7 +243,8 @@ class Clips:
             flipped = np.repeat(flips, counts)
             boxes[flipped, 0] = 1 - boxes[flipped, 0]
             if self.train and self.erase_people:
-                shown = self._erase_people(images_of_clip, boxes, counts, clip.draw)
+                corners = box_cxcywh_to_xyxy(torch.from_numpy(boxes)).numpy() * [wide, high, wide, high]
+                shown = erase_in_clip(images_of_clip, corners, counts, clip.draw)
                 counts = np.array([of_frame.sum() for of_frame in np.split(shown, np.cumsum(counts)[:-1])])
                 rows, boxes = rows[shown], boxes[shown]
             if self.train:

@@ -22,7 +22,8 @@ def make_parser() -> Parser:
     add_data_flags(parser)
     parser.flag("data", "subset", default="train", help="subset to run DETR over")
     parser.flag("data", "view", choices=("plain", "mirrored", "erased"), default="plain",
-                help="frames as they are, or for train_qmm.py --mirror_frames or --erase_people")  # fmt: skip
+                help="frames as they are; mirrored, for train_qmm.py --mirror_frames; or with one of several people "
+                "painted over, for --erase_people")  # fmt: skip
     add_detector_flags(parser)
     add_run_flags(parser)
     return parser
