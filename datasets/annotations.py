@@ -67,20 +67,18 @@ def read_annotations(
 def keep_fitting(
     project: Project,
     videos: Mapping[str, Video],
-    decoded: Mapping[str, tuple[int, int, int]],
+    decoded: Mapping[str, Mapping],
     bad: dict[str, str] | None = None,
 ) -> dict[str, Video]:
     """The `videos`, as annotated, that keep to the rules as they decode too.
 
     Args:
-        decoded: width, height and number of frames of videos as they decode; those that it lacks stay as they are.
+        decoded: `width`, `height` and `n_frames` of each video as it decodes.
         bad: as of `read_annotations`, like warnings and errors.
     """
 
     def compared(name: str) -> tuple[Video, list[AnnotationFault]]:
-        if name not in decoded:
-            return videos[name], []
-        width, height, n_frames = decoded[name]
+        width, height, n_frames = (decoded[name][key] for key in ("width", "height", "n_frames"))
         return videos[name], fit_to_video(videos[name], (width, height), n_frames)[1]
 
     return keep_usable(str(project.annotations), videos, compared, bad, SKIP_BAD)
