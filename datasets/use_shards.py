@@ -29,7 +29,6 @@ from datasets.make_shards import REMEDY, frame_member, read_shards
 from datasets.transforms import GREY, erase_in_clip, jitter_matrix, normalise_boxes, resize_to, resized_shape
 from utils.box_ops import Tube, box_cxcywh_to_xyxy
 from utils.misc import InputError, checksum, rng
-from utils.storage.tars import Member
 
 AHEAD = 3  # batches that each worker may be ahead
 MAX_FREE = 4  # images of batches whose memory is kept for the next ones
@@ -84,14 +83,6 @@ class ShardVideo:
         """Rows of the boxes in these frames, one frame after another, and how many each has (T,)."""
         start, stop = np.searchsorted(self.frames, frames), np.searchsorted(self.frames, frames, "right")
         return np.concatenate([np.arange(a, b) for a, b in zip(start, stop, strict=True)]), stop - start
-
-
-def stored_video(path: Path, meta: dict, members: dict[str, Member]) -> ShardVideo:
-    """A video of a shard on disk, whose frames are read by offset."""
-    if list(members) != [frame_member(i) for i in range(len(members))]:
-        raise ValueError("its members are not its frames")
-    offsets, sizes, checksums = np.array([member[1:] for member in members.values()], np.int64).T
-    return ShardVideo(path, meta, checksums, partial(_read_frames, path, offsets, sizes))
 
 
 def _read_frames(path: Path, offsets: np.ndarray, sizes: np.ndarray, frames: Sequence[int]) -> Iterator[bytes]:
@@ -278,7 +269,10 @@ class ClipDataset(Clips):
         videos: list[ShardVideo] = []
         for path, meta, members in read_shards(shards_dir):
             try:
-                videos.append(stored_video(path, meta, members))
+                if list(members) != [frame_member(i) for i in range(len(members))]:
+                    raise ValueError("its members are not its frames")
+                offsets, sizes, checksums = np.array([member[1:] for member in members.values()], np.int64).T
+                videos.append(ShardVideo(path, meta, checksums, partial(_read_frames, path, offsets, sizes)))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path}: damaged sample {meta['name']!r} ({error}); {REMEDY}") from None
         self.names = {video.name for video in videos}
