@@ -83,10 +83,6 @@ class TubeRows:
             raise self.fault("", f"the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         return names
 
-    @functools.cached_property
-    def label_numbers(self) -> dict[str, int]:
-        """The number of each class by its name."""
-        return {name: self.first_label + i for i, name in enumerate(self.label_names)}
 
     def need(self, option: str) -> Sequence[str]:
         """An option that a format cannot do without."""
