@@ -70,12 +70,8 @@ def keep_fitting(
     decoded: Mapping[str, Mapping],
     bad: dict[str, str] | None = None,
 ) -> dict[str, Video]:
-    """The `videos`, as annotated, that keep to the rules as they decode too.
-
-    Args:
-        decoded: `width`, `height` and `n_frames` of each video as it decodes.
-        bad: as of `read_annotations`, like warnings and errors.
-    """
+    """The `videos`, as annotated, that keep to the rules as they decode too: `decoded` has each one's `width`, `height`
+    and `n_frames`. `bad`, warnings and errors as of `read_annotations`."""
 
     def compared(name: str) -> tuple[Video, list[AnnotationFault]]:
         width, height, n_frames = (decoded[name][key] for key in ("width", "height", "n_frames"))
@@ -214,12 +210,7 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
 
 
 def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Video, list[AnnotationFault]]:
-    """Compare an annotation with the video as it decodes.
-
-    Args:
-        video: as annotated.
-        size: width and height of the decoded frames.
-        n_frames: number of frames that decode.
+    """Compare an annotation with the `size` (width, height) and number of frames that decode.
 
     Returns:
         The video with its decoded size, without the boxes after its last frame; and what is wrong: up to `TAIL`
