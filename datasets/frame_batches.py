@@ -54,16 +54,11 @@ class Ahead(Iterator):
 
 
 def batches(frames: Iterable[np.ndarray], image_size: int, batch_size: int, pin: bool = False) -> Iterator[Tensor]:
-    """Frames in batches.
+    """Frames, uint8 RGB (H, W, 3) of one size, in batches uint8 (b, 3, H', W'), channels last in memory.
 
     Args:
-        frames: uint8 RGB (H, W, 3), all of one size.
         image_size: longer side that they are resized to; 0: as they are.
-        batch_size: frames of a batch; the last one may have fewer.
         pin: in pinned memory, from which copies to a GPU run beside its work.
-
-    Yields:
-        uint8 (b, 3, H', W'), channels last in memory.
     """
     resized = (resize(frame, image_size) if image_size else frame for frame in frames)
     while group := list(islice(resized, batch_size)):

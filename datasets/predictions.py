@@ -61,12 +61,9 @@ FORMATS = {
 
 
 def read_predictions(path: Path, format: str, options: Mapping) -> RawPredictions:
-    """Read predictions as they are, unchecked against a data set.
+    """Read a file of predictions, or the folder that the format (of `FORMATS`) is, unchecked against a data set.
 
-    Args:
-        path: a file, or the folder that the format is.
-        format: one of `FORMATS`.
-        options: what the file does not say (`OPTIONS`).
+    `options` say what the file does not (`OPTIONS`).
 
     Raises:
         InputError: names file, place and fault, and the option that would be right where one can be guessed.

@@ -65,13 +65,9 @@ def choose_erased(boxes: np.ndarray, draw: np.random.Generator) -> int:
 
 
 def erase(image: np.ndarray, box: np.ndarray) -> None:
-    """Paint over a box of an image and a margin around it, in place.
+    """Paint over a box, xyxy pixels, of an image, uint8 (H, W, 3), and a margin around it, in place.
 
     Each row runs evenly from the colour to the left of it to that to its right.
-
-    Args:
-        image: uint8 (H, W, 3).
-        box: float (4,), xyxy pixels.
     """
     height, width = image.shape[:2]
     margin = max(height, width) // 80
@@ -89,13 +85,8 @@ def erase(image: np.ndarray, box: np.ndarray) -> None:
 def erase_in_clip(images: np.ndarray, boxes: np.ndarray, counts: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Paint over one of several people (`choose_erased`) in half of a clip's images, at random, in place.
 
-    Args:
-        images: uint8 (T, H, W, 3).
-        boxes: float (n, 4), xyxy pixels, one image's after another's.
-        counts: int (T,), boxes of each image.
-
-    Returns:
-        Whether each box still shows somebody: bool (n,).
+    `images` uint8 (T, H, W, 3); `boxes` (n, 4) xyxy pixels, one image's after another's; `counts` (T,), those of each.
+    Returns whether each box still shows somebody: bool (n,).
     """
     shown, end = np.ones(len(boxes), bool), np.cumsum(counts)
     for t in np.flatnonzero(draw.random(len(images)) < 0.5).tolist():

@@ -27,13 +27,7 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
     """Write an XML of all videos, as a project's export where there are several, or, where `path` has no suffix
     `.xml`, a folder with one XML a video.
 
-    Args:
-        file: its tubes have person ids and names or None as labels.
-        path: file or folder.
-        tolerance: how far, in pixels, a box may be from the one that CVAT interpolates.
-
-    Returns:
-        Lines about what was not carried over as it is.
+    A box may be `tolerance` pixels from the one that CVAT interpolates.
     """
     refuse_names_of_nothing(file.labels)
     parts = {path: file.videos}
@@ -91,15 +85,15 @@ def label_definition(labels: Sequence[str]) -> list[dict]:
 def key_frames(boxes: np.ndarray, tolerance: float) -> np.ndarray:
     """The fewest of consecutive frames from which all boxes are linearly interpolated within `tolerance`.
 
-    The first and the last are among them. Breadth-first search: two frames are joined where the slope between their
-    boxes lies in the range that every box between allows.
+    Breadth-first search: two frames are joined where the slope between their boxes lies in the range that every box
+    between allows.
 
     Args:
         boxes: (T, 4) in equal steps of time.
         tolerance: largest distance of any side, in pixels.
 
     Returns:
-        int64 indices, rising.
+        int64 indices, rising, with the first and the last frame.
     """
     last = len(boxes) - 1
     reached_from = np.full(len(boxes), -1)

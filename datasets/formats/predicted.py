@@ -83,7 +83,6 @@ class TubeRows:
             raise self.fault("", f"the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         return names
 
-
     def need(self, option: str) -> Sequence[str]:
         """An option that a format cannot do without."""
         if not self.options.get(option):
@@ -137,13 +136,9 @@ class TubeRows:
     def add_boxes(
         self, kind: str, numbers: Sequence[int], videos: Sequence[int], labels: np.ndarray, rows: np.ndarray
     ) -> None:
-        """R boxes that nobody linked, each a tube of one frame.
+        """R boxes that nobody linked, each a tube of one frame: `rows` (R, 6) as of `add`, `videos` (R,) as of `video`.
 
-        Args:
-            kind, numbers: where each is in the file, such as "line" and 3.
-            videos: (R,), as of `video`.
-            labels: (R,), as the file counts them.
-            rows: (R, 6), as of `add`.
+        `kind` and `numbers` (R,) say where each is in the file, such as "line" and 3.
         """
         nobody, tube = np.full(len(rows), -1), self._n_tubes + np.arange(len(rows))
         self._parts.append((kind, numbers, np.asarray(videos, np.int64), labels, nobody, rows[:, 5], tube, rows))
