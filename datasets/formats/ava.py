@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.ava_clips import in_clips, source_of
+from datasets.formats.ava_clips import CLIP, in_clips
 from datasets.formats.common import MAX_EXACT, SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import needed
 from datasets.formats.sources import size_of, without_suffix
@@ -294,6 +294,6 @@ class AvaVideos(UserDict):
             file, of_video = self.data[name]
             times = np.unique(file.time[of_video])
             self._seconds[name] = dict(zip(self._frames(times).tolist(), (times / MICRO).tolist(), strict=True))
-        source, begin = source_of(name) if self._clips else (name, 0)
+        source, begin = CLIP.fullmatch(name).group(1, 2) if self._clips else (name, 0)
         second = self._seconds[name].get(frame, self.start + frame / self.rate)
-        return source, round(begin + second, 6)
+        return source, round(int(begin) + second, 6)
