@@ -203,13 +203,6 @@ class Clips:
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
-    def _jitter(self, images: np.ndarray, draw: np.random.Generator, step: int) -> None:
-        """Change the colours of a clip's images (T, H, W, 3); each `step`-th column counts in their mean."""
-        mean = images[:: len(images) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
-        colour = jitter_matrix(draw, mean @ GREY, self.jitter).astype(np.float32)
-        for image in images:
-            cv2.transform(image, colour, dst=image)
-
     def pack(self, clips: Sequence[Clip], pin: bool = False) -> dict:
         """A batch of clips, packed in few arrays (`collate` gives them their form)."""
         videos = [clip.video for clip in clips]
@@ -239,7 +232,11 @@ class Clips:
                 counts = np.array([of_frame.sum() for of_frame in np.split(shown, np.cumsum(counts)[:-1])])
                 rows, boxes = rows[shown], boxes[shown]
             if self.train:
-                self._jitter(images_of_clip, clip.draw, -16 if flips.all() else 16)
+                step = -16 if flips.all() else 16  # the mean is of the same pixels, mirrored or not
+                mean = images_of_clip[:: len(flips) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
+                colour = jitter_matrix(clip.draw, mean @ GREY, self.jitter).astype(np.float32)
+                for image in images_of_clip:
+                    cv2.transform(image, colour, dst=image)
             boxes *= np.array([wide / size[1], high / size[0]] * 2, np.float32)
             persons, ids = np.unique(clip.video.persons[rows], return_inverse=True)
             columns.append((clip.frames, boxes, ids.reshape(-1) + first_id, clip.video.actions[rows], counts))
