@@ -66,10 +66,7 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
 
 
 def export_mot(folder: Path, e: Evaluation) -> Path:
-    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1.
-
-    MOT has no score of a tube, which is read back as the mean of its frames': see `export`.
-    """
+    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1."""
     for name in e.pred:
         lines = []
         for track, (_, label, frames, boxes, scores) in enumerate(_tubes(e, [name]), 1):
@@ -99,7 +96,8 @@ def check_export(format: str | None, metric: str) -> None:
 def export(folder: Path, e: Evaluation, formats: Iterable[str], metric: str) -> list[Path]:
     """Write the predictions that `metric` compared into `folder`; returns the paths.
 
-    For a metric of tubes, MOT's frames of a tube whose score is not the mean of their own have the tube's.
+    MOT has no score of a tube, which is read back as the mean of its frames': for a metric of tubes, frames whose mean
+    is another have the tube's.
     """
     by_tube = e if metric == FRAME_METRIC else e._replace(frame_scores=_scores_of_mean(e))
     return [EXPORTS[format](folder, by_tube if format == "mot" else e) for format in formats]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datasets.config import Project
 
 AHEAD = 3  # batches of a video that wait for the model
-VIEWS = ("plain", "mirrored", "erased")  # a subset's frames as they are; mirrored; without one of several people
+VIEWS = ("plain", "mirrored", "erased")  # a subset's frames as they are; mirrored; one of several people painted over
 BLOCK = 2**16  # bytes of a file's start, middle and end that `measure` reads: little, as videos may lie on a network
 END = object()
 
@@ -84,8 +84,7 @@ class SubsetVideos:
         paths: file or folder of each video's name.
         bad: with `skip_bad`, the names that lead out of the data's folder, and why they are left out.
         workers: how many videos decode at a time.
-        view: an entry of `VIEWS`: how the frames are shown.
-        annotations: the ground truth whose people are erased; needed where `view` is "erased".
+        view: an entry of `VIEWS`; where it is "erased", `annotations` say who may be painted over.
     """
 
     def __init__(

@@ -254,11 +254,10 @@ class Clips:
 
 
 class ClipDataset(Clips):
-    """Clips from a folder of shards.
+    """Clips from a folder of shards; InputError where these are missing or damaged.
 
     A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each of `videos`, which
-    are those that have any; `names` are those of all. Settings are those of `Clips`. Opening reads each
-    video's json and no frame. InputError for shards that are missing or damaged.
+    are those that have any; `names` are those of all. Opening reads each video's json and no frame.
     """
 
     def __init__(self, shards_dir: str | Path, *args: object, **settings: object) -> None:
@@ -362,12 +361,11 @@ def make_loader(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[dict]:
-    """Batches of `epoch_batches`, loaded by `workers` threads (0: by the caller's), on `device`.
+    """Batches of `epoch_batches` as `collate` gives them, loaded by `workers` threads (0: by the caller's).
 
     Threads, because decoding runs outside Python's lock: frames are decoded where they are used, in pinned
-    memory for a GPU, and never sent from process to process (which cost a third of the decoding). Yields what
-    `collate` gives; slicing `batches` resumes an epoch.
-    Raises InputError when a shard turns out to be damaged.
+    memory for a GPU, and never sent from process to process (which cost a third of the decoding). Slicing `batches`
+    resumes an epoch. Raises InputError when a shard turns out to be damaged.
     """
     pin = torch.device(device).type == "cuda"
     if not workers:

@@ -50,10 +50,8 @@ def write_predicted(result: Mapping, path: Path, own_frames: np.ndarray | None =
     A person is a track, also where no action was found; of several actions in a frame the one of the highest score
     there counts. Key frames are as few as keep every box within `TOLERANCE`.
 
-    Args:
-        result: content of `predict.py`'s JSON.
-        own_frames: int64 (n_frames,), where not all frames of the video were used: the video's own number of each.
-            Boxes are interpolated between.
+    Where not all frames of the video were used, `own_frames`, int64 (n_frames,), is the video's own number of each;
+    boxes are interpolated between.
     """
     tubes: list[RawTube] = []
     for person in result["people"]:

@@ -31,12 +31,10 @@ def pose(
     sway: float = 0.0,
     nod: float = 0.0,
 ) -> np.ndarray:
-    """Joint angles (POSE_SIZE,).
+    """Joint angles (POSE_SIZE,); `lift` is the height of the feet above the floor.
 
-    Args:
-        arms, legs: left and right limb, each (swing forward, spread sideways, bend of elbow or knee, roll of that bend:
-            0 in the plane of the swing, 90 in that of the spread).
-        lift: height of the feet above the floor.
+    A limb, left or right, is (swing forward, spread sideways, bend of elbow or knee, roll of that bend: 0 in the plane
+    of the swing, 90 in that of the spread).
     """
     return np.array([turn, lift, lean, sway, nod, *arms[0], *arms[1], *legs[0], *legs[1]], np.float64)
 

@@ -130,10 +130,8 @@ def _perform(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One person's poses (T, POSE_SIZE), horizontal positions (T,), labels (T,) and those of second actions (T,).
 
-    Args:
-        script: the stretches of the video.
-        start, way: position at first, and direction: 1 to the right, -1 to the left. The path turns back at `bounds`.
-        dash: (T,), distance of a dash in each frame; 0 in videos that are not fast.
+    The path begins at `start`, to the right (`way` 1) or left (-1), and turns back at `bounds`. `dash` (T,) is the
+    distance of a dash in each frame, 0 in videos that are not fast.
     """
     fast, n_frames, names = bool(dash.any()), script[-1].end, list(ACTIONS)
     frames, labels, second = np.arange(n_frames), np.full(n_frames, -1), np.full(n_frames, -1)
@@ -171,10 +169,7 @@ def plan(
     fast: bool = False,
     two_at_once: float = 0.0,
 ) -> Scene:
-    """A random scene: people, their actions and positions, the background and the camera's motion.
-
-    `two_at_once` is the share of the actions that allow it that people combine with another one.
-    """
+    """A random scene: people, their actions and positions, the background and the camera's motion."""
     if fast:
         n = int(random.integers(min(2, max_people), min(3, max_people), endpoint=True))
     else:
