@@ -86,7 +86,10 @@ class Project:
             others = set(self.split(rule["all_but"]))
             source, names = self.annotations, [n for n in self.annotation_file.videos if n not in others]
         else:
-            source, names = self.annotations, self.annotation_file.split(rule["list"], rule["number"])
+            lists, number = self.annotation_file.lists.get(rule["list"], []), rule["number"]
+            if not 1 <= number <= len(lists):
+                raise InputError(f"{self.annotations}: has no list {number} under {rule['list']!r}")
+            source, names = self.annotations, lists[number - 1]
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
         return list(dict.fromkeys(names))
