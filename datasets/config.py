@@ -3,14 +3,14 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, options_of, read_annotation_file
 from datasets.formats.options import FIELDS, check_options
-from datasets.formats.sources import video_path
+from datasets.formats.sources import check_name, video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_text
@@ -96,10 +96,7 @@ class Project:
 
     def frames_path(self, name: str) -> Path:
         """The video's file or folder of images; InputError when the name would lead outside the root."""
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-            hint = "; part folders with /" if "\\" in name else ""
-            raise InputError(f"{self.annotations}: video name {name[:80]!r} is not a path below {self.root}{hint}")
+        check_name(name, self.root, self.annotations)
         return video_path(self.root / self.frames, name)
 
     def open_video(self, name: str) -> "VideoFrames":

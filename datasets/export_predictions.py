@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.formats.sources import check_name
 from datasets.predictions import FORMATS, predictions_json
 from utils.box_ops import Tube
 from utils.metrics.evaluation import Evaluation
@@ -68,6 +69,7 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
 def export_mot(folder: Path, e: Evaluation) -> Path:
     """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1."""
     for name in e.pred:
+        check_name(name, folder / "mot", "--export mot")
         lines = []
         for track, (_, label, frames, boxes, scores) in enumerate(_tubes(e, [name]), 1):
             rows = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores]).tolist()

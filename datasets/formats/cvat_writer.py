@@ -14,6 +14,7 @@ import numpy as np
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, refuse_names_of_nothing
 from datasets.formats.cvat_video import CORNERS
 from datasets.formats.person_tubes import fill_between, joined_tubes, second_actions, tracks_of, tubes_of_person
+from datasets.formats.sources import check_name
 from utils.misc import counted
 from utils.storage.files import atomic, write_json
 
@@ -32,6 +33,8 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
     refuse_names_of_nothing(file.labels)
     parts = {path: file.videos}
     if path.suffix != ".xml":
+        for name in file.videos:
+            check_name(name, path, file.path)
         parts = {path / f"{name}.xml": {name: video} for name, video in file.videos.items()}
     for part, videos in parts.items():
         document = _document(file.labels, videos, tolerance)
