@@ -137,14 +137,8 @@ def project_path(dataset: str | Path) -> Path:
 def load_project(dataset: str | Path, data_root: str | Path = "data", **overrides: object) -> Project:
     """Load the project that `--dataset` names: a built-in one, or the path of a `.yml` file.
 
-    Args:
-        dataset: a name of `known_projects`, or a path.
-        data_root: folder of the built-in data sets; their root is `<data_root>/<name>`. A user's own `root` is
-            relative to the file (default: its folder).
-        overrides: replace fields of the file.
-
-    Raises:
-        InputError: names the file and the field at fault.
+    A built-in data set's root is `<data_root>/<name>`, a user's own `root` is relative to the file (default: its
+    folder). `overrides` replace fields of the file. InputError names the file and the field at fault.
     """
     path, known = project_path(dataset), known_projects()
     built_in = path != Path(dataset)

@@ -58,10 +58,7 @@ class RawPredictions(NamedTuple):
 
 
 class TubeRows:
-    """What a reader of predictions is given: the path and the options, and what it adds the file's tubes to.
-
-    A fault is one line (InputError) that names the file and the place in it.
-    """
+    """What a reader of predictions is given: the path and the options, and what it adds the file's tubes to."""
 
     def __init__(self, path: Path, options: Mapping) -> None:
         self.path, self.options = path, options
