@@ -71,8 +71,8 @@ def erase(image: np.ndarray, box: np.ndarray) -> None:
     """
     height, width = image.shape[:2]
     margin = max(height, width) // 80
-    (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int) - margin, np.ceil(box[2:]).astype(int) + margin
-    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    corners = np.stack([np.floor(box[:2]) - margin, np.ceil(box[2:]) + margin]).astype(int)
+    (x0, y0), (x1, y1) = corners.clip(0, (width, height))
     left, right = (image[y0:y1, x].astype(np.float32)[:, None] for x in (max(x0 - 1, 0), min(x1, width - 1)))
     if x0 == 0:
         left = right
