@@ -32,10 +32,7 @@ END = object()
 
 
 class Ahead(Iterator):
-    """Iterates over `items` in a thread of its own, `AHEAD` items ahead of the reader, who gets its errors too.
-
-    `close` ends the thread.
-    """
+    """Iterates over `items` in a thread of its own, `AHEAD` items ahead of the reader, who gets its errors too."""
 
     def __init__(self, items: Iterable) -> None:
         self._items, self._thread = iter(items), ThreadPoolExecutor(1, "ahead")
