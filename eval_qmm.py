@@ -128,8 +128,7 @@ def link_subset(
     videos = SubsetVideos(project, args.subset, args.workers, args.skip_bad)
     store = cache_queries(root.parent / "queries", videos, detector, settings.psn_score_th)
     unusable = (bad or {}) | videos.bad | store.bad
-    metas = {name: store.json(name) for name in annotations if name not in unusable}
-    decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
+    decoded = {name: store.json(name) for name in annotations if name not in unusable}
     usable = {name: annotations[name] for name in decoded}
     keep_fitting(project, usable, decoded, unusable if args.skip_bad else None)
     made_with = tracks_made_with(settings, project, person_encoder.encoder_hash(path)) | {"detector": detector.config()}

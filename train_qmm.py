@@ -123,8 +123,7 @@ def query_clips(
         store = cache_queries(folder, videos, detector, floor)
         views.append(partial(CachedDetections, store, psn_score_th=floor))
         bad |= videos.bad | store.bad
-    metas = {name: store.json(name) for name in store.names if name not in bad}
-    decoded = {name: (meta["width"], meta["height"], meta["n_frames"]) for name, meta in metas.items()}
+    decoded = {name: store.json(name) for name in store.names if name not in bad}
     annotations = {name: annotations[name] for name in decoded if name in annotations}
     annotations = keep_fitting(project, annotations, decoded, bad if args.skip_bad else None)
 

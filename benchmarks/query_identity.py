@@ -57,7 +57,7 @@ def make_parser() -> Parser:
 
 def annotations_of(store: TarStore, project: Project) -> dict[str, Video]:
     """The ground truth of the videos of a query cache."""
-    decoded = {name: tuple(store.json(name)[key] for key in ("width", "height", "n_frames")) for name in store.names}
+    decoded = {name: store.json(name) for name in store.names}
     return keep_fitting(project, read_annotations(project, store.names), decoded)
 
 

@@ -67,20 +67,14 @@ def read_annotations(
 def keep_fitting(
     project: Project,
     videos: Mapping[str, Video],
-    decoded: Mapping[str, tuple[int, int, int]],
+    decoded: Mapping[str, Mapping],
     bad: dict[str, str] | None = None,
 ) -> dict[str, Video]:
-    """The `videos`, as annotated, that keep to the rules as they decode too.
-
-    Args:
-        decoded: width, height and number of frames of videos as they decode; those that it lacks stay as they are.
-        bad: as of `read_annotations`, like warnings and errors.
-    """
+    """The `videos`, as annotated, that keep to the rules as they decode too: `decoded` has each one's `width`, `height`
+    and `n_frames`. `bad`, warnings and errors as of `read_annotations`."""
 
     def compared(name: str) -> tuple[Video, list[AnnotationFault]]:
-        if name not in decoded:
-            return videos[name], []
-        width, height, n_frames = decoded[name]
+        width, height, n_frames = (decoded[name][key] for key in ("width", "height", "n_frames"))
         return videos[name], fit_to_video(videos[name], (width, height), n_frames)[1]
 
     return keep_usable(str(project.annotations), videos, compared, bad, SKIP_BAD)
@@ -216,12 +210,7 @@ def read_used_frames(name: str, file: AnnotationFile, project: Project) -> tuple
 
 
 def fit_to_video(video: Video, size: tuple[int, int], n_frames: int) -> tuple[Video, list[AnnotationFault]]:
-    """Compare an annotation with the video as it decodes.
-
-    Args:
-        video: as annotated.
-        size: width and height of the decoded frames.
-        n_frames: number of frames that decode.
+    """Compare an annotation with the `size` (width, height) and number of frames that decode.
 
     Returns:
         The video with its decoded size, without the boxes after its last frame; and what is wrong: up to `TAIL`

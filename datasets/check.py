@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.annotations import Video, box_columns, count_lines, fit_to_video, read_used_frames
+from datasets.annotations import Video, annotated_boxes, box_columns, count_lines, fit_to_video, read_used_frames
 from datasets.config import Project, load_project
 from datasets.dataset import VideoFrames
 from datasets.faults import AnnotationFault
@@ -119,8 +119,7 @@ def crowd(videos: Mapping[str, Video], num_queries: int) -> Iterator[str]:
     """A line where more people are annotated in a frame than a detector of `num_queries` object queries can detect."""
     most = 0, "", 0
     for name, video in videos.items():
-        frames, _, persons, _ = box_columns(video.tubes)
-        frames, counts = np.unique(np.unique([frames, persons], axis=1)[0], return_counts=True)
+        frames, counts = np.unique(annotated_boxes(video)[0], return_counts=True)
         if len(frames) and counts.max() > most[0]:
             most = counts.max(), name, frames[counts.argmax()]
     people, name, frame = most

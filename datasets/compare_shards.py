@@ -22,10 +22,7 @@ T = TypeVar("T")
 
 
 def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_square: bool) -> Clips:
-    """The training clips that the flags of `utils.flags.add_clip_flags` ask for, compared with the project.
-
-    The rest is as of `Clips`; InputError as of `ShardCheck`.
-    """
+    """The training clips that the flags of `utils.flags.add_clip_flags` ask for; InputError as of `ShardCheck`."""
     settings = {
         "n_frames": args.n_frames,
         "sampling_rate": args.sampling_rate,

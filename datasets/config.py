@@ -3,14 +3,14 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from datasets.formats import FORMATS, AnnotationFile, options_of, read_annotation_file
 from datasets.formats.options import FIELDS, check_options
-from datasets.formats.sources import video_path
+from datasets.formats.sources import check_name, video_path
 from datasets.sampling import ALL_FRAMES, FOLDER_FPS, Sampling
 from utils.misc import InputError, did_you_mean
 from utils.storage.files import read_text
@@ -86,17 +86,17 @@ class Project:
             others = set(self.split(rule["all_but"]))
             source, names = self.annotations, [n for n in self.annotation_file.videos if n not in others]
         else:
-            source, names = self.annotations, self.annotation_file.split(rule["list"], rule["number"])
+            lists, number = self.annotation_file.lists.get(rule["list"], []), rule["number"]
+            if not 1 <= number <= len(lists):
+                raise InputError(f"{self.annotations}: has no list {number} under {rule['list']!r}")
+            source, names = self.annotations, lists[number - 1]
         if not names:
             raise InputError(f"{source}: the subset {subset!r} is empty; give it videos or use another subset")
         return list(dict.fromkeys(names))
 
     def frames_path(self, name: str) -> Path:
         """The video's file or folder of images; InputError when the name would lead outside the root."""
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-            hint = "; part folders with /" if "\\" in name else ""
-            raise InputError(f"{self.annotations}: video name {name[:80]!r} is not a path below {self.root}{hint}")
+        check_name(name, self.root, self.annotations)
         return video_path(self.root / self.frames, name)
 
     def open_video(self, name: str) -> "VideoFrames":
@@ -137,14 +137,8 @@ def project_path(dataset: str | Path) -> Path:
 def load_project(dataset: str | Path, data_root: str | Path = "data", **overrides: object) -> Project:
     """Load the project that `--dataset` names: a built-in one, or the path of a `.yml` file.
 
-    Args:
-        dataset: a name of `known_projects`, or a path.
-        data_root: folder of the built-in data sets; their root is `<data_root>/<name>`. A user's own `root` is
-            relative to the file (default: its folder).
-        overrides: replace fields of the file.
-
-    Raises:
-        InputError: names the file and the field at fault.
+    A built-in data set's root is `<data_root>/<name>`, a user's own `root` is relative to the file (default: its
+    folder). `overrides` replace fields of the file. InputError names the file and the field at fault.
     """
     path, known = project_path(dataset), known_projects()
     built_in = path != Path(dataset)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets import predictions
-from datasets.annotations import Video, count_lines, keep_usable, read_video
+from datasets.annotations import count_lines, keep_usable, read_video
 from datasets.formats import FORMATS, WRITERS, options_of, read_annotation_file
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import OPTIONS, check_options
@@ -22,10 +22,8 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     """Read `source`, check it, write `target`; returns lines about what was read and what was not carried over.
 
     Args:
-        source: a file, or a folder of a format that has such.
         format: a name of `FORMATS`, or of `PREDICTIONS`, of other programs or of our own.
         options: what the file does not say (`datasets.formats.options`).
-        target: written whole or not at all.
         to: a name of `WRITERS`; predictions are written in the project's own alone.
 
     Raises:
@@ -47,18 +45,13 @@ def convert(source: Path, format: str, options: Mapping[str, object], target: Pa
     named = (tube.label for video in file.videos.values() for tube in video.tubes if isinstance(tube.label, str))
     labels = list(options.get("labels") or file.labels or dict.fromkeys(named))
     videos = keep_usable(str(source), file.videos, lambda name: read_video(name, file, labels))
-    lost = WRITERS[to](written_form(source, videos, labels), target)
-    lines = [f"not carried over as it is: {line}" for line in lost]
-    return [*count_lines(videos, labels), *file.notes, *lines, f"-> {target}"]
-
-
-def written_form(path: Path, videos: Mapping[str, Video], labels: list[str]) -> AnnotationFile:
-    """Checked videos as writers take them: tubes have person ids, and names or None as labels."""
-    raw = {}
+    checked = {}
     for name, video in videos.items():
         tubes = [RawTube(t.frames, t.boxes, None if t.label < 0 else labels[t.label], t.person_id) for t in video.tubes]
-        raw[name] = RawVideo(video.width, video.height, video.n_frames, tubes)
-    return AnnotationFile(path, raw, labels)
+        checked[name] = RawVideo(video.width, video.height, video.n_frames, tubes)
+    lost = WRITERS[to](AnnotationFile(source, checked, labels), target)
+    lines = [f"not carried over as it is: {line}" for line in lost]
+    return [*count_lines(videos, labels), *file.notes, *lines, f"-> {target}"]
 
 
 def main() -> None:

@@ -32,18 +32,10 @@ _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: 
 
 
 def decode_image(data: bytes, where: object, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode an image file with `cv2.imdecode`.
-
-    Args:
-        data: the file's bytes.
-        where: its name, for errors.
-        flags: OpenCV's flags of colour order and size.
-
-    Returns:
-        uint8 (H, W, 3), BGR unless `flags` say otherwise.
+    """Decode an image file's bytes to uint8 (H, W, 3), BGR unless OpenCV's `flags` say otherwise.
 
     Raises:
-        InputError: the image is damaged, cut off, or of more than `MAX_PIXELS`.
+        InputError, which begins with `where`: the image is damaged, cut off, or of more than `MAX_PIXELS`.
     """
     end = _END.get(data[:2])
     if end is not None and end not in data[-256:]:
@@ -249,8 +241,7 @@ class VideoFrames:
 
 
 def _is_avi(container: InputContainer) -> bool:
-    """Whether a file has no times: those that FFmpeg gives are of the order of decoding. Frames are shown in the same
-    steps."""
+    """Whether a file has no times: those that FFmpeg gives are of the order of decoding."""
     return container.format.name == "avi"
 
 

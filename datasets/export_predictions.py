@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.formats.sources import check_name
 from datasets.predictions import FORMATS, predictions_json
 from utils.box_ops import Tube
 from utils.metrics.evaluation import Evaluation
@@ -66,11 +67,9 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
 
 
 def export_mot(folder: Path, e: Evaluation) -> Path:
-    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1.
-
-    MOT has no score of a tube, which is read back as the mean of its frames': see `export`.
-    """
+    """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1."""
     for name in e.pred:
+        check_name(name, folder / "mot", "--export mot")
         lines = []
         for track, (_, label, frames, boxes, scores) in enumerate(_tubes(e, [name]), 1):
             rows = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores]).tolist()
@@ -99,7 +98,8 @@ def check_export(format: str | None, metric: str) -> None:
 def export(folder: Path, e: Evaluation, formats: Iterable[str], metric: str) -> list[Path]:
     """Write the predictions that `metric` compared into `folder`; returns the paths.
 
-    For a metric of tubes, MOT's frames of a tube whose score is not the mean of their own have the tube's.
+    MOT has no score of a tube, which is read back as the mean of its frames': for a metric of tubes, frames whose mean
+    is another have the tube's.
     """
     by_tube = e if metric == FRAME_METRIC else e._replace(frame_scores=_scores_of_mean(e))
     return [EXPORTS[format](folder, by_tube if format == "mot" else e) for format in formats]

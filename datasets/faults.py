@@ -1,6 +1,6 @@
 """What may be wrong with a video's annotation: kinds of fault, what is done with each, and how boxes are searched."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,9 +114,8 @@ def box_faults(
     return faults
 
 
-def two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFault]:
+def two_boxes_of_one_person(name: str, tubes: list[Tube]) -> Iterator[AnnotationFault]:
     """Faults of tubes that put one person in two places in one frame."""
-    faults = []
     by_person: dict[int, list[Tube]] = {}
     for tube in tubes:
         for other in by_person.setdefault(tube.person_id, []):
@@ -124,6 +123,5 @@ def two_boxes_of_one_person(name: str, tubes: list[Tube]) -> list[AnnotationFaul
             apart = frames[paired_iou(tube.boxes[a], other.boxes[b]) < SAME_PERSON_IOU]
             if len(apart):
                 kind, owner = "person has two boxes in one frame", f"video {name!r}, person {tube.person_id}"
-                faults.append(AnnotationFault(kind, owner, kind, int(apart[0]), len(apart)))
+                yield AnnotationFault(kind, owner, kind, int(apart[0]), len(apart))
         by_person[tube.person_id].append(tube)
-    return faults

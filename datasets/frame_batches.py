@@ -26,16 +26,13 @@ if TYPE_CHECKING:
     from datasets.config import Project
 
 AHEAD = 3  # batches of a video that wait for the model
-VIEWS = ("plain", "mirrored", "erased")  # a subset's frames as they are; mirrored; without one of several people
+VIEWS = ("plain", "mirrored", "erased")  # a subset's frames as they are; mirrored; one of several people painted over
 BLOCK = 2**16  # bytes of a file's start, middle and end that `measure` reads: little, as videos may lie on a network
 END = object()
 
 
 class Ahead(Iterator):
-    """Iterates over `items` in a thread of its own, `AHEAD` items ahead of the reader, who gets its errors too.
-
-    `close` ends the thread.
-    """
+    """Iterates over `items` in a thread of its own, `AHEAD` items ahead of the reader, who gets its errors too."""
 
     def __init__(self, items: Iterable) -> None:
         self._items, self._thread = iter(items), ThreadPoolExecutor(1, "ahead")
@@ -54,16 +51,11 @@ class Ahead(Iterator):
 
 
 def batches(frames: Iterable[np.ndarray], image_size: int, batch_size: int, pin: bool = False) -> Iterator[Tensor]:
-    """Frames in batches.
+    """Frames, uint8 RGB (H, W, 3) of one size, in batches uint8 (b, 3, H', W'), channels last in memory.
 
     Args:
-        frames: uint8 RGB (H, W, 3), all of one size.
         image_size: longer side that they are resized to; 0: as they are.
-        batch_size: frames of a batch; the last one may have fewer.
         pin: in pinned memory, from which copies to a GPU run beside its work.
-
-    Yields:
-        uint8 (b, 3, H', W'), channels last in memory.
     """
     resized = (resize(frame, image_size) if image_size else frame for frame in frames)
     while group := list(islice(resized, batch_size)):
@@ -89,8 +81,7 @@ class SubsetVideos:
         paths: file or folder of each video's name.
         bad: with `skip_bad`, the names that lead out of the data's folder, and why they are left out.
         workers: how many videos decode at a time.
-        view: an entry of `VIEWS`: how the frames are shown.
-        annotations: the ground truth whose people are erased; needed where `view` is "erased".
+        view: an entry of `VIEWS`; where it is "erased", `annotations` say who may be painted over.
     """
 
     def __init__(

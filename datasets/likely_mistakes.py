@@ -13,12 +13,8 @@ from utils.misc import InputError, counted, tell
 
 
 def likely_mistakes(videos: Mapping[str, RawVideo], n_frames: Mapping[str, int]) -> Iterator[str]:
-    """One counted line for each kind of likely mistake.
-
-    Args:
-        videos: as annotated, unchecked.
-        n_frames: numbers of frames as they decode, where known; else those of the annotation count.
-    """
+    """One counted line for each kind of likely mistake in `videos`, as annotated, unchecked. `n_frames`: of videos that
+    were decoded; else the annotation's count."""
     frames = {name: frames_and_boxes(video.tubes)[0] for name, video in videos.items()}
     annotated = {name: video for name, video in videos.items() if frames[name].size}
     if videos and not annotated:

@@ -63,11 +63,9 @@ def frame_member(number: int) -> str:
 def encode_video(
     video: Video, path: Path, spool: Path, settings: dict
 ) -> tuple[dict, dict[str, Member], list[AnnotationFault]]:
-    """Encode a video's frames as JPEG.
+    """Encode the frames of a video, at `path`, as JPEG.
 
     Args:
-        video: the annotation.
-        path: the video file or folder of images.
         spool: file to write the JPEGs to, until they are copied into a shard.
         settings: `image_size` (longer side in pixels, 0: as it is) and `quality` of the JPEGs; `sampling`, the fields
             of the `Sampling` where not all frames are used; `n_actions` where a person may have several at once.

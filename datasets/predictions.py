@@ -61,12 +61,9 @@ FORMATS = {
 
 
 def read_predictions(path: Path, format: str, options: Mapping) -> RawPredictions:
-    """Read predictions as they are, unchecked against a data set.
+    """Read a file of predictions, or the folder that the format (of `FORMATS`) is, unchecked against a data set.
 
-    Args:
-        path: a file, or the folder that the format is.
-        format: one of `FORMATS`.
-        options: what the file does not say (`OPTIONS`).
+    `options` say what the file does not (`OPTIONS`).
 
     Raises:
         InputError: names file, place and fault, and the option that would be right where one can be guessed.
@@ -206,7 +203,12 @@ def fit_to_data_set(
         text = f"{outside.sum()} of {len(boxes)} boxes lie outside of their frames: they reach to {reach}, the frames "
         text += f"to {frames}; if they are pixels of another picture, {SAY} picture=WIDTHxHEIGHT"
         raise InputError(f"{path}: {text}")
-    return raw if keep.all() else _rows(raw, keep)
+    if keep.all():
+        return raw
+    tubes, tube = np.unique(raw.tube[keep], return_inverse=True)  # those that keep a box
+    of_tubes = (column[tubes] for column in (raw.video, raw.label, raw.person, raw.score))
+    of_boxes = (column[keep] for column in (raw.frames, raw.boxes, raw.scores))
+    return RawPredictions(raw.names, raw.labels, *of_tubes, tube, *of_boxes, raw.shapes)
 
 
 def _compare_shapes(
@@ -223,14 +225,6 @@ def _compare_shapes(
         if n_frames and annotated and abs(n_frames - annotated) > TAIL and not ignored:
             text = f"{n_frames} frames, but {annotated} are annotated; predict it at the annotation's frame rate, or if"
             raise InputError(f"{where}: {text} these are the same frames, {SAY} n_frames=ignore")
-
-
-def _rows(raw: RawPredictions, keep: np.ndarray) -> RawPredictions:
-    """Some of the boxes; tubes without any are gone."""
-    tubes, tube = np.unique(raw.tube[keep], return_inverse=True)
-    of_tubes = (column[tubes] for column in (raw.video, raw.label, raw.person, raw.score))
-    of_boxes = (column[keep] for column in (raw.frames, raw.boxes, raw.scores))
-    return RawPredictions(raw.names, raw.labels, *of_tubes, tube, *of_boxes, raw.shapes)
 
 
 def as_tubes(raw: RawPredictions, names: Iterable[str]) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:

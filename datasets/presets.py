@@ -24,10 +24,8 @@ def preset_path(dataset: str, preset: str) -> Path:
 def parse_with_preset(parser: Parser, stage: str) -> argparse.Namespace:
     """The flags of the command line and, with `--preset`, the preset's values of those that are not there.
 
-    Prints what the preset sets, and what the command line has instead.
-
-    Raises:
-        InputError: the data set has no such preset, or that has no such stage, flag or value.
+    Prints what the preset sets, and what the command line has instead. InputError where the data set has no such
+    preset, or that no such stage, flag or value.
     """
     args = parser.parse_args()
     if args.preset is None:

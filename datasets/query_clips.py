@@ -19,9 +19,7 @@ class QueryClips:
         views: functions of a video's name that give its detections (`frames`, `boxes`, `queries(rows)`, `slots`,
             `meta`) in the frames as they are, mirrored, or without somebody; each frame of a clip is of one at random.
         match: function of detections, frames (G,) and boxes (G, 4) of ground truth; each detection's box, -1 for none.
-        n_frames: frames of a clip; fewer where the video is shorter.
-        sampling_rate: step between them, counted in key frames where the video is annotated in these alone.
-        whole_videos: start anywhere, not only between the first and the last annotated frame.
+        n_frames, sampling_rate, clips_per_video, whole_videos: as of `datasets.use_shards.Clips`.
         by_slot: identities are the numbers of queries, as in the published training, not of persons.
         between: of key frames, take the frames between them too, with interpolated boxes.
     """

@@ -65,18 +65,14 @@ def choose_erased(boxes: np.ndarray, draw: np.random.Generator) -> int:
 
 
 def erase(image: np.ndarray, box: np.ndarray) -> None:
-    """Paint over a box of an image and a margin around it, in place.
+    """Paint over a box, xyxy pixels, of an image, uint8 (H, W, 3), and a margin around it, in place.
 
     Each row runs evenly from the colour to the left of it to that to its right.
-
-    Args:
-        image: uint8 (H, W, 3).
-        box: float (4,), xyxy pixels.
     """
     height, width = image.shape[:2]
     margin = max(height, width) // 80
-    (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int) - margin, np.ceil(box[2:]).astype(int) + margin
-    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    corners = np.stack([np.floor(box[:2]) - margin, np.ceil(box[2:]) + margin]).astype(int)
+    (x0, y0), (x1, y1) = corners.clip(0, (width, height))
     left, right = (image[y0:y1, x].astype(np.float32)[:, None] for x in (max(x0 - 1, 0), min(x1, width - 1)))
     if x0 == 0:
         left = right
@@ -89,13 +85,8 @@ def erase(image: np.ndarray, box: np.ndarray) -> None:
 def erase_in_clip(images: np.ndarray, boxes: np.ndarray, counts: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Paint over one of several people (`choose_erased`) in half of a clip's images, at random, in place.
 
-    Args:
-        images: uint8 (T, H, W, 3).
-        boxes: float (n, 4), xyxy pixels, one image's after another's.
-        counts: int (T,), boxes of each image.
-
-    Returns:
-        Whether each box still shows somebody: bool (n,).
+    `images` uint8 (T, H, W, 3); `boxes` (n, 4) xyxy pixels, one image's after another's; `counts` (T,), those of each.
+    Returns whether each box still shows somebody: bool (n,).
     """
     shown, end = np.ones(len(boxes), bool), np.cumsum(counts)
     for t in np.flatnonzero(draw.random(len(images)) < 0.5).tolist():

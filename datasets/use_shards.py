@@ -29,7 +29,6 @@ from datasets.make_shards import REMEDY, frame_member, read_shards
 from datasets.transforms import GREY, erase_in_clip, jitter_matrix, normalise_boxes, resize_to, resized_shape
 from utils.box_ops import Tube, box_cxcywh_to_xyxy
 from utils.misc import InputError, checksum, rng
-from utils.storage.tars import Member
 
 AHEAD = 3  # batches that each worker may be ahead
 MAX_FREE = 4  # images of batches whose memory is kept for the next ones
@@ -84,14 +83,6 @@ class ShardVideo:
         """Rows of the boxes in these frames, one frame after another, and how many each has (T,)."""
         start, stop = np.searchsorted(self.frames, frames), np.searchsorted(self.frames, frames, "right")
         return np.concatenate([np.arange(a, b) for a, b in zip(start, stop, strict=True)]), stop - start
-
-
-def stored_video(path: Path, meta: dict, members: dict[str, Member]) -> ShardVideo:
-    """A video of a shard on disk, whose frames are read by offset."""
-    if list(members) != [frame_member(i) for i in range(len(members))]:
-        raise ValueError("its members are not its frames")
-    offsets, sizes, checksums = np.array([member[1:] for member in members.values()], np.int64).T
-    return ShardVideo(path, meta, checksums, partial(_read_frames, path, offsets, sizes))
 
 
 def _read_frames(path: Path, offsets: np.ndarray, sizes: np.ndarray, frames: Sequence[int]) -> Iterator[bytes]:
@@ -212,13 +203,6 @@ class Clips:
         except (OSError, ValueError, cv2.error) as error:
             raise InputError(f"{video.where}: {video.name!r} cannot be read ({error}); {REMEDY}") from None
 
-    def _jitter(self, images: np.ndarray, draw: np.random.Generator, step: int) -> None:
-        """Change the colours of a clip's images (T, H, W, 3); each `step`-th column counts in their mean."""
-        mean = images[:: len(images) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
-        colour = jitter_matrix(draw, mean @ GREY, self.jitter).astype(np.float32)
-        for image in images:
-            cv2.transform(image, colour, dst=image)
-
     def pack(self, clips: Sequence[Clip], pin: bool = False) -> dict:
         """A batch of clips, packed in few arrays (`collate` gives them their form)."""
         videos = [clip.video for clip in clips]
@@ -248,7 +232,11 @@ class Clips:
                 counts = np.array([of_frame.sum() for of_frame in np.split(shown, np.cumsum(counts)[:-1])])
                 rows, boxes = rows[shown], boxes[shown]
             if self.train:
-                self._jitter(images_of_clip, clip.draw, -16 if flips.all() else 16)
+                step = -16 if flips.all() else 16  # the mean is of the same pixels, mirrored or not
+                mean = images_of_clip[:: len(flips) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
+                colour = jitter_matrix(clip.draw, mean @ GREY, self.jitter).astype(np.float32)
+                for image in images_of_clip:
+                    cv2.transform(image, colour, dst=image)
             boxes *= np.array([wide / size[1], high / size[0]] * 2, np.float32)
             persons, ids = np.unique(clip.video.persons[rows], return_inverse=True)
             columns.append((clip.frames, boxes, ids.reshape(-1) + first_id, clip.video.actions[rows], counts))
@@ -266,11 +254,10 @@ class Clips:
 
 
 class ClipDataset(Clips):
-    """Clips from a folder of shards.
+    """Clips from a folder of shards; InputError where these are missing or damaged.
 
     A clip is named (epoch, index); `len` is the number of clips an epoch, `clips_per_video` for each of `videos`, which
-    are those that have any; `names` are those of all. Settings are those of `Clips`. Opening reads each
-    video's json and no frame. InputError for shards that are missing or damaged.
+    are those that have any; `names` are those of all. Opening reads each video's json and no frame.
     """
 
     def __init__(self, shards_dir: str | Path, *args: object, **settings: object) -> None:
@@ -278,7 +265,10 @@ class ClipDataset(Clips):
         videos: list[ShardVideo] = []
         for path, meta, members in read_shards(shards_dir):
             try:
-                videos.append(stored_video(path, meta, members))
+                if list(members) != [frame_member(i) for i in range(len(members))]:
+                    raise ValueError("its members are not its frames")
+                offsets, sizes, checksums = np.array([member[1:] for member in members.values()], np.int64).T
+                videos.append(ShardVideo(path, meta, checksums, partial(_read_frames, path, offsets, sizes)))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path}: damaged sample {meta['name']!r} ({error}); {REMEDY}") from None
         self.names = {video.name for video in videos}
@@ -371,12 +361,11 @@ def make_loader(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[dict]:
-    """Batches of `epoch_batches`, loaded by `workers` threads (0: by the caller's), on `device`.
+    """Batches of `epoch_batches` as `collate` gives them, loaded by `workers` threads (0: by the caller's).
 
     Threads, because decoding runs outside Python's lock: frames are decoded where they are used, in pinned
-    memory for a GPU, and never sent from process to process (which cost a third of the decoding). Yields what
-    `collate` gives; slicing `batches` resumes an epoch.
-    Raises InputError when a shard turns out to be damaged.
+    memory for a GPU, and never sent from process to process (which cost a third of the decoding). Slicing `batches`
+    resumes an epoch. Raises InputError when a shard turns out to be damaged.
     """
     pin = torch.device(device).type == "cuda"
     if not workers:

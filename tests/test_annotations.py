@@ -187,7 +187,7 @@ def test_a_tube_without_person_id_is_nobody_who_has_one(tmp_path):
 def test_the_rules_hold_against_the_decoded_size_where_the_annotation_states_none(tmp_path, scale):
     boxes = scale * np.array([[10, 10, 30, 50], [60, 20, 95, 70]], float)
     path = own_project(tmp_path, {"v": {"tubes": [tube((0, 1), boxes.tolist())]}})
-    project, decoded = load_project(path), {"v": (100, 80, 2)}
+    project, decoded = load_project(path), {"v": {"width": 100, "height": 80, "n_frames": 2}}
     assert list(read_annotations(project)) == ["v"]
     if scale == 1:
         assert list(keep_fitting(project, read_annotations(project), decoded)) == ["v"]

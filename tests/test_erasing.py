@@ -44,6 +44,14 @@ def test_an_erased_box_shows_what_is_beside_it(box: list[float]) -> None:
     assert image.dtype == np.uint8 and image.shape == background.shape
 
 
+@pytest.mark.parametrize("box", [[-90, 20, -70, 60], [190, 20, 210, 60], [20, -90, 40, -70], [20, 150, 40, 170]])
+def test_a_box_outside_of_the_image_erases_nothing(box: list[float]) -> None:
+    """An annotation that states no size is compared with the video only once its frames have been decoded."""
+    image = draw_people(3)
+    erase(image, np.array(box, np.float32))
+    np.testing.assert_array_equal(image, draw_people(3))
+
+
 def test_colours_run_from_one_side_to_the_other() -> None:
     image = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 10, axis=0).repeat(3, axis=2)
     erased = image.copy()

@@ -145,3 +145,12 @@ def test_labels_that_would_read_back_as_no_action_are_refused(format, tmp_path):
     file = AnnotationFile(Path("x"), {}, ["walk", "none"])
     with pytest.raises(InputError, match="'none' stands for no action"):
         WRITERS[format](file, tmp_path / "out.xml")
+
+
+@pytest.mark.parametrize("format", ["cvat", "mot"])
+@pytest.mark.parametrize("name", ["../out of it", "/root"])
+def test_no_file_is_written_outside_the_folder(format, name, tmp_path):
+    video = random_file(1).videos["a/b"]
+    with pytest.raises(InputError, match=f"in.json: video name '{name}' is not a path below "):
+        WRITERS[format](AnnotationFile(Path("in.json"), {name: video, "b": video}, ["walk"]), tmp_path / "a" / "out")
+    assert not list(tmp_path.rglob("*"))

@@ -67,12 +67,9 @@ def options_of(format: str) -> dict[str, Option]:
 
 
 def read_annotation_file(path: Path, format: str, options: Mapping[str, object]) -> AnnotationFile:
-    """Read an annotation file, or the folder that the format is.
+    """Read an annotation file, or the folder that the format (of `FORMATS`) is.
 
-    Args:
-        path: the file.
-        format: a name of `FORMATS`.
-        options: checked (`check_options`); those that the format lacks are left out.
+    `options` are checked (`check_options`); those that the format lacks are left out.
 
     Raises:
         InputError: the file is damaged or not in this format, or an option is missing.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.ava_clips import in_clips, source_of
+from datasets.formats.ava_clips import CLIP, in_clips
 from datasets.formats.common import MAX_EXACT, SAME_PERSON_IOU, AnnotationFile, RawTube, RawVideo
 from datasets.formats.options import needed
 from datasets.formats.sources import size_of, without_suffix
@@ -198,12 +198,8 @@ def frames_at(time: np.ndarray, start: float, rate: float) -> np.ndarray:
 def _tubes(
     rows: AvaRows, frames: np.ndarray, size: tuple[int, int], classes: np.ndarray, per_label: bool, loose_boxes: bool
 ) -> list[RawTube]:
-    """A tube for each action of each person of a video, and one of the boxes of a person without any.
-
-    Args:
-        rows: the n rows with a box; `frames` int64 (n,), theirs.
-        classes: int64, the evaluated class ids, rising.
-    """
+    """A tube for each action of each person of a video, and one of the boxes of a person without any; `rows` are the n
+    with a box, `frames` int64 (n,) theirs, `classes` the evaluated ids, rising."""
     label = np.searchsorted(classes, rows.classes).clip(max=len(classes) - 1)
     label = np.where(classes[label] == rows.classes, label, -1)
     person = _persons(rows, per_label, loose_boxes)
@@ -277,11 +273,7 @@ class AvaVideos(UserDict):
         return frames_at(time, self.start, self.rate)
 
     def rows(self, names: Sequence[str]) -> tuple[AvaRows, AvaRows | None]:
-        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files.
-
-        Raises:
-            InputError: a video has no rows.
-        """
+        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files."""
         missing = next((name for name in names if name not in self.data), None)
         if missing is not None:
             raise InputError(f"{self._parts[0].path}: the annotation has no video {missing!r}")
@@ -302,6 +294,6 @@ class AvaVideos(UserDict):
             file, of_video = self.data[name]
             times = np.unique(file.time[of_video])
             self._seconds[name] = dict(zip(self._frames(times).tolist(), (times / MICRO).tolist(), strict=True))
-        source, begin = source_of(name) if self._clips else (name, 0)
+        source, begin = CLIP.fullmatch(name).group(1, 2) if self._clips else (name, 0)
         second = self._seconds[name].get(frame, self.start + frame / self.rate)
-        return source, round(begin + second, 6)
+        return source, round(int(begin) + second, 6)

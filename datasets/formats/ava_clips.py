@@ -9,20 +9,12 @@ import numpy as np
 from utils.ava_files import MICRO, AvaRows
 from utils.misc import InputError
 
-CLIP = re.compile(r"(.+)_(\d{6})_(\d{6})")
+CLIP = re.compile(r"(.+)_(\d{6})_(\d{6})")  # source, first and last second
 
 
 def in_clips(rows: AvaRows, videos: str, notes: list[str]) -> AvaRows:
-    """The rows in the clips that exist: named as these, with seconds since their beginning.
-
-    Rows without a clip are left out, which a line of `notes` says.
-
-    Args:
-        videos: the path of a video, with {name} in it.
-
-    Raises:
-        InputError: no row has a clip.
-    """
+    """The rows in the clips that exist at `videos` (a path with {name} in it), named as these, with seconds since their
+    beginning; rows without a clip are left out, which a line of `notes` says. InputError where no row has one."""
     clips: dict[str, list[tuple[int, int, str]]] = {}
     before, _, after = Path(videos).name.partition("{name}")
     for path in sorted(Path(videos).parent.glob(f"{glob.escape(before)}*{after}")):
@@ -42,9 +34,3 @@ def in_clips(rows: AvaRows, videos: str, notes: list[str]) -> AvaRows:
         text = "no clip of {video!r} has second {second}; such rows are left out ({lines})"
         notes.append(rows.line(~kept, text))
     return rows._replace(videos=list(names), video=clip_of_row, time=rows.time - begins).where(kept)
-
-
-def source_of(clip: str) -> tuple[str, int]:
-    """The name of a clip's source, and the clip's first second there."""
-    match = CLIP.fullmatch(clip)
-    return (match[1], int(match[2])) if match else (clip, 0)

@@ -65,12 +65,6 @@ class AnnotationFile:
     notes: list[str] = field(default_factory=list)
     label_ids: dict[int, str] = field(default_factory=dict)
 
-    def split(self, key: str, number: int) -> list[str]:
-        """The `number`-th list (from 1) under `key`; InputError when the file has none."""
-        if not 1 <= number <= len(self.lists.get(key, [])):
-            raise InputError(f"{self.path}: has no list {number} under {key!r}")
-        return self.lists[key][number - 1]
-
 
 def whole_number(value: object, name: str = "value") -> int:
     """An integer from 3, 3.0 or NumPy's; ValueError, naming `name`, for text, fractions and booleans."""

@@ -74,7 +74,8 @@ def read(
     labels: dict[str, None] = {}
     for file in files:
         tasks, declared, tracks = _read_export(file)
-        as_listed = all(_is_listed_whole(track, tasks[track.task]) for track in tracks)
+        # whether each visible box is followed by the track's box of the next frame, or is the track's last
+        as_listed = all((np.diff(t.frames)[~t.outside[:-1]] == tasks[t.task].step).all() for t in tracks)
         if person_labels is not None:
             tracks = [track for track in tracks if track.label in person_labels]
         known = [name for attributes in declared.values() for name in attributes]
@@ -231,11 +232,6 @@ def _check_track(path: Path, track: Track, task: Task) -> None:
     if len(beyond):
         place = f"{path}: {track.place}, frame {beyond[0]}"
         raise InputError(f"{place}: the task has the frames {task.first} to {task.last}")
-
-
-def _is_listed_whole(track: Track, task: Task) -> bool:
-    """Whether each visible box is followed by the track's box of the next frame, or is the track's last."""
-    return bool((np.diff(track.frames)[~track.outside[:-1]] == task.step).all())
 
 
 def _boxes_by_frame(

@@ -14,6 +14,7 @@ import numpy as np
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, refuse_names_of_nothing
 from datasets.formats.cvat_video import CORNERS
 from datasets.formats.person_tubes import fill_between, joined_tubes, second_actions, tracks_of, tubes_of_person
+from datasets.formats.sources import check_name
 from utils.misc import counted
 from utils.storage.files import atomic, write_json
 
@@ -27,17 +28,13 @@ def write(file: AnnotationFile, path: Path, tolerance: float = EXACT) -> list[st
     """Write an XML of all videos, as a project's export where there are several, or, where `path` has no suffix
     `.xml`, a folder with one XML a video.
 
-    Args:
-        file: its tubes have person ids and names or None as labels.
-        path: file or folder.
-        tolerance: how far, in pixels, a box may be from the one that CVAT interpolates.
-
-    Returns:
-        Lines about what was not carried over as it is.
+    A box may be `tolerance` pixels from the one that CVAT interpolates.
     """
     refuse_names_of_nothing(file.labels)
     parts = {path: file.videos}
     if path.suffix != ".xml":
+        for name in file.videos:
+            check_name(name, path, file.path)
         parts = {path / f"{name}.xml": {name: video} for name, video in file.videos.items()}
     for part, videos in parts.items():
         document = _document(file.labels, videos, tolerance)
@@ -56,10 +53,8 @@ def write_predicted(result: Mapping, path: Path, own_frames: np.ndarray | None =
     A person is a track, also where no action was found; of several actions in a frame the one of the highest score
     there counts. Key frames are as few as keep every box within `TOLERANCE`.
 
-    Args:
-        result: content of `predict.py`'s JSON.
-        own_frames: int64 (n_frames,), where not all frames of the video were used: the video's own number of each.
-            Boxes are interpolated between.
+    Where not all frames of the video were used, `own_frames`, int64 (n_frames,), is the video's own number of each;
+    boxes are interpolated between.
     """
     tubes: list[RawTube] = []
     for person in result["people"]:
@@ -91,15 +86,15 @@ def label_definition(labels: Sequence[str]) -> list[dict]:
 def key_frames(boxes: np.ndarray, tolerance: float) -> np.ndarray:
     """The fewest of consecutive frames from which all boxes are linearly interpolated within `tolerance`.
 
-    The first and the last are among them. Breadth-first search: two frames are joined where the slope between their
-    boxes lies in the range that every box between allows.
+    Breadth-first search: two frames are joined where the slope between their boxes lies in the range that every box
+    between allows.
 
     Args:
         boxes: (T, 4) in equal steps of time.
         tolerance: largest distance of any side, in pixels.
 
     Returns:
-        int64 indices, rising.
+        int64 indices, rising, with the first and the last frame.
     """
     last = len(boxes) - 1
     reached_from = np.full(len(boxes), -1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from datasets.formats.common import NO_ACTION, AnnotationFile, RawVideo, refuse_names_of_nothing, whole_number
 from datasets.formats.options import needed
 from datasets.formats.person_tubes import fill_steps, joined_tubes, second_actions, tracks_of, tubes_of_person
-from datasets.formats.sources import lines_of
+from datasets.formats.sources import check_name, lines_of
 from utils.misc import InputError
 from utils.storage.files import not_a_number, read_text, write_text
 
@@ -126,7 +126,10 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     """
     refuse_names_of_nothing(file.labels)
     for name, video in file.videos.items():
-        folder = path if len(file.videos) == 1 else path / name
+        folder = path
+        if len(file.videos) > 1:
+            check_name(name, path, file.path)
+            folder = path / name
         rows = []
         for number, track in enumerate(tracks_of(video.tubes), 1):
             for tube in track:

@@ -75,11 +75,10 @@ def _add(tubes: TubeRows, name: str, video: Mapping, labels: list) -> None:
                     raise tubes.fault(place, text + near)
                 label = labels[int(number)]
             if isinstance(label, str):
-                if label not in tubes.label_numbers:
-                    near = did_you_mean(label, tubes.label_numbers)
-                    known = ", ".join(list(tubes.label_numbers)[:30])
+                if label not in tubes.label_names:
+                    near, known = did_you_mean(label, tubes.label_names), ", ".join(tubes.label_names[:30])
                     raise tubes.fault(place, f"label {label!r} is not among {known}{near}")
-                label = tubes.label_numbers[label]
+                label = tubes.first_label + tubes.label_names.index(label)
             frames, boxes = tube["frames"], tube["boxes"]
             scores = tube.get("scores", [tube["score"]] * len(frames))
             if not len(frames) == len(boxes) == len(scores):

@@ -1,7 +1,4 @@
-"""Predictions as pickles of NumPy arrays: ACT and MOC, MultiSports, 3D-RetinaNet and ROAD.
-
-Frames count from 1, classes from 0, boxes are xyxy in pixels.
-"""
+"""Predictions as pickles of NumPy arrays: frames count from 1, classes from 0, boxes are xyxy in pixels."""
 
 import functools
 from collections.abc import Mapping

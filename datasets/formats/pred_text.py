@@ -44,10 +44,7 @@ def _with_underscores(tubes: TubeRows) -> dict[str, str]:
 
 
 def read_ava_csv(tubes: TubeRows) -> None:
-    """AVA's csv: video, second, x1, y1, x2, y2 as shares of the frame, class from 1, score.
-
-    Frame 0 is at second `start` (900), with `rate` (30) frames a second.
-    """
+    """AVA's csv: video, second, x1, y1, x2, y2 as shares of the frame, class from 1, score. Frame 0 is at `start`."""
     rows = read_rows(tubes.path, widths=(8,))
     indices = np.array([tubes.video(name) for name in rows.videos], np.int64)
     frames = ((rows.time / MICRO - float(tubes.options["start"])) * float(tubes.options["rate"])).round()

@@ -58,10 +58,7 @@ class RawPredictions(NamedTuple):
 
 
 class TubeRows:
-    """What a reader of predictions is given: the path and the options, and what it adds the file's tubes to.
-
-    A fault is one line (InputError) that names the file and the place in it.
-    """
+    """What a reader of predictions is given: the path and the options, and what it adds the file's tubes to."""
 
     def __init__(self, path: Path, options: Mapping) -> None:
         self.path, self.options = path, options
@@ -82,11 +79,6 @@ class TubeRows:
         if not names:
             raise self.fault("", f"the file does not name its classes; give the option labels: {OPTIONS['labels']}")
         return names
-
-    @functools.cached_property
-    def label_numbers(self) -> dict[str, int]:
-        """The number of each class by its name."""
-        return {name: self.first_label + i for i, name in enumerate(self.label_names)}
 
     def need(self, option: str) -> Sequence[str]:
         """An option that a format cannot do without."""
@@ -141,13 +133,9 @@ class TubeRows:
     def add_boxes(
         self, kind: str, numbers: Sequence[int], videos: Sequence[int], labels: np.ndarray, rows: np.ndarray
     ) -> None:
-        """R boxes that nobody linked, each a tube of one frame.
+        """R boxes that nobody linked, each a tube of one frame: `rows` (R, 6) as of `add`, `videos` (R,) as of `video`.
 
-        Args:
-            kind, numbers: where each is in the file, such as "line" and 3.
-            videos: (R,), as of `video`.
-            labels: (R,), as the file counts them.
-            rows: (R, 6), as of `add`.
+        `kind` and `numbers` (R,) say where each is in the file, such as "line" and 3.
         """
         nobody, tube = np.full(len(rows), -1), self._n_tubes + np.arange(len(rows))
         self._parts.append((kind, numbers, np.asarray(videos, np.int64), labels, nobody, rows[:, 5], tube, rows))

@@ -9,7 +9,6 @@ action; "labels", "width", "height", "n_frames" and "person_id" may be left out.
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo, box_array, whole_number, whole_numbers
@@ -47,15 +46,11 @@ def read(path: Path) -> AnnotationFile:
             raise InputError(f"{where}: {reason}") from None
         videos[name] = RawVideo(*size, tubes)
     tubes = (tube for video in content["videos"].values() for tube in video["tubes"])
-    parts = (("file", [content]), ("video", content["videos"].values()), ("tube", tubes))
-    notes = [f"{path}: {line}" for noun, dicts in parts for line in _unread(noun, dicts)]
+    notes = []
+    for noun, parts in (("file", [content]), ("video", content["videos"].values()), ("tube", tubes)):
+        for key, n in Counter(key for part in parts for key in part if key not in KEYS[noun]).items():
+            notes.append(f"{path}: {key!r} of {counted(n, noun)} is not read{did_you_mean(key, KEYS[noun])}")
     return AnnotationFile(path, videos, [label.strip() for label in labels], notes=notes)
-
-
-def _unread(noun: str, dicts: Iterable[dict]) -> list[str]:
-    """A line about each key that is not of this format, such as one that is misspelt."""
-    keys = Counter(key for one in dicts for key in one if key not in KEYS[noun])
-    return [f"{key!r} of {counted(n, noun)} is not read{did_you_mean(key, KEYS[noun])}" for key, n in keys.items()]
 
 
 def _require(condition: bool, where: object, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from utils.misc import InputError
 from utils.storage.files import read_text
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ def video_path(pattern: str | Path, name: str) -> Path:
     folder, stem = Path(path).parent, Path(path).name[:-1]
     files = (file for file in folder.glob(glob.escape(stem) + "*") if "." not in file.name.removeprefix(stem))
     return min(files, key=lambda file: (file.suffix.lower() not in VIDEO_SUFFIXES, file), default=Path(path))
+
+
+def check_name(name: str, folder: Path, where: object) -> None:
+    """InputError where a video's name is not a path below `folder`."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        hint = "; part folders with /" if "\\" in name else ""
+        raise InputError(f"{where}: video name {name[:80]!r} is not a path below {folder}{hint}")
 
 
 def lines_of(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:

@@ -5,7 +5,7 @@ tube is cut there) in UCF101-24's. JHMDB21 and MultiSports have pickles, which t
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +80,11 @@ LAYOUTS: dict[str, Callable[[Path, Mapping, Subsets, float], dict]] = {
 the names of each subset's videos and their rate, and returns the fields of a project file."""
 
 
-def whole_tubes(video: Mapping) -> list[tuple[int, np.ndarray, np.ndarray]]:
+def whole_tubes(video: Mapping) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Label, frames and boxes of the video's action tubes, cut at gaps."""
-    parts = []
     for tube in video["tubes"]:
         if tube["label"] is not None:
             frames, boxes = np.array(tube["frames"]), np.array(tube["boxes"])
             cuts = np.flatnonzero(np.diff(frames) > 1) + 1
-            parts += [
-                (tube["label"], *piece) for piece in zip(np.split(frames, cuts), np.split(boxes, cuts), strict=True)
-            ]
-    return parts
+            for piece in zip(np.split(frames, cuts), np.split(boxes, cuts), strict=True):
+                yield tube["label"], *piece

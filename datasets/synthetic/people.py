@@ -31,12 +31,10 @@ def pose(
     sway: float = 0.0,
     nod: float = 0.0,
 ) -> np.ndarray:
-    """Joint angles (POSE_SIZE,).
+    """Joint angles (POSE_SIZE,); `lift` is the height of the feet above the floor.
 
-    Args:
-        arms, legs: left and right limb, each (swing forward, spread sideways, bend of elbow or knee, roll of that bend:
-            0 in the plane of the swing, 90 in that of the spread).
-        lift: height of the feet above the floor.
+    A limb, left or right, is (swing forward, spread sideways, bend of elbow or knee, roll of that bend: 0 in the plane
+    of the swing, 90 in that of the spread).
     """
     return np.array([turn, lift, lean, sway, nod, *arms[0], *arms[1], *legs[0], *legs[1]], np.float64)
 
@@ -159,10 +157,6 @@ class Look:
     build: float
 
 
-def _colour(hue: float, saturation: float, value: float) -> tuple:
-    return tuple(bgr(hue, saturation, value).tolist())
-
-
 SKIN = [(205, 222, 250), (150, 185, 232), (105, 145, 205), (70, 100, 160), (45, 65, 110)]
 HAIR = [(25, 25, 30), (30, 50, 85), (60, 120, 190), (110, 190, 230), (40, 60, 160), (175, 175, 180)]
 
@@ -180,12 +174,10 @@ def random_looks(random: np.random.Generator, n: int) -> list[Look]:
             Look(
                 skin=SKIN[random.integers(len(SKIN))],
                 hair=HAIR[random.integers(len(HAIR))],
-                shirt=_colour(shirts[i], 0.05 if white else random.uniform(0.7, 0.95), 0.95 if white else bright),
-                accent=_colour(shirts[i] + random.uniform(0.3, 0.7), random.uniform(0, 0.9), random.uniform(0.15, 1)),
-                trousers=_colour(
-                    trousers[i], random.uniform(0.25, 0.8), 0.28 if dark[i] else random.uniform(0.7, 0.95)
-                ),
-                shoes=_colour(random.random(), random.uniform(0, 0.6), random.choice([0.15, 0.9])),
+                shirt=bgr(shirts[i], 0.05 if white else random.uniform(0.7, 0.95), 0.95 if white else bright),
+                accent=bgr(shirts[i] + random.uniform(0.3, 0.7), random.uniform(0, 0.9), random.uniform(0.15, 1)),
+                trousers=bgr(trousers[i], random.uniform(0.25, 0.8), 0.28 if dark[i] else random.uniform(0.7, 0.95)),
+                shoes=bgr(random.random(), random.uniform(0, 0.6), random.choice([0.15, 0.9])),
                 pattern=str(random.choice(["plain", "stripes", "band", "halves"])),
                 head=str(random.choice(["short", "long", "cap"])),
                 long_sleeves=bool(random.random() < 0.5),

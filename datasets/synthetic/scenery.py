@@ -7,14 +7,15 @@ FLOOR = 0.62  # where the floor begins, in image heights from the top
 MARGIN = 0.4  # how far a background reaches beyond the image on each side, in image heights
 
 
-def bgr(hue: float, saturation: float, value: float) -> np.ndarray:
-    """uint8 (3,): the colour of a hue in turns, the others from 0 to 1."""
-    return cv2.cvtColor(np.uint8([[[hue % 1 * 179, saturation * 255, value * 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
+def bgr(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+    """The colour of a hue in turns, the others from 0 to 1."""
+    colour = np.uint8([[[hue % 1 * 179, saturation * 255, value * 255]]])
+    return tuple(cv2.cvtColor(colour, cv2.COLOR_HSV2BGR)[0, 0].tolist())
 
 
 def _tone(random: np.random.Generator, *ranges: tuple[float, float]) -> np.ndarray:
     """A random colour, float32 (3,), its hue, saturation and value (`bgr`) from these ranges."""
-    return bgr(*(random.uniform(*limits) for limits in ranges)).astype(np.float32)
+    return np.float32(bgr(*(random.uniform(*limits) for limits in ranges)))
 
 
 def _grain(random: np.random.Generator, shape: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:

@@ -130,10 +130,8 @@ def _perform(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One person's poses (T, POSE_SIZE), horizontal positions (T,), labels (T,) and those of second actions (T,).
 
-    Args:
-        script: the stretches of the video.
-        start, way: position at first, and direction: 1 to the right, -1 to the left. The path turns back at `bounds`.
-        dash: (T,), distance of a dash in each frame; 0 in videos that are not fast.
+    The path begins at `start`, to the right (`way` 1) or left (-1), and turns back at `bounds`. `dash` (T,) is the
+    distance of a dash in each frame, 0 in videos that are not fast.
     """
     fast, n_frames, names = bool(dash.any()), script[-1].end, list(ACTIONS)
     frames, labels, second = np.arange(n_frames), np.full(n_frames, -1), np.full(n_frames, -1)
@@ -171,10 +169,7 @@ def plan(
     fast: bool = False,
     two_at_once: float = 0.0,
 ) -> Scene:
-    """A random scene: people, their actions and positions, the background and the camera's motion.
-
-    `two_at_once` is the share of the actions that allow it that people combine with another one.
-    """
+    """A random scene: people, their actions and positions, the background and the camera's motion."""
     if fast:
         n = int(random.integers(min(2, max_people), min(3, max_people), endpoint=True))
     else:
@@ -280,8 +275,13 @@ def _tubes(scene: Scene, boxes: np.ndarray, seen: np.ndarray) -> list[dict]:
     return tubes
 
 
-def _write_video(path: Path, scene: Scene) -> list[dict]:
-    """Render and write a video; its annotated tubes."""
+def _make_video(
+    plan_scene: Callable[..., Scene], length: Sequence[int], job: tuple[Path, tuple[int, ...], bool]
+) -> dict:
+    """Render and write one video, whose path, seed and `fast` are the job; its entry in the annotation."""
+    path, seed, fast = job
+    random = rng(*seed)
+    scene = plan_scene(random, int(random.integers(*length, endpoint=True)), fast=fast)
     codec = cv2.VideoWriter_fourcc(*"MJPG")
     extents = []
     with atomic(path) as part:
@@ -297,18 +297,8 @@ def _write_video(path: Path, scene: Scene) -> list[dict]:
         if len(head) < 8 or int.from_bytes(head[4:], "little") + 8 != part.stat().st_size:
             raise InputError(f"{path}: the video could not be written whole; is the disk full?")
     boxes, seen = (np.stack(parts) for parts in zip(*extents, strict=True))
-    return _tubes(scene, boxes, seen)
-
-
-def _make_video(
-    plan_scene: Callable[..., Scene], length: Sequence[int], job: tuple[Path, tuple[int, ...], bool]
-) -> dict:
-    """Write one video, whose path, seed and `fast` are the job; its entry in the annotation."""
-    path, seed, fast = job
-    random = rng(*seed)
-    scene = plan_scene(random, int(random.integers(*length, endpoint=True)), fast=fast)
     size = {"width": scene.width, "height": scene.height, "n_frames": len(scene.poses)}
-    return {**size, "tubes": _write_video(path, scene)}
+    return {**size, "tubes": _tubes(scene, boxes, seen)}
 
 
 def make_synthetic(
@@ -329,7 +319,6 @@ def make_synthetic(
     Args:
         n_train, n_val: videos of each subset; a video does not depend on how many others are rendered.
         length: shortest and longest video in frames.
-        max_people: people in a video, at most.
         workers: processes that render.
         two_at_once: the share of walks and runs in which people wave too; each action is a tube of its own.
         layout: "json", the project's own, or one of `datasets.synthetic.layouts`, written beside it.
@@ -349,11 +338,11 @@ def make_synthetic(
     (root / "videos").mkdir(parents=True, exist_ok=True)
     remove_parts(root / "videos")
     names = {s: [f"{s}_{i:04d}" for i in range(n)] for s, n in (("train", n_train), ("val", n_val))}
-    jobs = [
-        (root / "videos" / f"{name}.avi", (seed, which, i), i % FAST_EVERY == 1)
+    jobs = {
+        name: (root / "videos" / f"{name}.avi", (seed, which, i), i % FAST_EVERY == 1)
         for which, subset in enumerate(names.values())
         for i, name in enumerate(subset)
-    ]
+    }
     plan_scene = partial(plan, width=width, height=height, max_people=max_people, two_at_once=two_at_once)
     make = partial(_make_video, plan_scene, length)
     bar = {"total": len(jobs), "desc": "rendering", "unit": "video"}
@@ -361,11 +350,10 @@ def make_synthetic(
         context = multiprocessing.get_context("forkserver")  # a fork of this process may hang in OpenCV's threads
         context.set_forkserver_preload([__name__])
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            entries = list(progress(pool.map(make, jobs), **bar))
+            entries = list(progress(pool.map(make, jobs.values()), **bar))
     else:
-        entries = list(progress(map(make, jobs), **bar))
-    videos = dict(zip((name for subset in names.values() for name in subset), entries, strict=True))
-    content = {"labels": list(ACTIONS), "videos": videos}
+        entries = list(progress(map(make, jobs.values()), **bar))
+    content = {"labels": list(ACTIONS), "videos": dict(zip(jobs, entries, strict=True))}
     write_json(root / "annotations.json", content)
     for subset, members in names.items():
         write_text(root / f"{subset}.txt", "".join(f"{name}\n" for name in members))
