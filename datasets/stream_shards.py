@@ -109,7 +109,7 @@ class StreamedClips(Clips):
 
 
 def streamed_video(sample: dict) -> ShardVideo:
-    """A video as WebDataset gives it: the bytes of its json and of all its frames."""
+    """A video as WebDataset gives it: the bytes of its json and of all its frames. InputError when it is damaged."""
     try:
         meta = unseal(sample["json"])
         checksums = [crc32 for _, crc32 in meta["members"].values()]

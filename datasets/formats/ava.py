@@ -273,7 +273,11 @@ class AvaVideos(UserDict):
         return frames_at(time, self.start, self.rate)
 
     def rows(self, names: Sequence[str]) -> tuple[AvaRows, AvaRows | None]:
-        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files."""
+        """The rows of videos as they stand in the files, and those of excluded seconds, None without such files.
+
+        Raises:
+            InputError: a video has no rows.
+        """
         missing = next((name for name in names if name not in self.data), None)
         if missing is not None:
             raise InputError(f"{self._parts[0].path}: the annotation has no video {missing!r}")

@@ -16,6 +16,9 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     """Write `path`, its label map `<stem>.pbtxt` and `<stem>.options.json`, the options that read it.
 
     A person's action is one tube on key frames there, whether it pauses or not.
+
+    Raises:
+        InputError: a video's size, which corners are shares of, is unknown.
     """
     rows, paused = [], 0
     for name, video in file.videos.items():
