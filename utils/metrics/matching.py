@@ -72,7 +72,7 @@ class Candidates(NamedTuple):
     iou: np.ndarray
 
     def with_pairs(self, keep: np.ndarray) -> "Candidates":
-        """The same with some of the pairs, bool (k,)."""
+        """The same with the pairs that a mask or an index selects."""
         return self._replace(i=self.i[keep], j=self.j[keep], iou=self.iou[keep])
 
 
@@ -210,7 +210,10 @@ def video_box_pairs(pred: Sequence[Tube], gt: Sequence[Tube]) -> Pairs:
 
 def matching(c: Candidates, threshold: float) -> np.ndarray:
     """The ground truth that each detection is matched to by the protocol, -1 for a false positive; int64 (n,)."""
-    return match_taken_too(c, threshold) if c.rule.taken_too else match(c, threshold)
+    if c.rule.taken_too:  # a detection only asks for the ground truth that it overlaps most
+        c = c.with_pairs(c.iou >= threshold)
+        c = c.with_pairs(np.sort(np.unique(c.i, return_index=True)[1]))
+    return match(c, threshold)
 
 
 def match(c: Candidates, threshold: float) -> np.ndarray:
@@ -222,16 +225,6 @@ def match(c: Candidates, threshold: float) -> np.ndarray:
         if matched[detection] < 0 and free[target]:
             matched[detection], free[target] = target, False
     return np.array(matched, np.int64)
-
-
-def match_taken_too(c: Candidates, threshold: float) -> np.ndarray:
-    """The same where a detection only asks for the ground truth that it overlaps most, matched or not."""
-    wanted = nearest(c, threshold)
-    hits = c.ranked[wanted[c.ranked] >= 0]
-    first = hits[np.unique(wanted[hits], return_index=True)[1]]
-    matched = np.full(len(wanted), -1)
-    matched[first] = wanted[first]
-    return matched
 
 
 def nearest(c: Candidates, threshold: float) -> np.ndarray:
