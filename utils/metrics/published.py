@@ -101,21 +101,18 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
         `recall`, `precision`, `precision_filter`, each also as `motion_<name>`, a mapping by category, and
         `class_<name>`, float64 (len(labels),); NaN where there is nothing to count.
     """
-
-    def rates_of(group_of: Group, groups: Sequence[object]) -> dict[object, dict[str, float]]:
-        return _rates(*_detections(pred, gt, group_of, label_centric=True), groups, tiou_th)
-
-    rates = rates_of(lambda *_: "all", ["all"])["all"]
-    by_motion = rates_of(_motion, MOTION_CATEGORIES)
-    by_class = rates_of(lambda video, _: video.partition("/")[0], labels)
+    rates = _rates(pred, gt, tiou_th, lambda *_: "all", ["all"])["all"]
+    by_motion = _rates(pred, gt, tiou_th, _motion, MOTION_CATEGORIES)
+    by_class = _rates(pred, gt, tiou_th, lambda video, _: video.partition("/")[0], labels)
     grouped = {f"motion_{name}": {group: by_motion[group][name] for group in MOTION_CATEGORIES} for name in rates}
     grouped |= {f"class_{name}": np.array([by_class[label][name] for label in labels], np.float64) for name in rates}
     return rates | grouped
 
 
 def _rates(
-    by_group: Mapping[object, list[_Detection]], n_gt: Counter, groups: Sequence[object], tiou_th: float
+    pred: Tubes, gt: Tubes, tiou_th: float, group_of: Group, groups: Sequence[object]
 ) -> dict[object, dict[str, float]]:
+    by_group, n_gt = _detections(pred, gt, group_of, label_centric=True)
     rates, taken = {}, set()
     for group in groups:
         right = again = 0
