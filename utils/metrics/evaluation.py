@@ -13,7 +13,7 @@ import numpy as np
 from utils.box_ops import Tube
 from utils.metrics import ava
 from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.bootstrap import draw_resamples, interval, resampled_classes
+from utils.metrics.bootstrap import draw_resamples, interval, resampled_ap
 from utils.metrics.matching import candidates
 from utils.metrics.multisports import RANGES
 from utils.misc import InputError
@@ -176,7 +176,8 @@ def _sampled_ap(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndar
     if not e.bootstrap:
         return ap
     times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
-    return np.concatenate([ap, [resampled_classes(row, times, e.protocol) for row in rankings]], -1)
+    resamples = [[resampled_ap(ranking, times, e.protocol) for ranking in row] for row in rankings]
+    return np.concatenate([ap, resamples], -1)
 
 
 def _ranges(e: Evaluation) -> dict[str, list[int]]:
