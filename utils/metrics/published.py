@@ -77,15 +77,11 @@ def published_motion_ap(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
 
     A detection is correct when the ground truth of its category that it overlaps most, of any class, has its class.
     """
-    by_group, n_gt = _detections(pred, gt, _motion, num_classes)
+    by_group, n_gt = _detections(pred, gt, lambda _, tube: motion_category(tube), num_classes)
     ap = dict.fromkeys(MOTION_CATEGORIES, float("nan"))
     for category, detections in by_group.items():
         ap[category] = _average_precision(detections, n_gt[category], tiou_th, any_class=False)
     return ap
-
-
-def _motion(_: str, tube: Tube) -> str:
-    return motion_category(tube)
 
 
 def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: Sequence[str] = ()) -> dict:
@@ -102,7 +98,7 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
         `class_<name>`, float64 (len(labels),); NaN where there is nothing to count.
     """
     rates = _rates(pred, gt, tiou_th, lambda *_: "all", ["all"])["all"]
-    by_motion = _rates(pred, gt, tiou_th, _motion, MOTION_CATEGORIES)
+    by_motion = _rates(pred, gt, tiou_th, lambda _, tube: motion_category(tube), MOTION_CATEGORIES)
     by_class = _rates(pred, gt, tiou_th, lambda video, _: video.partition("/")[0], labels)
     grouped = {f"motion_{name}": {group: by_motion[group][name] for group in MOTION_CATEGORIES} for name in rates}
     grouped |= {f"class_{name}": np.array([by_class[label][name] for label in labels], np.float64) for name in rates}
