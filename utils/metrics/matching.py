@@ -125,8 +125,7 @@ def candidates(
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
     rule = PROTOCOLS[protocol]
-    check_tubes(pred, num_classes)
-    check_tubes(gt, num_classes, lowest_label=-1)
+    check_tubes(pred, gt, num_classes)
     names = sorted({*pred, *gt})
     # the order decides between equal scores and equal overlaps
     tubes, gt_tubes = (

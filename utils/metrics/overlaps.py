@@ -87,19 +87,19 @@ def by_content(tube: Tube) -> tuple:
     return int(tube.frames[0]), len(tube), tube.frames.tobytes(), tube.boxes.tobytes(), tube.label
 
 
-def check_tubes(tubes: Tubes, num_classes: int | None = None, lowest_label: int = 0) -> None:
-    """InputError, naming the video, where a score or a box is not finite or (with `num_classes`) a label not known."""
-    for video, of_video in tubes.items():
-        for tube in of_video:
-            if not np.isfinite(tube.boxes).all():
-                frame = tube.frames[np.isfinite(tube.boxes).all(1).argmin()]
-                raise InputError(f"video {video!r}: the box in frame {frame} is not finite; leave such boxes out")
-            if not math.isfinite(tube.score):
-                raise InputError(f"video {video!r}: a tube's score is {tube.score}; scores must be finite")
-            if num_classes is not None and not lowest_label <= tube.label < num_classes:
-                raise InputError(
-                    f"video {video!r}: a tube has label {tube.label}; there are {num_classes} classes, from 0"
-                )
+def check_tubes(pred: Tubes, gt: Tubes, num_classes: int | None = None) -> None:
+    """InputError, naming the video, where a score or a box is not finite or (with `num_classes`) a label not known;
+    ground truth may have label -1."""
+    every = [(video, tube, 0) for video, of_video in pred.items() for tube in of_video]
+    every += [(video, tube, -1) for video, of_video in gt.items() for tube in of_video]
+    for video, tube, lowest_label in every:
+        if not np.isfinite(tube.boxes).all():
+            frame = tube.frames[np.isfinite(tube.boxes).all(1).argmin()]
+            raise InputError(f"video {video!r}: the box in frame {frame} is not finite; leave such boxes out")
+        if not math.isfinite(tube.score):
+            raise InputError(f"video {video!r}: a tube's score is {tube.score}; scores must be finite")
+        if num_classes is not None and not lowest_label <= tube.label < num_classes:
+            raise InputError(f"video {video!r}: a tube has label {tube.label}; there are {num_classes} classes, from 0")
 
 
 def check_thresholds(thresholds: float | Sequence[float]) -> list[float]:

@@ -33,8 +33,7 @@ def _detections(
 ) -> tuple[Mapping[object, list[_Detection]], Counter]:
     """The detections of each group, in the order given, and how many ground truths it has. People without an action
     (label -1) count where labels do not: `label_centric`, of tracks."""
-    check_tubes(pred, num_classes)
-    check_tubes(gt, num_classes, lowest_label=-1)
+    check_tubes(pred, gt, num_classes)
     by_group: dict[object, list[_Detection]] = defaultdict(list)
     n_gt: Counter = Counter()
     for video in dict.fromkeys([*pred, *gt]):

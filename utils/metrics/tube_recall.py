@@ -41,8 +41,7 @@ def tube_precision_recall(
         InputError: a threshold outside (0, 1], or a score or box that is not finite.
     """
     thresholds = check_thresholds(tiou_th)
-    check_tubes(pred)
-    check_tubes(gt)
+    check_tubes(pred, gt)
     n_groups = 1 + num_classes + len(MOTION_CATEGORIES)  # all, classes, motion categories
     accepted_gt, all_gt, accepted_pred, all_pred = np.zeros((4, len(thresholds), n_groups))
     for video in sorted({*pred, *gt}):  # sums of floats depend on their order
