@@ -153,18 +153,14 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
                 total = 0
                 for n_frames, detections in batches:
                     if videos.view == "mirrored":
-                        detections = detections._replace(boxes=_mirrored(detections.boxes, video.size[0]))
+                        x0, y0, x1, y1 = detections.boxes.T
+                        back = np.stack([video.size[0] - x1, y0, video.size[0] - x0, y1], 1)
+                        detections = detections._replace(boxes=back)
                     sample.append({name: x for name, x in detections._asdict().items() if x is not None})
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}
     return TarStore(path, "query cache", sources)
-
-
-def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    """xyxy boxes (M, 4) of a mirrored frame, as they are in the frame itself."""
-    x0, y0, x1, y1 = boxes.T
-    return np.stack([width - x1, y0, width - x0, y1], 1)
 
 
 def match_people(
