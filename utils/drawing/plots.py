@@ -160,10 +160,7 @@ def plot_tubes(
     """The tubes of one video in space (pixels) and time (frames).
 
     Predicted tubes are walls in one colour a person, with class and score at their beginning; the ground truth is
-    dashed black edges.
-
-    Args:
-        size: width and height of the video.
+    dashed black edges. `size` is the video's width and height in pixels.
     """
     with page(path, 9, 4.8, title) as fig:
         fig.set_layout_engine("none")  # it would leave half of the page to the invisible corners of a 3D plot

@@ -130,12 +130,9 @@ def measure(metric: str, e: Evaluation) -> dict:
 
 
 def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
-    """The mean and the AP of every class by their names in the results file; printed as a table.
+    """The mean, by the name `metric`, and the AP of every class by their names in the results file; printed as a table.
 
-    Args:
-        metric: the mean's name.
-        ap: float64 (thresholds, classes), or with resamples (thresholds, classes, 1 + B), the first the AP itself.
-        e: what was evaluated.
+    `ap`: float64 (thresholds, classes), or with resamples (thresholds, classes, 1 + B), the first the AP itself.
     """
     ap = ap.reshape(*ap.shape[:2], -1)
     means = [mean_ap(row) for row in ap]

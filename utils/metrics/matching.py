@@ -89,12 +89,8 @@ def tubes_as_instances(tubes: Sequence[VideoTube]) -> Instances:
 def boxes_as_instances(
     tubes: Sequence[VideoTube], scores: Sequence[np.ndarray] | None = None, inclusive: bool = False
 ) -> Instances:
-    """The boxes of tubes, one tube after another.
-
-    Args:
-        scores: of the boxes of each tube; None: the tube's.
-        inclusive: see `utils.metrics.overlaps.edges`.
-    """
+    """The boxes of tubes, one tube after another; `scores`: of the boxes of each tube, None: the tube's; `inclusive` as
+    in `utils.metrics.overlaps.edges`."""
     frames, boxes = frames_and_boxes([t.tube for t in tubes])
     video, label, score = (column.repeat([len(t.tube) for t in tubes]) for column in tubes_as_instances(tubes)[:3])
     if scores is not None:
