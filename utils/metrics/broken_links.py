@@ -27,15 +27,14 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
     n_frames = np.zeros(len(piece_of), np.int64)  # frames of a piece that are on the ground truth
     matched_by = np.full(len(joined), -1)
     matched_by[matched[matched >= 0]] = np.flatnonzero(matched >= 0)
-    begin, gt_begin = (np.searchsorted(side.video, np.arange(len(c.names) + 1)) for side in (c.pred, c.gt))
     for video in range(len(c.names)):
-        in_video = np.arange(begin[video], begin[video + 1])
-        people = [tube for *_, tube in c.gt.tubes[gt_begin[video] : gt_begin[video + 1]]]
+        in_video = np.flatnonzero(c.gt.video == video)
+        people = [c.gt.tubes[g].tube for g in in_video]
         gt_frames, gt_boxes = frames_and_boxes(people)
         gt_boxes = edges(gt_boxes, c.rule.inclusive)
         gt_owner = np.arange(len(people)).repeat([len(person) for person in people])
         for label in {person.label for person in people if person.label >= 0}:
-            own = in_video[c.pred.label[in_video] == label]
+            own = np.flatnonzero((c.pred.video == video) & (c.pred.label == label))
             if (matched[own] >= 0).all():
                 continue
             tubes = [c.pred.tubes[i].tube for i in own]
@@ -48,7 +47,7 @@ def broken_links(c: Candidates, matched: np.ndarray, threshold: float) -> tuple[
             for k, person in enumerate(people):
                 if person.label != label:
                     continue
-                g = gt_begin[video] + k
+                g = in_video[k]
                 keeper = int(np.searchsorted(own, matched_by[g])) if matched_by[g] >= 0 else None
                 strangers = [n for n, p in enumerate(people) if n != k and not p.person_id == person.person_id >= 0]
                 elsewhere = on[strangers].any(0) & ~on[k]
