@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.detr import DETR
-from models.matcher import Matches, match_indices
 from models.person_encoder import NPairLoss, joined, joined_loss
 from utils.distributed import rank_mean, world_size
 
@@ -47,20 +46,20 @@ class QueryLosses(nn.Module):
         cells = self.place(out["features"])
         return {**out, "identity": identity, "action": action, "cells": cells, "image_share": image_share}
 
-    def losses(self, out: dict, targets: list[dict], matches: Matches, clips: Tensor) -> dict[str, Tensor]:
+    def losses(self, out: dict, targets: list[dict], matches: Tensor, clips: Tensor) -> dict[str, Tensor]:
         """The three losses of a batch; each divided so that the processes together have the joined batch's gradient.
 
         Args:
             targets: per image, `boxes` (n, 4) cxcywh normalised, `person_ids` int64 (n,) distinct between clips,
                 `actions` int64 (n,), -1 for none, or sets of them, float32 (n, n_actions).
-            matches: those of the last decoder layer.
+            matches: int64 (3, M), those of `SetCriterion.match` of the last decoder layer.
             clips: int64 (N,), the clip of each image.
 
         Returns:
             `loss_id`, the N-pair loss of the matched queries; `loss_action`, the cross-entropy of their actions;
             `loss_place`, see `_cell_loss`.
         """
-        ((image, query, target),) = match_indices([matches], targets, out["action"].device)
+        image, query, target = matches
         ids, actions = (torch.cat([t[name] for t in targets])[target] for name in ("person_ids", "actions"))
         of_all = joined(out["identity"][image, query], ids, clips.to(image.device)[image])
         return {

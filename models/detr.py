@@ -69,9 +69,7 @@ def pad_square(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) padded with zeros right and below to squares, channels last in memory."""
     height, width = images.shape[-2:]
     side = max(height, width)
-    square = images.new_zeros(len(images), side, side, 3).permute(0, 3, 1, 2)
-    square[..., :height, :width] = images
-    return square
+    return F.pad(images, (0, side - width, 0, side - height)).contiguous(memory_format=torch.channels_last)
 
 
 class DETR(nn.Module):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.matcher import Matches, match_indices, match_layers, pairwise_overlap
+from models.matcher import match_layers, pairwise_overlap
 from utils.distributed import rank_mean
 
 
@@ -28,11 +28,11 @@ class SetCriterion(nn.Module):
         class_weight[-1] = config["eos_coef"]
         self.register_buffer("class_weight", class_weight)
 
-    def match(self, outputs: dict, targets: list[dict]) -> list[Matches]:
-        """Match queries and targets in each decoder layer: the last one first, then the earlier ones in order."""
+    def match(self, outputs: dict, targets: list[dict]) -> Tensor:
+        """`match_layers` of all decoder layers: the last one first, then the earlier ones in order."""
         return match_layers([outputs, *outputs.get("aux_outputs", [])], targets, self.costs, self.box_overlap)
 
-    def forward(self, outputs: dict, targets: list[dict], matches: list[Matches] | None = None) -> dict[str, Tensor]:
+    def forward(self, outputs: dict, targets: list[dict], matches: Tensor | None = None) -> dict[str, Tensor]:
         """The losses and metrics of a batch.
 
         Args:
@@ -42,11 +42,11 @@ class SetCriterion(nn.Module):
         device = outputs["pred_logits"].device
         labels, boxes = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
         n_boxes = rank_mean(torch.full((), float(len(labels)), device=device)).clamp(min=1)
-        indices = match_indices(matches or self.match(outputs, targets), targets, device)
-        losses = self._layer(outputs, labels, boxes, n_boxes, indices[0])
-        losses |= self._metrics(outputs, targets, labels, indices[0])
+        matches = self.match(outputs, targets) if matches is None else matches
+        losses = self._layer(outputs, labels, boxes, n_boxes, matches[0])
+        losses |= self._metrics(outputs, targets, labels, matches[0])
         for i, earlier in enumerate(outputs.get("aux_outputs", [])):
-            layer = self._layer(earlier, labels, boxes, n_boxes, indices[i + 1])
+            layer = self._layer(earlier, labels, boxes, n_boxes, matches[i + 1])
             losses |= {f"{name}_{i}": value for name, value in layer.items()}
         return losses
 
@@ -55,10 +55,10 @@ class SetCriterion(nn.Module):
         return sum(losses[name] * weight for name, weight in self.weight_dict.items() if name in losses)
 
     def _layer(
-        self, outputs: dict, labels: Tensor, target_boxes: Tensor, n_boxes: Tensor, index: Tensor
+        self, outputs: dict, labels: Tensor, target_boxes: Tensor, n_boxes: Tensor, matches: Tensor
     ) -> dict[str, Tensor]:
         logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
-        image, query, target = index
+        image, query, target = matches
         classes = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
         classes[image, query] = labels[target]
         weights = self.class_weight[classes]
@@ -72,9 +72,9 @@ class SetCriterion(nn.Module):
         }
 
     @torch.no_grad()
-    def _metrics(self, outputs: dict, targets: list[dict], labels: Tensor, index: Tensor) -> dict[str, Tensor]:
+    def _metrics(self, outputs: dict, targets: list[dict], labels: Tensor, matches: Tensor) -> dict[str, Tensor]:
         logits = outputs["pred_logits"].float()
-        image, query, target = index
+        image, query, target = matches
         correct = logits[image, query].argmax(-1) == labels[target]
         n_predicted = (logits.argmax(-1) != self.num_classes).sum(1).float()
         n_targets = torch.tensor([float(len(t["labels"])) for t in targets]).to(logits.device, non_blocking=True)

@@ -15,13 +15,11 @@ def pairwise_overlap(a: Tensor, b: Tensor, box_overlap: str = "giou") -> Tensor:
     return generalized_box_iou(a, b) if box_overlap == "giou" else box_iou(a, b)[0]
 
 
-Matches = list[tuple[Tensor, Tensor]]
-"""An image's matched predictions and their targets, int64 (n,) each on the CPU; one pair an image."""
-
-
 @torch.no_grad()
-def match_layers(layers: list[dict], targets: list[dict], costs: dict[str, float], box_overlap: str) -> list[Matches]:
+def match_layers(layers: list[dict], targets: list[dict], costs: dict[str, float], box_overlap: str) -> Tensor:
     """The one-to-one matches of predictions and targets of the lowest cost, in each image of each decoder layer.
+
+    Pairs without a finite cost come last, which the loss then reports.
 
     Args:
         layers: outputs of each layer, `pred_logits` (B, N, C + 1), `pred_boxes` (B, N, 4) cxcywh normalised.
@@ -29,6 +27,10 @@ def match_layers(layers: list[dict], targets: list[dict], costs: dict[str, float
         costs: weights in a pair's cost of the class's negative probability (`class`), the boxes' L1 distance (`bbox`)
             and their negative overlap (`giou`).
         box_overlap: as in `pairwise_overlap`.
+
+    Returns:
+        int64 (L, 3, M) on the predictions' device, which the host does not wait for: image, query, and target in the
+        concatenation of all images' targets.
     """
     logits, boxes = (torch.stack([layer[name] for layer in layers]) for name in ("pred_logits", "pred_boxes"))
     labels, gt_boxes = (torch.cat([t[name] for t in targets]) for name in ("labels", "boxes"))
@@ -37,24 +39,13 @@ def match_layers(layers: list[dict], targets: list[dict], costs: dict[str, float
     overlap = pairwise_overlap(predicted, gt_boxes.float(), box_overlap)
     distance = torch.cdist(predicted, gt_boxes.float(), p=1)
     cost = costs["bbox"] * distance - costs["class"] * prob[:, labels] - costs["giou"] * overlap
-    cost = cost.unflatten(0, boxes.shape[:3]).cpu().numpy()
-    parts = np.split(cost, np.cumsum([len(t["labels"]) for t in targets])[:-1], axis=3)
-    return [[_assign(part[i]) for i, part in enumerate(of_layer)] for of_layer in zip(*parts, strict=True)]
-
-
-def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The assignment of minimum cost (N, n); pairs without a finite cost come last, which the loss then reports."""
-    cost = np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9)
-    return tuple(map(torch.from_numpy, linear_sum_assignment(cost)))
-
-
-def match_indices(layers: list[Matches], targets: list[dict], device: torch.device) -> Tensor:
-    """Matches of L layers as indices int64 (L, 3, M) on `device`: image, query, and target in the concatenation of all
-    images' targets. One transfer, which the host does not wait for."""
-    starts = np.cumsum([0, *(len(t["labels"]) for t in targets)]).tolist()
-    rows = []
-    for matches in layers:
-        image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)])
-        target = torch.cat([start + target for start, (_, target) in zip(starts, matches, strict=False)])
-        rows.append(torch.stack([image, torch.cat([query for query, _ in matches]), target]))
-    return torch.stack(rows).to(device, non_blocking=True)
+    cost = np.nan_to_num(cost.unflatten(0, boxes.shape[:3]).cpu().numpy(), nan=1e9, posinf=1e9, neginf=-1e9)
+    starts = np.cumsum([0, *(len(t["labels"]) for t in targets)])
+    matches = []
+    for of_layer in cost:
+        pairs = []
+        for i, of_image in enumerate(of_layer):
+            query, target = linear_sum_assignment(of_image[:, starts[i] : starts[i + 1]])
+            pairs.append([np.full_like(query, i), query, target + starts[i]])
+        matches.append(np.concatenate(pairs, 1))
+    return torch.from_numpy(np.stack(matches)).to(logits.device, non_blocking=True)

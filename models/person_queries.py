@@ -38,7 +38,7 @@ import torch
 from models.detectors import Detector, is_hf, open_detector
 from models.frozen import Started, run_frozen
 from models.weights import OFFICIAL, checkpoint_path
-from utils.box_ops import box_xyxy_to_cxcywh, paired_iou
+from utils.box_ops import box_xyxy_to_cxcywh, equal_pairs, paired_iou
 from utils.distributed import process_group, rank
 from utils.misc import InputError, amp_type, counted, start
 from utils.storage.tars import TarStore
@@ -153,18 +153,14 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
                 total = 0
                 for n_frames, detections in batches:
                     if videos.view == "mirrored":
-                        detections = detections._replace(boxes=_mirrored(detections.boxes, video.size[0]))
+                        x0, y0, x1, y1 = detections.boxes.T
+                        back = np.stack([video.size[0] - x1, y0, video.size[0] - x0, y1], 1)
+                        detections = detections._replace(boxes=back)
                     sample.append({name: x for name, x in detections._asdict().items() if x is not None})
                     total += n_frames
                 size = {"width": video.size[0], "height": video.size[1]}
                 sample.json |= {"n_frames": total, **size, "fps": video.fps}
     return TarStore(path, "query cache", sources)
-
-
-def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    """xyxy boxes (M, 4) of a mirrored frame, as they are in the frame itself."""
-    x0, y0, x1, y1 = boxes.T
-    return np.stack([width - x1, y0, width - x0, y1], 1)
 
 
 def match_people(
@@ -184,10 +180,7 @@ def match_people(
     Returns:
         int64 (M,): the ground-truth box of each detection, -1 for none.
     """
-    start, stop = np.searchsorted(gt_frames, frames), np.searchsorted(gt_frames, frames, "right")
-    counts = stop - start
-    detection = np.repeat(np.arange(len(frames)), counts)
-    gt_box = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts - start, counts)
+    detection, gt_box = equal_pairs(frames, gt_frames)
     iou = paired_iou(boxes[detection], gt_boxes[gt_box])
     matched, free = np.full(len(frames), -1), np.ones(len(gt_frames), bool)
     close = np.flatnonzero(iou >= iou_th)

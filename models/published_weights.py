@@ -30,11 +30,8 @@ def read_state(path: str | Path, what: str) -> dict[str, Tensor]:
 
 
 def published_encoder(path: str | Path, skip: bool) -> tuple[PersonEncoder, dict]:
-    """The person encoder of a file of the method's public code, and the settings that build it.
-
-    Args:
-        skip: whether it has a skip connection, which the weights do not say.
-    """
+    """The person encoder of a file of the method's public code, and the settings that build it; the weights do not say
+    whether it has a skip connection, `skip` does."""
     state = {}
     for name, value in read_state(path, "person encoder").items():
         match = re.fullmatch(r"psn_query_embed\.layers\.(\d)\.(\w+)", name)

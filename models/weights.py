@@ -48,12 +48,8 @@ def checkpoint_path(name: str | Path, kind: str) -> Path:
 
 
 def read_detector(source: str | Path, checkpoint_root: str | Path) -> tuple[Path, object]:
-    """File of a detector, and what it holds.
-
-    Args:
-        source: a name of `OFFICIAL` (downloaded once, to `checkpoint_root`/detr), a shipped checkpoint's name, or a
-            path.
-    """
+    """File of a detector, and what it holds; `source` is a name of `OFFICIAL` (downloaded once, to
+    `checkpoint_root`/detr), a shipped checkpoint's name, or a path."""
     if str(source) in OFFICIAL:
         name = OFFICIAL[str(source)]
         path = Path(checkpoint_root) / "detr" / name

@@ -12,7 +12,7 @@ from tests.test_predictions import data, evaluate, predictions  # noqa: F401 (fi
 from tests.tube_cases import random_case
 from utils.box_ops import MOTION_CATEGORIES
 from utils.metrics import compare
-from utils.metrics.bootstrap import draw_resamples, interval, resampled_ap, resampled_classes
+from utils.metrics.bootstrap import draw_resamples, interval, resampled_ap
 from utils.metrics.evaluation import Evaluation, measure
 from utils.misc import InputError
 from utils.video_map import Ranking, calc_frame_map, calc_motion_ap, calc_video_map, mean_ap
@@ -83,7 +83,7 @@ def drawn_rankings(rng: np.random.Generator, n_videos: int, n_classes: int = 8) 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     def mean_in(rankings: list[Ranking], times: np.ndarray) -> np.ndarray:
-        return mean_ap(resampled_classes(rankings, times, "voc"))
+        return mean_ap(np.array([resampled_ap(ranking, times, "voc") for ranking in rankings]))
 
     rng, n, trials = np.random.default_rng(0), 250, 100
     (truth,) = mean_in(drawn_rankings(rng, 100_000), np.ones((100_000, 1), np.int64))

@@ -74,9 +74,11 @@ def test_matching_loss_and_postprocessing(fixtures):
     outputs = {"pred_logits": held["logits"], "pred_boxes": held["boxes"]}
     boxes = [held["target_boxes_0"], held["target_boxes_1"]]
     targets = [{"labels": torch.full((len(b),), PERSON), "boxes": b} for b in boxes]
-    for i, (pred, target) in enumerate(criterion.match(outputs, targets)[0]):
+    (matches,) = criterion.match(outputs, targets)
+    for i, start in enumerate((0, len(boxes[0]))):
+        _, pred, target = matches[:, matches[0] == i]
         assert pred.tolist() == held[f"match_pred_{i}"].tolist()
-        assert target.tolist() == held[f"match_tgt_{i}"].tolist()
+        assert (target - start).tolist() == held[f"match_tgt_{i}"].tolist()
     losses = criterion(outputs, targets)
     for name in ("loss_ce", "class_error", "loss_bbox", "loss_giou", "cardinality_error"):
         assert losses[name].item() == pytest.approx(held[name].item(), abs=1e-4), name
@@ -244,8 +246,8 @@ def test_targets_beyond_the_queries_are_left_out():
     boxes = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
     outputs = {"pred_logits": torch.zeros(1, 5, 3), "pred_boxes": boxes[None, :5]}
     targets = [{"labels": torch.ones(8, dtype=torch.int64), "boxes": boxes}]
-    (((pred, target),),) = criterion.match(outputs, targets)
-    assert pred.tolist() == target.tolist() == list(range(5))
+    ((image, pred, target),) = criterion.match(outputs, targets)
+    assert image.tolist() == [0] * 5 and pred.tolist() == target.tolist() == list(range(5))
 
 
 def test_settings_that_do_not_exist_are_named():

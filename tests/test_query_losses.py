@@ -72,8 +72,7 @@ def test_losses_are_those_of_loops_over_cells_and_people(model: QueryLosses, pad
     out = model(images, mask)
     expected = [[1, 0.625], [1, 1], [pytest.approx(70 / 96), 1]] if padded else [[1, 1]] * 3
     assert out["image_share"].tolist() == expected
-    matches = [(torch.tensor(q), torch.tensor(m)) for q, m in (([4, 2], [1, 0]), ([], []), ([0, 3], [0, 1]))]
-    matches = [(q.long(), m.long()) for q, m in matches]
+    matches = torch.tensor([[0, 0, 2, 2], [4, 2, 0, 3], [1, 0, 2, 3]])  # image, query, target
     losses = model.losses(out, TARGETS, matches, CLIPS)
     torch.testing.assert_close(losses["loss_place"], obvious_cell_loss(out["cells"], out["image_share"]))
     rows = torch.stack([out["action"][0, 4], out["action"][0, 2], out["action"][2, 0], out["action"][2, 3]])
@@ -102,8 +101,8 @@ def test_same_clip_negatives_weigh_more_in_the_identity_loss() -> None:
 
 def test_images_without_people_have_finite_losses_and_gradients(model: QueryLosses) -> None:
     out = model(torch.randn(2, 3, 64, 64))
-    nobody = (torch.zeros(0, dtype=torch.int64),) * 2
-    losses = model.losses(out, [TARGETS[1]] * 2, [nobody] * 2, CLIPS[:2])
+    nobody = torch.zeros(3, 0, dtype=torch.int64)
+    losses = model.losses(out, [TARGETS[1]] * 2, nobody, CLIPS[:2])
     assert losses["loss_id"] == losses["loss_action"] == 0 and losses["loss_place"] > 0
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -26,7 +26,7 @@ def test_each_panel_shows_its_boxes_in_their_frames(tmp_path: Path) -> None:
     box = np.array([[40, 30, 100, 100]] * 3, np.float32)
     truth = tubes_panel("ground truth", [Tube([0, 1, 4], box, 0, person_id=3)], ["walk"])
     found = detections_panel("detections", np.array([4, 1]), box[:2], np.array([0.5, 0.75]))
-    assert truth.captions == ["3 walk"] * 3 and found.captions == ["0.75", "0.50"] and found.frames.tolist() == [1, 4]
+    assert truth.captions == ["3 walk"] * 3 and found.captions == ["0.50", "0.75"] and found.frames.tolist() == [4, 1]
     path = write_side_by_side(tmp_path / "out.mp4", grey_frames(6), (240, 120), 10, [truth, found])
     pages = list(VideoFrames(path))
     assert len(pages) == 6 and pages[0].shape[1] == 2 * 480 and pages[0].shape[0] > 240

@@ -120,12 +120,7 @@ def plot_features(
     title: str = "Person features across frames",
 ) -> None:
     """Person features of unit length on their two principal axes: a colour a person, a marker a stretch of time, a line
-    from each frame of a person to the next.
-
-    Args:
-        features: float (n, d).
-        person_ids: int (n,), -1 (grey) for a detection that matches nobody.
-        frames: int (n,).
+    from each frame of a person to the next. Arguments as in `plot_similarity`; who matches nobody is grey.
     """
     person_ids, frames = np.asarray(person_ids), np.asarray(frames)
     unit = _unit(features)

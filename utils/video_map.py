@@ -161,16 +161,14 @@ def by_class(
     counted: np.ndarray | None = None,
     counted_gt: np.ndarray | None = None,
 ) -> list[Ranking]:
-    """The ranking of every class.
+    """The ranking of every class; `correct` bool (n,).
 
-    Args:
-        correct: bool (n,), of each detection.
-        counted, counted_gt: bool (n,) and (m,), the detections and the ground truths that count; None: all.
+    `counted`, `counted_gt`: bool (n,) and (m,), the detections and the ground truths that count; None: all.
     """
     ranked = c.ranked if counted is None else c.ranked[counted[c.ranked]]
     ranked = ranked[np.argsort(c.pred.label[ranked], kind="stable")]
     begin = np.searchsorted(c.pred.label[ranked], np.arange(c.num_classes))
-    counts = (c.gt.label >= 0) if counted_gt is None else counted_gt & (c.gt.label >= 0)
+    counts = c.gt.label >= 0 if counted_gt is None else counted_gt
     cell = c.gt.label[counts] * len(c.names) + c.gt.video[counts]
     n_gt = np.bincount(cell, minlength=c.num_classes * len(c.names)).reshape(c.num_classes, -1)
     rows = zip(np.split(ranked, begin)[1:], n_gt, strict=True)

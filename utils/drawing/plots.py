@@ -6,9 +6,10 @@ Matplotlib's windows and global state are left alone: each page is an object of 
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -56,10 +57,12 @@ def formats(names: Iterable[str]) -> Iterator[None]:
         _formats.reset(before)
 
 
-def _files(path: str | Path) -> list[Path]:
-    """The files that a plot is written to: `path`, and those of `formats`."""
+def _write(path: str | Path, save: Callable[[Path], None]) -> None:
+    """Write a plot to `path`, and in the other formats beside it."""
     path = Path(path)
-    return list(dict.fromkeys([path, *(path.with_suffix(f".{name}") for name in _formats.get())]))
+    for file in dict.fromkeys([path, *(path.with_suffix(f".{name}") for name in _formats.get())]):
+        with atomic(file) as part:
+            save(part)
 
 
 @contextmanager
@@ -71,9 +74,7 @@ def page(path: str | Path, width: float, height: float, title: str) -> Iterator[
         if title:
             fig.suptitle(title, fontsize=11, fontweight="bold")
         yield fig
-        for file in _files(path):
-            with atomic(file) as part:
-                fig.savefig(part, dpi=DPI)
+        _write(path, partial(fig.savefig, dpi=DPI))
 
 
 @contextmanager
@@ -145,10 +146,7 @@ def plot_predictions(
     head, key = (np.full((line, rows[0].shape[1], 3), 255, np.uint8) for _ in range(2))
     put_text(head, title, (4, 2), size + 4, BLACK)
     put_text(key, "solid: predicted, with score, a colour a person; dashed: ground truth", (4, 4), size, BLACK)
-    sheet = Image.fromarray(np.vstack([head, *rows, key]))
-    for file in _files(path):
-        with atomic(file) as part:
-            sheet.save(part, resolution=DPI)
+    _write(path, partial(Image.fromarray(np.vstack([head, *rows, key])).save, resolution=DPI))
 
 
 def plot_tubes(
@@ -162,10 +160,7 @@ def plot_tubes(
     """The tubes of one video in space (pixels) and time (frames).
 
     Predicted tubes are walls in one colour a person, with class and score at their beginning; the ground truth is
-    dashed black edges.
-
-    Args:
-        size: width and height of the video.
+    dashed black edges. `size` is the video's width and height in pixels.
     """
     with page(path, 9, 4.8, title) as fig:
         fig.set_layout_engine("none")  # it would leave half of the page to the invisible corners of a 3D plot

@@ -17,8 +17,8 @@ TEXT = 15  # pixels
 
 
 class Panel(NamedTuple):
-    """What is drawn on one copy of the video: boxes (M, 4) xyxy in pixels of the original frame, by rising frame (M,);
-    the number that each one's colour goes by (M,), and its caption."""
+    """What is drawn on one copy of the video: boxes (M, 4) xyxy in pixels of the original frame, and of each box the
+    frame, the number that its colour goes by, and the caption."""
 
     title: str
     frames: np.ndarray
@@ -27,15 +27,9 @@ class Panel(NamedTuple):
     captions: list[str]
 
 
-def _panel(title: str, frames: np.ndarray, boxes: np.ndarray, numbers: np.ndarray, captions: Sequence[str]) -> Panel:
-    order = np.argsort(frames, kind="stable")
-    return Panel(title, frames[order], boxes[order], numbers[order], [captions[i] for i in order])
-
-
 def detections_panel(title: str, frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> Panel:
     """Detections with their scores: frames (M,), boxes (M, 4), scores (M,)."""
-    captions = [f"{score:.2f}" for score in scores]
-    return _panel(title, np.asarray(frames), np.asarray(boxes), np.zeros(len(captions), int), captions)
+    return Panel(title, frames, boxes, np.zeros(len(frames), int), [f"{score:.2f}" for score in scores])
 
 
 def tubes_panel(title: str, tubes: Sequence[Tube], labels: Sequence[str] = (), scored: bool = False) -> Panel:
@@ -47,7 +41,7 @@ def tubes_panel(title: str, tubes: Sequence[Tube], labels: Sequence[str] = (), s
         captions.append(" ".join(filter(None, [*parts, f"{tube.score:.2f}" if scored else ""])))
     of_rows = np.repeat(np.arange(len(tubes)), [len(tube) for tube in tubes])
     frames, boxes = frames_and_boxes(tubes)
-    return _panel(title, frames, boxes, np.array(numbers, np.int64)[of_rows], [captions[i] for i in of_rows])
+    return Panel(title, frames, boxes, np.array(numbers, np.int64)[of_rows], [captions[i] for i in of_rows])
 
 
 def write_side_by_side(
@@ -77,9 +71,9 @@ def write_side_by_side(
             fill(page, 0, 0, page.shape[1], page.shape[0], BACKGROUND)
             for k, panel in enumerate(panels):
                 image = small.copy()
-                rows = slice(*np.searchsorted(panel.frames, [number, number + 1]))
+                rows = np.flatnonzero(panel.frames == number)
                 colours = [colour_of(n) for n in panel.numbers[rows].tolist()]
-                draw_boxes(image, panel.boxes[rows] * scale, colours, panel.captions[rows], TEXT)
+                draw_boxes(image, panel.boxes[rows] * scale, colours, [panel.captions[i] for i in rows], TEXT)
                 page[head : head + height, k * width : (k + 1) * width] = image
                 put_text(page, panel.title, (k * width + 4, 2), TEXT, WHITE)
             encode(page)

@@ -19,7 +19,7 @@ from utils.ava_files import AvaRows, all_of_ava, read_label_map, read_rows
 from utils.box_ops import Tubes
 from utils.cli import Parser, run
 from utils.metrics.frame_boxes import frame_ap
-from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
+from utils.metrics.matching import FrameScores, Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError, tell
 from utils.storage.files import write_json
 from utils.video_map import mean_ap
@@ -75,7 +75,7 @@ def rows_ap(
 
 def tubes_ap(
     pred: Tubes,
-    frame_scores: Mapping[str, Sequence[np.ndarray]],
+    frame_scores: FrameScores,
     gt: Tubes,
     more_frames: Mapping[str, np.ndarray | None],
     num_classes: int,
@@ -84,7 +84,6 @@ def tubes_ap(
     """AP of every class of action tubes, float64 (thresholds, num_classes).
 
     Args:
-        frame_scores: `frame_scores[video][i][t]` is the score of box t of `pred[video][i]`.
         gt: people without an evaluated action are tubes of label -1; their key frames count.
         more_frames: key frames that count beside those with people: by the rule of 2020 those that the annotation lists
             without any, by that of 2019 all that are not excluded.

@@ -98,13 +98,7 @@ def precision_recall(correct: np.ndarray, n_gt: int) -> tuple[np.ndarray, np.nda
 
 
 def average_precision(correct: np.ndarray, n_gt: int, protocol: str = "voc") -> float:
-    """AP of one class, NaN without ground truth.
-
-    Args:
-        correct: bool (n,), whether each detection is correct, by falling score.
-        n_gt: number of ground truths.
-        protocol: one of `PROTOCOLS`.
-    """
+    """AP of one class by one of `PROTOCOLS`, NaN without ground truth; arguments as in `precision_recall`."""
     if not n_gt:
         return float("nan")
     return PROTOCOLS[protocol].area(precision_recall(correct, n_gt)[0], correct, n_gt)

@@ -4,8 +4,6 @@ A resample draws as many videos as there are, with replacement. Detections are m
 is done once; a video that is drawn w times counts w times, its detections one after another in the ranking.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from utils.metrics.average_precision import PROTOCOLS
@@ -27,13 +25,11 @@ def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarr
     import scipy.sparse  # takes a moment, which `--help` does without
 
     n_gt = ranking.n_gt @ times
-    rows = np.flatnonzero(ranking.correct)
+    rows, wrong = np.flatnonzero(ranking.correct), ~ranking.correct
     # the false positives that stand between two correct detections, as a matrix (correct, videos)
-    wrong = np.flatnonzero(~ranking.correct)
-    group = np.searchsorted(rows, wrong)
-    wrong, group = wrong[group < len(rows)], group[group < len(rows)]
-    cells = np.ones(len(wrong), np.int64), (group, ranking.video[wrong])
-    false = scipy.sparse.csr_matrix(cells, (len(rows), len(times)))
+    cells = ranking.correct.cumsum()[wrong], ranking.video[wrong]
+    ones = np.ones(len(cells[0]), np.int64)
+    false = scipy.sparse.csr_matrix((ones, cells), (len(rows) + 1, len(times)))[:-1]
     area = np.zeros(times.shape[1])
     step = max(1, BLOCK // max(len(rows), 1))
     for first in range(0, times.shape[1], step):
@@ -41,11 +37,6 @@ def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarr
         weights = part[ranking.video[rows]]
         area[first : first + step] = PROTOCOLS[protocol].resampled(weights, (false @ part).cumsum(0))
     return np.where(n_gt > 0, area / np.maximum(n_gt, 1), np.nan)
-
-
-def resampled_classes(rankings: Sequence[Ranking], times: np.ndarray, protocol: str) -> np.ndarray:
-    """AP of each class in each resample, float64 (classes, B)."""
-    return np.array([resampled_ap(ranking, times, protocol) for ranking in rankings]).reshape(-1, times.shape[1])
 
 
 def interval(values: np.ndarray, point: float) -> list[float]:

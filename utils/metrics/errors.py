@@ -4,7 +4,7 @@ After TIDE (Bolya et al., ECCV 2020), carried over to tubes: every false positiv
 cause, and a cause costs what the mAP would gain if it alone were mended. docs/protocol.md defines the causes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from utils.metrics.evaluation import Evaluation
 from utils.metrics.matching import Candidates, candidates, matching
 from utils.metrics.overlaps import span_overlap
 from utils.results import print_table
-from utils.video_map import mean_ap
+from utils.video_map import ap_of_rankings, by_class, mean_ap
 
 CAUSES = ("class", "box", "time", "link", "duplicate", "both", "background", "missed")
 CLASS, BOX, TIME, LINK, DUPLICATE, BOTH, BACKGROUND, MISSED = range(len(CAUSES))
@@ -164,97 +164,83 @@ def _annotated(c: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _summary(c: Candidates, causes: Causes, e: Evaluation) -> dict:
     """What `errors` returns of one threshold, of tubes and of boxes."""
-    everywhere = np.ones(len(c.names), bool)
-    mended = mending(c, causes, range(len(CAUSES)))
-    ap = mended.ap(~everywhere, e)
-    base = mean_ap(ap)
+    ap = ap_of_rankings([by_class(c, causes.matched >= 0)], e.protocol)[0]
+    ap[np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))] = np.nan
+    base, everywhere = mean_ap(ap), np.ones(len(c.names), bool)
+    mended_ap = mending(c, causes, range(len(CAUSES)), ap, e.protocol)
     wrong, missed = causes.of_pred != NO_ERROR, causes.of_gt == MISSED
     counts = np.zeros((len(c.names), len(CAUSES)), np.int64)
     np.add.at(counts, (c.pred.video[wrong], causes.of_pred[wrong]), 1)
     np.add.at(counts, (c.gt.video[missed], MISSED), 1)
-    gains = [mean_ap(mending(c, causes, [cause]).ap(everywhere, e)) - base for cause in range(len(CAUSES))]
+    each = [mending(c, causes, [cause], ap, e.protocol)(everywhere) for cause in range(len(CAUSES))]
+    gains = [mean_ap(mended) - base for mended in each]
     rows = {name: {"gain": gain, "count": int(n)} for name, gain, n in zip(CAUSES, gains, counts.sum(0), strict=True)}
-    everything = mean_ap(mended.ap(everywhere, e))
     return {
         "mAP": base,
         "causes": rows,
-        "all": everything,
+        "all": mean_ap(mended_ap(everywhere)),
         "videos_with_errors": int(counts.any(1).sum()),
-        "worst_videos": _worst(c.names, counts, mended, ap, e.protocol),
+        "worst_videos": _worst(c.names, counts, mended_ap, base),
     }
 
 
-class Mending(NamedTuple):
-    """The ranking of every class as it is and with some causes of error mended.
+def mending(
+    c: Candidates, causes: Causes, mended: Sequence[int], ap: np.ndarray, protocol: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """AP with the causes `mended` mended in some of the videos; `ap`, float64 (classes,), is that with nothing mended.
 
     A false positive of such a cause is gone. A ground truth that such false positives would match is matched, with the
     best of their scores; with the cause "missed", a missed one is taken off.
 
-    rows: of each class its n detections and what mending finds, by falling score: the video of each, int64 (n,), and
-    what it is before and after mending, int8 (n,): 1 correct, 0 a false positive, -1 absent. n_gt, off: int64
-    (classes, videos), the ground truths, and those of them that mending takes off.
+    Returns:
+        A function of the videos in which they are mended, bool (videos,), that gives the AP of each class, NaN where
+        `ap` is. A class without any ground truth left is perfect if it has no detection.
     """
-
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    n_gt: np.ndarray
-    off: np.ndarray
-
-    def ap_of(self, label: int, videos: np.ndarray, protocol: str) -> float:
-        """AP of a class with the errors mended in some of the videos, bool (V,).
-
-        A class without any ground truth left is perfect if it has no detection.
-        """
-        video, before, after = self.rows[label]
-        state = np.where(videos[video], after, before)
-        correct, n_gt = state[state >= 0] == 1, int((self.n_gt[label] - self.off[label] * videos).sum())
-        return average_precision(correct, n_gt, protocol) if n_gt else float(not len(correct))
-
-    def ap(self, videos: np.ndarray, e: Evaluation) -> np.ndarray:
-        """The same of each class, float64 (classes,), NaN of those that are not in the mean."""
-        left_out = np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))
-        counted = self.n_gt.any(1) & ~left_out
-        return np.array([self.ap_of(k, videos, e.protocol) if counted[k] else np.nan for k in range(len(counted))])
-
-
-def mending(c: Candidates, causes: Causes, mended: Sequence[int]) -> Mending:
-    """What mending the causes `mended` changes."""
     scores = causes.joined.copy() if LINK in mended else np.full(len(c.gt.label), -np.inf)
     fixes = np.isin(causes.of_pred, [cause for cause in mended if cause in (CLASS, BOX, TIME)]) & (causes.target >= 0)
     fixes[fixes] = causes.of_gt[causes.target[fixes]] != NO_ERROR
     np.maximum.at(scores, causes.target[fixes], c.pred.score[fixes])
     mends = np.flatnonzero(scores > -np.inf)  # ground truth that is matched once the causes are mended
 
+    # of each detection, and of each that mending finds, before and after: 1 correct, 0 a false positive, -1 absent
     correct = (causes.matched >= 0).astype(np.int8)
     before = np.append(correct, np.full(len(mends), -1, np.int8))
     after = np.append(np.where(np.isin(causes.of_pred, mended), -1, correct), np.ones(len(mends), np.int8))
     video, label = np.append(c.pred.video, c.gt.video[mends]), np.append(c.pred.label, c.gt.label[mends])
     ranked = np.append(c.ranked, len(c.ranked) + np.arange(len(mends)))
     ranked = ranked[np.lexsort((-np.append(c.pred.score, scores[mends])[ranked], label[ranked]))]
-    begin = np.searchsorted(label[ranked], np.arange(c.num_classes))
-    rows = [(video[own], before[own], after[own]) for own in np.split(ranked, begin)[1:]]
+    of_classes = np.split(ranked, np.searchsorted(label[ranked], np.arange(c.num_classes)))[1:]
     known, missed = c.gt.label >= 0, (causes.of_gt == MISSED) & (MISSED in mended)
     n_gt, off = np.zeros((2, c.num_classes, len(c.names)), np.int64)
     np.add.at(n_gt, (c.gt.label[known], c.gt.video[known]), 1)
     np.add.at(off, (c.gt.label[missed], c.gt.video[missed]), 1)
-    return Mending(rows, n_gt, off)
+    changed = off > 0  # bool (classes, videos)
+    changed[label[before != after], video[before != after]] = True
+
+    def mended_ap(videos: np.ndarray) -> np.ndarray:
+        values = ap.copy()
+        for k in np.flatnonzero(changed[:, videos].any(1) & ~np.isnan(ap)):
+            own = of_classes[k]
+            state = np.where(videos[video[own]], after[own], before[own])
+            correct, n = state[state >= 0] == 1, int((n_gt[k] - off[k] * videos).sum())
+            values[k] = average_precision(correct, n, protocol) if n else float(not len(correct))
+        return values
+
+    return mended_ap
 
 
-def _worst(names: Sequence[str], counts: np.ndarray, mended: Mending, ap: np.ndarray, protocol: str) -> list[dict]:
+def _worst(names: Sequence[str], counts: np.ndarray, mended_ap: Callable, base: float) -> list[dict]:
     """The videos whose errors cost most: "cost" is what the mAP would gain if all errors of this video were mended.
 
-    `counts`: int64 (videos, causes). `mended`: with every cause mended. `ap`: float64 (classes,), with nothing mended.
+    `counts`: int64 (videos, causes). `mended_ap`: of `mending` every cause. `base`: the mAP with nothing mended.
     """
     videos = []
     for video in np.argsort(-counts.sum(1), kind="stable")[:N_EXAMINED].tolist():
         if not counts[video].any():
             break
-        here, without = np.arange(len(names)) == video, ap.copy()
-        for label in np.flatnonzero(~np.isnan(ap)).tolist():
-            of_video, before, after = mended.rows[label]
-            if mended.off[label, video] or ((before != after) & here[of_video]).any():
-                without[label] = mended.ap_of(label, here, protocol)
+        cost = mean_ap(mended_ap(np.arange(len(names)) == video)) - base
         by_cause = {name: int(count) for name, count in zip(CAUSES, counts[video], strict=True) if count}
-        about = {"video": names[video], "cost": float(np.nan_to_num(mean_ap(without) - mean_ap(ap)))}
+        about = {"video": names[video], "cost": float(np.nan_to_num(cost))}
         videos.append({**about, "errors": int(counts[video].sum()), "causes": by_cause})
     return sorted(videos, key=lambda row: -round(row["cost"], 9))[:N_WORST]  # equal costs: most errors first
 

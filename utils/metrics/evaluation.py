@@ -13,7 +13,7 @@ import numpy as np
 from utils.box_ops import Tube
 from utils.metrics import ava
 from utils.metrics.average_precision import PROTOCOLS
-from utils.metrics.bootstrap import draw_resamples, interval, resampled_classes
+from utils.metrics.bootstrap import draw_resamples, interval, resampled_ap
 from utils.metrics.matching import candidates
 from utils.metrics.multisports import RANGES
 from utils.misc import InputError
@@ -90,7 +90,7 @@ def motion_ap(e: Evaluation) -> dict:
         by_category = {category: _sampled_ap(rankings, e) for category, rankings in motion_rankings(*args).items()}
     else:
         by_category = {category: ap[..., None] for category, ap in calc_motion_ap(*args).items()}
-    means = {category: [mean_ap(row) for row in _evaluated(ap, e)] for category, ap in by_category.items()}
+    means = {category: [mean_ap(row) for row in ap] for category, ap in by_category.items()}
     _print_thresholds("motion-AP", e, means)
     values = {
         f"motion-AP@{threshold:g}": {category: rows[i] for category, rows in means.items()}
@@ -130,14 +130,11 @@ def measure(metric: str, e: Evaluation) -> dict:
 
 
 def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
-    """The mean and the AP of every class by their names in the results file; printed as a table.
+    """The mean, by the name `metric`, and the AP of every class by their names in the results file; printed as a table.
 
-    Args:
-        metric: the mean's name.
-        ap: float64 (thresholds, classes), or with resamples (thresholds, classes, 1 + B), the first the AP itself.
-        e: what was evaluated.
+    `ap`: float64 (thresholds, classes), or with resamples (thresholds, classes, 1 + B), the first the AP itself.
     """
-    ap = _evaluated(ap.reshape(*ap.shape[:2], -1), e)
+    ap = ap.reshape(*ap.shape[:2], -1)
     means = [mean_ap(row) for row in ap]
     values: dict = {}
     for threshold, mean, row in zip(e.thresholds, means, ap, strict=True):
@@ -149,7 +146,8 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     by_class = dict(zip(e.labels, ap.swapaxes(0, 1), strict=True))
     known = {label: rows for label, rows in by_class.items() if not np.isnan(rows[:, 0]).all()}
     _print_thresholds("AP", e, known | {metric: means})
-    left_out = [label for label in e.labels if label in _left_out(e)]
+    not_evaluated = PROTOCOLS[e.protocol].left_out if e.protocol in PROTOCOLS else ()
+    left_out = [label for label in e.labels if label in not_evaluated]
     without_gt = [label for label in e.labels if label not in known and label not in left_out]
     if left_out:
         print(f"left out, not evaluated by this protocol: {', '.join(left_out)}")
@@ -158,25 +156,16 @@ def ap_by_class(metric: str, ap: np.ndarray, e: Evaluation) -> dict:
     return _results(values) | {"without_gt": without_gt}
 
 
-def _left_out(e: Evaluation) -> frozenset[str]:
-    """The labels that the protocol does not evaluate."""
-    return PROTOCOLS[e.protocol].left_out if e.protocol in PROTOCOLS else frozenset()
-
-
-def _evaluated(ap: np.ndarray, e: Evaluation) -> np.ndarray:
-    """`ap` (thresholds, classes, ...), NaN where the protocol does not evaluate a class."""
-    if left_out := _left_out(e):
-        ap[:, np.isin(e.labels, list(left_out))] = np.nan
-    return ap
-
-
 def _sampled_ap(rankings: Sequence[Sequence[Ranking]], e: Evaluation) -> np.ndarray:
-    """AP, and AP in each of the B resamples of the videos, float64 (thresholds, classes, 1 + B)."""
+    """AP, and AP in each of the B resamples of the videos, float64 (thresholds, classes, 1 + B); NaN where the protocol
+    does not evaluate a class."""
     ap = ap_of_rankings(rankings, e.protocol)[..., None]
-    if not e.bootstrap:
-        return ap
-    times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
-    return np.concatenate([ap, [resampled_classes(row, times, e.protocol) for row in rankings]], -1)
+    if e.bootstrap:
+        times = draw_resamples(len({*e.pred, *e.gt}), e.bootstrap, e.seed)
+        resamples = [[resampled_ap(ranking, times, e.protocol) for ranking in row] for row in rankings]
+        ap = np.concatenate([ap, resamples], -1)
+    ap[:, np.isin(e.labels, list(PROTOCOLS[e.protocol].left_out))] = np.nan
+    return ap
 
 
 def _ranges(e: Evaluation) -> dict[str, list[int]]:

@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, Tubes, frames_and_boxes, paired_iou
+from utils.box_ops import Tube, Tubes, frames_and_boxes
 from utils.metrics.average_precision import PROTOCOLS, Protocol
-from utils.metrics.overlaps import by_content, check_tubes, edges, tube_ious
+from utils.metrics.overlaps import box_overlaps, by_content, check_tubes, edges, tube_ious
 from utils.misc import InputError
-
-BLOCK = 2**10  # boxes that are compared with ground truth at a time
 
 FrameScores = Mapping[str, Sequence[np.ndarray]]
 """`frame_scores[video][i][t]` is the score of box t of the video's i-th tube."""
@@ -72,7 +70,7 @@ class Candidates(NamedTuple):
     iou: np.ndarray
 
     def with_pairs(self, keep: np.ndarray) -> "Candidates":
-        """The same with some of the pairs, bool (k,)."""
+        """The same with the pairs that a mask or an index selects."""
         return self._replace(i=self.i[keep], j=self.j[keep], iou=self.iou[keep])
 
 
@@ -91,12 +89,8 @@ def tubes_as_instances(tubes: Sequence[VideoTube]) -> Instances:
 def boxes_as_instances(
     tubes: Sequence[VideoTube], scores: Sequence[np.ndarray] | None = None, inclusive: bool = False
 ) -> Instances:
-    """The boxes of tubes, one tube after another.
-
-    Args:
-        scores: of the boxes of each tube; None: the tube's.
-        inclusive: see `utils.metrics.overlaps.edges`.
-    """
+    """The boxes of tubes, one tube after another; `scores`: of the boxes of each tube, None: the tube's; `inclusive` as
+    in `utils.metrics.overlaps.edges`."""
     frames, boxes = frames_and_boxes([t.tube for t in tubes])
     video, label, score = (column.repeat([len(t.tube) for t in tubes]) for column in tubes_as_instances(tubes)[:3])
     if scores is not None:
@@ -127,8 +121,7 @@ def candidates(
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
     rule = PROTOCOLS[protocol]
-    check_tubes(pred, num_classes)
-    check_tubes(gt, num_classes, lowest_label=-1)
+    check_tubes(pred, gt, num_classes)
     names = sorted({*pred, *gt})
     # the order decides between equal scores and equal overlaps
     tubes, gt_tubes = (
@@ -188,15 +181,8 @@ def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = 
     """Boxes of one frame, and one class unless `any_class`, with an IoU of at least `min_iou`."""
     n = 2 + max(pred.label.max(initial=-1), gt.label.max(initial=-1))
     keys, gt_keys = (x.frame if any_class else x.frame * n + x.label + 1 for x in (pred, gt))  # equal: may be a pair
-    order = np.argsort(gt_keys, kind="stable")
-    gt_keys = gt_keys[order]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for begin in range(0, len(keys), BLOCK):
-        first, end = (np.searchsorted(gt_keys, keys[begin : begin + BLOCK], side) for side in ("left", "right"))
-        counts = end - first
-        i = np.repeat(np.arange(begin, begin + len(counts)), counts)  # every pair of equal keys
-        j = order[np.arange(len(i)) + np.repeat(end - counts.cumsum(), counts)]
-        iou = paired_iou(pred.boxes.take(i, 0), gt.boxes.take(j, 0))
+    for i, j, iou in box_overlaps(keys, pred.boxes, gt_keys, gt.boxes):
         close = iou >= min_iou
         pairs.append((i[close], j[close], iou[close]))
     return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -210,7 +196,10 @@ def video_box_pairs(pred: Sequence[Tube], gt: Sequence[Tube]) -> Pairs:
 
 def matching(c: Candidates, threshold: float) -> np.ndarray:
     """The ground truth that each detection is matched to by the protocol, -1 for a false positive; int64 (n,)."""
-    return match_taken_too(c, threshold) if c.rule.taken_too else match(c, threshold)
+    if c.rule.taken_too:  # a detection only asks for the ground truth that it overlaps most
+        c = c.with_pairs(c.iou >= threshold)
+        c = c.with_pairs(np.sort(np.unique(c.i, return_index=True)[1]))
+    return match(c, threshold)
 
 
 def match(c: Candidates, threshold: float) -> np.ndarray:
@@ -222,16 +211,6 @@ def match(c: Candidates, threshold: float) -> np.ndarray:
         if matched[detection] < 0 and free[target]:
             matched[detection], free[target] = target, False
     return np.array(matched, np.int64)
-
-
-def match_taken_too(c: Candidates, threshold: float) -> np.ndarray:
-    """The same where a detection only asks for the ground truth that it overlaps most, matched or not."""
-    wanted = nearest(c, threshold)
-    hits = c.ranked[wanted[c.ranked] >= 0]
-    first = hits[np.unique(wanted[hits], return_index=True)[1]]
-    matched = np.full(len(wanted), -1)
-    matched[first] = wanted[first]
-    return matched
 
 
 def nearest(c: Candidates, threshold: float) -> np.ndarray:

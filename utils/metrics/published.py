@@ -33,8 +33,7 @@ def _detections(
 ) -> tuple[Mapping[object, list[_Detection]], Counter]:
     """The detections of each group, in the order given, and how many ground truths it has. People without an action
     (label -1) count where labels do not: `label_centric`, of tracks."""
-    check_tubes(pred, num_classes)
-    check_tubes(gt, num_classes, lowest_label=-1)
+    check_tubes(pred, gt, num_classes)
     by_group: dict[object, list[_Detection]] = defaultdict(list)
     n_gt: Counter = Counter()
     for video in dict.fromkeys([*pred, *gt]):
@@ -77,15 +76,11 @@ def published_motion_ap(pred: Tubes, gt: Tubes, num_classes: int, tiou_th: float
 
     A detection is correct when the ground truth of its category that it overlaps most, of any class, has its class.
     """
-    by_group, n_gt = _detections(pred, gt, _motion, num_classes)
+    by_group, n_gt = _detections(pred, gt, lambda _, tube: motion_category(tube), num_classes)
     ap = dict.fromkeys(MOTION_CATEGORIES, float("nan"))
     for category, detections in by_group.items():
         ap[category] = _average_precision(detections, n_gt[category], tiou_th, any_class=False)
     return ap
-
-
-def _motion(_: str, tube: Tube) -> str:
-    return motion_category(tube)
 
 
 def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: Sequence[str] = ()) -> dict:
@@ -101,21 +96,18 @@ def published_precision_recall(pred: Tubes, gt: Tubes, tiou_th: float, labels: S
         `recall`, `precision`, `precision_filter`, each also as `motion_<name>`, a mapping by category, and
         `class_<name>`, float64 (len(labels),); NaN where there is nothing to count.
     """
-
-    def rates_of(group_of: Group, groups: Sequence[object]) -> dict[object, dict[str, float]]:
-        return _rates(*_detections(pred, gt, group_of, label_centric=True), groups, tiou_th)
-
-    rates = rates_of(lambda *_: "all", ["all"])["all"]
-    by_motion = rates_of(_motion, MOTION_CATEGORIES)
-    by_class = rates_of(lambda video, _: video.partition("/")[0], labels)
+    rates = _rates(pred, gt, tiou_th, lambda *_: "all", ["all"])["all"]
+    by_motion = _rates(pred, gt, tiou_th, lambda _, tube: motion_category(tube), MOTION_CATEGORIES)
+    by_class = _rates(pred, gt, tiou_th, lambda video, _: video.partition("/")[0], labels)
     grouped = {f"motion_{name}": {group: by_motion[group][name] for group in MOTION_CATEGORIES} for name in rates}
     grouped |= {f"class_{name}": np.array([by_class[label][name] for label in labels], np.float64) for name in rates}
     return rates | grouped
 
 
 def _rates(
-    by_group: Mapping[object, list[_Detection]], n_gt: Counter, groups: Sequence[object], tiou_th: float
+    pred: Tubes, gt: Tubes, tiou_th: float, group_of: Group, groups: Sequence[object]
 ) -> dict[object, dict[str, float]]:
+    by_group, n_gt = _detections(pred, gt, group_of, label_centric=True)
     rates, taken = {}, set()
     for group in groups:
         right = again = 0

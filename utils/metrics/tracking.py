@@ -51,8 +51,7 @@ def tracking_metrics(pred: Tubes, gt: Tubes, label_centric: bool = True) -> dict
     Raises:
         InputError: a box or score is not finite.
     """
-    check_tubes(pred)
-    check_tubes(gt)
+    check_tubes(pred, gt)
     return metrics_of_counts(sum(tracking_counts(pred, gt, label_centric).values(), np.zeros(4 + 2 * len(ALPHAS))))
 
 

@@ -41,8 +41,7 @@ def tube_precision_recall(
         InputError: a threshold outside (0, 1], or a score or box that is not finite.
     """
     thresholds = check_thresholds(tiou_th)
-    check_tubes(pred)
-    check_tubes(gt)
+    check_tubes(pred, gt)
     n_groups = 1 + num_classes + len(MOTION_CATEGORIES)  # all, classes, motion categories
     accepted_gt, all_gt, accepted_pred, all_pred = np.zeros((4, len(thresholds), n_groups))
     for video in sorted({*pred, *gt}):  # sums of floats depend on their order
@@ -64,7 +63,13 @@ def tube_precision_recall(
             all_pred[k] += counted.sum(0)
     with np.errstate(invalid="ignore"):
         recalls, precisions = accepted_gt / all_gt, accepted_pred / all_pred
-    return [_by_name(*rates, num_classes) for rates in zip(recalls, precisions, strict=True)]
+    results: list[dict] = [{} for _ in thresholds]
+    for name, rates in (("recall", recalls), ("precision", precisions)):
+        for result, values in zip(results, rates, strict=True):
+            result[name] = float(values[0])
+            result[f"class_{name}"] = values[1 : 1 + num_classes]
+            result[f"motion_{name}"] = dict(zip(MOTION_CATEGORIES, values[1 + num_classes :].tolist(), strict=True))
+    return results
 
 
 def _accept(ious: np.ndarray, gt: Sequence[Tube], threshold: float) -> np.ndarray:
@@ -110,13 +115,3 @@ def _groups(gt: Sequence[Tube], num_classes: int) -> np.ndarray:
     motion = np.array([motion_category(tube) for tube in gt]).reshape(-1, 1)
     everything = np.ones((len(gt), 1), bool)
     return np.hstack([everything, labels == np.arange(num_classes), motion == np.array(MOTION_CATEGORIES)])
-
-
-def _by_name(recall: np.ndarray, precision: np.ndarray, num_classes: int) -> dict:
-    """The recall and precision of every group at one threshold, as `tube_precision_recall` returns them."""
-    rates: dict = {}
-    for name, values in (("recall", recall), ("precision", precision)):
-        rates[name] = float(values[0])
-        rates[f"class_{name}"] = values[1 : 1 + num_classes]
-        rates[f"motion_{name}"] = dict(zip(MOTION_CATEGORIES, values[1 + num_classes :].tolist(), strict=True))
-    return rates
