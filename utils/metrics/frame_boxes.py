@@ -33,12 +33,21 @@ def frame_ap(
         max_per_frame: AVA's rule: of each frame only so many detections of the highest score count, over all classes
             together; of these, boxes without area are left out. Else such boxes are false positives.
     """
-    pred, gt = (
-        boxes.where(np.lexsort((*boxes.boxes.T[::-1], boxes.label, -boxes.score, boxes.frame))) for boxes in (pred, gt)
-    )
+    pred, gt = (boxes.where(_by_frame_and_score(boxes)) for boxes in (pred, gt))
     if max_per_frame is not None:
         pred = pred.where(np.arange(len(pred.frame)) - np.searchsorted(pred.frame, pred.frame) < max_per_frame)
         pred = pred.where((pred.boxes[:, 2:] > pred.boxes[:, :2]).all(1))
     pairs, order = box_pairs(pred, gt, min(iou_th)), np.arange(len(pred.frame))
     c = ranked_candidates(videos, num_classes, PROTOCOLS[PROTOCOL], pred, gt, pairs, order)
     return ap_of_rankings(rankings_at(c, iou_th), PROTOCOL)
+
+
+def _by_frame_and_score(boxes: Instances) -> np.ndarray:
+    """An order by frame, then falling score, then content."""
+    order = np.lexsort((-boxes.score, boxes.frame))
+    same = (np.diff(boxes.frame[order]) == 0) & (np.diff(boxes.score[order]) == 0)
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))  # whole runs of equal keys
+    rows = order[tied]
+    columns = (*boxes.boxes[rows].T[::-1], boxes.label[rows], -boxes.score[rows], boxes.frame[rows])
+    order[tied] = rows[np.lexsort(columns)]
+    return order
