@@ -54,8 +54,10 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
         width, height, _ = e.sizes[name]
         if not (width and height):
             raise InputError(f"--export ava: the width and height of video {name!r} are not known")
-        if "," in name:
-            raise InputError(f"--export ava: video {name!r}: a csv cannot hold a name with a comma")
+        if "," in name or name.startswith('"'):
+            raise InputError(
+                f"--export ava: video {name!r}: a csv cannot hold a name with a comma or a quote at its beginning"
+            )
         shares = boxes / [width, height, width, height]
         for frame, share, score in zip(frames.tolist(), shares.tolist(), scores.tolist(), strict=True):
             row = f"{','.join(map(repr, share))},{ids.get(e.labels[label], label + 1)},{score!r}"

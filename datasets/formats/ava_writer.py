@@ -24,8 +24,10 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     for name, video in file.videos.items():
         if video.tubes and not (video.width and video.height):
             raise InputError(f"{file.path}: video {name!r}: corners of AVA's csv are shares of a size that is unknown")
-        if "," in name:
-            raise InputError(f"{file.path}: video {name!r}: a comma parts the columns of AVA's csv")
+        if "," in name or name.startswith('"'):
+            raise InputError(
+                f"{file.path}: video {name!r}: AVA's csv cannot hold a name with a comma or a quote at its beginning"
+            )
         paused += len(video.tubes) - len({(tube.person_id, tube.label) for tube in video.tubes})
         size = np.tile([video.width, video.height], 2)
         for tube in video.tubes:
