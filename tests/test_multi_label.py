@@ -69,7 +69,7 @@ def shard(folder: Path, settings: dict) -> ClipDataset:
     path = write_video(folder / "v.mp4", gradient_frames(6))
     video = Video("v", 64, 48, 6, tubes)
     meta, jpegs, _ = encode_video(video, path, folder / "spool", {"image_size": 0, "quality": 95, **settings})
-    write_tar(folder / "shards" / "shard-0.tar", [("v", meta, jpegs)])
+    write_tar(folder / "shards" / "shard-0.tar", [(meta, jpegs)])
     write_sealed(folder / "shards" / "index.json", {"shards": ["shard-0.tar"]})
     return ClipDataset(folder / "shards", 6, 1, train=False)
 

@@ -39,8 +39,8 @@ class Member(NamedTuple):
     crc32: int
 
 
-Sample = tuple[str, dict, Mapping[str, Member | bytes]]
-"""A video's name, its json, and its other members by extension: `000000.jpg`, `boxes.npy`."""
+Sample = tuple[dict, Mapping[str, Member]]
+"""A video's json, its `name` in it, and its other members by extension: `000000.jpg`, `boxes.npy`."""
 
 
 def safe_key(name: str) -> str:
@@ -80,11 +80,12 @@ def verify(file: BinaryIO, member: Member, what: str) -> None:
         raise InputError(f"{member.path}: {what} is damaged ({error}); remove it and make it again") from None
 
 
-def verify_sample(name: str, members: Mapping[str, Member]) -> None:
+def verify_sample(sample: Sample) -> None:
     """InputError, naming the file, unless the checksums of all of a video's members are those of their data."""
+    meta, members = sample
     for extension, member in members.items():
         with member.path.open("rb") as file:
-            verify(file, member, f"{extension} of {name!r}")
+            verify(file, member, f"{extension} of {meta['name']!r}")
 
 
 def whole_file(path: Path) -> Member:
@@ -99,42 +100,29 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
 
     The folder of the tar is made when it is missing.
     """
-    import webdataset  # a second of imports that those who only read tars are spared
-
-    owner = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
-    with atomic(path) as part, part.open("wb") as out, webdataset.TarWriter(out, **owner) as writer:
-        writer.tarstream.format = tarfile.USTAR_FORMAT  # one block a header, or an error
-        for name, meta, members in samples:
-            key = safe_key(name)
-            table = {
-                extension: [len(m), zlib.crc32(m)] if isinstance(m, bytes) else [m.size, m.crc32]
-                for extension, m in members.items()
-            }
-            writer.write({"__key__": key, "json": seal({**meta, "members": table})})
+    with atomic(path) as part, part.open("wb") as out, tarfile.open(fileobj=out, mode="w") as tar:
+        for meta, members in samples:
+            key = safe_key(meta["name"])
+            text = seal({**meta, "members": {extension: [m.size, m.crc32] for extension, m in members.items()}})
+            _add(tar, f"{key}.json", len(text), io.BytesIO(text))
             for extension, member in members.items():
-                if isinstance(member, bytes):
-                    writer.write({"__key__": key, extension: member})
-                else:
-                    _copy(member, f"{key}.{extension}", writer.tarstream)
+                with member.path.open("rb") as source:
+                    source.seek(member.offset)
+                    _add(tar, f"{key}.{extension}", member.size, source)
 
 
-def _copy(member: Member, name: str, tar: tarfile.TarFile) -> None:
-    """Add part of a file to a tar in blocks; `TarWriter.write` would take all of it into memory.
+def _add(tar: tarfile.TarFile, name: str, size: int, source: BinaryIO) -> None:
+    """Add `size` bytes of `source` to a tar, with a header of one block (or an error).
 
     The queries of an hour of video may take 8 GiB, a size that GNU's form of a header alone can say.
     """
     info = tarfile.TarInfo(name)
-    info.size, info.mode = member.size, 0o644
-    with member.path.open("rb") as source:
-        source.seek(member.offset)
-        tar.format = tarfile.USTAR_FORMAT if member.size < 8**11 else tarfile.GNU_FORMAT
-        tar.addfile(info, source)
-    tar.format = tarfile.USTAR_FORMAT
+    info.size, info.mode = size, 0o644
+    tar.format = tarfile.USTAR_FORMAT if size < 8**11 else tarfile.GNU_FORMAT
+    tar.addfile(info, source)
 
 
-def read_samples(
-    path: str | Path, what: str = "tar", remedy: str = "make it again"
-) -> Iterator[tuple[dict, dict[str, Member]]]:
+def read_samples(path: str | Path, what: str = "tar", remedy: str = "make it again") -> Iterator[Sample]:
     """Each sample of a tar in order: its json, whose checksum is compared, and where its other members lie.
 
     Raises InputError, naming the file, when it is missing, damaged, cut off, foreign or of a former form, or holds a
@@ -153,7 +141,7 @@ def _open(path: Path, what: str) -> BinaryIO:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _samples(file: BinaryIO, path: Path, what: str, remedy: str) -> Iterator[tuple[dict, dict[str, Member]]]:
+def _samples(file: BinaryIO, path: Path, what: str, remedy: str) -> Iterator[Sample]:
     """`read_samples` of the open file `path`."""
     at, names = 0, set()
     try:
@@ -210,7 +198,7 @@ class TarStore:
         self.bad = {name: str(self.json(name)["bad"]) for name in self.names if "bad" in self.json(name)}
         self._arrays: dict[tuple[str, str], tuple[np.dtype, int, tuple[int, ...]]] = {}
 
-    def _sample(self, name: str) -> tuple[dict, dict[str, Member]]:
+    def _sample(self, name: str) -> Sample:
         if name not in self._samples:
             raise InputError(f"{self.path}: no video {name!r}; make it again for this data set and subset")
         return self._samples[name]
