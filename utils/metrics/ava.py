@@ -75,7 +75,6 @@ def rows_ap(
 
 def tubes_ap(
     pred: Tubes,
-    frame_scores: Mapping[str, Sequence[np.ndarray]],
     gt: Tubes,
     more_frames: Mapping[str, np.ndarray | None],
     num_classes: int,
@@ -84,15 +83,12 @@ def tubes_ap(
     """AP of every class of action tubes, float64 (thresholds, num_classes).
 
     Args:
-        frame_scores: `frame_scores[video][i][t]` is the score of box t of `pred[video][i]`.
         gt: people without an evaluated action are tubes of label -1; their key frames count.
         more_frames: key frames that count beside those with people: by the rule of 2020 those that the annotation lists
             without any, by that of 2019 all that are not excluded.
     """
     videos = sorted({*pred, *gt})
-    tubes = numbered_tubes(pred, videos)
-    detections = boxes_as_instances(tubes, [frame_scores[videos[t.video]][t.index] for t in tubes])
-    targets = boxes_as_instances(numbered_tubes(gt, videos))
+    detections, targets = (boxes_as_instances(numbered_tubes(side, videos)) for side in (pred, gt))
     more = [(i << 32) + more_frames[name] for i, name in enumerate(videos) if more_frames.get(name) is not None]
     detections = detections.where(np.isin(detections.frame, np.concatenate([targets.frame, *more])))
     return frame_ap(detections, targets, videos, num_classes, iou_th, MAX_PER_FRAME)
