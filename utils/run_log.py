@@ -82,7 +82,6 @@ class RunLog:
                 sync(kept.parent)
                 tell(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
             self._parts.rmdir()
-        self._experiment = None
 
     def metrics(self, values: dict[str, float], epoch: int) -> None:
         """Report an epoch's metrics (`epoch` from 1)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Track, Tube
+from utils.box_ops import Track
 from utils.misc import InputError, counted
 from utils.storage.tars import TarStore
 
@@ -56,10 +56,6 @@ class TrackStore(TarStore):
     def __iter__(self) -> Iterator[Track]:
         for name in self.names:
             yield from self.tracks(name)
-
-    def tubes(self) -> dict[str, list[Tube]]:
-        """The tracks as tubes, by video."""
-        return {name: [track.tube() for track in self.tracks(name)] for name in self.names}
 
     @property
     def models(self) -> dict[str, str | None]:
