@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from datasets import predictions
 from datasets.annotations import Video, frames_that_count, read_annotations
 from datasets.config import Project, load_project
@@ -49,13 +47,12 @@ if TYPE_CHECKING:
 class Measured(NamedTuple):
     """The action tubes that are evaluated, from tracks or from a predictions file.
 
-    pred: every video's action tubes; frame_scores: the scores of each of them in each of its frames. sizes: every
-    video's width, height and number of frames. root: the folder that `results/` lies in. name: of the results, with
-    every setting that changes a tube. settings: what else the results' `args` hold. epoch: of the action head.
+    pred: every video's action tubes, with `frame_scores`. sizes: every video's width, height and number of frames.
+    root: the folder that `results/` lies in. name: of the results, with every setting that changes a tube. settings:
+    what else the results' `args` hold. epoch: of the action head.
     """
 
     pred: dict[str, list[Tube]]
-    frame_scores: dict[str, list[np.ndarray]]
     sizes: dict[str, tuple[int, int, int]]
     root: Path
     name: str
@@ -115,22 +112,19 @@ def classify(
     topk: int,
     min_tube_length: int,
     action_th: float | None = None,
-) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
-    """The action tubes of every video, and each one's score in each of its frames."""
+) -> dict[str, list[Tube]]:
+    """The action tubes of every video."""
     from models.action_head import action_probabilities
     from models.tube import action_tubes
 
     tubes: dict[str, list[Tube]] = {name: [] for name in tracks.names}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in tracks.names}
     for track in progress(list(tracks), desc="actions", unit="track", leave=False):
         features = features_of(track) if features_of else None
         probabilities = action_probabilities(head, tracks.queries(track), track.frames - track.frames[0], features)
-        for tube, scores_of_frames in action_tubes(
+        tubes[track.video] += action_tubes(
             track.frames, track.boxes, probabilities, topk, min_tube_length, track.person_id, action_th
-        ):
-            tubes[track.video].append(tube)
-            scores[track.video].append(scores_of_frames)
-    return tubes, scores
+        )
+    return tubes
 
 
 def draw(e: Evaluation, metrics: dict, project: Project, folder: Path) -> list[Path]:
@@ -205,14 +199,14 @@ def from_tracks(
         extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"], config["frames"])
         features_of = features_of_tracks(root.parent / "features", videos, extractor)
     topk = args.topk or (len(project.labels) if project.multi_label else 1)
-    pred, scores = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
+    pred = classify(head, tracks, features_of, topk, min_tube_length, args.action_th)
     carried = f"top{topk}" if args.action_th is None else f"th{args.action_th:g}"
     name = f"{tracks.path.stem}-{folder.name}-epoch{epoch}-{carried}-min{min_tube_length}"
     used = asdict(settings) | {"min_tube_length": min_tube_length, "topk": topk}
     used |= {"load_epoch_head": epoch, "head_settings": config["settings"], "head_name": folder.name, **tracks.models}
     used |= {name: head.config[name] for name in ("head_type", "time_encoding")}  # not the flags' defaults
     used["head_hash"] = weights_hash(head.state_dict())
-    return Measured(pred, scores, sizes, root, name, used, epoch)
+    return Measured(pred, sizes, root, name, used, epoch)
 
 
 def from_predictions(
@@ -244,8 +238,7 @@ def from_predictions(
     content = checksum(*raw[2:-1], *raw.names)  # shapes are compared, not evaluated
     used = {"predictions_format": format, "predictions_checksum": content, "videos_missing": missing, **of_heads}
     root = Path(args.checkpoint_root) / project.name / "predictions"
-    pred, scores = predictions.as_tubes(raw, sizes)
-    return Measured(pred, scores, sizes, root, f"{path.stem}-{content}", used, 0)
+    return Measured(predictions.as_tubes(raw, sizes), sizes, root, f"{path.stem}-{content}", used, 0)
 
 
 def evaluate_submission(args: argparse.Namespace, project: Project, levels: list[float]) -> None:
@@ -262,7 +255,7 @@ def evaluate_submission(args: argparse.Namespace, project: Project, levels: list
     predictions.tell_missing({*pred.videos}, path, subset)
     rule = "2019" if args.protocol == "ava-2019" else "2020"
     ap = rows_ap(pred, gt, file.label_ids, excluded, rule, levels)
-    e = Evaluation({}, {}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
+    e = Evaluation({}, {}, {}, [file.label_ids[i] for i in sorted(file.label_ids)], levels, args.protocol)
     metrics = {"videos": len(subset), "rows": len(pred.time), **ap_by_class("frame-mAP", ap, e)}
     name = f"{path.stem}-{checksum(*pred[2:7])}-{args.metric}-{args.protocol}"
     root = Path(args.checkpoint_root) / project.name / "predictions"
@@ -311,8 +304,8 @@ def main() -> None:
         options[name] = {video: getattr(videos[video], name) for video in gt}
     options["subset"] = project.split(args.subset)
     options["ava_csv"] = csv_writing(project.annotation_file, args.protocol)
-    pred, scores = on_key_frames(measured.pred, measured.frame_scores, frames_that_count(videos, project))
-    e = Evaluation(pred, scores, gt, measured.sizes, project.labels, levels, **options)
+    pred = on_key_frames(measured.pred, frames_that_count(videos, project))
+    e = Evaluation(pred, gt, measured.sizes, project.labels, levels, **options)
     n_gt = sum(tube.label >= 0 for tubes in gt.values() for tube in tubes)  # people without an action do not count
     metrics: dict = {"tubes": sum(map(len, e.pred.values())), "gt_tubes": n_gt}
     if not n_gt:

@@ -278,8 +278,8 @@ def main() -> None:
             store = open_tracks(path, settings, project, videos, annotations, bad)
             gt = {name: video.tubes for name, video in annotations.items() if name not in (bad or {})}
             check_side_by_side(args, gt)
-            scores = {name: [track.scores for track in store.tracks(name)] for name in store.names}
-            tracks, _ = on_key_frames(store.tubes(), scores, frames_that_count(annotations, project))
+            tubes = {name: [track.tube() for track in store.tracks(name)] for name in store.names}
+            tracks = on_key_frames(tubes, frames_that_count(annotations, project))
             evaluated = TrackEvaluation(args, project, root, store, tracks, gt, tiou_thresholds)
             metrics = evaluate(evaluated) | {"videos_left_out": len(bad or {})}
             tell_left_out(bad or {})

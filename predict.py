@@ -233,11 +233,11 @@ class VideoTracks:
             number = self.number(track)
             people.append({"person_id": number, **_columns(track.frames, track.boxes, track.scores)})
             probabilities, _ = self.probabilities(track)
-            for tube, scores in action_tubes(
+            for tube in action_tubes(
                 track.frames, track.boxes, probabilities, s.topk, s.min_tube_length, number, s.action_th
             ):
                 entry = {"label": self.models.labels[tube.label], "score": float(tube.score), "person_id": number}
-                tubes.append({**entry, **_columns(tube.frames, tube.boxes, scores)})
+                tubes.append({**entry, **_columns(tube.frames, tube.boxes, tube.frame_scores)})
         return {"tubes": sorted(tubes, key=lambda tube: -tube["score"]), "people": people}
 
 

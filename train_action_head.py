@@ -72,7 +72,6 @@ from datasets.track_batches import TrackBatches
 from datasets.use_shards import epoch_batches
 from models.action_head import build_action_head
 from models.frame_features import features_of_tracks, frame_extractor
-from utils.box_ops import Track
 from utils.distributed import per_rank, process_group, rank, rank_mean, world_size
 from utils.misc import InputError, start, tell
 from utils.storage.tracks import TrackStore
@@ -155,12 +154,6 @@ def class_weights(data: TrackBatches, kind: str) -> Tensor:
     present = sets.sum(0, dtype=np.int64)
     weights = (len(sets) - present) / np.maximum(present, 1)
     return torch.from_numpy(weights.clip(1, MAX_WEIGHT).astype(np.float32))
-
-
-def chunks_of_step(data: TrackBatches, indices: list[int], batch_size: int, max_frames: int) -> list[list[Track]]:
-    """A step's tracks in chunks of similar length, as many in every process: empty ones fill up."""
-    chunks = data.chunks(indices, math.ceil(len(indices) / batch_size), max_frames)
-    return chunks + [[]] * (max(per_rank(len(chunks))) - len(chunks))
 
 
 def subset_tracks(
@@ -256,7 +249,10 @@ def main() -> None:
                     indices = [index for _, index in step]
                     n_tracks = sum(per_rank(len(indices))) / world_size()  # a mean: DDP averages gradients
                     right = n_frames = torch.zeros((), device=device)
-                    for tracks in chunks_of_step(data, indices, args.batch_size, args.max_frames_in_batch):
+                    n_chunks = math.ceil(len(indices) / args.batch_size)
+                    chunks = data.chunks(indices, n_chunks, args.max_frames_in_batch)
+                    chunks += [[]] * (max(per_rank(len(chunks))) - len(chunks))  # as many in every process
+                    for tracks in chunks:
                         real = bool(tracks)  # an empty chunk classifies another track, which counts nothing
                         batch = data.batch(tracks or data.tracks[:1])
                         with training.autocast:

@@ -44,7 +44,7 @@ def _shards(folder: Path, lengths: list[int]) -> Path:
         video = Video(name, *SIZE, length, [Tube(np.arange(length), boxes, 0, person_id=0)])
         settings = {"image_size": 0, "quality": 95}
         meta, jpegs, _ = encode_video(video, folder / name, folder / f"{name}.frames", settings)
-        samples.append((name, meta, jpegs))
+        samples.append((meta, jpegs))
     write_tar(out / "shard-000000.tar", samples)
     write_sealed(out / "index.json", {"shards": ["shard-000000.tar"]})
     return out

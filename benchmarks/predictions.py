@@ -34,12 +34,10 @@ def write_case(path: Path) -> Tubes:
     """Predictions of the test set's size as JSON, with the digits that `predict.py` writes; the ground truth."""
     pred, gt = make_case(VIDEOS, CLASSES, 0.0, n_pred=TUBES, n_gt=VIDEOS)
     for name, tubes in pred.items():
-        pred[name] = [
-            replace(t, frames=t.frames[:LENGTH], boxes=t.boxes[:LENGTH].round(2), score=round(t.score, 4))
-            for t in tubes
-        ]
-    scores = {name: [np.full(len(tube), tube.score) for tube in tubes] for name, tubes in pred.items()}
-    path.write_text(json.dumps(predictions_json(LABELS, pred, scores, {})))
+        shorter = [replace(t, frames=t.frames[:LENGTH], boxes=t.boxes[:LENGTH].round(2)) for t in tubes]
+        rounded = [replace(t, score=round(t.score, 4)) for t in shorter]
+        pred[name] = [replace(t, frame_scores=np.full(len(t), t.score)) for t in rounded]
+    path.write_text(json.dumps(predictions_json(LABELS, pred, {})))
     return gt
 
 
@@ -48,8 +46,8 @@ def measure() -> list[Row]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.json"
         gt = write_case(path)
-        (pred, scores), read = timed(lambda: as_tubes(read_predictions(path, "json", {"labels": LABELS}), gt))
-    e = evaluation.Evaluation(pred, scores, gt, {}, LABELS, THRESHOLDS, bootstrap=RESAMPLES)
+        pred, read = timed(lambda: as_tubes(read_predictions(path, "json", {"labels": LABELS}), gt))
+    e = evaluation.Evaluation(pred, gt, {}, LABELS, THRESHOLDS, bootstrap=RESAMPLES)
     with contextlib.redirect_stdout(io.StringIO()):
         _, evaluated = timed(lambda: evaluation.measure("v-mAP", e))
     _, explained = timed(lambda: errors("v-mAP", e))

@@ -4,6 +4,7 @@ What a format cannot hold is refused with the reason; `datasets.predictions` rea
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ OF_FRAMES = {
 def export_json(folder: Path, e: Evaluation) -> Path:
     """The project's own JSON."""
     path = folder / "predictions.json"
-    write_json(path, predictions_json(e.labels, e.pred, e.frame_scores, e.sizes))
+    write_json(path, predictions_json(e.labels, e.pred, e.sizes))
     return path
 
 
@@ -103,18 +104,17 @@ def export(folder: Path, e: Evaluation, formats: Iterable[str], metric: str) -> 
     MOT has no score of a tube, which is read back as the mean of its frames': for a metric of tubes, frames whose mean
     is another have the tube's.
     """
-    by_tube = e if metric == FRAME_METRIC else e._replace(frame_scores=_scores_of_mean(e))
+    by_tube = e
+    if metric != FRAME_METRIC:
+        by_tube = e._replace(pred={name: list(map(_scored_by_mean, tubes)) for name, tubes in e.pred.items()})
     return [EXPORTS[format](folder, by_tube if format == "mot" else e) for format in formats]
 
 
-def _scores_of_mean(e: Evaluation) -> dict[str, list[np.ndarray]]:
-    """The scores of each tube's frames where their mean is the tube's, else the tube's score in each frame."""
-
-    def of_tube(tube: Tube, scores: np.ndarray) -> np.ndarray:
-        scores = np.asarray(scores, np.float64)
-        return scores if len(scores) and scores.mean() == tube.score else np.full(len(tube), float(tube.score))
-
-    return {name: list(map(of_tube, tubes, e.frame_scores[name])) for name, tubes in e.pred.items()}
+def _scored_by_mean(tube: Tube) -> Tube:
+    """A tube whose frames' scores have its score as their mean: its own, else its score in each frame."""
+    if np.mean(tube.frame_scores, dtype=np.float64) == tube.score:
+        return tube
+    return replace(tube, frame_scores=np.full(len(tube), float(tube.score)))
 
 
 def _tubes(
@@ -122,5 +122,5 @@ def _tubes(
 ) -> Iterable[tuple[str, int, np.ndarray, np.ndarray, np.ndarray]]:
     """Video, label, frames, boxes float64 (T, 4) and scores float64 (T,) of the tubes of these videos (None: all)."""
     for name in e.pred if names is None else names:
-        for tube, scores in zip(e.pred[name], e.frame_scores[name], strict=True):
-            yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), np.asarray(scores, np.float64)
+        for tube in e.pred[name]:
+            yield name, tube.label, tube.frames, tube.boxes.astype(np.float64), tube.frame_scores.astype(np.float64)

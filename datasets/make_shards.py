@@ -28,7 +28,7 @@ from datasets.transforms import resize
 from utils.cli import Parser, count, percent, positive_int, run, tell_left_out
 from utils.misc import InputError, available_cores, progress
 from utils.storage.files import lock, naming, remove_parts, unseal, write_sealed
-from utils.storage.tars import Member, read_samples, safe_key, verify_sample, write_tar
+from utils.storage.tars import Member, Sample, read_samples, safe_key, verify_sample, write_tar
 
 REMEDY = "make the shards again with python -m datasets.make_shards"
 
@@ -105,7 +105,7 @@ def encode_video(
     return meta, jpegs, faults
 
 
-def _stored(shard: Path) -> dict[str, tuple[dict, dict[str, Member]]]:
+def _stored(shard: Path) -> dict[str, Sample]:
     """The samples of a shard by name, none where it is missing or damaged."""
     try:
         return {meta["name"]: (meta, members) for meta, members in read_samples(shard, "shard")}
@@ -118,10 +118,10 @@ def _fitting(shard: Path, videos: list[tuple[Video, Path]], settings: dict) -> l
     their frames not damaged."""
     stored, fit = _stored(shard), []
     for video, path in videos:
-        meta, members = stored.get(video.name, ({}, {}))
-        if meta.get("made_from") == _made_from(video, path, settings):
+        sample = stored.get(video.name, ({}, {}))
+        if sample[0].get("made_from") == _made_from(video, path, settings):
             with contextlib.suppress(InputError):
-                verify_sample(video.name, members)
+                verify_sample(sample)
                 fit.append(video.name)
     return fit
 
@@ -175,18 +175,18 @@ def make_shards(
                 samples, stored = [], _stored(folder / file)
                 for video, _ in group:
                     if video.name in fit:
-                        samples.append((video.name, *stored[video.name]))
+                        samples.append(stored[video.name])
                         continue
                     try:
                         meta, jpegs, video_faults = encoded.pop(video.name).result()
-                        samples.append((video.name, meta, jpegs))
+                        samples.append((meta, jpegs))
                         faults += video_faults
                     except InputError as error:
                         if not skip_bad:
                             raise InputError(f"{error}; repair it, or leave such videos out with --skip_bad") from None
                         bad[video.name] = str(error)
                     bar.update()
-                names = [name for name, *_ in samples]
+                names = [meta["name"] for meta, _ in samples]
                 if names and names == fit == [*stored]:  # all others are as bad as when it was written
                     continue
                 (folder / "index.json").unlink(missing_ok=True)  # until the set is whole again

@@ -9,7 +9,7 @@ import numpy as np
 from datasets.annotations import TAIL
 from datasets.formats import pred_json, pred_pickles, pred_text
 from datasets.formats.predicted import OPTIONS, RawPredictions, TubeRows
-from utils.box_ops import Tube
+from utils.box_ops import Tube, Tubes
 from utils.misc import InputError, counted, did_you_mean, tell
 from utils.storage.files import parsing, shorten
 
@@ -227,23 +227,18 @@ def _compare_shapes(
             raise InputError(f"{where}: {text} these are the same frames, {SAY} n_frames=ignore")
 
 
-def as_tubes(raw: RawPredictions, names: Iterable[str]) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
-    """The tubes of each of the videos `names`, in the file's order, and the scores of each tube's frames, float64 (T,).
-
-    A video that the file lacks has no tubes.
-    """
+def as_tubes(raw: RawPredictions, names: Iterable[str]) -> dict[str, list[Tube]]:
+    """The tubes, with `frame_scores`, of each of the videos `names`, in the file's order; none of one that it lacks."""
     names = dict.fromkeys(names)
     tubes: dict[str, list[Tube]] = {name: [] for name in names}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
     bounds = np.searchsorted(raw.tube, np.arange(len(raw.video) + 1)).tolist()
     of_tube = (column.tolist() for column in (raw.video, raw.label, raw.score, raw.person))
     boxes = raw.boxes.astype(np.float32)
     for i, (video, label, score, person) in enumerate(zip(*of_tube, strict=True)):
         rows = slice(bounds[i], bounds[i + 1])
         if (name := raw.names[video]) in names:
-            tubes[name].append(Tube(raw.frames[rows], boxes[rows], label, score, person))
-            scores[name].append(raw.scores[rows])
-    return tubes, scores
+            tubes[name].append(Tube(raw.frames[rows], boxes[rows], label, score, person, raw.scores[rows]))
+    return tubes
 
 
 def tell_missing(known: Container[str], path: str | Path, names: Sequence[str]) -> list[str]:
@@ -257,12 +252,7 @@ def tell_missing(known: Container[str], path: str | Path, names: Sequence[str]) 
     return missing
 
 
-def predictions_json(
-    labels: Sequence[str],
-    tubes: Mapping[str, Sequence[Tube]],
-    frame_scores: Mapping[str, Sequence[np.ndarray]],
-    sizes: Mapping[str, tuple[int, int, int]],
-) -> dict:
+def predictions_json(labels: Sequence[str], tubes: Tubes, sizes: Mapping[str, tuple[int, int, int]]) -> dict:
     """Predictions as the JSON that `--predictions` reads, to the last digit: see `datasets.formats.pred_json`. `sizes`:
     width, height and number of frames of videos, 0 where unknown."""
     videos = {}
@@ -277,9 +267,9 @@ def predictions_json(
                     **({"person_id": tube.person_id} if tube.person_id >= 0 else {}),
                     "frames": tube.frames.tolist(),
                     "boxes": shorten(tube.boxes).tolist(),
-                    "scores": np.asarray(scores).tolist(),
+                    "scores": tube.frame_scores.tolist(),
                 }
-                for tube, scores in zip(of_video, frame_scores[name], strict=True)
+                for tube in of_video
             ],
         }
     return {"labels": list(labels), "videos": videos}
@@ -288,4 +278,4 @@ def predictions_json(
 def convert(format: str, path: Path, options: Mapping) -> dict:
     """Predictions in a format as the project's JSON, without a data set; arguments and errors as `read_predictions`."""
     raw = read_predictions(path, format, options)
-    return predictions_json(raw.labels, *as_tubes(raw, raw.names), raw.shapes)
+    return predictions_json(raw.labels, as_tubes(raw, raw.names), raw.shapes)

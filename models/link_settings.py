@@ -12,7 +12,7 @@ from models.tube import LINK_CUES, Linker
 from utils.cli import Parser, cosine, number_or_name, positive_int, share
 from utils.flags import OF_DATA, add_strict_flag
 from utils.gt_tubes import tubes_checksum
-from utils.misc import InputError, checksum, exceeding, tell
+from utils.misc import InputError, checksum, counted, exceeding, tell
 from utils.storage.files import epoch_path, load_checkpoint
 from utils.storage.tracks import TrackStore
 
@@ -180,7 +180,9 @@ def open_tracks(
 
     remedy = f"eval_qmm.py --subset {videos.subset}"
     store = TrackStore(path, remedy, bad)
-    store.require_videos(annotations.keys() - (bad or {}).keys())
+    if others := {*store.names} ^ (annotations.keys() - (bad or {}).keys()):  # missed, or false positives
+        text = f"{counted(len(others), 'video')} in it alone or in the subset alone, the first {min(others)!r}"
+        raise InputError(f"{path}: {text}; run {remedy} again")
     encoder = path.parents[2] / "encoder" / f"epoch_{settings.load_epoch}.pth"
     made_with = tracks_made_with(settings, project, encoder_hash(encoder) if encoder.is_file() else "")
     ignored = {"detector"} if encoder.is_file() else {"detector", "encoder"}

@@ -236,11 +236,11 @@ def action_tubes(
     min_length: int = 1,
     person_id: int = -1,
     action_th: float | None = None,
-) -> list[tuple[Tube, np.ndarray]]:
+) -> list[Tube]:
     """A track's action tubes.
 
-    For each class that any frame carries (`carried_actions`), the frames that carry it form one action tube, scored by
-    the mean of that class's probabilities there.
+    For each class that any frame carries (`carried_actions`), the frames that carry it form one action tube. Its
+    `frame_scores` are that class's probabilities there, its score their mean.
 
     Args:
         frames: int64 (T,), boxes: float (T, 4), of the track.
@@ -248,9 +248,6 @@ def action_tubes(
         topk, action_th: as of `carried_actions`.
         min_length: minimum frames of an action tube.
         person_id: the track's number, which its action tubes take.
-
-    Returns:
-        Pairs of an action tube and the class's probability in each of its frames, float (T',).
     """
     carries = carried_actions(probabilities, topk, action_th)
     tubes = []
@@ -258,5 +255,5 @@ def action_tubes(
         carried = carries[:, label]
         if carried.sum() >= min_length:
             scores = probabilities[carried, label]
-            tubes.append((Tube(frames[carried], boxes[carried], label, float(scores.mean()), person_id), scores))
+            tubes.append(Tube(frames[carried], boxes[carried], label, float(scores.mean()), person_id, scores))
     return tubes

@@ -31,14 +31,14 @@ from datasets.use_shards import ClipDataset
 from tests.fill import SMALL, load_detr
 from tests.pickles import pickled
 from tests.processes import fork
-from tests.tars import as_members
+from tests.tars import as_bytes, write_samples
 from tests.test_annotations import own_project, tube
 from utils.cli import Parser, positive_int, run
 from utils.misc import InputError, rng
 from utils.results import motion_recall_by_cue
 from utils.run_log import METRICS, RunLog
 from utils.storage.files import load_torch, save_torch, write_json
-from utils.storage.tars import TarStore, write_tar
+from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
 
 MAX_MEMORY = 3 * 2**20  # KiB, with all libraries loaded
@@ -150,8 +150,8 @@ def tar(folder: Path) -> Path:
         }
         rows |= {"queries": draw.random((5, 8)).astype(np.float32), "labels": np.zeros(5, np.int64)}
         meta = {"name": name, "n_frames": 9, "width": 64, "height": 48, "fps": 25.0, "lengths": [2, 3]}
-        samples.append((name, {**meta, "settings": {"detector": {}}}, as_members(rows)))
-    write_tar(folder / "x.tar", samples)
+        samples.append(({**meta, "settings": {"detector": {}}}, as_bytes(rows)))
+    write_samples(folder / "x.tar", samples)
     return folder / "x.tar"
 
 

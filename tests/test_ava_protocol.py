@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,10 +121,11 @@ def test_tubes_agree_with_their_csv(protocol: str, tmp_path: Path, capsys: pytes
     gt = {name: tubes(4, 0) for name in ("a", "b")}
     gt["b"].append(Tube([31], [[0.1, 0.1, 0.2, 0.2]], -1))
     pred = {name: tubes(40, 0.03, gt[name]) for name in gt} | {"c": tubes(2, 0)}
-    scores = {name: [random.random(len(tube)) for tube in of_video] for name, of_video in pred.items()}
+    for name, of_video in pred.items():
+        pred[name] = [replace(tube, frame_scores=random.random(len(tube))) for tube in of_video]
     empty = {"a": np.array([33, 34]), "b": None}
     key = {"a": np.arange(35), "b": np.arange(32), "c": None}
-    e = Evaluation(pred, scores, gt, {}, ["x", "y", "z"], [0.5], protocol, key_frames=key, empty_frames=empty)
+    e = Evaluation(pred, gt, {}, ["x", "y", "z"], [0.5], protocol, key_frames=key, empty_frames=empty)
     ap = list(measure("frame-mAP", e)["AP@0.5"].values())
 
     def rows(of_videos: dict, last: object) -> str:
@@ -137,7 +139,7 @@ def test_tubes_agree_with_their_csv(protocol: str, tmp_path: Path, capsys: pytes
         return text
 
     (tmp_path / "gt.csv").write_text(rows(gt, lambda name, i, t: 0) + "a,33\na,34\n")
-    (tmp_path / "det.csv").write_text(rows(pred, lambda name, i, t: repr(float(scores[name][i][t]))))
+    (tmp_path / "det.csv").write_text(rows(pred, lambda name, i, t: repr(float(pred[name][i].frame_scores[t]))))
     (tmp_path / "map").write_text("".join(f'item {{\n  name: "{n}"\n  id: {i}\n}}\n' for i, n in enumerate("xyz", 1)))
     files = tmp_path / "gt.csv", tmp_path / "det.csv", tmp_path / "map"
     excluded = None
@@ -153,7 +155,7 @@ def test_tubes_agree_with_their_csv(protocol: str, tmp_path: Path, capsys: pytes
 
 def test_another_metric_by_ava_s_protocol_is_refused() -> None:
     with pytest.raises(eval_map.InputError, match=r"--protocol ava: has no v-mAP; it has frame-mAP"):
-        measure("v-mAP", Evaluation({}, {}, {}, {}, ["x"], [0.5], "ava"))
+        measure("v-mAP", Evaluation({}, {}, {}, ["x"], [0.5], "ava"))
 
 
 def test_the_rule_of_2019_without_included_seconds_is_told(

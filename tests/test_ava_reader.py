@@ -138,7 +138,7 @@ def test_a_csv_of_predictions_has_the_seconds_of_key_frames(tmp_path: Path) -> N
         path = own(tmp_path, rows, clips=clips)
         (tmp_path / "frames" / clip).mkdir(exist_ok=True)
         file = load_project(path).annotation_file
-        e = Evaluation({name: [Tube([1, 2], boxes, 0)]}, {name: [np.array([0.5, 0.25])]}, {}, {name: (100, 50, 5)},
+        e = Evaluation({name: [Tube([1, 2], boxes, 0, frame_scores=np.array([0.5, 0.25]))]}, {}, {name: (100, 50, 5)},
                        ["stand"], [0.5], "ava", ava_csv=csv_writing(file))  # fmt: skip
         written += [line.split(",")[:2] for line in export_ava(tmp_path, e).read_text().splitlines()]
     assert written == [["a", "0.05"], ["a", "0.08"], ["a", "60.05"], ["a", "60.08"]]

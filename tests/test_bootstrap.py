@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,8 +33,8 @@ def test_resamples_are_those_of_evaluating_each_anew(metric, protocol, capsys):
         pred, gt = random_case(seed, N)
         names = sorted({*pred, *gt})
         rs = np.random.RandomState(seed)
-        scores = {video: [rs.rand(len(tube)) for tube in tubes] for video, tubes in pred.items()}
-        e = Evaluation(pred, scores, gt, {}, list("abcd"), THRESHOLDS, protocol, bootstrap=B, seed=seed)
+        pred = {video: [replace(t, frame_scores=rs.rand(len(t))) for t in tubes] for video, tubes in pred.items()}
+        e = Evaluation(pred, gt, {}, list("abcd"), THRESHOLDS, protocol, bootstrap=B, seed=seed)
         values = measure(metric, e)["resamples"]
         for i, times in enumerate(draw_resamples(len(names), B, seed).T):
             of_pred, of_gt = (drawn_anew(side, names, times) for side in (pred, gt))
@@ -46,8 +47,7 @@ def test_resamples_are_those_of_evaluating_each_anew(metric, protocol, capsys):
             if metric == "v-mAP":
                 ap = calc_video_map(of_pred, of_gt, N, THRESHOLDS, protocol)
             else:
-                of_scores = drawn_anew(scores, names, times)
-                ap = calc_frame_map(of_pred, of_gt, N, THRESHOLDS, protocol, of_scores)
+                ap = calc_frame_map(of_pred, of_gt, N, THRESHOLDS, protocol)
             for t, row in zip(THRESHOLDS, ap, strict=True):
                 np.testing.assert_allclose(values[f"{metric}@{t}"][i], mean_ap(row), atol=1e-12)
                 np.testing.assert_allclose([values[f"AP@{t}/{label}"][i] for label in "abcd"], row, atol=1e-12)
@@ -56,7 +56,7 @@ def test_resamples_are_those_of_evaluating_each_anew(metric, protocol, capsys):
 @pytest.mark.parametrize("protocol", ["voc", "act"])
 def test_a_resample_that_draws_every_video_once_is_the_metric(protocol, capsys):
     pred, gt = random_case(1, N)
-    e = Evaluation(pred, {}, gt, {}, list("abcd"), THRESHOLDS, protocol)
+    e = Evaluation(pred, gt, {}, list("abcd"), THRESHOLDS, protocol)
     from utils.video_map import video_rankings
 
     ap = calc_video_map(pred, gt, N, THRESHOLDS, protocol)
@@ -109,13 +109,13 @@ def test_classes_without_ground_truth_in_a_resample_are_left_out():
 def test_one_video_alone_has_no_intervals():
     pred, gt = ({"v0": tubes["v0"]} for tubes in random_case(1, N))
     with pytest.raises(InputError, match="--bootstrap: draws videos, and there is one alone"):
-        measure("v-mAP", Evaluation(pred, {}, gt, {}, list("abcd"), THRESHOLDS, bootstrap=B))
+        measure("v-mAP", Evaluation(pred, gt, {}, list("abcd"), THRESHOLDS, bootstrap=B))
 
 
 def test_means_over_thresholds_have_intervals(capsys):
     pred, gt = random_case(1, N)
     levels = [round(0.05 * i, 2) for i in range(10, 20)]
-    metrics = measure("v-mAP", Evaluation(pred, {}, gt, {}, list("abcd"), levels, "multisports", bootstrap=B))
+    metrics = measure("v-mAP", Evaluation(pred, gt, {}, list("abcd"), levels, "multisports", bootstrap=B))
     values = metrics["resamples"]["v-mAP@0.50:0.95"]
     np.testing.assert_allclose(values, np.mean([metrics["resamples"][f"v-mAP@{t:g}"] for t in levels], 0))
     low, high = metrics["intervals"]["v-mAP@0.50:0.95"]

@@ -130,7 +130,7 @@ def test_what_cannot_be_compared_is_told_and_trains(
 def test_shards_that_do_not_say_what_they_were_made_from_are_refused(shards: Path, tmp_path: Path) -> None:
     index, shard = shards / "val" / "index.json", shards / "val" / "shard-000000.tar"
     samples = [({k: v for k, v in meta.items() if k != "made_from"}, members) for meta, members in read_samples(shard)]
-    write_tar(shard, [(meta["name"], meta, members) for meta, members in samples])
+    write_tar(shard, samples)
     for shards_path in (shards, stream(shards)):
         with pytest.raises(InputError, match=f"'a'.*'made_from'.*{AGAIN}"):
             train_on(shards_path, tmp_path / "own.yml")

@@ -34,8 +34,7 @@ def test_confusion_is_that_of_counting_pair_by_pair():
     for seed in range(5):
         pred, gt = random_case(seed, 4)
         gt["v1"] = [*gt["v1"], *(type(t)(t.frames, t.boxes + 3, -1) for t in pred["v1"][:2])]
-        scores = {video: [np.full(len(t), t.score) for t in tubes] for video, tubes in pred.items()}
-        found = confusion(Evaluation(pred, scores, gt, {}, list("abcd"), [0.2, 0.5]))
+        found = confusion(Evaluation(pred, gt, {}, list("abcd"), [0.2, 0.5]))
         for threshold in (0.2, 0.5):
             table = found[f"tubes@{threshold}"]
             np.testing.assert_array_equal(table["counts"], obvious_confusion(pred, gt, 4, threshold))
@@ -58,8 +57,7 @@ def test_two_actions_of_one_person_are_not_taken_for_each_other(order):
     frames, boxes = np.arange(10), np.tile([10.0, 10, 30, 60], (10, 1))
     gt = {"v": [Tube(frames, boxes, label) for label in order]}
     pred = {"v": [Tube(frames, boxes, label, 0.9 - 0.1 * label) for label in range(2)]}
-    scores = {"v": [np.full(10, tube.score) for tube in pred["v"]]}
-    found = confusion(Evaluation(pred, scores, gt, {}, list("ab"), [0.5]))
+    found = confusion(Evaluation(pred, gt, {}, list("ab"), [0.5]))
     assert found["tubes@0.5"]["counts"] == np.diag([1, 1, 0]).tolist()
     assert found["frames"]["counts"] == np.diag([10, 10, 0]).tolist()
 
@@ -69,7 +67,7 @@ def test_equal_detections_of_two_classes_have_one_order(order):
     frames, boxes = np.arange(10), np.tile([10.0, 10, 30, 60], (10, 1))
     gt = {"v": [Tube(frames, boxes, 2)]}
     pred = {"v": [Tube(frames, boxes, label, 0.5) for label in order]}
-    found = confusion(Evaluation(pred, {"v": [np.full(10, 0.5)] * 2}, gt, {}, list("abc"), [0.5]))
+    found = confusion(Evaluation(pred, gt, {}, list("abc"), [0.5]))
     for counts in (found["tubes@0.5"]["counts"], found["frames"]["counts"]):
         assert counts[2][0] and not counts[2][1]
 
@@ -108,8 +106,7 @@ def test_overlaps_are_computed_once_for_all_thresholds(monkeypatch):
             module, "candidates", lambda *args, f=original, **kwargs: calls.append(f) or f(*args, **kwargs)
         )
     pred, gt = random_case(0, 4)
-    scores = {video: [np.full(len(t), t.score) for t in tubes] for video, tubes in pred.items()}
-    e = Evaluation(pred, scores, gt, {}, list("abcd"), [0.2, 0.5, 0.7])
+    e = Evaluation(pred, gt, {}, list("abcd"), [0.2, 0.5, 0.7])
     assert confusion(e).keys() == {"tubes@0.2", "tubes@0.5", "tubes@0.7", "frames"}
     assert len(calls) == 2  # of tubes and of boxes
     assert len(of_errors.errors("v-mAP", e)) == 3 and len(calls) == 3

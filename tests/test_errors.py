@@ -115,8 +115,7 @@ def all_to_one(gt: dict) -> dict:
 
 
 def summary(metric: str, pred: dict, gt: dict, threshold: float = 0.5, protocol: str = "voc") -> dict:
-    scores = {name: [np.full(len(tube), tube.score) for tube in tubes] for name, tubes in pred.items()}
-    (found,) = errors(metric, Evaluation(pred, scores, gt, {}, LABELS, [threshold], protocol)).values()
+    (found,) = errors(metric, Evaluation(pred, gt, {}, LABELS, [threshold], protocol)).values()
     return found
 
 
@@ -177,9 +176,8 @@ def test_one_kind_of_error_alone_gets_all_of_it_in_frames(gt, change, cause):
 def test_every_error_has_one_cause_and_all_mended_is_one(metric, threshold):
     for seed in range(8):
         pred, gt = random_case(seed, 4)
-        scores = {name: [np.full(len(t), t.score) for t in tubes] for name, tubes in pred.items()}
         for protocol in ("voc", "act", "multisports"):
-            e = Evaluation(pred, scores, gt, {}, list("abcd"), [threshold], protocol)
+            e = Evaluation(pred, gt, {}, list("abcd"), [threshold], protocol)
             (found,) = errors(metric, e).values()
             calc = calc_video_map if metric == "v-mAP" else calc_frame_map
             assert found["mAP"] == pytest.approx(mean_ap(calc(pred, gt, 4, threshold, protocol)), abs=1e-12)
@@ -251,21 +249,20 @@ def obvious_act_errors(pred: dict, gt: dict, n_labels: int, threshold: float) ->
 def test_the_act_detectors_kinds_are_those_of_its_evaluation_and_add_up_to_one():
     for seed in range(4):
         pred, gt = random_case(seed, 4)
-        scored = {
-            name: [replace(t, score=t.score + 1e-9 * i) for i, t in enumerate(tubes)] for name, tubes in pred.items()
-        }
         rs = np.random.RandomState(seed)
-        boxes = {name: [(t, rs.rand(len(t))) for t in tubes] for name, tubes in scored.items()}
-        single = {
-            name: [Tube(t.frames[[k]], t.boxes[[k]], t.label, s[k]) for t, s in tubes for k in range(len(t))]
-            for name, tubes in boxes.items()
+        scored = {
+            name: [replace(t, score=t.score + 1e-9 * i, frame_scores=rs.rand(len(t))) for i, t in enumerate(tubes)]
+            for name, tubes in pred.items()
         }
-        scores = {name: [s for _, s in tubes] for name, tubes in boxes.items()}
-        got = act_errors(Evaluation(scored, scores, gt, {}, list("abcd"), [0.5]), 0.5)
+        single = {
+            name: [Tube(t.frames[[k]], t.boxes[[k]], t.label, t.frame_scores[k]) for t in tubes for k in range(len(t))]
+            for name, tubes in scored.items()
+        }
+        got = act_errors(Evaluation(scored, gt, {}, list("abcd"), [0.5]), 0.5)
         expected = obvious_act_errors(single, gt, 4, 0.5)
         assert got == pytest.approx(expected, abs=1e-9)
         assert sum(got.values()) == pytest.approx(1)
-        assert got["AP"] == pytest.approx(mean_ap(calc_frame_map(scored, gt, 4, 0.5, "act", scores)))
+        assert got["AP"] == pytest.approx(mean_ap(calc_frame_map(scored, gt, 4, 0.5, "act")))
 
 
 def test_a_threshold_below_what_counts_as_found_has_its_duplicates(gt):
@@ -331,4 +328,4 @@ def test_where_not_every_video_is_looked_at_it_is_said(gt, monkeypatch, capsys):
 def test_nothing_predicted_is_all_missed(gt):
     found = summary("v-mAP", {}, gt)
     assert found["mAP"] == 0 and found["causes"]["missed"] == {"gain": 1.0, "count": 18}
-    assert act_errors(Evaluation({}, {}, gt, {}, LABELS, [0.5]), 0.5)["E_M"] == 1
+    assert act_errors(Evaluation({}, gt, {}, LABELS, [0.5]), 0.5)["E_M"] == 1

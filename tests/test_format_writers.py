@@ -159,7 +159,6 @@ def test_no_file_is_written_outside_the_folder(format, name, tmp_path):
 @pytest.mark.parametrize("name", ["a,b", '"a"'])
 def test_avas_csv_refuses_names_that_would_read_back_as_others(name, tmp_path):
     video = random_file(1).videos["a/b"]
-    with pytest.raises(
-        InputError, match="in.json: video .*: AVA's csv cannot hold a name with a comma or a quote at its beginning"
-    ):
+    text = r"in\.json: video .*: AVA's csv cannot hold a name with a comma or a quote at its beginning"
+    with pytest.raises(InputError, match=text):
         WRITERS["ava"](AnnotationFile(Path("in.json"), {name: video}, ["walk"]), tmp_path / "out.csv")

@@ -102,7 +102,7 @@ def test_clips_of_frames_are_key_frames(tmp_path: Path) -> None:
     settings = {"image_size": 0, "quality": 95}
     for keys, expected in ((KEYS, set(KEYS.tolist())), (None, set(range(2, 19)))):
         meta, jpegs, _ = encode_video(video(keys), path, tmp_path / "spool", settings)
-        write_tar(tmp_path / "shards" / "shard-0.tar", [("v", meta, jpegs)])
+        write_tar(tmp_path / "shards" / "shard-0.tar", [(meta, jpegs)])
         write_sealed(tmp_path / "shards" / "index.json", {"shards": ["shard-0.tar"]})
         data = ClipDataset(tmp_path / "shards", jitter=(0, 0, 0, 0))
         packed = [data.pack([(epoch, 0)]) for epoch in range(200)]
@@ -113,7 +113,7 @@ def test_clips_of_frames_are_key_frames(tmp_path: Path) -> None:
             assert clip["frames"].tolist() == [2, 10, 18]
         write_tar(
             tmp_path / "shards" / "shard-0.tar",
-            [("v", meta, jpegs), ("w", {**meta, "name": "w", "key_frames": []}, jpegs)],
+            [(meta, jpegs), ({**meta, "name": "w", "key_frames": []}, jpegs)],
         )
         with_excluded = ClipDataset(tmp_path / "shards", whole_videos=False)
         assert [v.name for v in with_excluded.videos] == ["v"] and with_excluded.names == {"v", "w"}

@@ -15,10 +15,9 @@ from datasets.track_batches import TrackBatches
 from models import long_attention
 from models.link_settings import LinkSettings
 from models.long_attention import LongAttention
-from tests.tars import as_members
+from tests.tars import as_bytes, write_samples
 from utils.box_ops import Track
 from utils.gt_tubes import tubes_checksum
-from utils.storage.tars import write_tar
 
 ROOT = Path(__file__).parents[1]
 STEP = """
@@ -133,7 +132,7 @@ def write_tracks(path: Path, lengths: list[int], width: int) -> None:
     settings = LinkSettings(1, 0.9, 0.5, 8, 8, 0.2, "feature")
     made_with = {**asdict(settings), "labels": ["walk"], "encoder": "e", "detector": {"key": "k"}}
     meta |= {"made_from": {"source": [1, 0, tubes_checksum([], False)], "settings": made_with}, "settings": made_with}
-    write_tar(path, [("a", meta, as_members(columns))])
+    write_samples(path, [(meta, as_bytes(columns))])
 
 
 def train(folder: Path, lengths: list[int], width: int, limit: int = 0) -> subprocess.CompletedProcess:

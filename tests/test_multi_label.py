@@ -69,7 +69,7 @@ def shard(folder: Path, settings: dict) -> ClipDataset:
     path = write_video(folder / "v.mp4", gradient_frames(6))
     video = Video("v", 64, 48, 6, tubes)
     meta, jpegs, _ = encode_video(video, path, folder / "spool", {"image_size": 0, "quality": 95, **settings})
-    write_tar(folder / "shards" / "shard-0.tar", [("v", meta, jpegs)])
+    write_tar(folder / "shards" / "shard-0.tar", [(meta, jpegs)])
     write_sealed(folder / "shards" / "index.json", {"shards": ["shard-0.tar"]})
     return ClipDataset(folder / "shards", 6, 1, train=False)
 
@@ -155,8 +155,8 @@ def test_actions_are_carried_above_a_threshold_or_by_rank() -> None:
     assert carried_actions(np.array([[0.2, 0.1, 0.7]])).tolist() == [[False, False]]  # "no action" comes first
     frames, boxes = np.array([3, 4, 9]), np.zeros((3, 4))
     tubes = action_tubes(frames, boxes, chances, action_th=0.5, person_id=5)
-    assert [(t.label, t.frames.tolist(), t.person_id) for t, _ in tubes] == [(0, [3], 5), (1, [3, 4], 5)]
-    assert [scores.tolist() for _, scores in tubes] == [[0.9], [0.6, 0.8]]
+    assert [(t.label, t.frames.tolist(), t.person_id) for t in tubes] == [(0, [3], 5), (1, [3, 4], 5)]
+    assert [tube.frame_scores.tolist() for tube in tubes] == [[0.9], [0.6, 0.8]]
 
 
 def test_the_check_tells_of_several_actions_that_the_project_does_not_ask_for() -> None:

@@ -53,8 +53,7 @@ def test_eval_map_s_protocol_gives_the_same(
     gt, labels, videos = multisports.read_groundtruth(folder / "multisports_GT.pkl")
     pred = multisports.read_tubes(folder / "video_detections.pkl", labels)
     levels = [float(threshold) for threshold in expected["videoAP"]]
-    scores = {video: [np.full(len(tube), tube.score) for tube in tubes] for video, tubes in pred.items()}
-    metrics = measure("v-mAP", Evaluation(pred, scores, gt, {}, labels, levels, "multisports"))
+    metrics = measure("v-mAP", Evaluation(pred, gt, {}, labels, levels, "multisports"))
     for threshold, values in expected["videoAP"].items():
         assert 100 * metrics[f"v-mAP@{float(threshold):g}"] == pytest.approx(values["mAP"], abs=1e-9)
     for span in multisports.RANGES:
@@ -67,8 +66,7 @@ def test_eval_map_s_protocol_gives_the_same(
     for frame, label, box, score in zip(boxes.frame, boxes.label, boxes.boxes, boxes.score, strict=True):
         name = video_of.get(frame >> 32, f"not tested {frame >> 32}")
         single.setdefault(name, []).append(Tube([frame % 2**32], [box], int(label), float(score)))
-    scores = {video: [np.full(1, tube.score) for tube in tubes] for video, tubes in single.items()}
-    metrics = measure("frame-mAP", Evaluation(single, scores, gt, {}, labels, [0.5, 0.2], "multisports"))
+    metrics = measure("frame-mAP", Evaluation(single, gt, {}, labels, [0.5, 0.2], "multisports"))
     for threshold, values in expected["frameAP"].items():
         assert 100 * metrics[f"frame-mAP@{threshold}"] == pytest.approx(values["mAP"], abs=1e-9)
 
@@ -77,7 +75,7 @@ def test_motion_ap_leaves_the_same_labels_out() -> None:
     boxes = np.array([[0, 0, 10, 10]] * 40)
     gt = {"v": [Tube(np.arange(40), boxes, 0), Tube(np.arange(40), boxes, 1)]}
     pred = {"v": [Tube(np.arange(40), boxes, 0)]}
-    e = Evaluation(pred, {"v": [np.ones(40)]}, gt, {}, ["run", "aerobic kick jump"], [0.5], "multisports")
+    e = Evaluation(pred, gt, {}, ["run", "aerobic kick jump"], [0.5], "multisports")
     assert measure("motion-AP", e)["motion-AP@0.5"]["small"] == 1
     assert measure("motion-AP", e._replace(protocol="voc"))["motion-AP@0.5"]["small"] == 0.5
 

@@ -24,7 +24,7 @@ from models.person_encoder import NPairLoss
 from models.person_queries import cache_queries
 from models.x3d import x3d_xs
 from tests.fill import fill_state_dict
-from tests.tars import as_members
+from tests.tars import as_bytes, write_samples
 from train_action_head import classify, frame_losses
 from utils.box_ops import Tube
 from utils.misc import InputError, pick_device
@@ -63,8 +63,8 @@ def linked(tmp_path: Path) -> TrackStore:
         queries = random.normal(size=(n, 16)).astype(np.float32)
         columns |= {"queries": queries, "features": queries, "labels": random.integers(4, size=n)}
         meta = {"name": video, "n_frames": 40, "width": 64, "height": 48, "fps": 25.0, "lengths": lengths}
-        samples.append((video, {**meta, "settings": {"detector": {}}}, as_members(columns)))
-    write_tar(tmp_path / "linked.tar", samples)
+        samples.append(({**meta, "settings": {"detector": {}}}, as_bytes(columns)))
+    write_samples(tmp_path / "linked.tar", samples)
     return TrackStore(tmp_path / "linked.tar")
 
 
@@ -101,7 +101,7 @@ def test_a_clip_decodes_its_own_frames_alone(tmp_path: Path, monkeypatch: pytest
     video = Video("video", 32, 24, 30, [tube])
     settings = {"image_size": 0, "quality": 95}
     meta, jpegs, _ = encode_video(video, tmp_path / "video", tmp_path / "frames", settings)
-    write_tar(tmp_path / "shards" / "shard-0.tar", [("video", meta, jpegs)])
+    write_tar(tmp_path / "shards" / "shard-0.tar", [(meta, jpegs)])
     write_sealed(tmp_path / "shards" / "index.json", {"shards": ["shard-0.tar"]})
     data, decoded, decode = ClipDataset(tmp_path / "shards", 4, 3), [], cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *args: decoded.append(1) or decode(*args))

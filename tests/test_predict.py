@@ -269,9 +269,10 @@ def test_the_json_has_every_digit(models: Path, tmp_path: Path, monkeypatch: pyt
         "--min_tube_length=1",
     )
     written = result(tmp_path / "out" / "a.json")["tubes"]
-    expected = sorted(made, key=lambda pair: -pair[0].score)
-    assert [tube["score"] for tube in written] == [tube.score for tube, _ in expected] and written
-    for entry, (tube, scores) in zip(written, expected, strict=True):
+    expected = sorted(made, key=lambda tube: -tube.score)
+    assert [tube["score"] for tube in written] == [tube.score for tube in expected] and written
+    for entry, tube in zip(written, expected, strict=True):
+        scores = tube.frame_scores
         assert np.array_equal(np.float32(entry["boxes"]), tube.boxes)
         assert np.array_equal(np.array(entry["scores"], scores.dtype), scores)
 

@@ -16,9 +16,10 @@ import torch
 
 from datasets.check import contact_sheet
 from models.detectors import Detector
+from models.weights import SHIPPED
 from tests.killing import write_shards
 from tests.stages import LOOSE, TINY_DETR, Stages
-from tests.tars import as_members
+from tests.tars import as_bytes, write_samples
 from utils.cli import run
 from utils.misc import InputError
 from utils.run_log import append_json
@@ -38,9 +39,8 @@ def cache(path: Path) -> None:
 
 
 def tar(path: Path) -> None:
-    (path.parent / "member").write_bytes(b"small")
-    members = {"small.npy": whole_file(path.parent / "member"), "large.npy": NUMBERS.tobytes()}
-    write_tar(path, [("v", {"name": "v"}, members)])
+    large = whole_file(SHIPPED / "synthetic" / "detr.pth")  # a large file that is there
+    write_tar(path, [({"name": "v"}, {"large.npy": large})])
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -124,12 +124,12 @@ def test_a_folder_that_may_not_be_written_names_the_file(tmp_path: Path, capsys:
 def test_a_tar_that_takes_the_place_of_an_open_one_is_not_read(tmp_path: Path) -> None:
     """A trainer reads a query cache for hours, and another command may make it anew meanwhile."""
     arrays = {name: np.arange(600, dtype=np.float32) + i for i, name in enumerate("ab")}
-    members = as_members(arrays)
-    write_tar(tmp_path / "x.tar", [("v", {"name": "v"}, members), ("w", {"name": "w"}, members)])
+    members = as_bytes(arrays)
+    write_samples(tmp_path / "x.tar", [({"name": "v"}, members), ({"name": "w"}, members)])
     store = TarStore(tmp_path / "x.tar")
     np.testing.assert_array_equal(store.read("w", "a"), arrays["a"])
-    other = as_members({name: np.arange(9000, dtype=np.float32) for name in arrays})
-    write_tar(tmp_path / "x.tar", [("w", {"name": "w"}, other)])
+    other = as_bytes({name: np.arange(9000, dtype=np.float32) for name in arrays})
+    write_samples(tmp_path / "x.tar", [({"name": "w"}, other)])
 
     def assert_is_read() -> None:
         for name in "vw":

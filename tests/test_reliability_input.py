@@ -20,7 +20,7 @@ from models.detr import build_model, normalize
 from tests import pickles
 from tests.fill import SMALL
 from tests.images import claim_size
-from tests.tars import as_members
+from tests.tars import as_bytes, write_samples
 from tests.test_annotations import own_project, tube, video
 from utils.misc import InputError
 from utils.safe_pickle import read_pickle
@@ -122,7 +122,7 @@ def test_members_that_do_not_belong_are_refused(tmp_path: Path, info: tarfile.Ta
 
 
 def test_headers_that_lie_about_sizes_are_refused(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", [("v", {"name": "v"}, {}), ("w", {"name": "w"}, {})])
+    write_tar(tmp_path / "x.tar", [({"name": "v"}, {}), ({"name": "w"}, {})])
     whole = bytearray((tmp_path / "x.tar").read_bytes())
     for size in (-512, -1, 2**40, 10**6):
         held = bytearray(whole)
@@ -137,10 +137,10 @@ def test_headers_that_lie_about_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_a_video_twice_or_a_tar_without_its_end_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
-    write_tar(path, [("a", {"name": "v"}, {}), ("b", {"name": "v"}, {})])
+    write_tar(path, [({"name": "v"}, {}), ({"name": "v"}, {})])
     with pytest.raises(InputError, match="'v' is there twice"):
         TarStore(path)
-    write_tar(path, [("a", {"name": "a"}, {}), ("b", {"name": "b"}, {})])
+    write_tar(path, [({"name": "a"}, {}), ({"name": "b"}, {})])
     whole = path.read_bytes()
     for n in (1024, 1024 + 512, 2048, 2048 + 512):  # between members, where a tar could have ended
         path.write_bytes(whole[:n])
@@ -157,13 +157,13 @@ def test_a_video_twice_or_a_tar_without_its_end_is_told(tmp_path: Path) -> None:
 
 
 def test_arrays_that_are_not_what_they_say_are_refused(tmp_path: Path) -> None:
-    plain = as_members({"a": np.zeros((9, 4))})["a.npy"]
+    plain = as_bytes({"a": np.zeros((9, 4))})["a.npy"]
     calls = io.BytesIO()
     np.save(calls, np.array([Call(tmp_path / "made")], object), allow_pickle=True)
     huge = plain.replace(b"(9, 4)", b"(9" + b"0" * 9 + b", 4)").replace(b" " * 9 + b"\n", b"\n")
     assert len(huge) == len(plain)
     for data in (calls.getvalue(), huge, plain + b"more", plain[:-1], b"", b"PK\x03\x04"):
-        write_tar(tmp_path / "x.tar", [("v", {"name": "v"}, {"a.npy": data})])
+        write_samples(tmp_path / "x.tar", [({"name": "v"}, {"a.npy": data})])
         with pytest.raises(InputError, match=r"x\.tar: a\.npy of 'v' is not a plain array"):
             TarStore(tmp_path / "x.tar").read("v", "a")
     assert not (tmp_path / "made").exists()
@@ -236,14 +236,14 @@ def test_names_in_shards_are_never_used_as_paths(tmp_path: Path) -> None:
         "name": "../../etc/passwd", "width": 64, "height": 48, "stored": [64, 48], "fps": 25.0, "n_frames": 1,
         "tubes": [], "made_from": {},
     }  # fmt: skip
-    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": data})])
+    write_samples(tmp_path / "shard-000000.tar", [(meta, {"000000.jpg": data})])
     write_sealed(tmp_path / "index.json", {"shards": ["shard-000000.tar"]})
     assert ok and ClipDataset(tmp_path).pack([(0, 0)])["names"] == ["../../etc/passwd"]
     for change in ({"stored": [10**6, 10**6]}, {"stored": [0, 48]}, {"n_frames": 10**9}, {"n_frames": 0}):
-        write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta | change, {"000000.jpg": data})])
+        write_samples(tmp_path / "shard-000000.tar", [(meta | change, {"000000.jpg": data})])
         with pytest.raises(InputError, match=r"shard-000000\.tar: damaged sample"):
             ClipDataset(tmp_path)
-    write_tar(tmp_path / "shard-000000.tar", [(meta["name"], meta, {"000000.jpg": claim_size(data, ".jpg")})])
+    write_samples(tmp_path / "shard-000000.tar", [(meta, {"000000.jpg": claim_size(data, ".jpg")})])
     with pytest.raises(InputError, match="an image of more than"):
         ClipDataset(tmp_path).pack([(0, 0)])
 
@@ -255,7 +255,7 @@ def test_a_long_name_passes_every_file(tmp_path: Path) -> None:
     cv2.imwrite(str(path / "0.png"), np.zeros((48, 64, 3), np.uint8))
     project = load_project(own_project(tmp_path, {name: {"tubes": [tube([0], [[4, 6, 30, 40]])]}}))
     assert make_shards(project, "val", tmp_path / "shards") == {}
-    write_tar(tmp_path / "x.tar", [(name, {"name": name}, as_members({"a": np.zeros(1)}))])
+    write_samples(tmp_path / "x.tar", [({"name": name}, as_bytes({"a": np.zeros(1)}))])
     assert TarStore(tmp_path / "x.tar").names == [name]
 
 

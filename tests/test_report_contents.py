@@ -104,7 +104,7 @@ def test_metrics_are_shown_with_their_intervals() -> None:
 
 def test_the_page_says_by_which_rules_errors_are_counted() -> None:
     pred, gt = random_case(1)
-    e = Evaluation(pred, {}, gt, dict.fromkeys(gt, (0, 0, 0)), list("abcd"), [0.2])
+    e = Evaluation(pred, gt, dict.fromkeys(gt, (0, 0, 0)), list("abcd"), [0.2])
     e = e._replace(pred={name: pred.get(name, []) for name in gt})
     shown = {}
     for changes in ({}, {"protocol": "act"}, {"protocol": "published"}, {"count_duplicates": True}):

@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_one_line(urls: tuple[str, Path]) -> None:
 def test_shards_without_a_clip_are_not_read_for_ever(shards: Path, tmp_path: Path) -> None:
     """Such as of videos whose key frames are all excluded."""
     samples = read_samples(shards / "shard-000000.tar")
-    write_tar(tmp_path / "0.tar", ((meta["name"], meta | {"key_frames": []}, members) for meta, members in samples))
+    write_tar(tmp_path / "0.tar", ((meta | {"key_frames": []}, members) for meta, members in samples))
     with pytest.raises(InputError, match="no video of process 0's shards has frames for clips"):
         load(StreamedClips(f"pipe:cat {tmp_path}/0.tar", 4, **SETTINGS))
 

@@ -21,8 +21,9 @@ class Tube:
     """One person (or one action of a person) through time.
 
     `frames` int64 (T,) strictly increasing, gaps allowed; `boxes` float32 (T, 4) xyxy in pixels of the
-    original frame; `label` the action's index or -1; `score`; `person_id` the identity or -1. Arrays are
-    converted; ValueError when their shapes do not fit or frames do not increase.
+    original frame; `label` the action's index or -1; `score`; `person_id` the identity or -1; `frame_scores` float
+    (T,) the score in each frame, None: `score`. Frames and boxes are converted; ValueError when shapes do not fit or
+    frames do not increase.
     """
 
     frames: np.ndarray
@@ -30,9 +31,12 @@ class Tube:
     label: int = -1
     score: float = 1.0
     person_id: int = -1
+    frame_scores: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _convert_frames_and_boxes(self, "tube")
+        if self.frame_scores is not None and np.shape(self.frame_scores) != self.frames.shape:
+            raise ValueError(f"a tube of {len(self)} frames has frame_scores of shape {np.shape(self.frame_scores)}")
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -14,23 +14,21 @@ from utils.misc import InputError, counted, did_you_mean, tell
 from utils.storage.files import DISK_FULL
 
 USER_ERROR = 2
+INTERRUPTED = "interrupted; what is finished is kept: go on with the same command (of training, with --resume)"
 LESS_MEMORY = "try a smaller --batch_size, --detr_batch (of eval_qmm.py --n_frames) or --image_size, or --amp"
 
 
-class Stopped(Exception):
-    """The run was asked to stop by the signal `number` and has saved its state; the text says how to go on."""
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop by the signal `number`; the text says what is kept and how to go on."""
 
     def __init__(self, text: str, number: int = signal.SIGTERM) -> None:
         super().__init__(text)
         self.status = 128 + number
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, where no training loop handles it: ends the script like an interrupt from the keyboard."""
-
-
 def _terminate(*_: object) -> None:
-    raise _Terminated
+    """SIGTERM, where no training loop handles it, ends the script like an interrupt from the keyboard."""
+    raise Stopped(INTERRUPTED)
 
 
 class _Help(argparse.HelpFormatter):
@@ -180,9 +178,8 @@ def run(main: Callable[[], None], if_memory_is_full: str = LESS_MEMORY) -> None:
         status, line = USER_ERROR, f"error: {error}"
     except Stopped as stop:
         status, line = stop.status, str(stop)
-    except KeyboardInterrupt as stop:
-        status = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
-        line = "interrupted; what is finished is kept: go on with the same command (of training, with --resume)"
+    except KeyboardInterrupt:
+        status, line = 128 + signal.SIGINT, INTERRUPTED
     except OSError as error:
         if error.errno is None:
             raise

@@ -6,8 +6,6 @@ Nothing here imports PyTorch, so that `--help` and a mistyped flag are answered 
 from utils.cli import Parser, count, not_negative, positive_int
 from utils.misc import AMP_TYPES, available_cores
 
-COMET_MODES = ("online", "offline", "disabled")
-X3D_CLIPS = ("centre", "repeat")  # models/frame_features.py
 DETECTOR_BATCH = {"cuda": 32, "cpu": 8}  # frames: starting some 500 operations takes a host as long as a GPU 8 frames
 MAX_WORKERS = 16  # each decodes batches ahead, which takes memory
 OF_DATA = "(default: the data set's)"
@@ -71,7 +69,7 @@ def add_clip_flags(parser: Parser, n_frames: int, frames_help: str, used_with: s
 
 def add_log_flags(parser: Parser) -> None:
     """Flags of every script that reports metrics: where to, and whether as plots too."""
-    parser.flag("run", "comet", choices=COMET_MODES, default="online",
+    parser.flag("run", "comet", choices=("online", "offline", "disabled"), default="online",
                 help="Comet: its server (where there is a key), an archive to upload later, or none")  # fmt: skip
     parser.flag("run", "plot", action="store_true", help="plot the metrics as PNG files too")
     parser.flag("run", "plot_format", nargs="+", choices=("png", "pdf"),
@@ -146,5 +144,5 @@ def add_person_flag(parser: Parser, section: str) -> None:
 def add_frame_flags(parser: Parser) -> None:
     """Flags of the action heads that use frame features."""
     parser.flag("frames", "x3d_weights", help="X3D-XS weights, for --head_type x3d (default: cached or downloaded)")
-    parser.flag("frames", "x3d_clip", choices=X3D_CLIPS, default="centre",
+    parser.flag("frames", "x3d_clip", choices=("centre", "repeat"), default="centre",
                 help="centre: real neighbouring frames; repeat: the frame itself")  # fmt: skip

@@ -38,26 +38,22 @@ def tubes_checksum(tubes: Sequence[Tube], of_people: bool) -> int:
     return int(checksum(*parts), 16)
 
 
-def on_key_frames(
-    tubes: Tubes, scores: Mapping[str, Sequence[np.ndarray]], key_frames: Mapping[str, np.ndarray | None]
-) -> tuple[dict[str, list[Tube]], dict[str, list[np.ndarray]]]:
-    """Predicted tubes, and the scores of their frames, without the boxes in frames of which nothing is known.
+def on_key_frames(tubes: Tubes, key_frames: Mapping[str, np.ndarray | None]) -> dict[str, list[Tube]]:
+    """Predicted tubes without the boxes in frames of which nothing is known.
 
-    `scores[video][i]` are those of `tubes[video][i]`. `key_frames`: of each video the frames that count, None: all. A
-    tube keeps its own score; one without a key frame is left out.
+    `key_frames`: of each video the frames that count, None: all. A tube keeps its own score; one without a key frame is
+    left out.
     """
     kept: dict[str, list[Tube]] = {name: [] for name in tubes}
-    kept_scores: dict[str, list[np.ndarray]] = {name: [] for name in tubes}
     for name, of_video in tubes.items():
-        for tube, of_frames in zip(of_video, scores[name], strict=True):
+        for tube in of_video:
             if key_frames[name] is not None:
                 rows = np.isin(tube.frames, key_frames[name])
-                tube = replace(tube, frames=tube.frames[rows], boxes=tube.boxes[rows])
-                of_frames = of_frames[rows]
+                scores = None if tube.frame_scores is None else tube.frame_scores[rows]
+                tube = replace(tube, frames=tube.frames[rows], boxes=tube.boxes[rows], frame_scores=scores)
             if len(tube):
                 kept[name].append(tube)
-                kept_scores[name].append(of_frames)
-    return kept, kept_scores
+    return kept
 
 
 def label_frames(

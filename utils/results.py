@@ -151,17 +151,14 @@ def _show(views: Views, folder: Path, args: Mapping, log: RunLog) -> None:
 
 def _log_parts(log: RunLog, metrics: Mapping) -> None:
     """Log the metrics that have parts (classes, motion categories) as tables, and confusion matrices."""
-    tables = {}
     for name, parts in metrics.items():
         if isinstance(parts, Mapping) and name not in ("intervals", "errors", "confusion"):
             bounds = metrics.get("intervals", {}).get(name, {})
             rows = [[part, value, *bounds.get(part, ("", ""))] for part, value in parts.items()]
-            tables[name] = ["name", "value", "low", "high"], rows
+            log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=["name", "value", "low", "high"])
     for name, summary in metrics.get("errors", {}).items():
         rows = [[cause, row["gain"], row["count"]] for cause, row in summary["causes"].items()]
-        tables[f"errors_{name}"] = ["cause", "gain", "count"], rows
-    for name, (head, rows) in tables.items():
-        log.comet("log_table", f"{name}.csv", tabular_data=rows, headers=head)
+        log.comet("log_table", f"errors_{name}.csv", tabular_data=rows, headers=["cause", "gain", "count"])
     for name, matrix in metrics.get("confusion", {}).items():
         log.comet(
             "log_confusion_matrix", matrix=matrix["counts"], labels=matrix["labels"], title=f"Confusion of {name}",

@@ -1,7 +1,6 @@
 """What a run reports: a line an epoch in `metrics.jsonl`, and the same to Comet where that works."""
 
 import contextlib
-import importlib
 import json
 import os
 import random
@@ -10,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 from utils.misc import tell
 from utils.storage.files import atomic, naming, plain, sync
@@ -84,7 +82,6 @@ class RunLog:
                 sync(kept.parent)
                 tell(f"Comet: to upload this run: comet upload {shlex.quote(str(kept))}")
             self._parts.rmdir()
-        self._experiment = None
 
     def metrics(self, values: dict[str, float], epoch: int) -> None:
         """Report an epoch's metrics (`epoch` from 1)."""
@@ -109,7 +106,14 @@ class RunLog:
 
     def _start_comet(self) -> object:
         """An experiment at the server or, where that is not asked for or not to be had, one in an archive."""
-        comet_ml = _import_comet()
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        hook, state = sys.excepthook, random.getstate()
+        try:
+            import comet_ml
+        finally:  # it replaces the one and draws from the other
+            sys.excepthook = hook
+            random.setstate(state)
         shutil.rmtree(self._parts, ignore_errors=True)  # of a killed run
         self._parts.mkdir(parents=True)
         config = comet_ml.ExperimentConfig(
@@ -158,14 +162,3 @@ def metric_lines(path: Path) -> list[dict]:
             if isinstance(line, dict) and isinstance(line.get("epoch"), int):
                 lines.append(line)
     return lines
-
-
-def _import_comet() -> ModuleType:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    hook, state = sys.excepthook, random.getstate()
-    try:
-        return importlib.import_module("comet_ml")
-    finally:  # it replaces the one and draws from the other
-        sys.excepthook = hook
-        random.setstate(state)

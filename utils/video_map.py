@@ -1,13 +1,14 @@
 """Average precision (AP) of action tubes: v-mAP, motion-AP and frame-mAP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.box_ops import MOTION_CATEGORIES, Tubes, motion_category
 from utils.metrics.average_precision import average_precision
-from utils.metrics.matching import Candidates, FrameScores, candidates, matching, nearest
+from utils.metrics.matching import Candidates, candidates, matching, nearest
 from utils.metrics.overlaps import check_thresholds
 from utils.metrics.published import published_motion_ap, published_video_map
 
@@ -89,14 +90,14 @@ def calc_frame_map(
     num_classes: int,
     iou_th: float | Sequence[float] = 0.5,
     protocol: str = "voc",
-    frame_scores: FrameScores | None = None,
+    frame_scores: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> np.ndarray:
     """AP of every class over the boxes of single frames; their mean is frame-mAP.
 
     A box in a frame without ground truth of its class is a false positive.
 
     Args:
-        frame_scores: `frame_scores[video][i][t]` is the score of box t of `pred[video][i]`; None: its tube's score.
+        frame_scores: `frame_scores[video][i]` takes the place of those of `pred[video][i]`.
 
     Returns:
         As `calc_video_map`, whose other arguments and errors these are.
@@ -105,7 +106,12 @@ def calc_frame_map(
         ValueError: `frame_scores` does not fit the boxes.
     """
     thresholds = check_thresholds(iou_th)
-    c = candidates(pred, gt, num_classes, min(thresholds), protocol, boxes=True, frame_scores=frame_scores)
+    if frame_scores is not None:
+        pred = {
+            video: [replace(tube, frame_scores=s) for tube, s in zip(tubes, frame_scores[video], strict=True)]
+            for video, tubes in pred.items()
+        }
+    c = candidates(pred, gt, num_classes, min(thresholds), protocol, boxes=True)
     ap = ap_of_rankings(rankings_at(c, thresholds), protocol)
     return ap if np.ndim(iou_th) else ap[0]
 

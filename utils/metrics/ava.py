@@ -19,7 +19,7 @@ from utils.ava_files import AvaRows, all_of_ava, read_label_map, read_rows
 from utils.box_ops import Tubes
 from utils.cli import Parser, run
 from utils.metrics.frame_boxes import frame_ap
-from utils.metrics.matching import FrameScores, Instances, boxes_as_instances, numbered_tubes
+from utils.metrics.matching import Instances, boxes_as_instances, numbered_tubes
 from utils.misc import InputError, tell
 from utils.storage.files import write_json
 from utils.video_map import mean_ap
@@ -75,7 +75,6 @@ def rows_ap(
 
 def tubes_ap(
     pred: Tubes,
-    frame_scores: FrameScores,
     gt: Tubes,
     more_frames: Mapping[str, np.ndarray | None],
     num_classes: int,
@@ -89,9 +88,7 @@ def tubes_ap(
             without any, by that of 2019 all that are not excluded.
     """
     videos = sorted({*pred, *gt})
-    tubes = numbered_tubes(pred, videos)
-    detections = boxes_as_instances(tubes, [frame_scores[videos[t.video]][t.index] for t in tubes])
-    targets = boxes_as_instances(numbered_tubes(gt, videos))
+    detections, targets = (boxes_as_instances(numbered_tubes(side, videos)) for side in (pred, gt))
     more = [(i << 32) + more_frames[name] for i, name in enumerate(videos) if more_frames.get(name) is not None]
     detections = detections.where(np.isin(detections.frame, np.concatenate([targets.frame, *more])))
     return frame_ap(detections, targets, videos, num_classes, iou_th, MAX_PER_FRAME)

@@ -26,7 +26,7 @@ def confusion(e: Evaluation) -> dict:
     """
     protocol = e.protocol if e.protocol in PROTOCOLS else "voc"
     of_tubes, of_boxes = (
-        candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
+        candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, any_class=True)
         for min_iou, boxes in ((min(e.thresholds), False), (FRAME_IOU, True))
     )
     matrices = {f"tubes@{threshold:g}": _matrix(of_tubes, threshold, e.labels) for threshold in e.thresholds}

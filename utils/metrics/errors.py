@@ -77,7 +77,7 @@ def _overlapping(e: Evaluation, thresholds: Sequence[float], protocol: str, boxe
     """The candidates of any class with an IoU of at least `MIN_OVERLAP` (or the lowest threshold); people without an
     action are no ground truth."""
     min_iou = min(MIN_OVERLAP, *thresholds)
-    c = candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, e.frame_scores, any_class=True)
+    c = candidates(e.pred, e.gt, len(e.labels), min_iou, protocol, boxes, any_class=True)
     return c.with_pairs(c.gt.label[c.j] >= 0)
 
 

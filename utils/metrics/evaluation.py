@@ -36,8 +36,8 @@ RESAMPLES = "resamples"
 class Evaluation(NamedTuple):
     """What a metric compares, and how.
 
-    pred: every video's action tubes. frame_scores: the scores of each of them in each of its frames, float (T,).
-    gt: every video's ground truth. sizes: every video's width, height and number of frames, 0 where unknown.
+    pred: every video's action tubes. gt: every video's ground truth. sizes: every video's width, height and number of
+    frames, 0 where unknown.
     bootstrap: the number of resamples of videos that intervals are made of, 0: none. seed: of their draws.
     key_frames, empty_frames: of videos annotated on key frames, all of these, and those that are listed without people.
     subset: the names of its videos, with those that are left out.
@@ -45,7 +45,6 @@ class Evaluation(NamedTuple):
     """
 
     pred: dict[str, list[Tube]]
-    frame_scores: dict[str, list[np.ndarray]]
     gt: dict[str, list[Tube]]
     sizes: dict[str, tuple[int, int, int]]
     labels: list[str]
@@ -77,9 +76,9 @@ def frame_map(e: Evaluation) -> dict:
     """`frame-mAP@T` and `AP@T` by class; printed as a table. By `utils.metrics.ava` for the protocols `ava`."""
     if e.protocol not in PROTOCOLS:
         more = e.key_frames if e.protocol == "ava-2019" else e.empty_frames
-        ap = ava.tubes_ap(e.pred, e.frame_scores, e.gt, more, len(e.labels), e.thresholds)
+        ap = ava.tubes_ap(e.pred, e.gt, more, len(e.labels), e.thresholds)
         return ap_by_class("frame-mAP", ap, e)
-    c = candidates(e.pred, e.gt, len(e.labels), min(e.thresholds), e.protocol, boxes=True, frame_scores=e.frame_scores)
+    c = candidates(e.pred, e.gt, len(e.labels), min(e.thresholds), e.protocol, boxes=True)
     return ap_by_class("frame-mAP", _sampled_ap(rankings_at(c, e.thresholds), e), e)
 
 

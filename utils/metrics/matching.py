@@ -8,7 +8,7 @@ so that the order in which predictions are given does not matter. Of ground trut
 annotation's order does not matter either.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,6 @@ from utils.metrics.average_precision import PROTOCOLS, Protocol
 from utils.metrics.overlaps import box_overlaps, by_content, check_tubes, edges, tube_ious
 from utils.misc import InputError
 
-FrameScores = Mapping[str, Sequence[np.ndarray]]
-"""`frame_scores[video][i][t]` is the score of box t of the video's i-th tube."""
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 """k pairs of a detection and a ground truth: their numbers, int64 (k,) each, and their IoU, float64 (k,)."""
 
@@ -86,15 +84,12 @@ def tubes_as_instances(tubes: Sequence[VideoTube]) -> Instances:
     return Instances(video, label, np.array([t.tube.score for t in tubes], np.float64), tubes=tubes)
 
 
-def boxes_as_instances(
-    tubes: Sequence[VideoTube], scores: Sequence[np.ndarray] | None = None, inclusive: bool = False
-) -> Instances:
-    """The boxes of tubes, one tube after another; `scores`: of the boxes of each tube, None: the tube's; `inclusive` as
-    in `utils.metrics.overlaps.edges`."""
+def boxes_as_instances(tubes: Sequence[VideoTube], inclusive: bool = False) -> Instances:
+    """The boxes of tubes, one tube after another; `inclusive`: see `utils.metrics.overlaps.edges`."""
     frames, boxes = frames_and_boxes([t.tube for t in tubes])
-    video, label, score = (column.repeat([len(t.tube) for t in tubes]) for column in tubes_as_instances(tubes)[:3])
-    if scores is not None:
-        score = np.concatenate([np.zeros(0), *scores])
+    video, label = (column.repeat([len(t.tube) for t in tubes]) for column in tubes_as_instances(tubes)[:2])
+    own = [np.full(len(t), t.score) if t.frame_scores is None else t.frame_scores for _, _, t in tubes]
+    score = np.concatenate([np.zeros(0), *own])
     return Instances(video, label, score, (video << 32) + frames, edges(boxes, inclusive), tubes)
 
 
@@ -105,14 +100,12 @@ def candidates(
     min_iou: float,
     protocol: str,
     boxes: bool = False,
-    frame_scores: FrameScores | None = None,
     any_class: bool = False,
 ) -> Candidates:
     """Tubes or, with `boxes`, boxes of one video (frame) and class that overlap by at least `min_iou`.
 
     Args:
         protocol: one of `PROTOCOLS`, by which IoU is computed.
-        frame_scores: of boxes; None: each one's tube's.
         any_class: those of different classes too, and ground truth of label -1.
 
     Raises:
@@ -128,9 +121,7 @@ def candidates(
         sorted(numbered_tubes(side, names), key=lambda t: (t.video, by_content(t.tube))) for side in (pred, gt)
     )
     if boxes:
-        scores = None if frame_scores is None else _scores_of_tubes(pred, names, tubes, frame_scores)
-        detections = boxes_as_instances(tubes, scores, rule.inclusive)
-        targets = boxes_as_instances(gt_tubes, None, rule.inclusive)
+        detections, targets = (boxes_as_instances(side, rule.inclusive) for side in (tubes, gt_tubes))
         # by the box itself, so that linked and unlinked boxes count alike
         order = np.argsort(np.lexsort((detections.label, *detections.boxes.T[::-1], detections.frame)))
         pairs = box_pairs(detections, targets, min_iou, any_class)
@@ -220,14 +211,3 @@ def nearest(c: Candidates, threshold: float) -> np.ndarray:
     best = np.full(len(c.pred.label), -1)
     best[detections] = c.j[close][first]
     return best
-
-
-def _scores_of_tubes(
-    pred: Tubes, names: Sequence[str], tubes: Sequence[VideoTube], frame_scores: FrameScores
-) -> list[np.ndarray]:
-    for video, own in pred.items():
-        if [len(tube) for tube in own] != [len(scores) for scores in frame_scores[video]]:
-            raise ValueError(f"frame_scores of video {video!r}: one score is needed for every box of every tube")
-        if not all(np.isfinite(scores).all() for scores in frame_scores[video]):
-            raise InputError(f"frame_scores of video {video!r}: a score is not finite")
-    return [frame_scores[names[video]][i] for video, i, _ in tubes]

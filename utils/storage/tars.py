@@ -39,8 +39,8 @@ class Member(NamedTuple):
     crc32: int
 
 
-Sample = tuple[str, dict, Mapping[str, Member | bytes]]
-"""A video's name, its json, and its other members by extension: `000000.jpg`, `boxes.npy`."""
+Sample = tuple[dict, Mapping[str, Member]]
+"""A video's json, its `name` in it, and its other members by extension: `000000.jpg`, `boxes.npy`."""
 
 
 def safe_key(name: str) -> str:
@@ -80,11 +80,12 @@ def verify(file: BinaryIO, member: Member, what: str) -> None:
         raise InputError(f"{member.path}: {what} is damaged ({error}); remove it and make it again") from None
 
 
-def verify_sample(name: str, members: Mapping[str, Member]) -> None:
+def verify_sample(sample: Sample) -> None:
     """InputError, naming the file, unless the checksums of all of a video's members are those of their data."""
+    meta, members = sample
     for extension, member in members.items():
         with member.path.open("rb") as file:
-            verify(file, member, f"{extension} of {name!r}")
+            verify(file, member, f"{extension} of {meta['name']!r}")
 
 
 def whole_file(path: Path) -> Member:
@@ -104,18 +105,11 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> None:
     owner = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
     with atomic(path) as part, part.open("wb") as out, webdataset.TarWriter(out, **owner) as writer:
         writer.tarstream.format = tarfile.USTAR_FORMAT  # one block a header, or an error
-        for name, meta, members in samples:
-            key = safe_key(name)
-            table = {
-                extension: [len(m), zlib.crc32(m)] if isinstance(m, bytes) else [m.size, m.crc32]
-                for extension, m in members.items()
-            }
-            writer.write({"__key__": key, "json": seal({**meta, "members": table})})
+        for meta, members in samples:
+            key, sizes = safe_key(meta["name"]), {extension: [m.size, m.crc32] for extension, m in members.items()}
+            writer.write({"__key__": key, "json": seal({**meta, "members": sizes})})
             for extension, member in members.items():
-                if isinstance(member, bytes):
-                    writer.write({"__key__": key, extension: member})
-                else:
-                    _copy(member, f"{key}.{extension}", writer.tarstream)
+                _copy(member, f"{key}.{extension}", writer.tarstream)
 
 
 def _copy(member: Member, name: str, tar: tarfile.TarFile) -> None:
@@ -132,9 +126,7 @@ def _copy(member: Member, name: str, tar: tarfile.TarFile) -> None:
     tar.format = tarfile.USTAR_FORMAT
 
 
-def read_samples(
-    path: str | Path, what: str = "tar", remedy: str = "make it again"
-) -> Iterator[tuple[dict, dict[str, Member]]]:
+def read_samples(path: str | Path, what: str = "tar", remedy: str = "make it again") -> Iterator[Sample]:
     """Each sample of a tar in order: its json, whose checksum is compared, and where its other members lie.
 
     Raises InputError, naming the file, when it is missing, damaged, cut off, foreign or of a former form, or holds a
@@ -153,7 +145,7 @@ def _open(path: Path, what: str) -> BinaryIO:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _samples(file: BinaryIO, path: Path, what: str, remedy: str) -> Iterator[tuple[dict, dict[str, Member]]]:
+def _samples(file: BinaryIO, path: Path, what: str, remedy: str) -> Iterator[Sample]:
     """`read_samples` of the open file `path`."""
     at, names = 0, set()
     try:
@@ -210,7 +202,7 @@ class TarStore:
         self.bad = {name: str(self.json(name)["bad"]) for name in self.names if "bad" in self.json(name)}
         self._arrays: dict[tuple[str, str], tuple[np.dtype, int, tuple[int, ...]]] = {}
 
-    def _sample(self, name: str) -> tuple[dict, dict[str, Member]]:
+    def _sample(self, name: str) -> Sample:
         if name not in self._samples:
             raise InputError(f"{self.path}: no video {name!r}; make it again for this data set and subset")
         return self._samples[name]

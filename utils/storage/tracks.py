@@ -8,12 +8,12 @@ label, -1 that of a frame beside key frames, of which nothing is known), or of d
 `lengths` in rows, and the `settings` it was made with.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from utils.box_ops import Track, Tube
+from utils.box_ops import Track
 from utils.misc import InputError, counted
 from utils.storage.tars import TarStore
 
@@ -31,7 +31,6 @@ class TrackStore(TarStore):
             text = f"no tracks with these settings (there are: {others}); run {made_by} with the same linking flags"
             raise InputError(f"{path}: {text}")
         super().__init__(path, "tar of tracks")
-        self._made_by = made_by
         if self.bad and bad is None:
             n, why = counted(len(self.bad), "video"), next(iter(self.bad.values()))
             raise InputError(f"{path}: {n} could not be used, the first: {why}; leave them out with --skip_bad")
@@ -43,12 +42,6 @@ class TrackStore(TarStore):
         self.settings: dict = self.json(self.names[0]).get("settings", {})
         if "detector" not in self.settings:
             raise InputError(f"{path}: a tar of tracks of a former form; make it again with {made_by}")
-
-    def require_videos(self, names: Iterable[str]) -> None:
-        """InputError unless these are the videos: others would count as missed, or as false positives."""
-        if others := {*self.names} ^ {*names}:
-            text = f"{counted(len(others), 'video')} in it alone or in the subset alone, the first {min(others)!r}"
-            raise InputError(f"{self.path}: {text}; run {self._made_by} again")
 
     def tracks(self, name: str) -> list[Track]:
         """The video's tracks; `rows` are indices of the video's arrays."""
@@ -63,10 +56,6 @@ class TrackStore(TarStore):
     def __iter__(self) -> Iterator[Track]:
         for name in self.names:
             yield from self.tracks(name)
-
-    def tubes(self) -> dict[str, list[Tube]]:
-        """The tracks as tubes, by video."""
-        return {name: [track.tube() for track in self.tracks(name)] for name in self.names}
 
     @property
     def models(self) -> dict[str, str | None]:

@@ -64,12 +64,6 @@ class VideoSample:
         write_sealed(self._folder / META, {**self.json, "members": members})
 
 
-def read_folder(folder: Path) -> Sample:
-    """What `VideoSample` left in a folder. ValueError, OSError, KeyError or TypeError where it did not finish."""
-    meta = unseal((folder / META).read_bytes())
-    return meta["name"], meta, {n: Member(folder / n, 0, *m) for n, m in meta.pop("members").items()}
-
-
 class VideoCache:
     """A tar of arrays that is being made: `missing` are the videos whose samples this process has to add.
 
@@ -105,16 +99,17 @@ class VideoCache:
         self._tar: dict[str, Sample] = {}
         self._fault: InputError | None = None  # of the tar
         try:
-            self._tar = {meta["name"]: (meta["name"], meta, members) for meta, members in read_samples(self.path)}
+            self._tar = {meta["name"]: (meta, members) for meta, members in read_samples(self.path)}
         except InputError as error:
             self._fault = error
-        made = {name: sample for name, sample in self._tar.items() if self._fits(sample[1])}
+        made = {name: sample for name, sample in self._tar.items() if self._fits(sample[0])}
         self.in_tar = list(made)
         for folder in sorted(self.work.iterdir()) if self.work.is_dir() else ():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                name, meta, members = read_folder(folder)
+                meta = unseal((folder / META).read_bytes())
+                members = {name: Member(folder / name, 0, *m) for name, m in meta.pop("members").items()}
                 if self._fits(meta):
-                    made.setdefault(name, (name, meta, members))
+                    made.setdefault(meta["name"], (meta, members))
         listed = {name: made.pop(name) for name in self.made_from if name in made}
         self.samples = listed | made
 
@@ -136,7 +131,7 @@ class VideoCache:
         """Say why the tar is made again: it cannot be read, or is of other settings."""
         if self._fault and self.path.is_file():
             tell(f"{self._fault}: this has been done")
-        for _, meta, _ in [*self._tar.values()][:1]:
+        for meta, _ in [*self._tar.values()][:1]:
             before = meta.get("made_from", {}).get("settings", {})
             changed = [f"{n} {before.get(n)}, now {new}" for n, new in self.settings.items() if before.get(n) != new]
             if changed:
@@ -147,14 +142,14 @@ class VideoCache:
         assert self.samples.keys() >= self.made_from.keys(), "the block has not made all samples"
 
         def intact() -> Iterator[Sample]:
-            for name, meta, members in self.samples.values():
+            for name, sample in self.samples.items():
                 try:
-                    verify_sample(name, members)
+                    verify_sample(sample)
                 except InputError:
                     if name in self.made_from:
                         raise
                     continue
-                yield name, meta, members
+                yield sample
 
         write_tar(self.path, intact())
 

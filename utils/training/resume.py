@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 STATE = "train_state.pth"
 NONFINITE = "nonfinite.jsonl"
-HOW_TO_GO_ON = "state saved; go on with the same command and --resume"
 
 # Flags that a resumed run need not repeat: they do not change what is learnt, or are meant to be changed.
 _MAY_CHANGE = {
@@ -57,7 +56,8 @@ class StopFlag:
 
     def stopped(self, where: str) -> Stopped:
         """What the loop raises once the state is saved; `where` says how far it came."""
-        return Stopped(f"stopped {where}, {HOW_TO_GO_ON}", self._number or signal.SIGTERM)  # of another process
+        text = f"stopped {where}, state saved; go on with the same command and --resume"
+        return Stopped(text, self._number or signal.SIGTERM)  # of another process
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -134,6 +134,7 @@ def save_state(run: "TrainingRun") -> None:
             "frozen": run.frozen,
         }
         save_torch(run.folder / STATE, state)
+    run.saved_at = time.monotonic()
 
 
 def load_state(run: "TrainingRun") -> None:

@@ -225,10 +225,10 @@ class TrainingRun:
         self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update()
         if stopping:
-            self.save_state()
+            save_state(self)
             raise self.stop.stopped(f"in epoch {done.epoch + 1}")
         if done.step % args.save_steps == 0 if args.save_steps else due:
-            self.save_state()
+            save_state(self)
 
     def end_epoch(self, validate: Callable[[], dict[str, float]] | None = None) -> None:
         """Log the epoch's metrics and, each `--save_epochs` epochs and at the end, leave a checkpoint.
@@ -249,7 +249,7 @@ class TrainingRun:
         last = epoch == args.epochs
         keep = last or epoch % args.save_epochs == 0
         if validate is not None and keep:
-            self.save_state()  # a long validation that is cut off costs no training
+            save_state(self)  # a long validation that is cut off costs no training
             if rank() == 0:
                 self.bare.eval()
                 metrics |= validate()
@@ -263,14 +263,9 @@ class TrainingRun:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             tqdm.write(f"epoch {epoch}/{args.epochs}: {shown}")
         done.epoch, done.batch, done.skipped, done.sums = epoch, 0, 0, {}
-        self.save_state()
+        save_state(self)
         if any(per_rank(self.stop.raised)) and not last:
             raise self.stop.stopped(f"after epoch {epoch}")
-
-    def save_state(self) -> None:
-        """Write everything that the next step depends on; all processes call it, rank 0 writes."""
-        save_state(self)
-        self.saved_at = time.monotonic()
 
     def _report_nonfinite(self, loss: float, samples: list[str]) -> None:
         done, path = self.progress, self.folder / NONFINITE
