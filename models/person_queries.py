@@ -38,7 +38,7 @@ import torch
 from models.detectors import Detector, is_hf, open_detector
 from models.frozen import Started, run_frozen
 from models.weights import OFFICIAL, checkpoint_path
-from utils.box_ops import box_xyxy_to_cxcywh, equal_pairs, paired_iou
+from utils.box_ops import box_xyxy_to_cxcywh, paired_iou
 from utils.distributed import process_group, rank
 from utils.misc import InputError, amp_type, counted, start
 from utils.storage.tars import TarStore
@@ -180,7 +180,10 @@ def match_people(
     Returns:
         int64 (M,): the ground-truth box of each detection, -1 for none.
     """
-    detection, gt_box = equal_pairs(frames, gt_frames)
+    start, stop = np.searchsorted(gt_frames, frames), np.searchsorted(gt_frames, frames, "right")
+    counts = stop - start
+    detection = np.repeat(np.arange(len(frames)), counts)
+    gt_box = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts - start, counts)
     iou = paired_iou(boxes[detection], gt_boxes[gt_box])
     matched, free = np.full(len(frames), -1), np.ones(len(gt_frames), bool)
     close = np.flatnonzero(iou >= iou_th)

@@ -167,14 +167,6 @@ def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return inter / np.where(union > 0, union, 1)
 
 
-def equal_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of equal numbers, `a[i] == b[j]`, by rising i, then j: int64 (k,) each; `b` (m,) rises."""
-    first, end = np.searchsorted(b, a), np.searchsorted(b, a, "right")
-    counts = end - first
-    i = np.repeat(np.arange(len(a)), counts)
-    return i, np.arange(len(i)) + np.repeat(end - counts.cumsum(), counts)
-
-
 def tube_iou(a: Tube, b: Tube, label_centric: bool = False, frame_iou_set: tuple[bool, float] = (False, 0.5)) -> float:
     """Spatio-temporal (3D) IoU: sum of per-frame IoU over the frames both have / union of their frames.
 

@@ -25,11 +25,13 @@ def resampled_ap(ranking: Ranking, times: np.ndarray, protocol: str) -> np.ndarr
     import scipy.sparse  # takes a moment, which `--help` does without
 
     n_gt = ranking.n_gt @ times
-    rows, wrong = np.flatnonzero(ranking.correct), ~ranking.correct
+    rows = np.flatnonzero(ranking.correct)
     # the false positives that stand between two correct detections, as a matrix (correct, videos)
-    cells = ranking.correct.cumsum()[wrong], ranking.video[wrong]
-    ones = np.ones(len(cells[0]), np.int64)
-    false = scipy.sparse.csr_matrix((ones, cells), (len(rows) + 1, len(times)))[:-1]
+    wrong = np.flatnonzero(~ranking.correct)
+    group = np.searchsorted(rows, wrong)
+    wrong, group = wrong[group < len(rows)], group[group < len(rows)]
+    cells = np.ones(len(wrong), np.int64), (group, ranking.video[wrong])
+    false = scipy.sparse.csr_matrix(cells, (len(rows), len(times)))
     area = np.zeros(times.shape[1])
     step = max(1, BLOCK // max(len(rows), 1))
     for first in range(0, times.shape[1], step):

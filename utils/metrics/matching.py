@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, Tubes, frames_and_boxes
+from utils.box_ops import Tube, Tubes, frames_and_boxes, paired_iou
 from utils.metrics.average_precision import PROTOCOLS, Protocol
-from utils.metrics.overlaps import box_overlaps, by_content, check_tubes, edges, tube_ious
+from utils.metrics.overlaps import by_content, check_tubes, edges, tube_ious
 from utils.misc import InputError
+
+BLOCK = 2**10  # boxes that are compared with ground truth at a time
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 """k pairs of a detection and a ground truth: their numbers, int64 (k,) each, and their IoU, float64 (k,)."""
@@ -172,8 +174,15 @@ def box_pairs(pred: Instances, gt: Instances, min_iou: float, any_class: bool = 
     """Boxes of one frame, and one class unless `any_class`, with an IoU of at least `min_iou`."""
     n = 2 + max(pred.label.max(initial=-1), gt.label.max(initial=-1))
     keys, gt_keys = (x.frame if any_class else x.frame * n + x.label + 1 for x in (pred, gt))  # equal: may be a pair
+    order = np.argsort(gt_keys, kind="stable")
+    gt_keys = gt_keys[order]
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for i, j, iou in box_overlaps(keys, pred.boxes, gt_keys, gt.boxes):
+    for begin in range(0, len(keys), BLOCK):
+        first, end = (np.searchsorted(gt_keys, keys[begin : begin + BLOCK], side) for side in ("left", "right"))
+        counts = end - first
+        i = np.repeat(np.arange(begin, begin + len(counts)), counts)  # every pair of equal keys
+        j = order[np.arange(len(i)) + np.repeat(end - counts.cumsum(), counts)]
+        iou = paired_iou(pred.boxes.take(i, 0), gt.boxes.take(j, 0))
         close = iou >= min_iou
         pairs.append((i[close], j[close], iou[close]))
     return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))

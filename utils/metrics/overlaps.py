@@ -1,14 +1,32 @@
 """Overlaps of the tubes of one video, and the checks that all metrics begin with."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from utils.box_ops import Tube, Tubes, equal_pairs, frames_and_boxes, paired_iou
+from utils.box_ops import Tube, Tubes, frames_and_boxes, paired_iou
 from utils.misc import InputError
 
-BLOCK = 2**10  # boxes that are compared with ground truth at a time
+
+class Boxes(NamedTuple):
+    """The R boxes of several tubes of one video, by rising frame.
+
+    frames: int64 (R,); boxes: float64 (R, 4) xyxy; tube: int64 (R,), index of a box's tube.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    tube: np.ndarray
+
+
+def stack(tubes: Sequence[Tube], inclusive: bool = False) -> Boxes:
+    """The boxes of all tubes; see `edges` for `inclusive`. Boxes of one frame are in the order of their tubes."""
+    frames, boxes = frames_and_boxes(tubes)
+    tube = np.repeat(np.arange(len(tubes)), [len(tube) for tube in tubes])
+    order = np.argsort(frames, kind="stable")
+    return Boxes(frames[order], edges(boxes[order], inclusive), tube[order])
 
 
 def edges(boxes: np.ndarray, inclusive: bool) -> np.ndarray:
@@ -16,24 +34,21 @@ def edges(boxes: np.ndarray, inclusive: bool) -> np.ndarray:
     return boxes + np.array([0.0, 0, inclusive, inclusive])
 
 
-def box_overlaps(
-    keys: np.ndarray, boxes: np.ndarray, gt_keys: np.ndarray, gt_boxes: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Every pair of boxes of one key, such as a frame, some at a time.
+def overlaps_with(
+    boxes: Boxes, tube: Tube, inclusive: bool = False
+) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
+    """The boxes within a tube's first and last frame, and each one's IoU with the tube's box of the same frame.
 
-    Args:
-        keys, gt_keys: int64 (n,) and (m,).
-        boxes, gt_boxes: float (n, 4) and (m, 4), xyxy.
-
-    Yields:
-        The numbers of both boxes, int64 (k,) each, and their IoU, float64 (k,); by rising number of the first.
+    Returns:
+        The k boxes as a slice of `boxes`; whether the tube has a box in the frame of each, bool (k,), and which, int64
+        (k,); the IoU, float64 (k,), 0 where it has none.
     """
-    order = np.argsort(gt_keys, kind="stable")
-    gt_keys = gt_keys[order]
-    for begin in range(0, len(keys), BLOCK):
-        i, j = equal_pairs(keys[begin : begin + BLOCK], gt_keys)
-        i, j = i + begin, order[j]
-        yield i, j, paired_iou(boxes.take(i, 0), gt_boxes.take(j, 0))
+    begin = np.searchsorted(boxes.frames, np.append(tube.frames, tube.frames[-1] + 1))
+    within = slice(begin[0], begin[-1])
+    row = np.repeat(np.arange(len(tube)), np.diff(begin))  # a frame in the tube's gap has the row before it
+    both = tube.frames[row] == boxes.frames[within]
+    iou = paired_iou(boxes.boxes[within], edges(tube.boxes, inclusive)[row])
+    return within, both, row, np.where(both, iou, 0.0)
 
 
 def tube_ious(
@@ -57,23 +72,23 @@ def tube_ious(
     Returns:
         float64 (len(pred), len(gt)).
     """
-    (frames, boxes), (gt_frames, gt_boxes) = frames_and_boxes(pred), frames_and_boxes(gt)
-    lengths, gt_lengths = (np.array([len(tube) for tube in tubes], np.int64) for tubes in (pred, gt))
-    owner, gt_owner = np.arange(len(pred)).repeat(lengths), np.arange(len(gt)).repeat(gt_lengths)
-    total, common = np.zeros((2, len(pred) * len(gt)))
-    for i, j, iou in box_overlaps(frames, edges(boxes, inclusive), gt_frames, edges(gt_boxes, inclusive)):
+    boxes = stack(pred, inclusive)
+    lengths = np.array([len(tube) for tube in pred], np.int64)
+    first, last = (np.array([tube.frames[end] for tube in pred], np.int64) for end in (0, -1))
+    ious = np.zeros((len(pred), len(gt)))
+    for j, tube in enumerate(gt):
+        within, both, _, iou = overlaps_with(boxes, tube, inclusive)
         if frame_iou is not None:
             iou = np.where(iou > frame_iou, 1.0, iou)
-        pair = owner[i] * len(gt) + gt_owner[j]
-        np.add.at(total, pair, iou)
-        np.add.at(common, pair, 1)
-    total, common = (sums.reshape(len(pred), len(gt)) for sums in (total, common))
-    if not spans:
-        return total / (gt_lengths if label_centric else lengths[:, None] + gt_lengths - common)
-    (first, last), (begin, end) = (
-        np.array([tube.frames[[0, -1]] for tube in tubes], np.int64).reshape(-1, 2).T for tubes in (pred, gt)
-    )
-    return total / np.maximum(common, 1) * span_overlap(first[:, None], last[:, None], begin, end)
+        owner = boxes.tube[within]
+        common = np.bincount(owner, both, minlength=len(pred))
+        if spans:
+            mean = np.bincount(owner, iou, minlength=len(pred)) / np.maximum(common, 1)
+            ious[:, j] = mean * span_overlap(first, last, tube.frames[0], tube.frames[-1])
+            continue
+        frames = len(tube) if label_centric else lengths + len(tube) - common
+        ious[:, j] = np.bincount(owner, iou, minlength=len(pred)) / frames
+    return ious
 
 
 def span_overlap(first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
