@@ -124,6 +124,10 @@ def candidates(
     )
     if boxes:
         detections, targets = (boxes_as_instances(side, rule.inclusive) for side in (tubes, gt_tubes))
+        if not (finite := np.isfinite(detections.score)).all():
+            raise InputError(
+                f"frame_scores of video {names[detections.video[finite.argmin()]]!r}: a score is not finite"
+            )
         # by the box itself, so that linked and unlinked boxes count alike
         order = np.argsort(np.lexsort((detections.label, *detections.boxes.T[::-1], detections.frame)))
         pairs = box_pairs(detections, targets, min_iou, any_class)

@@ -113,8 +113,6 @@ def check_tubes(pred: Tubes, gt: Tubes, num_classes: int | None = None) -> None:
             raise InputError(f"video {video!r}: the box in frame {frame} is not finite; leave such boxes out")
         if not math.isfinite(tube.score):
             raise InputError(f"video {video!r}: a tube's score is {tube.score}; scores must be finite")
-        if tube.frame_scores is not None and not np.isfinite(tube.frame_scores).all():
-            raise InputError(f"frame_scores of video {video!r}: a score is not finite")
         if num_classes is not None and not lowest_label <= tube.label < num_classes:
             raise InputError(f"video {video!r}: a tube has label {tube.label}; there are {num_classes} classes, from 0")
 
