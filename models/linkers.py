@@ -13,14 +13,15 @@ def greedy_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, 
 
     `similarity` float (t, n). Equal similarities go to the older track, and to the earlier detection.
     """
-    free, pairs = np.where(similarity >= sim_th, similarity, -np.inf), []  # NaN links nothing
-    for _ in range(min(free.shape)):
-        track, detection = divmod(int(free.argmax()), free.shape[1])
-        if free[track, detection] == -np.inf:
-            break
-        pairs.append((track, detection))
-        free[track], free[:, detection] = -np.inf, -np.inf
-    return pairs
+    tracks, detections = np.nonzero(similarity >= sim_th)  # NaN links nothing
+    order = np.argsort(-similarity[tracks, detections], kind="stable")
+    detection_of: dict[int, int] = {}
+    linked = set()
+    for track, detection in zip(tracks[order].tolist(), detections[order].tolist(), strict=True):
+        if track not in detection_of and detection not in linked:
+            detection_of[track] = detection
+            linked.add(detection)
+    return list(detection_of.items())
 
 
 def hungarian_assignment(similarity: np.ndarray, sim_th: float) -> list[tuple[int, int]]:
