@@ -191,6 +191,8 @@ def from_tracks(
     head, config, epoch = load_head(path, device)
     check_head(path, config, project, tracks)
     warn_of_shared_videos(project, args.subset)
+    if head.config["head_type"] != args.head_type:
+        tell(f"note: {path}: a head of type {head.config['head_type']}, whatever --head_type {args.head_type} says")
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")

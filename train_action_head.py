@@ -207,7 +207,7 @@ def main() -> None:
         data = TrackBatches(store, args.seed)
         if not len(data):
             labelled = " with a label" if project.multi_label else ""
-            text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th of eval_qmm.py"
+            text = f"no track in {args.subset!r}{labelled}; lower --psn_score_th or --filter_length of eval_qmm.py"
             raise InputError(f"{store.path}: {text}")
         if project.multi_label:
             weight = class_weights(data, args.class_weights).to(device)

@@ -64,9 +64,10 @@ def test_flags_are_taken_with_one_dash_or_two() -> None:
     parser.flag("a", "epochs", type=positive_int, default=20)
     parser.flag("a", "sim_th", type=cosine)
     parser.flag("b", "plot", action="store_true")
+    parser.flag("b", "name")
     for words in (["--epochs", "3", "--sim_th", "-0.5", "--plot"], ["-epochs=3", "-sim_th=-0.5", "-plot"]):
-        given = parser.parse_args(words)
-        assert vars(given) == {"epochs": 3, "sim_th": -0.5, "plot": True}
+        given = parser.parse_args([*words, "-name", "h"])  # not the flag -h
+        assert vars(given) == {"epochs": 3, "sim_th": -0.5, "plot": True, "name": "h"}
 
 
 def test_help_shows_a_default_where_there_is_one() -> None:

@@ -137,7 +137,9 @@ def test_both_cues_meet_in_one_plot_when_all_else_is_equal(root: Path) -> None:
     assert motion_recall_by_cue(path, 0.9) == {}
 
 
-def test_results_say_which_head_was_evaluated_and_stand_apart(root: Path, tmp_path: Path) -> None:
+def test_results_say_which_head_was_evaluated_and_stand_apart(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = shutil.copytree(root, tmp_path / "copy")
     folder = root / "checkpoint/synthetic/one"
     kind = {"head_type": "time_ecd:add", "time_encoding": "periodic"}
@@ -147,6 +149,7 @@ def test_results_say_which_head_was_evaluated_and_stand_apart(root: Path, tmp_pa
         content = {"model": head.state_dict(), "config": config, "epoch": epoch}
         save_torch(folder / "head" / name / f"epoch_{epoch}.pth", content)
         run(root, "eval_map", "--head_name", name, "--min_tube_length", 1)
+        assert "a head of type time_ecd:add, whatever --head_type vanilla says" in capsys.readouterr().err
         (path,) = (folder / "results").glob(f"eval_map-*-{name}-epoch{epoch}-top1-min1-v-mAP.json")
         args = json.loads(path.read_text())["args"]
         assert (args["head_name"], args["load_epoch_head"]) == (name, epoch) and kind.items() <= args.items()

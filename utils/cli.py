@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         """The flags in `args` (default: the command line's)."""
         words = [str(word) for word in (sys.argv[1:] if args is None else args)]
         known = self._option_string_actions
-        words = [f"-{word}" if f"-{word.partition('=')[0]}" in known else word for word in words]
+        words = [f"-{word}" if word[:1] == "-" and f"-{word.partition('=')[0]}" in known else word for word in words]
         return super().parse_args(words, namespace)
 
     def action_of(self, dest: str) -> argparse.Action | None:
