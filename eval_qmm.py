@@ -76,7 +76,7 @@ from utils.gt_tubes import label_frames, label_sets, on_key_frames
 from utils.metrics.published import published_precision_recall
 from utils.metrics.tracking import identity_switches, tracking_metrics
 from utils.metrics.tube_recall import tube_precision_recall, with_accepted_pair
-from utils.misc import InputError, checksum, start
+from utils.misc import InputError, checksum, start, tell
 from utils.storage.files import epoch_path, plain
 from utils.storage.tars import TarStore
 from utils.storage.tracks import TrackStore
@@ -189,6 +189,8 @@ def evaluate(e: TrackEvaluation) -> dict:
             metrics[f"class_{name}@{threshold:g}"] = dict(zip(labels, row[f"class_{name}"], strict=True))
     metrics |= tracking_metrics(tracks, e.gt, args.label_centric)
     metrics |= {"tracks": sum(map(len, tracks.values())), "gt_tubes": sum(map(len, e.gt.values())), "videos": len(e.gt)}
+    if not metrics["tracks"]:
+        tell("warning: there is no track, so recall is 0; lower --psn_score_th or --filter_length")
     rows = [
         [f"{threshold:g}", row["recall"], row["precision"], *(row["motion_recall"][kind] for kind in MOTION_CATEGORIES)]
         for threshold, row in zip(e.thresholds, rates, strict=True)

@@ -68,7 +68,7 @@ from models.person_encoder import NPairLoss, PersonEncoder, joined, joined_loss
 from models.person_queries import FLOOR, CachedDetections, cache_queries, detector_of, match_hungarian, match_people
 from utils.box_ops import box_cxcywh_to_xyxy
 from utils.distributed import process_group, rank, world_size
-from utils.misc import InputError, exceeding, start
+from utils.misc import InputError, exceeding, start, tell
 from utils.training.run import TrainingRun
 
 Batches = Iterator[tuple[Tensor, Tensor, list[str]]]
@@ -180,7 +180,8 @@ def augmented_batches(
 
 def main() -> None:
     """The command line."""
-    args = parse_with_preset(make_parser(), "train_qmm")
+    parser = make_parser()
+    args = parse_with_preset(parser, "train_qmm")
     if args.n_frames == 1:
         raise InputError("--n_frames 1: clips of one frame show nobody twice, so nothing can be learnt; use at least 2")
     with process_group(args.device) as device:
@@ -210,6 +211,9 @@ def main() -> None:
             data = query_clips(args, minimum, project, detector, annotations[args.subset], bad, args.subset)
             load = partial(cached_batches, data, device)
             if rank() == 0:
+                of_shards = ("shards_path", "clips_per_epoch", "jitter", "jitter_hue", "no_flip")
+                if unused := [f"--{name}" for name in of_shards if getattr(args, name) != parser.get_default(name)]:
+                    tell(f"warning: {', '.join(unused)}: no effect without --no_query_cache")
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
         if args.identity == "person" and not data.anybody_twice():
             text = f"nobody of {args.subset!r} is in two frames, so nothing can be learnt; give a person one person_id"

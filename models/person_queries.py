@@ -145,10 +145,10 @@ def cache_queries(folder: Path, videos: "SubsetVideos", detector: Detector, psn_
     with fill_cache(path, sources, settings, videos.skip_bad, keep=True) as cache:
         opened = videos.open(cache.missing, detector.frame_size, detector.batch_size, detector.device.type == "cuda")
 
-        def start(video: Any) -> Started:
+        def start_batches(video: Any) -> Started:
             return detector.start(video.batches, video.size, floor)
 
-        for video, batches in run_frozen(f"DETR over {videos.subset}", cache.missing, opened, start):
+        for video, batches in run_frozen(f"DETR over {videos.subset}", cache.missing, opened, start_batches):
             with cache.sample(video.name) as sample:
                 total = 0
                 for n_frames, detections in batches:

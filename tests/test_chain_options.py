@@ -107,13 +107,19 @@ def test_query_matching_without_the_cache_trains_on_augmented_clips(stages: Stag
     assert (stages.folder("live") / "encoder" / "epoch_1.pth").is_file()
 
 
-def test_query_matching_sees_mirrored_frames_and_frames_without_somebody(stages: Stages) -> None:
+def test_query_matching_sees_mirrored_frames_and_frames_without_somebody(
+    stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
     detr = stages.folder("one") / "detr" / "epoch_1.pth"
     flags = ("--qmm_name", "views", "--detr", detr, "--epochs", 1, "--iou_th", 0.05, *LOOSE)
     with pytest.raises(InputError, match="go with --identity person"):
         stages.run("train_qmm", *flags, "--erase_people", "--identity", "slot")
-    stages.run("train_qmm", *flags, "--mirror_frames", "--erase_people")
-    assert (stages.folder("views") / "encoder" / "epoch_1.pth").is_file()
+    stages.run("train_qmm", *flags, "--mirror_frames", "--erase_people", "--no_flip", "--jitter", 0.5)
+    assert "warning: --jitter, --no_flip: no effect without --no_query_cache" in capsys.readouterr().err
+    stages.run("eval_qmm", "--qmm_name", "views", *LOOSE, "--filter_length", 500)
+    assert (
+        "warning: there is no track, so recall is 0; lower --psn_score_th or --filter_length" in capsys.readouterr().err
+    )
     caches = {path.stem.rpartition("-")[2]: path for path in stages.checkpoint.glob("synthetic/queries/train-*.tar")}
     plain, erased = (TarStore(path, "query cache") for path in (caches.pop("64"), caches["erased"]))
     assert caches.keys() == {"mirrored", "erased"}
