@@ -49,7 +49,7 @@ def make_parser() -> Parser:
     parser.flag("evaluation", "tiou_th", nargs="+", default=["0.2", "0.5"], help=help_text)
     help_text = "only annotated frames count"
     parser.flag("evaluation", "label_centric", action=BooleanOptionalAction, default=True, help=help_text)
-    parser.flag("evaluation", "frame_iou", type=share, help="a frame's IoU above this counts as 1")
+    parser.flag("evaluation", "frame_iou", type=share, help="in the 3D IoU, a frame's IoU above this counts as 1")
     parser.flag("evaluation", "protocol", choices=("pairs", "published"), default="pairs",
                 help="rule of recall and precision: pairs by falling 3D IoU, or as published")  # fmt: skip
     flags.add_evaluation_flags(parser)

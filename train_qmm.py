@@ -38,7 +38,7 @@ def make_parser() -> Parser:
     parser.flag("matching", "matching", choices=("greedy", "hungarian"), default="greedy",
                 help="assignment of detections to people: by falling IoU, or DETR's, as published")  # fmt: skip
     parser.flag("matching", "identity", choices=("person", "slot"), default="person",
-                help="what positives share: the person, or the query number, as published")  # fmt: skip
+                help="what positives share: the person, or the index of the object query, as published")  # fmt: skip
     flags.add_training_flags(
         parser, epochs=20, batch_size=8, lr=1e-4, lr_drop=10, batch_help="clips of a batch and process", lr_flag="lr_en"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.sources import check_name
+from datasets.formats.sources import check_csv_name, check_name
 from datasets.predictions import FORMATS, predictions_json
 from utils.box_ops import Tube
 from utils.metrics.evaluation import Evaluation
@@ -55,10 +55,7 @@ def export_ava(folder: Path, e: Evaluation) -> Path:
         width, height, _ = e.sizes[name]
         if not (width and height):
             raise InputError(f"--export ava: the width and height of video {name!r} are not known")
-        if "," in name or name.startswith('"'):
-            raise InputError(
-                f"--export ava: video {name!r}: a csv cannot hold a name with a comma or a quote at its beginning"
-            )
+        check_csv_name(name, "--export ava")
         shares = boxes / [width, height, width, height]
         for frame, share, score in zip(frames.tolist(), shares.tolist(), scores.tolist(), strict=True):
             row = f"{','.join(map(repr, share))},{ids.get(e.labels[label], label + 1)},{score!r}"
@@ -73,6 +70,7 @@ def export_mot(folder: Path, e: Evaluation) -> Path:
     """MOT: `<video>.txt`, a track for each tube; columns 7 and 8 are the frame's score and the class from 1."""
     for name in e.pred:
         check_name(name, folder / "mot", "--export mot")
+    for name in e.pred:
         lines = []
         for track, (_, label, frames, boxes, scores) in enumerate(_tubes(e, [name]), 1):
             rows = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores]).tolist()

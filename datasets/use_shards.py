@@ -233,7 +233,7 @@ class Clips:
                 rows, boxes = rows[shown], boxes[shown]
             if self.train:
                 step = -16 if flips.all() else 16  # the mean is of the same pixels, mirrored or not
-                mean = images_of_clip[:: len(flips) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
+                mean = images_of_clip[:: len(images_of_clip) // 4 + 1, ::16, ::step].reshape(-1, 3).mean(0)
                 colour = jitter_matrix(clip.draw, mean @ GREY, self.jitter).astype(np.float32)
                 for image in images_of_clip:
                     cv2.transform(image, colour, dst=image)

@@ -43,7 +43,8 @@ def add_head_flags(parser: Parser, default: str | None = "vanilla") -> None:
 
 def add_action_flags(parser: Parser) -> None:
     """Flags of the stages that make action tubes."""
-    help_text = "number of a frame's most probable classes that form tubes (default: 1; eval_map.py, multi_label: all)"
+    help_text = "number of a frame's most probable classes, 'no action' among them, that form tubes "
+    help_text += "(default: 1; eval_map.py, multi_label: all)"
     parser.flag("action tubes", "topk", type=positive_int, help=help_text)
     help_text = "minimum probability of a class, in place of --topk (default: none; predict.py, multi_label: 0.5)"
     parser.flag("action tubes", "action_th", type=share, help=help_text)

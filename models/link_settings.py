@@ -67,7 +67,7 @@ def add_linking_flags(parser: Parser, epoch_flag: str = "load_epoch") -> None:
     parser.flag("linking", "end_consecutive_frames", type=positive_int,
                 help="consecutive frames without a link after which a track closes "
                 "(default: the linker's, else the data set's)")  # fmt: skip
-    help_text = "IoU with an annotated person above which a frame of a track takes the action as its label"
+    help_text = "minimum IoU with the annotated person whose action a frame of a track takes as its label"
     parser.flag("linking", "iou_th", type=share, help=f"{help_text} {OF_DATA}")
     add_strict_flag(parser, "linking")
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from datasets import convert
+from datasets.export_predictions import export_mot
 from datasets.formats import WRITERS
 from datasets.formats.common import AnnotationFile, RawTube, RawVideo
 from datasets.formats.person_tubes import tubes_of_person
 from tests.format_cases import OWN, assert_same, described, written_json
+from utils.metrics.evaluation import Evaluation
 from utils.misc import InputError
 
 
@@ -152,7 +154,14 @@ def test_labels_that_would_read_back_as_no_action_are_refused(format, tmp_path):
 def test_no_file_is_written_outside_the_folder(format, name, tmp_path):
     video = random_file(1).videos["a/b"]
     with pytest.raises(InputError, match=f"in.json: video name '{name}' is not a path below "):
-        WRITERS[format](AnnotationFile(Path("in.json"), {name: video, "b": video}, ["walk"]), tmp_path / "a" / "out")
+        WRITERS[format](AnnotationFile(Path("in.json"), {"b": video, name: video}, ["walk"]), tmp_path / "a" / "out")
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_predictions_are_exported_within_their_folder(tmp_path):
+    e = Evaluation({"a": [], "../b": []}, {}, {}, ["walk"], [0.5])
+    with pytest.raises(InputError, match=r"--export mot: video name '\.\./b' is not a path below "):
+        export_mot(tmp_path, e)
     assert not list(tmp_path.rglob("*"))
 
 

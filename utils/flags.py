@@ -129,8 +129,8 @@ def add_detector_flags(parser: Parser, detr: str | None = "coco-r101-dc5", batch
     parser.flag("detector", "pad_square", action="store_true", help=help_text)
     parser.flag("detector", batch_flag, dest="detr_batch", type=count, default=0,
                 help="frames a batch; 0: {cuda} on a GPU, {cpu} on a CPU".format(**DETECTOR_BATCH))  # fmt: skip
-    parser.flag("detector", "query_layer", type=positive_int,
-                help="decoder layer of query vectors; published: 1 (default: as trained, else the last)")  # fmt: skip
+    help_text = "decoder layer of query vectors, from 1; published: 1 (default: as trained, else the last)"
+    parser.flag("detector", "query_layer", type=positive_int, help=help_text)
     add_person_flag(parser, "detector")
 
 

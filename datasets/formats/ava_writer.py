@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats.common import AnnotationFile
+from datasets.formats.sources import check_csv_name
 from utils.misc import InputError, counted
 from utils.storage.files import write_json, write_text
 
@@ -24,10 +25,7 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     for name, video in file.videos.items():
         if video.tubes and not (video.width and video.height):
             raise InputError(f"{file.path}: video {name!r}: corners of AVA's csv are shares of a size that is unknown")
-        if "," in name or name.startswith('"'):
-            raise InputError(
-                f"{file.path}: video {name!r}: AVA's csv cannot hold a name with a comma or a quote at its beginning"
-            )
+        check_csv_name(name, file.path)
         paused += len(video.tubes) - len({(tube.person_id, tube.label) for tube in video.tubes})
         size = np.tile([video.width, video.height], 2)
         for tube in video.tubes:

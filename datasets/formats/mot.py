@@ -125,11 +125,11 @@ def write(file: AnnotationFile, path: Path) -> list[str]:
     what it cannot hold.
     """
     refuse_names_of_nothing(file.labels)
+    several = len(file.videos) > 1
+    for name in file.videos if several else ():
+        check_name(name, path, file.path)
     for name, video in file.videos.items():
-        folder = path
-        if len(file.videos) > 1:
-            check_name(name, path, file.path)
-            folder = path / name
+        folder = path / name if several else path
         rows = []
         for number, track in enumerate(tracks_of(video.tubes), 1):
             for tube in track:

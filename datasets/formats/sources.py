@@ -29,11 +29,18 @@ def video_path(pattern: str | Path, name: str) -> Path:
 
 
 def check_name(name: str, folder: Path, where: object) -> None:
-    """InputError where a video's name is not a path below `folder`."""
+    """InputError for a video's name that is not a path below `folder`; the line begins with `where`."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
         hint = "; part folders with /" if "\\" in name else ""
         raise InputError(f"{where}: video name {name[:80]!r} is not a path below {folder}{hint}")
+
+
+def check_csv_name(name: str, where: object) -> None:
+    """InputError for a video's name that is read back from AVA's csv, which is written without quoting, as another."""
+    if "," in name or name.startswith('"'):
+        text = "AVA's csv cannot hold a name with a comma or a quote at its beginning"
+        raise InputError(f"{where}: video {name!r}: {text}")
 
 
 def lines_of(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
