@@ -202,7 +202,7 @@ def load_torch(path: str | Path, what: str = "checkpoint") -> object:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: " + (f"a folder; name a {what} in it" if path.is_dir() else f"no such {what}"))
+        raise InputError(f"{path}: " + (f"a folder; name the {what} in it" if path.is_dir() else f"no such {what}"))
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
