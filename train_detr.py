@@ -223,8 +223,8 @@ def parameter_groups(model: nn.Module, lr: float, lr_backbone: float) -> list[di
 
 def warn(args: argparse.Namespace, data: Clips, num_queries: int) -> None:
     """Warn of settings that raise no error but do not have the effect that was asked for."""
-    if args.id_loss_coef and args.n_frames == 1:
-        reason = "clips of one frame show nobody twice, so the identity loss has nothing to compare; add --n_frames 2"
+    if args.id_loss_coef and not data.anybody_twice():
+        reason = "no clip shows a person in two frames; choose --n_frames 2 or more, or a lower --sampling_rate"
         tell(f"warning: --id_loss_coef {args.id_loss_coef:g} has no effect: {reason}")
     people = data.most_people()
     if people > num_queries:

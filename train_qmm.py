@@ -216,8 +216,9 @@ def main() -> None:
                     tell(f"warning: {', '.join(unused)}: no effect without --no_query_cache")
                 print(f"{data.n_matched} detections match {data.n_boxes} annotated boxes, {len(data)} clips an epoch")
         if args.identity == "person" and not data.anybody_twice():
-            text = f"nobody of {args.subset!r} is in two frames, so nothing can be learnt; give a person one person_id"
-            raise InputError(f"{project.annotations}: {text}")
+            text = f"nobody of {args.subset!r} is in two frames of a clip, so nothing can be learnt"
+            remedy = "give a person one person_id, or choose a lower --sampling_rate"
+            raise InputError(f"{project.annotations}: {text}; {remedy}")
 
         encoder = {"in_d": detector.d, "out_d": detector.d, "hidden_d": args.hidden_d}
         encoder |= {"skip": args.is_skip, "dropout": args.dropout}

@@ -46,6 +46,9 @@ def clips_of_flags(args: Namespace, project: Project, image_size: int, pad_squar
 def stored_clips(folder: str | Path, project: Project, subset: str, **settings: object) -> ClipDataset:
     """The `ClipDataset` of a folder of shards, compared with the project; InputError as of `ShardCheck`."""
     index = check_index(folder, project, subset)
+    stored, wanted = index.get("settings", {}).get("image_size", 0), settings.get("image_size", 0)
+    if 0 < stored < wanted and rank() == 0:
+        tell(f"warning: {folder}: made with --image_size {stored}; its frames are enlarged to {wanted} pixels")
     clips, check = ClipDataset(folder, **settings), ShardCheck(project, subset)
     for video in clips.videos:
         check.video(video)

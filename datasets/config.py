@@ -196,7 +196,8 @@ def _check(path: Path, fields: dict) -> None:
 
     for field in REQUIRED:
         require(field in fields, field, "missing")
-    require(fields["format"] in [*FORMATS], "format", f"not one of {', '.join(FORMATS)}")
+    near = did_you_mean(str(fields["format"]), FORMATS)
+    require(fields["format"] in [*FORMATS], "format", f"not one of {', '.join(FORMATS)}{near}")
     check_options(path, fields, {**options_of(fields["format"]), **FIELDS}, "a field of a project file")
     require(not ("rate" in fields and "stride" in fields), "rate", "says it alone; leave out stride")
     for field in ("end", "video_start"):

@@ -39,11 +39,19 @@ def shared_videos(subsets: Mapping[str, Sequence[str]]) -> Iterator[str]:
             yield f"{counted(len(both), 'video')} in {a} and in {b}; {text} (first: {both[0]!r})"
 
 
-def warn_of_shared_videos(project: Project, subset: str, trained: str = "train") -> None:
-    """Print a warning where `subset`, which is evaluated, has videos of `trained`; nothing where there is no such."""
+def warn_of_shared_videos(project: Project, subset: str, trained: str | None = None) -> None:
+    """Print a warning where `subset`, which is evaluated, has videos of `trained`; nothing where there is no such.
+
+    `trained`: the subset that is being trained on; None where nothing is trained, which stands for `train`.
+    """
     from utils.distributed import rank  # PyTorch, which --help does without
 
-    if rank() == 0 and subset != trained and {subset, trained} <= project.splits.keys():
+    if rank() != 0:
+        return
+    if subset == trained:
+        tell(f"warning: --val_subset {subset}: is what is trained on; its metrics say nothing about other videos")
+    trained = trained or "train"
+    if {subset, trained} <= project.splits.keys():
         with contextlib.suppress(InputError):  # who evaluates may not have the training list
             for line in shared_videos({name: project.split(name) for name in (trained, subset)}):
                 tell(f"warning: {line}")

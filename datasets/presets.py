@@ -29,6 +29,8 @@ def parse_with_preset(parser: Parser, stage: str) -> argparse.Namespace:
     """
     args = parser.parse_args()
     if args.preset is None:
+        if args.preset_except:
+            raise InputError(f"--preset_except {' '.join(args.preset_except)}: goes with --preset")
         return args
     path = preset_path(args.dataset, args.preset)
     if not path.is_file():

@@ -69,8 +69,9 @@ class QueryClips:
         return checksum(*self.annotations, *files, *parts, *key_frames)
 
     def anybody_twice(self) -> bool:
-        """Whether a person is detected in two frames of a video."""
-        return any(len(np.unique(persons)) < len(persons) for *_, ((_, _, persons, _), *_) in self.videos)
+        """Whether a clip can show a person in two frames."""
+        of_clips = (views for _, candidates, views in self.videos if len(candidates) > self.sampling_rate)
+        return any(len(np.unique(persons)) < len(persons) for (_, _, persons, _), *_ in of_clips)
 
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""

@@ -158,8 +158,8 @@ class Clips:
         return np.arange(video.frames[0], video.frames[-1] + 1) if annotated else np.arange(len(video))
 
     def anybody_twice(self) -> bool:
-        """Whether a person is in two frames of a video; taken for granted of streams."""
-        return True
+        """Whether a clip can show a person in two frames; of streams only known to be so for clips of one frame."""
+        return self.n_frames > 1
 
     def clip(self, video: ShardVideo, number: int, draw: np.random.Generator) -> Clip:
         """A video's `number`-th clip."""
@@ -286,7 +286,8 @@ class ClipDataset(Clips):
         return checksum(*made_from, *parts)
 
     def anybody_twice(self) -> bool:
-        return any(len(np.unique(video.persons)) < len(video.persons) for video in self.videos)
+        of_clips = (v for v in self.videos if len(self.candidates(v)) > self.sampling_rate)  # or it has one frame
+        return super().anybody_twice() and any(len(np.unique(v.persons)) < len(v.persons) for v in of_clips)
 
     def most_people(self) -> int:
         """The largest number of people in one frame."""

@@ -59,6 +59,17 @@ def train_on(shards: object, file: Path, subset: str = "val", image_size: int = 
     assert list(make_loader(clips, epoch_batches(clips, 0, 2)))
 
 
+@pytest.mark.parametrize(("stored", "wanted", "told"), [(32, 48, True), (32, 32, False), (0, 128, False)])
+def test_frames_that_were_made_smaller_than_they_are_used_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: int, wanted: int, told: bool
+) -> None:
+    file = write_project(tmp_path)
+    make_shards(load_project(file), "val", tmp_path / "shards" / "val", image_size=stored, workers=1)
+    train_on(tmp_path / "shards", file, image_size=wanted)
+    text = f"made with --image_size {stored}; its frames are enlarged to {wanted} pixels"
+    assert (text in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize("mirror_frames", [False, True])
 def test_frames_are_mirrored_where_clips_are_not(shards: Path, tmp_path: Path, mirror_frames: bool) -> None:
     """`--preset published --mirror_frames`: the preset has --no_flip."""

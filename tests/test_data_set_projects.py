@@ -90,6 +90,7 @@ def test_names_never_lead_outside_the_root(tmp_path, name):
         ("name: a", "format: missing"),
         ({"name": "a/b"}, "name"),
         ({"format": "xml"}, "format"),
+        ({"format": "jsn"}, "format: not one of .*; did you mean json?"),
         ({"frames": "x"}, "frames"),
         ({"splits": {"v": 3}}, "splits"),
         ({"splits": {"v": {"all_but": "v"}}}, "splits"),

@@ -114,6 +114,12 @@ def test_a_preset_that_is_not_there_is_one_line(monkeypatch, dataset: str, flags
     assert "\n" not in str(refusal.value)
 
 
+def test_exceptions_without_a_preset_are_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_qmm", "--dataset", "jhmdb21", "--preset_except", "tau"])
+    with pytest.raises(InputError, match="--preset_except tau: goes with --preset"):
+        parse_with_preset(parser_of("train_qmm"), "train_qmm")
+
+
 @pytest.mark.parametrize(
     "values", [{"epochs": 0}, {"colour": 3}, {"pad_square": "yes"}, {"identity": "face"}, {"epochs": True}, 7]
 )

@@ -106,11 +106,11 @@ def test_top_k_with_and_without_no_action() -> None:
 
 
 def test_what_cannot_be_learnt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    data = SimpleNamespace(most_people=lambda: 4)
-    warn(Namespace(id_loss_coef=2.0, n_frames=2), data, num_queries=4)
-    warn(Namespace(id_loss_coef=0.0, n_frames=1), data, num_queries=4)
+    data, still = (SimpleNamespace(most_people=lambda: 4, anybody_twice=lambda n=n: n > 1) for n in (2, 1))
+    warn(Namespace(id_loss_coef=2.0), data, num_queries=4)
+    warn(Namespace(id_loss_coef=0.0), still, num_queries=4)
     assert capsys.readouterr().err == ""
-    warn(Namespace(id_loss_coef=2.0, n_frames=1), data, num_queries=3)
+    warn(Namespace(id_loss_coef=2.0), still, num_queries=3)
     identity, people = capsys.readouterr().err.splitlines()
     assert "--id_loss_coef 2 has no effect" in identity and "--n_frames 2" in identity
     assert "a frame has 4 people, but the detector 3 queries" in people

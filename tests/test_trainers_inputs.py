@@ -144,11 +144,19 @@ def test_boxes_of_another_person_each_are_refused(
         train_qmm(stages, "--epochs", 1, *more)
 
 
+@pytest.mark.parametrize("more", [(), ("--no_query_cache",)])
+def test_clips_of_one_frame_are_refused(finished_chain: Stages, more: tuple) -> None:
+    with pytest.raises(InputError, match=r"nobody of 'train' is in two frames of a clip.*lower --sampling_rate"):
+        train_qmm(finished_chain, "--epochs", 1, "--sampling_rate", 1000, *more)
+
+
 @pytest.mark.slow
 def test_a_list_that_shares_videos_with_the_training_list_is_told(
     finished_chain: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages, run = finished_chain.copy(tmp_path), ("--qmm_name", "one", *LOOSE)
+    stages.run("train_action_head", *run, "--epochs", 1, "--head_name", "same", "--val_subset", "train")
+    assert "warning: --val_subset train: is what is trained on" in capsys.readouterr().err
     told = "warning: 1 video in train and in val; metrics are too good"
     stages.run("eval_qmm", *run)
     assert told not in capsys.readouterr().err
