@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The weights in weights/synthetic: a detector from scratch on the synthetic data of seeds 1 and 21 to 26, the last three of up
+# The weights in weights/synthetic: a detector from scratch on the synthetic data of seeds 1 and 21 to 28, the last five of up
 # to six people a video; person encoder and action head on those of seed 3, whose people the detector does not know; then
 # exported in half precision.
 #
 #     bash scripts/make_weights.sh
 #
-# Some nine hours on one core with AVX2; started again, trainers go on where they stopped. In float32 on every processor, so that the
+# Some fourteen hours on one core with AVX2; started again, trainers go on where they stopped. In float32 on every processor, so that the
 # same machine and number of threads give the same weights. $DATA_ROOT (data/weights), $CHECKPOINT_ROOT (checkpoint),
 # $DEVICE (cpu) and $THREADS (all cores) may be set.
 set -euo pipefail
@@ -16,11 +16,11 @@ common=(--dataset synthetic --checkpoint_root "$checkpoint" --comet disabled "${
 boxes=("${common[@]}" --clips_per_video 1 --sampling_rate 8 --batch_size 16 "${query_losses[@]}" --resume)
 qmm=("${common[@]}" --data_root "$data" --qmm_name weights)
 
-for seed in 1 21 22 23 24 25 26; do
+for seed in 1 21 22 23 24 25 26 27 28; do
     videos=(--n_train 1600)
     case $seed in
-    24 | 25) videos=(--n_train 3200 --max_people 6) ;;
-    26) videos=(--n_train 1600 --max_people 6) ;;
+    24 | 25 | 28) videos=(--n_train 3200 --max_people 6) ;;
+    26 | 27) videos=(--n_train 1600 --max_people 6) ;;
     esac
     stage "rendering the detector's videos, seed $seed" "$python" -m datasets.synthetic --data_root "$data/detector$seed" "${videos[@]}" \
         --seed $seed
@@ -39,10 +39,11 @@ stage "train_detr, who is who" "$python" train_detr.py "${apart[@]}" --data_root
 stage "train_detr, by looks" "$python" train_detr.py "${apart[@]}" --data_root "$data/detector1" --ex_name weights_looks --epochs 8 \
     --mirror_frames --detr "$checkpoint/synthetic/weights_apart/detr/epoch_10.pth"
 detr=$checkpoint/synthetic/weights_looks/detr/epoch_8.pth
-for seed in 21 22 23 24 25 26; do
+for seed in 21 22 23 24 25 26 27 28; do
     name=weights_$seed epochs=8 views=(--mirror_frames)
     if [ $seed = 21 ]; then epochs=10; fi
-    if [ $seed = 26 ]; then name=weights views=(--mirror_frames --erase_people); fi
+    if [ $seed -ge 26 ]; then views+=(--erase_people); fi
+    if [ $seed = 28 ]; then name=weights; fi
     stage "train_detr, other people, seed $seed" "$python" train_detr.py "${apart[@]}" --data_root "$data/detector$seed" --ex_name $name \
         --epochs $epochs "${views[@]}" --detr "$detr"
     detr=$checkpoint/synthetic/$name/detr/epoch_$epochs.pth
