@@ -21,7 +21,7 @@ from datasets.formats.ava import csv_options, csv_writing
 from datasets.likely_mistakes import warn_of_shared_videos
 from datasets.predictions import FORMATS, USER_OPTIONS, recognise
 from datasets.presets import parse_with_preset
-from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, head_folder
+from models.head_types import HEAD_TYPES, TIME_ENCODINGS, add_action_flags, add_head_flags, check_topk, head_folder
 from models.link_settings import add_linking_flags, check_head, existing_tar, link_settings, open_tracks
 from utils.ava_files import read_rows
 from utils.box_ops import Tube
@@ -35,7 +35,7 @@ from utils.metrics.compare import resamples_checksum, write_resamples
 from utils.metrics.confusion import confusion
 from utils.metrics.errors import errors, print_errors
 from utils.metrics.evaluation import METRICS, PROTOCOL_NAMES, RESAMPLES, Evaluation, ap_by_class, check_metric, measure
-from utils.misc import InputError, checksum, counted, pick_device, progress, start, tell
+from utils.misc import InputError, checksum, pick_device, progress, start, tell
 from utils.results import Views, check_side_by_side, ground_truth_checksum, write_results
 from utils.storage.files import epoch_path, plain, write_json
 from utils.storage.tracks import TrackStore
@@ -196,9 +196,7 @@ def from_tracks(
     encoding = head.config["time_encoding"]
     if args.time_encoding not in (None, encoding) and HEAD_TYPES[head.config["head_type"]].time:
         raise InputError(f"{path}: its time encoding is {encoding}, not {args.time_encoding}; train another head")
-    if (args.topk or 0) > len(project.labels) + 1:
-        text = f"{project.name} has {counted(len(project.labels), 'action')}, and no action counts as one more"
-        raise InputError(f"--topk {args.topk}: {text}")
+    check_topk(args.topk, project.labels)
     features_of = None
     if head.needs_frames:
         extractor = frame_extractor(head.needs_frames, args, device, tracks.settings["detector"], config["frames"])

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from models.head_types import add_action_flags
+from models.head_types import add_action_flags, check_topk
 from models.linkers import LINKERS
 from utils import flags
 from utils.cli import Parser, cosine, positive_int, run, share
@@ -37,8 +37,12 @@ def make_parser() -> Parser:
         "videos", nargs="+", help="video files, or folders of images (25 a second, or as the head was trained)"
     )
     flags.add_detector_flags(parser, detr=None)
-    parser.flag("models", "encoder", required=True, help="checkpoint of train_qmm.py, or synthetic (shipped)")
-    parser.flag("models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped)")
+    parser.flag(
+        "models", "encoder", required=True, help="checkpoint of train_qmm.py, or synthetic (shipped; drawn people)"
+    )
+    parser.flag(
+        "models", "head", required=True, help="checkpoint of train_action_head.py, or synthetic (shipped; drawn people)"
+    )
     parser.flag("models", "checkpoint_root", default="checkpoint", help="folder of downloaded weights")
     flags.add_frame_flags(parser)
     as_trained = "(default: as the head was trained)"
@@ -108,6 +112,7 @@ class Models(NamedTuple):
 def load_models(args: Namespace, device: torch.device) -> Models:
     """The models that the flags name. InputError where head, encoder and detector were not trained together."""
     head, config, _ = load_head(args.head, device)
+    check_topk(args.topk, config["labels"])
     encoder, encoder_config, _ = load_encoder(args.encoder, device)
     trained = config["settings"]
     if trained["encoder"] != weights_hash(encoder.state_dict()):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from datasets.annotations import Video, annotated_boxes
-from datasets.use_shards import choose_frames
+from datasets.use_shards import choose_frames, somebody_twice
 from utils.misc import checksum, rng
 
 
@@ -70,8 +70,8 @@ class QueryClips:
 
     def anybody_twice(self) -> bool:
         """Whether a clip can show a person in two frames."""
-        of_clips = (views for _, candidates, views in self.videos if len(candidates) > self.sampling_rate)
-        return any(len(np.unique(persons)) < len(persons) for (_, _, persons, _), *_ in of_clips)
+        videos = ((candidates, views[0][2]) for _, candidates, views in self.videos)
+        return any(somebody_twice(candidates, persons, self.sampling_rate) for candidates, persons in videos)
 
     def names(self, keys: Sequence[tuple[int, int]]) -> list[str]:
         """The videos of clips, (epoch, index) each."""

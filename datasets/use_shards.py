@@ -108,6 +108,12 @@ def choose_frames(
     return candidates[start : start + span : sampling_rate]
 
 
+def somebody_twice(candidates: np.ndarray, persons: np.ndarray, sampling_rate: int) -> bool:
+    """Whether the clips of `choose_frames` have several frames, and one of `persons` (n,), those of a video's boxes, is
+    there twice."""
+    return len(candidates) > sampling_rate and len(np.unique(persons)) < len(persons)
+
+
 class Clip(NamedTuple):
     """Frames of a video, int64 (T,), and the generator that its augmentations are drawn from."""
 
@@ -286,8 +292,8 @@ class ClipDataset(Clips):
         return checksum(*made_from, *parts)
 
     def anybody_twice(self) -> bool:
-        of_clips = (v for v in self.videos if len(self.candidates(v)) > self.sampling_rate)  # or it has one frame
-        return super().anybody_twice() and any(len(np.unique(v.persons)) < len(v.persons) for v in of_clips)
+        twice = (somebody_twice(self.candidates(v), v.persons, self.sampling_rate) for v in self.videos)
+        return super().anybody_twice() and any(twice)
 
     def most_people(self) -> int:
         """The largest number of people in one frame."""

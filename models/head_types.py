@@ -1,10 +1,12 @@
 """The kinds of action head, their flags and folders; without PyTorch, so that `--help` answers at once."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import Parser, positive_int, run_name, share
+from utils.misc import InputError, counted
 
 
 class HeadType(NamedTuple):
@@ -48,6 +50,13 @@ def add_action_flags(parser: Parser) -> None:
     parser.flag("action tubes", "topk", type=positive_int, help=help_text)
     help_text = "minimum probability of a class, in place of --topk (default: none; predict.py, multi_label: 0.5)"
     parser.flag("action tubes", "action_th", type=share, help=help_text)
+
+
+def check_topk(topk: int | None, labels: Sequence[str]) -> None:
+    """InputError where `--topk` is more than the classes there are: `labels`, and "no action"."""
+    if (topk or 0) > len(labels) + 1:
+        text = f"there are {counted(len(labels), 'action')}, and no action counts as one more"
+        raise InputError(f"--topk {topk}: {text}")
 
 
 def head_folder(args: Namespace, root: Path) -> Path:

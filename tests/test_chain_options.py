@@ -28,7 +28,7 @@ def test_other_metrics_are_measured_too(stages: Stages, metric: str, capsys: pyt
     (result,) = (r for r in stages.results("one", "eval_map") if r["args"]["metric"] == metric)
     assert f"{metric}@0.5" in result["metrics"]
     assert metric in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--topk 200: synthetic has 8 actions, and no action counts as one more"):
+    with pytest.raises(InputError, match=r"--topk 200: there are 8 actions, and no action counts as one more"):
         stages.run("eval_map", *flags, *LOOSE, "--topk", 200)
 
 

@@ -142,6 +142,12 @@ def test_a_linker_that_averages_features_is_refused_where_boxes_link(models: Pat
         run(tmp_path, tmp_path / "out", video, "--no_video", "--linker=robust")
 
 
+def test_more_actions_a_frame_than_there_are_are_refused(models: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", gradient_frames(12))
+    with pytest.raises(InputError, match=r"--topk 200: there are \d+ actions, and no action counts as one more"):
+        run(models, tmp_path / "out", video, "--topk=200")
+
+
 def test_boxes_are_drawn_where_they_were_predicted(models: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20)
     out = tmp_path / "out"
